@@ -1,0 +1,40 @@
+"""What can go wrong in the world around the numbers. A wrong argument is a plain `ValueError`.
+
+    RspipeError
+    ├── StudyError     the study file or an override says something impossible
+    ├── DataError      images or labels are missing or unreadable
+    ├── ModelError     a base classifier does not behave like one (NaN logits, wrong shape)
+    ├── SolverError    no solver found usable ensemble weights
+    ├── StoreError     the run directory belongs to another study, is in use, or is damaged
+    └── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
+
+Messages are one line: the place, the value, the remedy.
+"""
+
+
+class RspipeError(Exception):
+    """Base of all errors that a user can act upon."""
+
+
+class StudyError(RspipeError):
+    """The study file or an override of it is wrong."""
+
+
+class DataError(RspipeError):
+    """A data set is missing, unreadable or inconsistent."""
+
+
+class ModelError(RspipeError):
+    """A base classifier returned something that is not a class score."""
+
+
+class SolverError(RspipeError):
+    """The weights of an ensemble could not be solved for."""
+
+
+class StoreError(RspipeError):
+    """A run directory cannot be used."""
+
+
+class ClusterError(RspipeError):
+    """The Ray cluster cannot be reached or cannot give what is asked for."""

@@ -1,0 +1,67 @@
+"""Metrics over examples: ACR, certified accuracy, and what can be said of them and of differences between them."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from rspipe.records import Interval
+
+FloatArray = NDArray[np.float64]
+
+
+def _credited(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
+    """Return the radius of correct examples and 0 of the others, as one flat array."""
+    r, c = np.asarray(radius, dtype=np.float64), np.asarray(correct)
+    if r.shape != c.shape or r.ndim != 1 or r.size == 0:
+        raise ValueError(f"radius and correct must be equally long and not empty, got {r.shape} and {c.shape}")
+    if not np.all(r >= 0):
+        raise ValueError("radius must not be negative or NaN")
+    return np.where(c.astype(bool), r, 0.0)
+
+
+def average_certified_radius(radius: ArrayLike, correct: ArrayLike) -> float:
+    """Return the ACR: the mean over examples of the certified radius, wrong and abstained examples counting 0.
+
+    Args:
+        radius: [example] certified radii, in pixel units.
+        correct: [example] whether the prediction is the label (never for an abstention).
+    """
+    return float(_credited(radius, correct).mean())
+
+
+def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) -> FloatArray:
+    """Return the share of examples that are correct with a certified radius >= r, for each r of `radii`.
+
+    Arguments are those of `average_certified_radius`, and `radii` of any shape.
+    """
+    credited = np.where(np.asarray(correct, dtype=bool), np.asarray(radius, dtype=np.float64), -np.inf)
+    _credited(radius, correct)
+    return np.asarray((credited >= np.asarray(radii, dtype=np.float64)[..., None]).mean(-1), dtype=np.float64)
+
+
+def _mean_interval(values: FloatArray, *, confidence: float) -> Interval:
+    mean = float(values.mean())
+    if values.size < 2:
+        return Interval(estimate=mean, low=float("-inf"), high=float("inf"))
+    half = float(norm.ppf(0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(values.size))
+    return Interval(estimate=mean, low=mean - half, high=mean + half)
+
+
+def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the ACR with a normal interval for the choice of test images."""
+    return _mean_interval(_credited(radius, correct), confidence=confidence)
+
+
+def paired_difference(
+    radius_a: ArrayLike, correct_a: ArrayLike, radius_b: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0.95
+) -> Interval:
+    """Return the difference of ACR, a minus b, on the same images in the same order, with a paired normal interval."""
+    return _mean_interval(_credited(radius_a, correct_a) - _credited(radius_b, correct_b), confidence=confidence)
+
+
+def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Return pointwise Wilson intervals (low, high) of shares over `examples` images."""
+    p, z = np.asarray(share, dtype=np.float64), float(norm.ppf(0.5 + confidence / 2))
+    middle = (p + z**2 / (2 * examples)) / (1 + z**2 / examples)
+    half = z / (1 + z**2 / examples) * np.sqrt(p * (1 - p) / examples + z**2 / (4 * examples**2))
+    return middle - half, middle + half

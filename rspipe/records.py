@@ -1,0 +1,160 @@
+"""Records: what came out of a stage. Plain frozen dataclasses that travel as JSON."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+Status = Literal["finished", "diverged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Base of the records that are stored as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-like dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the record that `to_json` described; lists become tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel(Record):
+    """A trained base classifier; its parameters lie beside the record."""
+
+    id: str
+    label: str
+    method: str
+    train_sigma: float
+    seed: int
+    spec: dict[str, Any]
+    status: Status
+    message: str
+    """Why training ended early; empty when it did not."""
+    collapsed: bool
+    """True when it predicts a single class on the validation split."""
+    history: tuple[dict[str, float], ...]
+    """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `loss`, the method's loss terms, `noisy_accuracy`."""
+    clean_accuracy: float
+    """Share of the validation images classified correctly without noise."""
+    noisy_accuracy: float
+    """The same with one draw of the training noise per image."""
+    seconds: float
+    """Training time, summed over interruptions."""
+    passes: int
+    """Forward-and-backward passes of single noisy images."""
+    parameters: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Record):
+    """One trial of a search: a set of hyper-parameters and its objective on the validation split."""
+
+    search: str
+    index: int
+    """Position in the search's own sequence; 0 are the method's settings in the study file."""
+    parameters: dict[str, float | int]
+    objective: float
+    """Certified ACR on the validation split; 0 where training diverged."""
+    noisy_accuracy: float
+    status: Status
+    message: str
+    seconds: float
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Record):
+    """A finished search at one noise level."""
+
+    id: str
+    label: str
+    sigma: float
+    best: dict[str, float | int]
+    best_index: int
+    objective: float
+    default_objective: float
+    """Objective of the settings in the study file (trial 0)."""
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleWeights(Record):
+    """An ensemble of base classifiers with its weights, frozen before any test image is seen."""
+
+    id: str
+    label: str
+    sigma: float
+    members: tuple[str, ...]
+    """Ids of the member models."""
+    method: str
+    """How the weights were chosen."""
+    average: str
+    weights: tuple[float, ...]
+    """Non-negative, sum 1."""
+    objective: float
+    """Value of the method's objective at the weights."""
+    uniform_objective: float
+    """Value of the same objective at uniform weights."""
+    status: str
+    solver: str
+    gap: float
+    """Relative optimality gap (Frank-Wolfe)."""
+    images: int
+    draws: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval(Record):
+    """An estimate with a 95 % confidence interval over images."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Record):
+    """What is known of one certified classifier (base model or ensemble)."""
+
+    id: str
+    label: str
+    kind: Literal["model", "ensemble"]
+    sigma: float
+    images: int
+    acr: Interval
+    accuracy: float
+    """Certified accuracy at radius 0: predicted correctly and not abstained."""
+    abstained: float
+    """Share of images."""
+    radii: tuple[float, ...]
+    certified_accuracy: tuple[float, ...]
+    """At each of `radii`."""
+    training_seconds: float
+    """Of all members together."""
+    passes: int
+    samples: int
+    """Noise samples per image that each member was run on."""
+    members: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    weighting: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Record):
+    """A paired difference of ACR between two classifiers on the same images."""
+
+    sigma: float
+    first: str
+    second: str
+    """Ids; the difference is first minus second."""
+    first_label: str
+    second_label: str
+    question: str
+    """What the comparison answers."""
+    difference: Interval
+    verdict: Literal["higher", "lower", "not significant"]

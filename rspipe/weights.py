@@ -1,0 +1,158 @@
+"""Weights of an ensemble from the moments of its members' margins, as convex programs.
+
+With member margins z of mean mu and covariance S, the ensemble w has margin w'z of mean w'mu and variance w'Sw.
+The theory, and why the published closed form is not used as printed, is in the README under "Ensembles".
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rspipe.errors import SolverError
+
+FloatArray = NDArray[np.float64]
+Method = Literal["uniform", "esbrs_ratio", "esbrs_paper"]
+
+_SOLVERS = ("CLARABEL", "SCS")
+_LARGEST_GAP = 1e-4
+
+
+@dataclass(frozen=True)
+class WeightSolution:
+    """Weights on the simplex, with the evidence that they are optimal."""
+
+    weights: FloatArray
+    """[k], non-negative, sum 1."""
+    objective: float
+    """`esbrs_ratio` and `uniform`: w'mu / sqrt(w'Sw), larger is better. `esbrs_paper`: w'Sw, smaller is better."""
+    uniform_objective: float
+    """The same at uniform weights."""
+    status: str
+    """The solver's word; "closed form" where none was needed."""
+    solver: str
+    gap: float
+    """Relative optimality gap of the quadratic program (Frank-Wolfe); bounds how far its value is from the optimum."""
+
+
+def _symmetric_root(matrix: FloatArray) -> FloatArray:
+    values, vectors = np.linalg.eigh(matrix)
+    root: FloatArray = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    return root
+
+
+def _solve_qp(covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str, str]:
+    """Return y >= 0 that minimizes y'Sy subject to constraint'y = 1, with the solver's status and name."""
+    import cvxpy as cp
+
+    root = _symmetric_root(covariance / np.trace(covariance))
+    said = []
+    for solver in _SOLVERS:
+        y = cp.Variable(len(constraint), nonneg=True)
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(root @ y)), [constraint @ y == 1])
+        try:
+            problem.solve(solver=solver)
+        except cp.SolverError as error:
+            said.append(f"{solver}: {error}")
+            continue
+        if problem.status in ("optimal", "optimal_inaccurate") and y.value is not None:
+            return np.maximum(np.asarray(y.value, dtype=np.float64), 0.0), str(problem.status), solver
+        said.append(f"{solver}: {problem.status}")
+    raise SolverError(f"no solver found weights ({'; '.join(said)}); drop duplicate or constant members")
+
+
+def _gap(y: FloatArray, covariance: FloatArray, constraint: FloatArray) -> float:
+    """Return the relative gap of y'Sy, at y >= 0 with constraint'y = 1, from the dual bound.
+
+    With multiplier theta = min over l with c_l > 0 of (Sy)_l / c_l, theta is feasible for the dual when
+    Sy - theta c >= 0 everywhere, and then y'Sy - theta bounds the distance to the optimum.
+    """
+    gradient = covariance @ y
+    value = float(y @ gradient)
+    positive = constraint > 0
+    theta = float(np.min(gradient[positive] / constraint[positive]))
+    violated = float(np.max(theta * constraint - gradient, initial=0.0))
+    return max(value - theta, violated) / value if value > 0 else 0.0
+
+
+def _checked(mean: ArrayLike, covariance: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    mu, s = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+    if mu.ndim == 1:
+        mu, s = mu[None], s[None]
+    if mu.ndim != 2 or s.shape != (*mu.shape, mu.shape[1]) or mu.size == 0:
+        raise ValueError(
+            f"mean must be [k] or [pair, k] and covariance [k, k] or [pair, k, k], "
+            f"got {np.shape(mean)} and {np.shape(covariance)}"
+        )
+    if not (np.all(np.isfinite(mu)) and np.all(np.isfinite(s))):
+        raise ValueError("mean and covariance must be finite; a member returned NaN or infinity")
+    scale = np.abs(s).max(initial=0.0)
+    if np.abs(s - np.swapaxes(s, -1, -2)).max() > 1e-9 * max(scale, 1e-300):
+        raise ValueError("covariance must be symmetric")
+    if np.linalg.eigvalsh(s).min() < -1e-8 * scale:
+        raise ValueError("covariance must be positive semi-definite")
+    return mu, s
+
+
+def ratio(weights: ArrayLike, mean: FloatArray, covariance: FloatArray) -> float:
+    """Return w'mu / sqrt(w'Sw) for weights [k], mean [k] and covariance [k, k]; infinite where the variance is 0."""
+    w = np.asarray(weights, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float((w @ mean) / np.sqrt(w @ covariance @ w))
+
+
+def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "esbrs_ratio") -> WeightSolution:
+    """Return the weights of an ensemble.
+
+    * `uniform`: 1 / k.
+    * `esbrs_ratio`: maximizes the pooled ratio w'mu / sqrt(w'Sw), mu and S averaged over pairs. Quasi-convex, solved
+      exactly as the QP  min y'Sy, mu'y = 1, y >= 0, w = y / sum(y).
+    * `esbrs_paper`: objective (8) of Liu et al. 2023,  min w' (sum_p S_p / e_p^2) w  with e_p = min_l mu_p^l, for
+      any k. Pairs with e_p <= 0, where the objective has no meaning, are left out. Its closed form for k = 2 has
+      sign errors in print; the QP needs none.
+
+    Args:
+        mean: Mean margins, [k] or [pair, k].
+        covariance: Their covariances, [k, k] or [pair, k, k], symmetric positive semi-definite.
+        method: Which of the above.
+
+    Raises:
+        ValueError: Shapes or values are wrong, or no member (`esbrs_ratio`) or pair (`esbrs_paper`) has a positive
+            mean margin.
+        SolverError: No solver found a solution.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+    mu, s = _checked(mean, covariance)
+    k = mu.shape[1]
+    uniform = np.full(k, 1 / k)
+    if method == "esbrs_paper":
+        weakest = mu.min(1)
+        usable = weakest > 0
+        if not usable.any():
+            raise ValueError("no pair in which every member has a positive mean margin; use method='esbrs_ratio'")
+        constraint = np.ones(k)
+        quadratic = np.einsum("p,pkl->kl", weakest[usable] ** -2.0, s[usable])
+
+        def objective(w: FloatArray) -> float:
+            return float(w @ quadratic @ w)
+    else:
+        constraint, quadratic = mu.mean(0), s.mean(0)
+        if method == "esbrs_ratio" and not (constraint > 0).any():
+            raise ValueError("no member has a positive mean margin; these models do not classify the weight images")
+
+        def objective(w: FloatArray) -> float:
+            return ratio(w, constraint, quadratic)
+
+    if method == "uniform" or k == 1 or not np.trace(quadratic) > 0:
+        return WeightSolution(uniform, objective(uniform), objective(uniform), "closed form", "none", 0.0)
+    # Equal scales of the constraint and of the matrix leave the weights as they are and the solver well-conditioned.
+    scaled = constraint / np.abs(constraint).max()
+    y, status, solver = _solve_qp(quadratic, scaled)
+    y = y / (scaled @ y)
+    gap = _gap(y, quadratic, scaled)
+    if not gap <= _LARGEST_GAP:
+        raise SolverError(f"{solver} said {status!r} but its weights are {gap:.1e} from optimal; rescale the margins")
+    weights = y / y.sum()
+    return WeightSolution(weights, objective(weights), objective(uniform), status, solver, gap)
