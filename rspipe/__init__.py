@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rspipe.certificates import clopper_pearson_lower as clopper_pearson_lower
     from rspipe.certificates import clopper_pearson_upper as clopper_pearson_upper
     from rspipe.certificates import predict as predict
+    from rspipe.methods.macer import macer_loss as macer_loss
     from rspipe.metrics import average_certified_radius as average_certified_radius
     from rspipe.metrics import certified_accuracy as certified_accuracy
-    from rspipe.methods.macer import macer_loss as macer_loss
     from rspipe.weights import WeightSolution as WeightSolution
     from rspipe.weights import solve_weights as solve_weights
 

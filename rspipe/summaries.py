@@ -39,7 +39,7 @@ class CertifiedClassifier:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """[example], whether the prediction is the label."""
-        return self.prediction == self.label
+        return np.equal(self.prediction, self.label)
 
 
 @dataclass(frozen=True)
