@@ -139,9 +139,31 @@ class Summary(Record):
     passes: int
     samples: int
     """Noise samples per image that each member was run on."""
+    saturated: float = 0.0
+    """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
+    seed: int | None = None
+    """Of a model's training."""
     members: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     weighting: str = ""
+    average: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedAverage(Record):
+    """What is known of one label at one noise level: the models that differ in their seed alone."""
+
+    label: str
+    sigma: float
+    seeds: int
+    acr: Interval
+    """Mean over seeds; the interval is for the choice of images."""
+    lowest: float
+    highest: float
+    """ACR of single seeds."""
+    training_seconds: float
+    """Mean of one model."""
+    passes: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +180,6 @@ class Difference(Record):
     """What the comparison answers."""
     difference: Interval
     verdict: Literal["higher", "lower", "not significant"]
+    """Of the first, by whether the 95 % interval leaves 0 out; not adjusted for the number of comparisons."""
+    images: int
+    """Images that both were certified on."""

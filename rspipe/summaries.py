@@ -1,12 +1,25 @@
 """From the records of a study to what is reported of it: summaries and paired differences."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.metrics import acr_interval, average_certified_radius, certified_accuracy, paired_difference
+from rspipe.records import (
+    Difference,
+    EnsembleWeights,
+    Interval,
+    SearchResult,
+    SeedAverage,
+    Summary,
+    TrainedModel,
+    Trial,
+)
 from rspipe.study import StudyConfig
 
 IntArray = NDArray[np.int64]
@@ -54,3 +67,232 @@ class Results:
     trials: tuple[Trial, ...]
     ensembles: tuple[EnsembleWeights, ...]
     certified: tuple[CertifiedClassifier, ...]
+
+
+METHOD = "Does the training method change the ACR? Each method against the baseline"
+SEARCH = "Does the search pay? Searched hyper-parameters against the study file's"
+AVERAGING = "Does averaging help? Uniform ensembles against the mean of their members"
+BEST_MEMBER = "Does an ensemble beat its best member? The member that was best on the validation images"
+WEIGHTS = "Do solved weights help? Against uniform weights of the same members"
+MIXING = "Does mixing methods help? Uniform ensembles of several methods against as many models of one of them"
+
+QUESTIONS = (METHOD, SEARCH, AVERAGING, BEST_MEMBER, WEIGHTS, MIXING)
+"""In the order of the report."""
+
+
+def _ensemble_name(label: str, method: str, average: str) -> str:
+    return f"{label} ({method})" if average == "probabilities" else f"{label} ({method}, {average})"
+
+
+def display_name(record: Summary | TrainedModel | EnsembleWeights) -> str:
+    """Return a classifier's name in tables and figures: short, and unique at its noise level."""
+    if isinstance(record, EnsembleWeights):
+        return _ensemble_name(record.label, record.method, record.average)
+    if isinstance(record, Summary) and record.kind == "ensemble":
+        return _ensemble_name(record.label, record.weighting, record.average)
+    return f"{record.label}, seed {record.seed}"
+
+
+def credited_radius(classifier: CertifiedClassifier) -> FloatArray:
+    """Return [example] the radius where the prediction is correct, else 0: what the ACR is the mean of."""
+    return np.where(classifier.correct, classifier.radius, 0.0)
+
+
+def certified_models(results: Results, *, sigma: float) -> dict[str, list[CertifiedClassifier]]:
+    """Return the certified models at a noise level by label, one per seed, in the order of the study."""
+    certified = {c.id: c for c in results.certified if c.kind == "model" and c.sigma == sigma}
+    models: dict[str, list[CertifiedClassifier]] = {}
+    for record in results.models:
+        if record.id in certified:
+            models.setdefault(record.label, []).append(certified[record.id])
+    return models
+
+
+def certified_ensembles(results: Results, *, sigma: float) -> list[tuple[EnsembleWeights, CertifiedClassifier]]:
+    """Return the certified ensembles at a noise level, in the order of the study."""
+    certified = {c.id: c for c in results.certified if c.kind == "ensemble" and c.sigma == sigma}
+    return [(record, certified[record.id]) for record in results.ensembles if record.id in certified]
+
+
+def baseline_label(study: StudyConfig) -> str:
+    """Return the label that every other is compared with."""
+    return study.baseline or study.models[0].label
+
+
+def _summary(classifier: CertifiedClassifier, results: Results, *, label: str, members: Sequence[str]) -> Summary:
+    trained = {model.id: model for model in results.models}
+    known = [trained[member] for member in members if member in trained]
+    accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *results.study.radii])
+    return Summary(
+        id=classifier.id,
+        label=label,
+        kind=classifier.kind,
+        sigma=classifier.sigma,
+        images=classifier.example.size,
+        acr=acr_interval(classifier.radius, classifier.correct),
+        accuracy=float(accuracy[0]),
+        abstained=float(np.mean(classifier.prediction < 0)),
+        radii=results.study.radii,
+        certified_accuracy=tuple(accuracy[1:].tolist()),
+        training_seconds=sum(model.seconds for model in known),
+        passes=sum(model.passes for model in known),
+        samples=results.study.certify.n0 + classifier.n,
+        saturated=float(np.mean(classifier.n_a == classifier.n)),
+    )
+
+
+def summarize(results: Results) -> tuple[Summary, ...]:
+    """Return one summary per certified classifier: by noise level, models before ensembles, in the study's order.
+
+    A classifier that no record names (its training or weighing is not finished) is left out.
+    """
+    summaries = []
+    seeds = {model.id: model.seed for model in results.models}
+    for sigma in sorted({c.sigma for c in results.certified}):
+        for label, classifiers in certified_models(results, sigma=sigma).items():
+            for classifier in classifiers:
+                summary = _summary(classifier, results, label=label, members=(classifier.id,))
+                summaries.append(replace(summary, seed=seeds[classifier.id]))
+        for record, classifier in certified_ensembles(results, sigma=sigma):
+            summary = _summary(classifier, results, label=record.label, members=record.members)
+            chosen = replace(summary, members=record.members, weights=record.weights)
+            summaries.append(replace(chosen, weighting=record.method, average=record.average))
+    return tuple(summaries)
+
+
+def average_over_seeds(results: Results) -> tuple[SeedAverage, ...]:
+    """Return the ACR of every label at every noise level, averaged over the seeds that are certified."""
+    trained = {model.id: model for model in results.models}
+    averages = []
+    for sigma in sorted({c.sigma for c in results.certified}):
+        for label, classifiers in certified_models(results, sigma=sigma).items():
+            side = _Side.of_label(label, classifiers)
+            examples = side.examples()
+            if examples.size == 0:
+                continue
+            acr = [average_certified_radius(c.radius, c.correct) for c in classifiers]
+            averages.append(
+                SeedAverage(
+                    label=label,
+                    sigma=sigma,
+                    seeds=len(classifiers),
+                    acr=acr_interval(side.credit(examples), np.ones(examples.size, dtype=bool)),
+                    lowest=min(acr),
+                    highest=max(acr),
+                    training_seconds=float(np.mean([trained[c.id].seconds for c in classifiers])),
+                    passes=float(np.mean([trained[c.id].passes for c in classifiers])),
+                )
+            )
+    return tuple(averages)
+
+
+def verdict(interval: Interval) -> Literal["higher", "lower", "not significant"]:
+    """Return what an interval of a difference says of its sign."""
+    if interval.low > 0:
+        return "higher"
+    return "lower" if interval.high < 0 else "not significant"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a comparison: the mean credited radius of some classifiers."""
+
+    id: str
+    label: str
+    classifiers: Sequence[CertifiedClassifier]
+
+    @classmethod
+    def of_label(cls, label: str, classifiers: Sequence[CertifiedClassifier]) -> "_Side":
+        seeds = len(classifiers)
+        return cls(label, f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)", classifiers)
+
+    @classmethod
+    def of_ensemble(cls, record: EnsembleWeights, classifier: CertifiedClassifier) -> "_Side":
+        return cls(record.id, display_name(record), (classifier,))
+
+    def examples(self) -> IntArray:
+        """Return the examples that all of the classifiers were certified on, ascending."""
+        return reduce(np.intersect1d, [c.example for c in self.classifiers])
+
+    def credit(self, examples: IntArray) -> FloatArray:
+        """Return [example] the mean credited radius."""
+        rows = [credited_radius(c)[np.searchsorted(c.example, examples)] for c in self.classifiers]
+        return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
+
+
+def _differences(question: str, sigma: float, pairs: Iterable[tuple[_Side, _Side]]) -> Iterator[Difference]:
+    for first, second in pairs:
+        examples = np.intersect1d(first.examples(), second.examples())
+        if examples.size == 0:
+            continue
+        everywhere = np.ones(examples.size, dtype=bool)
+        interval = paired_difference(first.credit(examples), everywhere, second.credit(examples), everywhere)
+        yield Difference(
+            sigma=sigma,
+            first=first.id,
+            second=second.id,
+            first_label=first.label,
+            second_label=second.label,
+            question=question,
+            difference=interval,
+            verdict=verdict(interval),
+            images=int(examples.size),
+        )
+
+
+def _method_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side, _Side]]]:
+    """Labels against the baseline, and searched against set hyper-parameters; no pair twice."""
+    models = certified_models(results, sigma=sigma)
+    sides = {label: _Side.of_label(label, classifiers) for label, classifiers in models.items()}
+    searched = [
+        (search.label, group.label)
+        for search, group in product(results.study.search, results.study.models)
+        if search.method.name == group.method.name and search.label in sides and group.label in sides
+    ]
+    baseline = baseline_label(results.study)
+    against = [(label, baseline) for label in sides if baseline in sides and label != baseline]
+    return {
+        METHOD: [(sides[a], sides[b]) for a, b in against if not {(a, b), (b, a)} & {*searched}],
+        SEARCH: [(sides[a], sides[b]) for a, b in searched],
+    }
+
+
+def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side, _Side]]]:
+    """Ensembles against their members, against other weights, and mixed against intra-model ones."""
+    pairs: dict[str, list[tuple[_Side, _Side]]] = {AVERAGING: [], BEST_MEMBER: [], WEIGHTS: [], MIXING: []}
+    trained = {model.id: model for model in results.models}
+    certified = {c.id: c for c in results.certified if c.sigma == sigma}
+    ensembles = certified_ensembles(results, sigma=sigma)
+    uniform = [(record, c) for record, c in ensembles if record.method == "uniform"]
+    for record, classifier in uniform:
+        side = _Side.of_ensemble(record, classifier)
+        if any(member not in certified or member not in trained for member in record.members):
+            continue
+        members = [certified[member] for member in record.members]
+        pairs[AVERAGING].append((side, _Side(f"members of {record.id}", "mean of its members", members)))
+        best = max((trained[member] for member in record.members), key=lambda model: model.noisy_accuracy)
+        pairs[BEST_MEMBER].append((side, _Side(best.id, display_name(best), (certified[best.id],))))
+        # On test images the best of several is best partly by luck; hence the choice on validation images.
+    for (a, of_a), (b, of_b) in product(ensembles, uniform):
+        if a.method != "uniform" and (a.members, a.average) == (b.members, b.average):
+            pairs[WEIGHTS].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
+    for (a, of_a), (b, of_b) in product(uniform, uniform):
+        mixed, intra = ({trained[m].label for m in r.members if m in trained} for r in (a, b))
+        alike = len(a.members) == len(b.members) and a.average == b.average
+        if alike and len(mixed) > 1 and len(intra) == 1 and intra < mixed:
+            pairs[MIXING].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
+    return pairs
+
+
+def compare(results: Results) -> tuple[Difference, ...]:
+    """Return the paired differences of ACR that answer `QUESTIONS`, by question and noise level.
+
+    Where several classifiers stand on one side (the seeds of a label, the members of an ensemble), their credited
+    radii are averaged per image first. Every pair is compared on the images that all of its classifiers share.
+    The intervals are over images; they know nothing of how another training would have come out.
+    """
+    found: dict[str, list[Difference]] = {question: [] for question in QUESTIONS}
+    for sigma in sorted({c.sigma for c in results.certified}):
+        for question, pairs in {**_method_pairs(results, sigma), **_ensemble_pairs(results, sigma)}.items():
+            found[question] += _differences(question, sigma, pairs)
+    return tuple(difference for question in QUESTIONS for difference in found[question])

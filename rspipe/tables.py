@@ -1,0 +1,287 @@
+"""Tables of a study: the same cells for the terminal, the HTML page and a spreadsheet."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rspipe.records import Difference, EnsembleWeights, Interval, SearchResult, SeedAverage, Summary, TrainedModel
+from rspipe.study import StudyConfig
+from rspipe.summaries import Results, display_name
+
+Tone = Literal["", "good", "bad", "muted"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows at one place."""
+
+    text: str
+    value: float | None = None
+    """What numeric columns are sorted by."""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; `numeric` columns are aligned to the right."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+def _table(rows: Iterable[dict[str, Cell]]) -> Table:
+    """Return the table of rows that all have the same columns, in order."""
+    listed = list(rows)
+    columns = tuple(listed[0]) if listed else ()
+    numeric = tuple(any(row[column].value is not None for row in listed) for column in columns)
+    return Table(columns, tuple(tuple(row[column] for column in columns) for row in listed), numeric)
+
+
+def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
+    """Return a number with a fixed count of decimals; a dash where it is not finite."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def bracketed(interval: Interval, *, signed: bool = False) -> str:
+    """Return "estimate [low, high]"."""
+    estimate, low, high = (number(v, signed=signed) for v in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def quantity(count: float) -> str:
+    """Return a count in thousands, millions or billions."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def _number(value: float, *, digits: int = 3) -> Cell:
+    return Cell(number(value, digits=digits), value)
+
+
+def _percent(share: float, *, tone: Tone = "") -> Cell:
+    return Cell(f"{100 * share:.1f} %", share, tone)
+
+
+def _estimate(interval: Interval) -> Cell:
+    half = number((interval.high - interval.low) / 2)
+    return Cell(f"{number(interval.estimate)} ± {half}", interval.estimate)
+
+
+def result_table(summaries: Sequence[Summary]) -> Table:
+    """Return one row per certified classifier; the noise level is a column where there are several."""
+    several = len({summary.sigma for summary in summaries}) > 1
+
+    def row(summary: Summary) -> dict[str, Cell]:
+        sigma = {"σ": _number(summary.sigma, digits=2)} if several else {}
+        accuracy = zip(summary.radii, summary.certified_accuracy, strict=True)
+        return {
+            **sigma,
+            "classifier": Cell(display_name(summary)),
+            "ACR ± 95 %": _estimate(summary.acr),
+            **{f"CA({radius:g})": _number(share) for radius, share in accuracy},
+            "abstained": _percent(summary.abstained),
+            "saturated": _percent(summary.saturated),
+            "training": Cell(duration(summary.training_seconds), summary.training_seconds),
+            "passes": Cell(quantity(summary.passes), summary.passes),
+        }
+
+    return _table(map(row, summaries))
+
+
+def seed_table(averages: Sequence[SeedAverage]) -> Table:
+    """Return one row per label and noise level, averaged over seeds."""
+    return _table(
+        {
+            "σ": _number(average.sigma, digits=2),
+            "method": Cell(average.label),
+            "seeds": _number(average.seeds, digits=0),
+            "mean ACR ± 95 %": _estimate(average.acr),
+            "lowest seed": _number(average.lowest),
+            "highest seed": _number(average.highest),
+            "training of one": Cell(duration(average.training_seconds), average.training_seconds),
+            "passes of one": Cell(quantity(average.passes), average.passes),
+        }
+        for average in averages
+    )
+
+
+_TONES: dict[str, Tone] = {"higher": "good", "lower": "bad", "not significant": "muted"}
+
+
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """Return one row per paired comparison."""
+    return _table(
+        {
+            "σ": _number(difference.sigma, digits=2),
+            "first": Cell(difference.first_label),
+            "second": Cell(difference.second_label),
+            "first − second [95 %]": Cell(
+                bracketed(difference.difference, signed=True), difference.difference.estimate
+            ),
+            "first is": Cell(difference.verdict, tone=_TONES[difference.verdict]),
+            "images": _number(difference.images, digits=0),
+        }
+        for difference in differences
+    )
+
+
+def ensemble_table(ensembles: Sequence[EnsembleWeights], models: Sequence[TrainedModel]) -> Table:
+    """Return one row per ensemble: members, weights, and how good the solver says they are."""
+    names = {model.id: display_name(model) for model in models}
+    return _table(
+        {
+            "σ": _number(record.sigma, digits=2),
+            "ensemble": Cell(display_name(record)),
+            "members": Cell("; ".join(names.get(member, member) for member in record.members)),
+            "weights": Cell(", ".join(number(weight) for weight in record.weights)),
+            "objective": _number(record.objective, digits=4),
+            "at uniform weights": _number(record.uniform_objective, digits=4),
+            "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
+            "gap": Cell(f"{record.gap:.1e}", record.gap),
+            "images × draws": Cell(f"{record.images} × {record.draws}"),
+        }
+        for record in ensembles
+    )
+
+
+def settings(parameters: dict[str, Any]) -> str:
+    """Return hyper-parameters as "lbd = 4, m = 2"."""
+    return ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items())
+
+
+def search_table(searches: Sequence[SearchResult]) -> Table:
+    """Return one row per search: the winner against the settings it started from, on the validation split."""
+    return _table(
+        {
+            "σ": _number(search.sigma, digits=2),
+            "search": Cell(search.label),
+            "winner": Cell(settings(search.best)),
+            "trial": _number(search.best_index, digits=0),
+            "its ACR": _number(search.objective),
+            "ACR of the default": _number(search.default_objective),
+            "gain": Cell(
+                number(search.objective - search.default_objective, signed=True),
+                search.objective - search.default_objective,
+            ),
+            "trials": _number(search.trials, digits=0),
+        }
+        for search in searches
+    )
+
+
+def trial_table(results: Results, search: SearchResult) -> Table:
+    """Return one row per trial of a search."""
+    trials = [trial for trial in results.trials if trial.search == search.id]
+    names = sorted({name for trial in trials for name in trial.parameters})
+
+    def row(index: int) -> dict[str, Cell]:
+        trial = trials[index]
+        values = {name: trial.parameters.get(name, math.nan) for name in names}
+        return {
+            "trial": _number(trial.index, digits=0),
+            **{name: Cell(f"{value:.4g}", value) for name, value in values.items()},
+            "validation ACR": _number(trial.objective),
+            "noisy accuracy": _number(trial.noisy_accuracy),
+            "status": Cell(trial.status, tone="" if trial.status == "finished" else "bad"),
+            "training": Cell(duration(trial.seconds), trial.seconds),
+        }
+
+    return _table(map(row, range(len(trials))))
+
+
+def model_table(models: Sequence[TrainedModel]) -> Table:
+    """Return one row per trained model; accuracies are those on the validation split."""
+
+    def state(model: TrainedModel) -> Cell:
+        if model.status == "diverged":
+            return Cell(f"diverged: {model.message}" if model.message else "diverged", tone="bad")
+        return Cell("one class only", tone="bad") if model.collapsed else Cell("finished")
+
+    return _table(
+        {
+            "σ": _number(model.train_sigma, digits=2),
+            "model": Cell(display_name(model)),
+            "state": state(model),
+            "clean accuracy": _number(model.clean_accuracy),
+            "noisy accuracy": _number(model.noisy_accuracy),
+            "epochs": _number(len(model.history), digits=0),
+            "training": Cell(duration(model.seconds), model.seconds),
+            "passes": Cell(quantity(model.passes), model.passes),
+            "parameters": Cell(quantity(model.parameters), model.parameters),
+            "device": Cell(model.device),
+            "precision": Cell(model.precision),
+        }
+        for model in models
+    )
+
+
+def _flat(content: dict[str, Any], place: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{place}{key}.")
+        else:
+            flat[f"{place}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
+
+
+def setting_table(content: dict[str, Any]) -> Table:
+    """Return nested JSON-like content as rows of a dotted name and a value."""
+    return _table({"parameter": Cell(key), "value": Cell(value)} for key, value in _flat(content).items())
+
+
+def method_table(study: StudyConfig) -> Table:
+    """Return every parameter of every entry that trains models: one row each, one column per entry."""
+    entries = {
+        f"{group.label}, σ {', '.join(f'{sigma:g}' for sigma in group.sigma)}": _flat(group.model_dump(mode="json"))
+        for group in study.groups
+    }
+    names = dict.fromkeys(name for entry in entries.values() for name in entry if name not in ("label", "sigma"))
+    ordered = sorted(names, key=lambda name: name.startswith("space."))
+    return _table(
+        {"parameter": Cell(name)} | {head: Cell(entry.get(name, "–")) for head, entry in entries.items()}
+        for name in ordered
+    )
+
+
+_PLAIN = ("id", "label", "kind", "seed", "sigma", "images")
+_ACR = ("acr", "acr_low", "acr_high", "accuracy", "abstained", "saturated")
+_ORIGIN = ("training_seconds", "passes", "samples", "weighting", "average", "members", "weights")
+
+
+def summary_tsv(summaries: Sequence[Summary]) -> str:
+    """Return summaries as tab-separated values in full precision, one row per classifier; lists hold commas."""
+    radii = list(dict.fromkeys(radius for summary in summaries for radius in summary.radii))
+    text = io.StringIO()
+    columns = [*_PLAIN, *_ACR, *(f"certified_accuracy_{radius:g}" for radius in radii), *_ORIGIN]
+    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for summary in summaries:
+        shares = zip(summary.radii, summary.certified_accuracy, strict=True)
+        special = {
+            "acr": summary.acr.estimate,
+            "acr_low": summary.acr.low,
+            "acr_high": summary.acr.high,
+            **{f"certified_accuracy_{radius:g}": share for radius, share in shares},
+            "members": ",".join(summary.members),
+            "weights": ",".join(map(repr, summary.weights)),
+        }
+        writer.writerow(summary.to_json() | special)
+    return text.getvalue()
