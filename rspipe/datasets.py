@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -138,6 +139,7 @@ def _parquet(spec: ParquetData) -> Dataset:
     )
 
 
+@cache
 def load_dataset(spec: DataSpec) -> Dataset:
     """Return a data set with its splits, fixed by the spec's seed.
 

@@ -1,0 +1,238 @@
+"""What every pipeline does around its stages: options, progress in the terminal, errors as one line, the tracker."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
+
+from rspipe.datasets import load_dataset
+from rspipe.errors import RspipeError
+from rspipe.records import Summary
+from rspipe.stages.certify import certify_classifiers
+from rspipe.stages.progress import Progress
+from rspipe.stages.results import finished_ensembles, known_models, read_results, write_report
+from rspipe.stages.runtime import Cluster, Resources, connect, environment
+from rspipe.stages.search import run_searches
+from rspipe.stages.store import Store, open_store
+from rspipe.stages.train import train_models
+from rspipe.stages.weigh import weigh_ensembles
+from rspipe.study import StudyConfig, load_study
+from rspipe.tables import result_table
+
+_LINE_SECONDS = 10.0
+_PLAIN_WIDTH = 180
+
+
+@dataclass(frozen=True)
+class Options:
+    """Command line of every pipeline."""
+
+    study: Path = Path(__file__).parent / "studies" / "digits.toml"
+    """The study file."""
+    run_dir: Path | None = None
+    """Where results go, and where the same study resumes; runs/<study id> by default."""
+    override: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")] = ()
+    """Overrides of the study file, e.g. certify.n=1000 models.0.seeds=[0]. They make it another study."""
+    ray_address: str | None = None
+    """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
+    resources: Resources = field(default_factory=Resources)
+
+
+def default_run_dir(study: StudyConfig) -> Path:
+    """Return runs/<study id> in the working directory, or below the home directory where that is Ray's, for a while."""
+    root = os.environ.get("RSPIPE_RUNS")
+    temporary = "working_dir_files" in Path.cwd().parts
+    return (Path(root) if root else Path.home() / "rspipe-runs" if temporary else Path("runs")) / study.id
+
+
+class Terminal:
+    """Progress bars where there is a terminal, a line now and then where there is none."""
+
+    def __init__(self) -> None:
+        self.console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, highlight=False)
+        columns = (
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+        )
+        self._bars = Bars(*columns, console=self.console) if self.console.is_terminal else None
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._printed = 0.0
+
+    def start(self) -> None:
+        """Draw."""
+        if self._bars is not None:
+            self._bars.start()
+
+    def stop(self) -> None:
+        """Leave the terminal as it is."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Show how far a stage is."""
+        now, new = time.monotonic(), progress.stage not in self._began
+        began = self._began.setdefault(progress.stage, now)
+        if self._bars is not None:
+            if new:
+                self._tasks[progress.stage] = self._bars.add_task(progress.stage, unit="", detail="")
+            self._bars.update(
+                self._tasks[progress.stage],
+                # An empty stage is a finished one.
+                completed=progress.done if progress.total else 1,
+                total=progress.total or 1,
+                unit=progress.unit,
+                detail=progress.detail,
+            )
+            return
+        finished = progress.done >= progress.total
+        if new or finished or now - self._printed > _LINE_SECONDS:
+            self._printed = now
+            left = (now - began) * (progress.total - progress.done) / progress.done if progress.done else None
+            eta = "" if finished else f", ETA {left:.0f} s" if left is not None else ", starting"
+            self.console.print(
+                f"{progress.stage}: {progress.done:.0f}/{progress.total:.0f} {progress.unit}, "
+                f"{now - began:.0f} s{eta} {progress.detail}".rstrip()
+            )
+
+
+@dataclass
+class Session:
+    """A study being run: each method is one stage, which skips what is finished."""
+
+    study: StudyConfig
+    store: Store
+    cluster: Cluster
+    tracker: Tracker
+    terminal: Terminal
+
+    def search(self) -> None:
+        """Search hyper-parameters; the winners join the study's models."""
+        run_searches(self.store, self.study.search_specs, cluster=self.cluster, on_progress=self.terminal.show)
+        self._publish()
+
+    def train(self) -> None:
+        """Train every base classifier that is known."""
+        specs = known_models(self.store, self.study)
+        for record in train_models(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
+            if record.status == "diverged":
+                self._warn(f"{record.id} diverged and is left out: {record.message}")
+            elif record.collapsed:
+                self._warn(f"{record.id} predicts a single class on the validation split")
+        self._publish()
+
+    def weigh(self) -> None:
+        """Solve the weights of every ensemble whose members are trained."""
+        specs = finished_ensembles(self.store, self.study)
+        weigh_ensembles(self.store, self.study, specs, cluster=self.cluster, on_progress=self.terminal.show)
+        self._publish()
+
+    def certify(self) -> None:
+        """Certify every trained model and every weighted ensemble."""
+        results = read_results(self.store, self.study)
+        certify_classifiers(
+            self.store,
+            self.study,
+            results.models,
+            results.ensembles,
+            cluster=self.cluster,
+            on_progress=self.terminal.show,
+        )
+
+    def report(self) -> None:
+        """Write the reports, publish everything, and show the result."""
+        results = read_results(self.store, self.study)
+        summaries, differences, files = write_report(self.store, results)
+        self.tracker.publish(results, summaries, differences, files)
+        self.terminal.stop()
+        self._print_results(summaries)
+        self.terminal.console.print(f"\nReport:  {files['report.html']}", soft_wrap=True)
+        self.terminal.console.print(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}", soft_wrap=True)
+
+    def _publish(self) -> None:
+        self.tracker.publish(read_results(self.store, self.study))
+
+    def _warn(self, message: str) -> None:
+        self.terminal.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+    def _print_results(self, summaries: tuple[Summary, ...]) -> None:
+        content = result_table(summaries)
+        table = Table(title=f"{self.study.name}: {self.study.title}", title_justify="left")
+        for name, numeric in zip(content.columns, content.numeric, strict=True):
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in content.rows:
+            table.add_row(*(cell.text for cell in row))
+        self.terminal.console.print(table if summaries else "Nothing is certified yet.")
+
+
+def _check_data(study: StudyConfig) -> None:
+    """Find out before anything starts whether the data are there and the splits large enough."""
+    data = load_dataset(study.data)
+    data.test.evenly_spaced(study.certify.images)
+    data.calibration.evenly_spaced(study.weigh.images)
+
+
+@contextmanager
+def open_session(options: Options) -> Iterator[Session]:
+    """Load the study, open its run directory, join Ray and MLflow.
+
+    Raises:
+        RspipeError: Any of these fails; MLflow alone only costs a warning.
+    """
+    study = load_study(options.study, overrides=options.override)
+    _check_data(study)
+    terminal = Terminal()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=terminal.console)])
+    run_dir = (options.run_dir or default_run_dir(study)).expanduser().absolute()
+    source = options.study.read_text(encoding="utf-8")
+    with (
+        open_store(run_dir, study, source=source, environment=environment()) as store,
+        connect(address=options.ray_address, resources=options.resources) as cluster,
+    ):
+        cluster.workers(1)
+        terminal.console.print(f"Study {study.id} in {run_dir}, Ray at {cluster.address}", soft_wrap=True)
+        tracker = open_tracker(run_dir, study)
+        terminal.start()
+        status = "FAILED"
+        try:
+            yield Session(study, store, cluster, tracker, terminal)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            terminal.stop()
+            tracker.finish(status)
+
+
+def run(main: Callable[[Options], None], *, description: str | None) -> None:
+    """Parse the command line and call a pipeline; what a user can mend is one line and exit status 2."""
+    try:
+        main(tyro.cli(Options, description=description))
+    except RspipeError as error:
+        Console(stderr=True, width=None if sys.stderr.isatty() else 10_000).print(
+            f"[red]error:[/] {error}", soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

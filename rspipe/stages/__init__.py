@@ -1,0 +1,1 @@
+"""The outside world of a study: Ray, MLflow and files."""

@@ -1,0 +1,104 @@
+"""Progress of work that runs on a cluster: a board that workers write to and the driver reads."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rspipe.errors import ClusterError, RspipeError
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, in units of its own."""
+
+    stage: str
+    done: float
+    total: float
+    unit: str
+    detail: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Board:
+    """A queue of work and how far each piece is. Lives in a Ray actor."""
+
+    def __init__(self, work: int) -> None:
+        self._fraction = [0.0] * work
+        self._next = 0
+        self._detail = ""
+
+    def restart(self) -> None:
+        """Hand out everything again: the workers were replaced, and what is finished they skip."""
+        self._next = 0
+
+    def take(self) -> int | None:
+        """Return the next piece of work, or None."""
+        if self._next == len(self._fraction):
+            return None
+        self._next += 1
+        return self._next - 1
+
+    def update(self, piece: int, fraction: float, detail: str = "") -> None:
+        """Note how far a piece is, in [0, 1]."""
+        self._fraction[piece] = fraction
+        self._detail = detail or self._detail
+
+    def read(self) -> tuple[float, str]:
+        """Return how many pieces are done, fractions added, and the latest detail."""
+        return sum(self._fraction), self._detail
+
+
+def make_board(work: int) -> Any:
+    """Start a board as a Ray actor that takes no CPU."""
+    import ray
+
+    return ray.remote(num_cpus=0)(Board).remote(work)
+
+
+def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit: str, on_progress: OnProgress) -> T:
+    """Return the function's result, reporting what the board says while it runs."""
+    import ray
+
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = function()
+        except BaseException as error:  # noqa: BLE001 raised again below, in the main thread
+            outcome["error"] = error
+
+    # A daemon, so that an interrupt from the keyboard does not wait for the cluster.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        done, detail = ray.get(board.read.remote())
+        on_progress(Progress(stage, done, work, unit, detail))
+    if "error" in outcome:
+        raise outcome["error"]
+    result: T = outcome["result"]
+    return result
+
+
+def root_cause(error: BaseException) -> RspipeError:
+    """Return the error of ours inside what Ray made of it, or a ClusterError with its last line."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, RspipeError):
+            return type(current)(str(current).strip().splitlines()[-1].removeprefix(f"{type(current).__module__}."))
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return ClusterError(f"work on the cluster failed: {lines[-1].strip()}")

@@ -1,0 +1,68 @@
+"""What a run directory holds, read back as records, and the reports made from it."""
+
+from pathlib import Path
+
+from rspipe.figures import figure_svg
+from rspipe.records import Difference, Summary
+from rspipe.report import render_report, report_figures
+from rspipe.stages.certify import certification_key
+from rspipe.stages.store import Store, read_json, write_text
+from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
+from rspipe.summaries import Results, compare, summarize
+from rspipe.tables import summary_tsv
+
+
+def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
+    """Return the study's base classifiers: those of the file, and the winners of the searches that are finished."""
+    winners = [
+        spec
+        for search in study.search_specs
+        if (result := store.search_result(search.id)) is not None
+        for spec in study.winner_specs(search, result.best)
+    ]
+    return (*study.model_specs, *winners)
+
+
+def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, ...]:
+    """Return the study's ensembles whose members are all trained and did not diverge."""
+    specs = known_models(store, study)
+    return study.ensemble_specs(
+        spec for spec in specs if (record := store.trained_model(spec.id)) is not None and record.status == "finished"
+    )
+
+
+def read_results(store: Store, study: StudyConfig) -> Results:
+    """Return everything the study has produced so far."""
+    models = [record for spec in known_models(store, study) if (record := store.trained_model(spec.id)) is not None]
+    searches = [result for search in study.search_specs if (result := store.search_result(search.id)) is not None]
+    trials = [
+        trial
+        for search in study.search_specs
+        for index in range(search.trials)
+        if (trial := store.trial(search.id, index)) is not None
+    ]
+    finished = {record.id for record in models if record.status == "finished"}
+    specs = finished_ensembles(store, study)
+    ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
+    known = finished | {record.id for record in ensembles}
+    return Results(
+        study=study,
+        environment=read_json(store.run_dir / "environment.json"),
+        models=tuple(models),
+        searches=tuple(searches),
+        trials=tuple(trials),
+        ensembles=tuple(ensembles),
+        certified=tuple(one for one in store.certified(certification_key(study)) if one.id in known),
+    )
+
+
+def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], tuple[Difference, ...], dict[str, Path]]:
+    """Write summary.tsv, report.html and figures/; return what they hold and their paths by name."""
+    summaries, differences = summarize(results), compare(results)
+    files = {"summary.tsv": store.run_dir / "summary.tsv", "report.html": store.run_dir / "report.html"}
+    write_text(files["summary.tsv"], summary_tsv(summaries))
+    for name, figure in report_figures(results, summaries).items():
+        files[f"figures/{name}.svg"] = store.run_dir / "figures" / f"{name}.svg"
+        write_text(files[f"figures/{name}.svg"], figure_svg(figure, name=name))
+    write_text(files["report.html"], render_report(results, summaries, differences))
+    return summaries, differences, files

@@ -1,0 +1,230 @@
+"""The only place that connects to Ray: addresses, tokens, resources, and silence in the terminal."""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rspipe.errors import ClusterError
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A run under `uv run` would otherwise build its environment anew in every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+_OBJECT_STORE_BYTES = 300_000_000
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the stages may use. Never part of an identity: results do not depend on it."""
+
+    cpus_per_worker: float = 1.0
+    """CPUs of each training worker, search trial and certification actor."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each of them, may be a fraction."""
+    workers: int | None = None
+    """How many of them run side by side; as many as the cluster holds by default."""
+    cpus: int | None = None
+    """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a connected cluster offers."""
+
+    address: str
+    cpus: float
+    gpus: float
+    resources: Resources
+
+    def workers(self, work: int) -> int:
+        """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
+
+        Raises:
+            ClusterError: Not even one fits, or more are asked for than fit.
+        """
+        asked = self.resources
+        fits = self.cpus / asked.cpus_per_worker if asked.cpus_per_worker > 0 else float("inf")
+        if asked.gpus_per_worker > 0:
+            fits = min(fits, self.gpus / asked.gpus_per_worker)
+        need = f"{asked.cpus_per_worker:g} CPUs and {asked.gpus_per_worker:g} GPUs per worker"
+        have = f"the cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        if fits < 1:
+            raise ClusterError(f"{need} are asked for but {have}; lower --resources.* or add nodes")
+        if asked.workers is not None and asked.workers > fits:
+            raise ClusterError(
+                f"{asked.workers} workers with {need} are asked for but {have}; lower --resources.workers"
+            )
+        return max(1, min(work, asked.workers or int(min(fits, work))))
+
+
+def _reachable(address: str) -> None:
+    """Raise ClusterError unless something listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"Ray address {address!r} is not of the form host:port; e.g. 10.0.0.1:6379, or leave it out")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray head answers at {address} ({error}); start one with `ray start --head`, or leave the address out"
+        ) from error
+
+
+@contextmanager
+def connect(*, address: str | None, resources: Resources) -> Iterator[Cluster]:
+    """Connect to a Ray cluster, or start one on this machine and stop it in the end.
+
+    Args:
+        address: host:port of a running head. None takes RAY_ADDRESS (which `ray job submit` sets), and without
+            that starts Ray on this machine, reachable from this machine only.
+        resources: What the stages may use.
+
+    Raises:
+        ClusterError: The head does not answer or refuses the token.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = {"num_cpus": resources.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    options = {**local, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
+    if address not in ("local", "auto"):
+        _reachable(address)
+    with warnings.catch_warnings(), _captured_stderr() as said:
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if "Unauthenticated" in said() or isinstance(error, ray.exceptions.AuthenticationError):
+                raise ClusterError(
+                    f"the Ray cluster at {address} refuses this client's token; "
+                    "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(cat ~/.ray/auth_token)` with the token of its head"
+                ) from error
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ClusterError(f"cannot join Ray at {address}: {first}") from error
+    _silence_loggers()
+    try:
+        total = ray.cluster_resources()
+        yield Cluster(
+            address=str(context.address_info.get("gcs_address", address)),
+            cpus=float(total.get("CPU", 0)),
+            gpus=float(total.get("GPU", 0)),
+            resources=resources,
+        )
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep file descriptor 2 away from the terminal; yield a function that returns what was written to it.
+
+    Ray's native code explains there, and only there, why a cluster refuses a client.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+
+        def said() -> str:
+            return os.pread(file.fileno(), 1_000_000, 0).decode(errors="replace")
+
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+
+
+def _silence_loggers() -> None:
+    """Leave Ray's warnings to its own log files; errors reach us as exceptions."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    # A stage that makes no progress for this long is stuck: end with an error instead of waiting for ever.
+    context.execution_no_progress_timeout_s = 15 * 60
+    context.print_on_execution_start = False
+
+
+def worker_device(gpus: float) -> torch.device:
+    """Return the device of the worker that calls this."""
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+
+
+def set_deterministic() -> None:
+    """Ask this process for bit-reproducible results."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of a run depend on beside its study: commit, packages, machine."""
+    packages = ("rspipe", "torch", "torchvision", "ray", "numpy", "scipy", "cvxpy", "mlflow", "scikit-learn")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "commit": _commit(Path(__file__).parent),
+        "python": platform.python_version(),
+        **found,
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+        "gpu": gpu,
+        "precision": "float32",
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "numpy_random": np.random.Philox.__name__,
+    }
+
+
+def _commit(folder: Path) -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,223 @@
+"""Ray Data passes over images: rows (pass, example, image) stream to actors that expand them into noisy samples.
+
+Noise never travels: an actor draws it on its own device. One row is one image, one block a few images, and a block
+is either finished or not.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rspipe.architectures import build_network
+from rspipe.datasets import Split
+from rspipe.ensembles import Classifier, ensemble_counts
+from rspipe.errors import ClusterError, RspipeError
+from rspipe.moments import image_moments
+from rspipe.smoothing import Stream
+from rspipe.spec import CertifySpec, WeighSpec
+from rspipe.stages.progress import root_cause
+from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
+from rspipe.stages.store import Store
+
+_IMAGES_PER_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class CountPass:
+    """Count the classes that classifiers return: CERTIFY's two samples."""
+
+    sigma: float
+    members: tuple[str, ...]
+    """Ids of the models that run."""
+    classifiers: tuple[Classifier, ...]
+    certify: CertifySpec
+
+    def run(self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int) -> dict[str, Any]:
+        """Return counts [classifier, class] of both samples; the label plays no part."""
+        del label
+        spec = self.certify
+
+        def count(n: int, stream: Stream, block_size: int) -> np.ndarray[Any, Any]:
+            return ensemble_counts(
+                networks,
+                self.classifiers,
+                image,
+                sigma=self.sigma,
+                n=n,
+                seed=spec.seed,
+                example=example,
+                stream=stream,
+                block_size=min(n, block_size),
+            )
+
+        return {
+            "selection": count(spec.n0, Stream.SELECTION, spec.block_size),
+            "estimation": count(spec.n, Stream.ESTIMATION, spec.block_size),
+        }
+
+
+@dataclass(frozen=True)
+class MomentPass:
+    """Estimate the moments of the members' label margins."""
+
+    sigma: float
+    members: tuple[str, ...]
+    average: str
+    weigh: WeighSpec
+
+    def run(self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int) -> dict[str, Any]:
+        """Return mean [class - 1, k] and covariance [class - 1, k, k]."""
+        moments = image_moments(
+            networks,
+            image,
+            label,
+            average=self.average,
+            sigma=self.sigma,
+            draws=self.weigh.draws,
+            seed=self.weigh.seed,
+            example=example,
+        )
+        return {"mean": moments.mean, "covariance": moments.covariance}
+
+
+Pass = CountPass | MomentPass
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images that a pass has still to visit."""
+
+    sampling: Pass
+    split: Split
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a pass found at one image."""
+
+    work: int
+    """Position among the works of the call."""
+    example: int
+    label: int
+    seconds: float
+    arrays: dict[str, np.ndarray[Any, Any]]
+    device: str
+
+
+def load_network(store: Store, model: str, *, classes: int, device: torch.device) -> nn.Module:
+    """Return a trained network in eval mode, in the memory layout that convolutions run fastest in."""
+    record = store.trained_model(model)
+    assert record is not None
+    network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
+    network.load_state_dict(store.parameters(model))
+    return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+
+class Sampler:
+    """The actor: keeps its networks between blocks."""
+
+    def __init__(self, run_dir: str, passes: list[Pass], classes: int, gpus: float) -> None:
+        set_deterministic()
+        self._store, self._passes, self._classes = Store(Path(run_dir)), passes, classes
+        self._device = worker_device(gpus)
+        self._networks: dict[str, nn.Module] = {}
+
+    def _network(self, model: str) -> nn.Module:
+        if model not in self._networks:
+            self._networks[model] = load_network(self._store, model, classes=self._classes, device=self._device)
+        return self._networks[model]
+
+    def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Return one row per row of the block, with the found arrays as bytes."""
+        rows: dict[str, list[Any]] = {name: [] for name in ("work", "example", "label", "seconds", "device", "found")}
+        for which, example, label, pixels in zip(
+            block["work"], block["example"], block["label"], block["image"], strict=True
+        ):
+            began = time.monotonic()
+            sampling = self._passes[int(which)]
+            networks = [self._network(model) for model in sampling.members]
+            # The block is read-only memory of Ray's; torch wants its own.
+            image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
+            found = sampling.run(networks, image, int(label), int(example))
+            rows["work"].append(int(which))
+            rows["example"].append(int(example))
+            rows["label"].append(int(label))
+            rows["seconds"].append(time.monotonic() - began)
+            rows["device"].append(str(self._device))
+            rows["found"].append(_pack(found))
+        return rows
+
+
+def _pack(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _unpack(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def visit(
+    store: Store, works: Sequence[Work], *, classes: int, cluster: Cluster, on_block: Callable[[list[Visit]], None]
+) -> None:
+    """Run passes over images on a pool of actors; `on_block` gets each finished block as it arrives, in any order.
+
+    Raises:
+        ClusterError: The resources are not there, or the actors kept failing.
+        RspipeError: What an actor ran into, e.g. a model that returns NaN.
+    """
+    rows = [
+        {"work": which, "example": int(example), "label": int(label), "image": image.numpy()}
+        for which, work in enumerate(works)
+        for image, label, example in zip(work.split.images, work.split.labels, work.split.index, strict=True)
+    ]
+    if not rows:
+        return
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    asked = cluster.resources
+    blocks = -(-len(rows) // _IMAGES_PER_BLOCK)
+    data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        Sampler,
+        fn_constructor_kwargs={
+            "run_dir": str(store.run_dir),
+            "passes": [work.sampling for work in works],
+            "classes": classes,
+            "gpus": asked.gpus_per_worker,
+        },
+        batch_size=None if asked.gpus_per_worker == 0 else _IMAGES_PER_BLOCK,
+        compute=ActorPoolStrategy(size=cluster.workers(blocks)),
+        num_cpus=asked.cpus_per_worker,
+        num_gpus=asked.gpus_per_worker or None,
+    )
+    try:
+        for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            on_block(list(_visits(block)))
+    except RspipeError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ClusterError(f"the pass over the images failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _visits(block: dict[str, np.ndarray[Any, Any]]) -> Iterator[Visit]:
+    for row in range(len(block["work"])):
+        yield Visit(
+            work=int(block["work"][row]),
+            example=int(block["example"][row]),
+            label=int(block["label"][row]),
+            seconds=float(block["seconds"][row]),
+            arrays=_unpack(bytes(block["found"][row])),
+            device=str(block["device"][row]),
+        )

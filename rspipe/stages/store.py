@@ -1,0 +1,317 @@
+"""The run directory: the truth of a study.
+
+    study.toml          the study file as passed
+    study.json          its validated content and id
+    environment.json    commit, packages, machine
+    models/<id>/        model.json, weights.pt; checkpoint.pt while training
+    search/<id>/        trial-<k>.json, result.json
+    moments/<id>.npz    moments of margins on the calibration split
+    weights/<id>.json   ensembles
+    certificates/       one Parquet part per finished block of images
+    lock                held by the running process
+
+A record is written last and atomically: what it describes is finished, and finished work is never done again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from rspipe.certificates import certify_counts
+from rspipe.errors import StoreError
+from rspipe.records import EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.study import StudyConfig
+from rspipe.summaries import CertifiedClassifier
+
+R = TypeVar("R", bound=Record)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing.
+
+    Raises:
+        StoreError: The file could not be written, e.g. because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path}: could not be written: {error}; free space or fix permissions, then resume"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON-like content atomically."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run again to make it anew") from error
+
+
+def save_torch(path: Path, content: Any) -> None:
+    """Write tensors and plain values atomically."""
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def load_torch(path: Path) -> Any:
+    """Return what `save_torch` wrote, executing nothing from the file.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run again to make it anew") from error
+
+
+class Store:
+    """A run directory. Cheap to make from its path, so workers get the path and make their own."""
+
+    def __init__(self, run_dir: Path) -> None:
+        if not run_dir.is_absolute():
+            raise ValueError(f"run_dir must be absolute, got {run_dir}")
+        self.run_dir = run_dir
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def model_dir(self, model: str) -> Path:
+        """Return the directory of a model."""
+        return self.run_dir / "models" / model
+
+    def trained_model(self, model: str) -> TrainedModel | None:
+        """Return the record of a finished model, or None."""
+        return self._record(TrainedModel, self.model_dir(model) / "model.json")
+
+    def save_model(self, record: TrainedModel, parameters: dict[str, torch.Tensor]) -> None:
+        """Store a finished model: parameters first, record last."""
+        folder = self.model_dir(record.id)
+        save_torch(folder / "weights.pt", parameters)
+        write_json(folder / "model.json", record.to_json())
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def checkpoint(self, model: str) -> Any | None:
+        """Return the state that an interrupted training goes on from, or None; a damaged one counts as none."""
+        path = self.model_dir(model) / "checkpoint.pt"
+        try:
+            return load_torch(path) if path.is_file() else None
+        except StoreError:
+            path.unlink(missing_ok=True)
+            return None
+
+    def save_checkpoint(self, model: str, state: Any) -> None:
+        """Store the state of a training."""
+        save_torch(self.model_dir(model) / "checkpoint.pt", state)
+
+    def parameters(self, model: str) -> dict[str, torch.Tensor]:
+        """Return the parameters of a finished model, on the CPU."""
+        parameters: dict[str, torch.Tensor] = load_torch(self.model_dir(model) / "weights.pt")
+        return parameters
+
+    # --- search ---------------------------------------------------------------------------------------------------
+
+    def trial(self, search: str, index: int) -> Trial | None:
+        """Return the record of a finished trial, or None."""
+        return self._record(Trial, self.run_dir / "search" / search / f"trial-{index}.json")
+
+    def save_trial(self, trial: Trial) -> None:
+        """Store a finished trial."""
+        write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
+
+    def search_result(self, search: str) -> SearchResult | None:
+        """Return the record of a finished search, or None."""
+        return self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+
+    def save_search_result(self, result: SearchResult) -> None:
+        """Store a finished search."""
+        write_json(self.run_dir / "search" / result.id / "result.json", result.to_json())
+
+    # --- ensembles ------------------------------------------------------------------------------------------------
+
+    def moments(self, moments: str) -> dict[str, Any] | None:
+        """Return the arrays of a finished pass over the calibration split, or None."""
+        path = self.run_dir / "moments" / f"{moments}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
+        """Store the arrays of a pass over the calibration split."""
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **arrays)
+
+        write_atomically(self.run_dir / "moments" / f"{moments}.npz", write)
+
+    def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
+        """Return the record of an ensemble, or None."""
+        return self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
+
+    def save_ensemble_weights(self, record: EnsembleWeights) -> None:
+        """Store an ensemble."""
+        write_json(self.run_dir / "weights" / f"{record.id}.json", record.to_json())
+
+    # --- certificates ---------------------------------------------------------------------------------------------
+
+    def save_counts(self, table: pa.Table) -> None:
+        """Store one block of certification counts as a Parquet part of its own, named by its content."""
+        key = repr([table[name].to_pylist() for name in ("example", "classifier", "key")])
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        write_atomically(
+            self.run_dir / "certificates" / f"part-{name}.parquet", lambda path: pq.write_table(table, path)
+        )
+
+    def counts(self) -> pa.Table | None:
+        """Return all certification counts, or None when there are none. A damaged part is set aside, to be redone."""
+        tables = []
+        for path in sorted((self.run_dir / "certificates").glob("part-*.parquet")):
+            try:
+                tables.append(pq.read_table(path, partitioning=None))
+            except (pa.ArrowException, OSError):
+                path.rename(path.with_suffix(".damaged"))
+        return pa.concat_tables(tables) if tables else None
+
+    def counted(self, key: str) -> set[tuple[str, int]]:
+        """Return the (classifier, example) pairs that have counts under a certification key."""
+        table = self.counts()
+        if table is None:
+            return set()
+        rows = table.filter(pc.equal(table["key"], key))
+        return set(zip(rows["classifier"].to_pylist(), rows["example"].to_pylist(), strict=True))
+
+    def certified(self, key: str) -> tuple[CertifiedClassifier, ...]:
+        """Return the certificates of every classifier certified under a certification key, derived from counts."""
+        table = self.counts()
+        if table is None:
+            return ()
+        frame = table.filter(pc.equal(table["key"], key)).to_pandas()
+        classifiers = []
+        for (classifier, kind, sigma), rows in frame.groupby(["classifier", "kind", "sigma"], sort=True):
+            ordered = rows.sort_values("example")
+            selection = np.stack(ordered["selection"].to_list()).astype(np.int64)
+            estimation = np.stack(ordered["estimation"].to_list()).astype(np.int64)
+            result = certify_counts(selection, estimation, sigma=float(sigma), alpha=float(ordered["alpha"].iloc[0]))
+            classifiers.append(
+                CertifiedClassifier(
+                    id=str(classifier),
+                    kind="model" if kind == "model" else "ensemble",
+                    sigma=float(sigma),
+                    example=ordered["example"].to_numpy(np.int64),
+                    label=ordered["label"].to_numpy(np.int64),
+                    prediction=result.prediction,
+                    radius=result.radius,
+                    n_a=result.n_a,
+                    p_a_lower=result.p_a_lower,
+                    n=int(ordered["n"].iloc[0]),
+                    seconds=float(ordered["seconds"].sum()),
+                )
+            )
+        return tuple(classifiers)
+
+    # --- common ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _record(kind: type[R], path: Path) -> R | None:
+        if not path.is_file():
+            return None
+        try:
+            return kind.from_json(read_json(path))
+        except TypeError as error:
+            raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
+
+
+def _first_difference(old: Any, new: Any, place: str = "") -> str:
+    """Return a few words on the first place at which two JSON-like values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _first_difference(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            if before != after:
+                return _first_difference(before, after, f"{place}[{index}]")
+
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:37]}..."
+
+    return f"{place}: {short(old)} there, {short(new)} here"
+
+
+@contextmanager
+def open_store(run_dir: Path, study: StudyConfig, *, source: str, environment: dict[str, str]) -> Iterator[Store]:
+    """Open a run directory for a study, alone: made when new, gone on with when it is the same study's.
+
+    Args:
+        run_dir: Absolute path.
+        study: What runs in it.
+        source: Text of the study file, kept beside the results.
+        environment: What the numbers were made with; kept of the first run.
+
+    Raises:
+        StoreError: It belongs to another study, is in use by another process, or cannot be written.
+    """
+    store = Store(run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / "lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"run directory {run_dir}: {error}; choose another with --run-dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(f"run directory {run_dir} is in use by another process; wait for it or end it") from error
+        content = {"id": study.id, "study": study.model_dump(mode="json")}
+        path = run_dir / "study.json"
+        if path.is_file():
+            known = read_json(path)
+            if known.get("id") != study.id:
+                difference = _first_difference(known.get("study"), content["study"])
+                raise StoreError(
+                    f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
+                    f"({difference}); choose another with --run-dir"
+                )
+        else:
+            write_text(run_dir / "study.toml", source)
+            write_json(run_dir / "environment.json", environment)
+            write_json(path, content)
+        yield store

@@ -1,0 +1,163 @@
+"""Training on Ray Train: many small models share one group of workers, each worker takes the next model."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.fitting import State, evaluate, fit
+from rspipe.records import TrainedModel
+from rspipe.spec import DataSpec
+from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
+from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
+from rspipe.stages.store import Store
+from rspipe.study import ModelSpec
+
+_CHECKPOINT_SECONDS = 5.0
+
+
+@cache
+def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
+    """Return a data set with all splits on a device, kept for the life of the worker."""
+    data = load_dataset(spec)
+
+    def move(split: Split) -> Split:
+        return Split(split.images.to(device), split.labels.to(device), split.index)
+
+    return Dataset(
+        name=data.name,
+        classes=data.classes,
+        augment=data.augment,
+        train=move(data.train),
+        validation=move(data.validation),
+        calibration=move(data.calibration),
+        test=move(data.test),
+    )
+
+
+def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = None) -> TrainedModel:
+    """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is."""
+    finished = store.trained_model(spec.id)
+    if finished is not None:
+        return finished
+    saved = time.monotonic()
+
+    def after_epoch(state: State) -> None:
+        nonlocal saved
+        if on_epoch is not None:
+            on_epoch(state["epoch"])
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            store.save_checkpoint(spec.id, state)
+            saved = time.monotonic()
+
+    result = fit(spec, data, state=store.checkpoint(spec.id), on_epoch=after_epoch)
+    held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
+    record = TrainedModel(
+        id=spec.id,
+        label=spec.label,
+        method=spec.method.name,
+        train_sigma=spec.train_sigma,
+        seed=spec.seed,
+        spec=spec.model_dump(mode="json"),
+        status=result.status,
+        message=result.message,
+        collapsed=held_out.collapsed,
+        history=result.history,
+        clean_accuracy=held_out.clean_accuracy,
+        noisy_accuracy=held_out.noisy_accuracy,
+        seconds=result.seconds,
+        passes=result.passes,
+        parameters=sum(parameter.numel() for parameter in result.network.parameters()),
+        device=str(data.train.images.device),
+        precision="float32",
+    )
+    store.save_model(record, result.network.state_dict())
+    return record
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """Run on each worker of a Ray Train group: take models from the board until none is left."""
+    import ray
+    import ray.train
+    from ray.train.collective import barrier
+
+    set_deterministic()
+    board, specs = config["board"], config["specs"]
+    if ray.train.get_context().get_world_rank() == 0:
+        ray.get(board.restart.remote())
+    barrier()
+    store, device = Store(Path(config["run_dir"])), worker_device(config["gpus"])
+    while (piece := ray.get(board.take.remote())) is not None:
+        spec = specs[piece]
+
+        def on_epoch(epoch: int, piece: int = piece, spec: ModelSpec = spec) -> None:
+            board.update.remote(piece, epoch / (spec.training.epochs + 1), spec.id)
+
+        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch)
+        board.update.remote(piece, 1.0, spec.id)
+
+
+def _cost(spec: ModelSpec) -> int:
+    return spec.training.epochs * spec.method.passes_per_image
+
+
+def train_models(
+    store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress
+) -> tuple[TrainedModel, ...]:
+    """Train every model that is not finished yet; return the records of all, in the order of `specs`.
+
+    Raises:
+        ClusterError: The resources are not there, or workers kept failing.
+        RspipeError: What a worker ran into, e.g. missing data.
+    """
+    # The costly ones first, so that no worker ends with a long one.
+    todo = sorted((spec for spec in specs if store.trained_model(spec.id) is None), key=_cost, reverse=True)
+    on_progress(Progress("train", 0, len(todo), "models"))
+    if todo:
+        _run_group(store, todo, cluster=cluster, on_progress=on_progress)
+    records = [store.trained_model(spec.id) for spec in specs]
+    return tuple(record for record in records if record is not None)
+
+
+def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress) -> None:
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    asked = cluster.resources
+    board = make_board(len(specs))
+    scratch, name = store.run_dir / ".ray", f"train-{uuid.uuid4().hex[:8]}"
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "board": board,
+            "specs": list(specs),
+            "run_dir": str(store.run_dir),
+            "gpus": asked.gpus_per_worker,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers(len(specs)),
+            use_gpu=asked.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": asked.cpus_per_worker,
+                **({"GPU": asked.gpus_per_worker} if asked.gpus_per_worker > 0 else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(scratch),
+            # Models resume from their own checkpoints; these are the replacements of workers that died.
+            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
+        ),
+    )
+    try:
+        watch(trainer.fit, board, stage="train", work=len(specs), unit="models", on_progress=on_progress)
+    except ray.train.TrainingFailedError as error:
+        raise root_cause(error) from error
+    finally:
+        shutil.rmtree(scratch / name, ignore_errors=True)
