@@ -2,14 +2,14 @@
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy.stats import norm
 
@@ -25,6 +25,7 @@ from rspipe.summaries import (
     credited_radius,
     display_name,
 )
+from rspipe.tables import quantity
 
 FloatArray = NDArray[np.float64]
 
@@ -60,6 +61,19 @@ def _panel(title: str, x: str, y: str, *, height: float = 3.6) -> tuple[Figure, 
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
+
+
+def _spread(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"], text: Callable[[float], str]) -> None:
+    """Label an axis in plain text, and make it logarithmic where positive values span more than a decade."""
+    finite = [value for value in values if np.isfinite(value)]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(finite) < 1000 * min(finite) else (1.0,)))
+        axis.set_minor_formatter(NullFormatter())
+    elif finite and min(finite) > 0:
+        axes.set(**{f"{which}lim": (0.0, 1.05 * max(finite))})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
 def _legend_text(name: str) -> str:
@@ -112,7 +126,9 @@ def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure
     cap = radius_cap(sigma=sigma, n=max(c.n for c in classifiers), alpha=alpha)
     largest = max(float(credited_radius(c).max(initial=0.0)) for c in classifiers)
     end = min(cap * 1.02, max(largest * 1.05, 0.1 * cap))
-    figure, axes = _panel(f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy")
+    figure, axes = _panel(
+        f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy", height=4.2
+    )
     if end >= cap:
         axes.axvline(cap, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)))
         axes.annotate("largest radius of n samples", (cap, 1.0), xytext=(-3, 0), textcoords="offset points",
@@ -141,7 +157,7 @@ def certified_accuracy_figure(results: Results, *, sigma: float) -> Figure | Non
             name = f"{label} (mean of {seeds} seeds)" if seeds > 1 else label
             colour, line = styles[label]
             _draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
-        axes.legend(loc="lower left")
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -161,10 +177,12 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
         if baseline := certified_models(results, sigma=sigma).get(label):
             name = f"{label} (baseline)"
             _draw_curve(axes, baseline, grid, name=name, colour="#888888", line="-", width=1.2, band=False)
-        for position, (record, classifier) in enumerate(best):
-            colour, line = _COLOURS[position % len(_COLOURS)], _LINES[position % len(_LINES)]
-            _draw_curve(axes, [classifier], grid, name=display_name(record), colour=colour, line=line)
-        axes.legend(loc="lower left")
+        colours = label_colours([record.label for record in results.ensembles])
+        methods = list(dict.fromkeys(record.method for record in results.ensembles))
+        for record, classifier in best:
+            line = _LINES[methods.index(record.method) % len(_LINES)]
+            _draw_curve(axes, [classifier], grid, name=display_name(record), colour=colours[record.label][0], line=line)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -182,9 +200,11 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
     ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind == "ensemble"))
     what = "training time of all members (s)" if cost == "training_seconds" else "passes of all members in training"
     with mpl.rc_context(_STYLE):
-        figure, axes = _panel(f"ACR against cost, σ = {sigma:g}", what, "ACR", height=4.2)
+        at = [summary for summary in summaries if summary.sigma == sigma]
+        entries = len({(summary.label, summary.weighting == "uniform") for summary in at})
+        figure, axes = _panel(f"ACR against cost, σ = {sigma:g}", what, "ACR", height=3.4 + 0.1 * entries)
         named = set()
-        for summary in (s for s in summaries if s.sigma == sigma):
+        for summary in at:
             uniform = summary.weighting in ("", "uniform")
             if summary.kind == "model":
                 colour, marker, name = models[summary.label][0], "o", summary.label
@@ -194,7 +214,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
                 name = summary.label if uniform else f"{summary.label} (solved weights)"
             half = (summary.acr.high - summary.acr.low) / 2
             axes.errorbar(
-                max(float(getattr(summary, cost)), 1e-3),
+                float(getattr(summary, cost)),
                 summary.acr.estimate,
                 yerr=half if np.isfinite(half) else None,
                 fmt=marker,
@@ -205,7 +225,8 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
                 label="_" if name in named else _legend_text(name),
             )
             named.add(name)
-        axes.set_xscale("log")
+        costs = [float(getattr(summary, cost)) for summary in at]
+        _spread(axes, costs, which="x", text="{:g}".format if cost == "training_seconds" else quantity)
         figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -248,17 +269,17 @@ def _wrapped(record: EnsembleWeights) -> str:
     return f"{label}\n{how}"
 
 
-def learning_curve_figure(results: Results, *, sigma: float, quantity: str) -> Figure | None:
-    """Return a quantity of the training history (`loss`, `noisy_accuracy`) by epoch; None without any."""
-    models = [m for m in results.models if m.train_sigma == sigma and any(quantity in entry for entry in m.history)]
+def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Figure | None:
+    """Return a measure of the training history (`loss`, `noisy_accuracy`) by epoch; None without any."""
+    models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
     if not models:
         return None
     styles = _model_colours(results.models)
     with mpl.rc_context(_STYLE):
-        figure, axes = _panel(f"Training, σ = {sigma:g}", "epoch", quantity.replace("_", " "))
+        figure, axes = _panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
         named = set()
         for model in models:
-            points = [(entry["epoch"], entry[quantity]) for entry in model.history if quantity in entry]
+            points = [(entry["epoch"], entry[measure]) for entry in model.history if measure in entry]
             epochs, values = zip(*points, strict=True)
             colour, line = styles[model.label]
             name = "_" if model.label in named else _legend_text(model.label)
@@ -267,7 +288,10 @@ def learning_curve_figure(results: Results, *, sigma: float, quantity: str) -> F
                 axes.plot(epochs[-1], values[-1], "x", color=colour)
             named.add(model.label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
+        if measure == "loss":
+            losses = [entry["loss"] for model in models for entry in model.history if "loss" in entry]
+            _spread(axes, losses, which="y", text="{:g}".format)
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

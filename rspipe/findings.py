@@ -5,30 +5,40 @@ from collections.abc import Sequence
 
 from rspipe.records import Difference, Summary
 from rspipe.summaries import QUESTIONS, Results, display_name
-from rspipe.tables import bracketed
+from rspipe.tables import bracketed, number
 
-_WORDS = {"higher": "is higher than", "lower": "is lower than", "not significant": "does not differ significantly from"}
+_WORDS = {
+    "higher": ("is higher than", "higher"),
+    "lower": ("is lower than", "lower"),
+    "not significant": ("does not differ significantly from", "not significantly different"),
+}
+_NAMED = 4
+"""Comparisons that a sentence names for each verdict."""
 
 
-def _one(difference: Difference) -> str:
-    """Return the answer of one comparison."""
-    return (
-        f"the ACR of {difference.first_label} {_WORDS[difference.verdict]} that of {difference.second_label}: "
-        f"{bracketed(difference.difference, signed=True)}"
-    )
+def _named(difference: Difference, *, against: bool) -> str:
+    second = f" against {difference.second_label}" if against else ""
+    return f"{difference.first_label}{second} ({number(difference.difference.estimate, signed=True)})"
 
 
 def answer(differences: Sequence[Difference]) -> str:
     """Return in a sentence what comparisons of one question at one noise level say."""
-    sigma = f"At σ = {differences[0].sigma:g}, "
+    sigma = f"At σ = {differences[0].sigma:g}"
     if len(differences) == 1:
-        return f"{sigma}{_one(differences[0])}."
-    verdicts = Counter(difference.verdict for difference in differences)
-    counts = ", ".join(
-        f"{verdicts[verdict]} {verdict}" for verdict in ("higher", "lower", "not significant") if verdicts[verdict]
-    )
-    largest = max(differences, key=lambda difference: abs(difference.difference.estimate))
-    return f"{sigma}of {len(differences)} comparisons: {counts}. Largest: {_one(largest)}."
+        (only,) = differences
+        says, interval = _WORDS[only.verdict][0], bracketed(only.difference, signed=True)
+        return f"{sigma}, the ACR of {only.first_label} {says} that of {only.second_label}: {interval}."
+    firsts = Counter(difference.first for difference in differences)
+    parts = []
+    for verdict, (_, word) in _WORDS.items():
+        found = [difference for difference in differences if difference.verdict == verdict]
+        found.sort(key=lambda difference: -abs(difference.difference.estimate))
+        names = [_named(difference, against=firsts[difference.first] > 1) for difference in found]
+        if len(names) > _NAMED:
+            names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
+        if names:
+            parts.append(f"{word} for {', '.join(names)}")
+    return f"{sigma}, the ACR is {'; '.join(parts)}."
 
 
 def answers(differences: Sequence[Difference]) -> dict[str, list[str]]:

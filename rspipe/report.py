@@ -24,9 +24,11 @@ from rspipe.summaries import QUESTIONS, Results, average_over_seeds, baseline_la
 from rspipe.tables import (
     Table,
     difference_table,
+    duration,
     ensemble_table,
     method_table,
     model_table,
+    quantity,
     result_table,
     search_table,
     seed_table,
@@ -57,7 +59,7 @@ def report_figures(results: Results, summaries: Sequence[Summary]) -> dict[str, 
             figures[f"cost-passes-{at}"] = cost_figure(summaries, sigma=sigma, cost="passes")
         figures[f"weights-{at}"] = weights_figure(results, sigma=sigma)
         for what in ("loss", "noisy_accuracy"):
-            figures[f"training-{what}-{at}"] = learning_curve_figure(results, sigma=sigma, quantity=what)
+            figures[f"training-{what}-{at}"] = learning_curve_figure(results, sigma=sigma, measure=what)
     for index, search in enumerate(results.searches):
         figures[f"search-{index}"] = search_figure(results.trials, search)
     return {name: figure for name, figure in figures.items() if figure is not None}
@@ -194,6 +196,20 @@ def _differences(differences: Sequence[Difference]) -> str:
     )
 
 
+def _cost(results: Results, figures: dict[str, Figure]) -> str:
+    content = _figures(figures, "cost-")
+    if not content:
+        return ""
+    note = "Bars: 95 % intervals over images. Open: uniform weights; filled: solved weights."
+    if results.trials:
+        spent, passes = (sum(getattr(trial, name) for trial in results.trials) for name in ("seconds", "passes"))
+        note += (
+            f" The search cost {duration(spent)} and {quantity(passes)} passes in {len(results.trials)} trials more, "
+            "which the searched models' own training does not contain."
+        )
+    return content + _paragraph(note, style="soft")
+
+
 def _ensembles(results: Results, figures: dict[str, Figure]) -> str:
     if not results.ensembles:
         return ""
@@ -286,7 +302,7 @@ def render_report(results: Results, summaries: Sequence[Summary], differences: S
         "Results": _results(results, summaries),
         "Certified accuracy": _curves(figures),
         "Paired differences": _differences(differences),
-        "ACR against cost": _figures(figures, "cost-"),
+        "ACR against cost": _cost(results, figures),
         "Ensembles and weights": _ensembles(results, figures),
         "Search": _search(results, figures),
         "Training": _training(results, figures),

@@ -269,7 +269,7 @@ def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Sid
         if any(member not in certified or member not in trained for member in record.members):
             continue
         members = [certified[member] for member in record.members]
-        pairs[AVERAGING].append((side, _Side(f"members of {record.id}", "mean of its members", members)))
+        pairs[AVERAGING].append((side, _Side(f"members of {record.id}", "the mean of its members", members)))
         best = max((trained[member] for member in record.members), key=lambda model: model.noisy_accuracy)
         pairs[BEST_MEMBER].append((side, _Side(best.id, display_name(best), (certified[best.id],))))
         # On test images the best of several is best partly by luck; hence the choice on validation images.

@@ -154,7 +154,7 @@ def ensemble_table(ensembles: Sequence[EnsembleWeights], models: Sequence[Traine
             "objective": _number(record.objective, digits=4),
             "at uniform weights": _number(record.uniform_objective, digits=4),
             "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
-            "gap": Cell(f"{record.gap:.1e}", record.gap),
+            "gap": Cell(f"{record.gap:.1e}" if record.gap else "0", record.gap),
             "images × draws": Cell(f"{record.images} × {record.draws}"),
         }
         for record in ensembles
