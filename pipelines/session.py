@@ -206,7 +206,7 @@ def open_session(options: Options) -> Iterator[Session]:
     source = options.study.read_text(encoding="utf-8")
     with (
         open_store(run_dir, study, source=source, environment=environment()) as store,
-        connect(address=options.ray_address, resources=options.resources) as cluster,
+        connect(address=options.ray_address, resources=options.resources, log=run_dir / "ray.log") as cluster,
     ):
         cluster.workers(1)
         terminal.console.print(f"Study {study.id} in {run_dir}, Ray at {cluster.address}", soft_wrap=True)

@@ -6,7 +6,6 @@ import platform
 import socket
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,13 +92,14 @@ def _reachable(address: str) -> None:
 
 
 @contextmanager
-def connect(*, address: str | None, resources: Resources) -> Iterator[Cluster]:
+def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator[Cluster]:
     """Connect to a Ray cluster, or start one on this machine and stop it in the end.
 
     Args:
         address: host:port of a running head. None takes RAY_ADDRESS (which `ray job submit` sets), and without
             that starts Ray on this machine, reachable from this machine only.
         resources: What the stages may use.
+        log: File that gets what Ray's native code would write to the terminal.
 
     Raises:
         ClusterError: The head does not answer or refuses the token.
@@ -109,68 +109,90 @@ def connect(*, address: str | None, resources: Resources) -> Iterator[Cluster]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"num_cpus": resources.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    options = {**local, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
     if address not in ("local", "auto"):
         _reachable(address)
-    with warnings.catch_warnings(), _captured_stderr() as said:
-        warnings.simplefilter("ignore", FutureWarning)
+    local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    with _native_stderr(log) as said:
         try:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                context = ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **(local if address == "local" else {}),
+                )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            if "Unauthenticated" in said() or isinstance(error, ray.exceptions.AuthenticationError):
-                raise ClusterError(
-                    f"the Ray cluster at {address} refuses this client's token; "
-                    "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(cat ~/.ray/auth_token)` with the token of its head"
-                ) from error
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ClusterError(f"cannot join Ray at {address}: {first}") from error
-    _silence_loggers()
-    try:
-        total = ray.cluster_resources()
-        yield Cluster(
-            address=str(context.address_info.get("gcs_address", address)),
-            cpus=float(total.get("CPU", 0)),
-            gpus=float(total.get("GPU", 0)),
-            resources=resources,
+            raise _refused(address, error, said()) from error
+        try:
+            _silence_loggers()
+            total = ray.cluster_resources()
+            yield Cluster(
+                address=str(context.address_info.get("gcs_address", address)),
+                cpus=float(total.get("CPU", 0)),
+                gpus=float(total.get("GPU", 0)),
+                resources=resources,
+            )
+        finally:
+            ray.shutdown()
+
+
+def _refused(address: str, error: Exception, native: str) -> ClusterError:
+    """Return what to tell the user when `ray.init` failed."""
+    if "Unauthenticated" in native or type(error).__name__ == "AuthenticationError":
+        return ClusterError(
+            f"the Ray cluster at {address} refuses this client's token; "
+            "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...` with the content of ~/.ray/auth_token on its head"
         )
-    finally:
-        ray.shutdown()
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ClusterError(f"cannot join Ray at {address}: {first}")
 
 
 @contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Keep file descriptor 2 away from the terminal; yield a function that returns what was written to it.
+def _native_stderr(path: Path) -> Iterator[Callable[[], str]]:
+    """Send what native code writes to file descriptor 2 to a file; Python's own sys.stderr stays where it was.
 
-    Ray's native code explains there, and only there, why a cluster refuses a client.
+    Ray's native code explains there, and only there, why a cluster refuses a client; the rest is noise to a user.
+
+    Args:
+        path: Appended to.
+
+    Yields:
+        A function that returns what was written since.
     """
     sys.stderr.flush()
     original = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with path.open("ab+") as file, os.fdopen(os.dup(original), "w", buffering=1) as terminal:
+        start = file.seek(0, os.SEEK_END)
 
         def said() -> str:
-            return os.pread(file.fileno(), 1_000_000, 0).decode(errors="replace")
+            return os.pread(file.fileno(), 1_000_000, start).decode(errors="replace")
 
         os.dup2(file.fileno(), 2)
+        python_stderr, sys.stderr = sys.stderr, terminal
         try:
             yield said
         finally:
+            sys.stderr = python_stderr
             os.dup2(original, 2)
             os.close(original)
 
 
 def _silence_loggers() -> None:
     """Leave Ray's warnings to its own log files; errors reach us as exceptions."""
+    # Importing the libraries sets up their loggers, so it comes first.
+    import ray.data
+    import ray.train
+    import ray.tune
+
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
+    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
     # A stage that makes no progress for this long is stuck: end with an error instead of waiting for ever.
     context.execution_no_progress_timeout_s = 15 * 60
-    context.print_on_execution_start = False
 
 
 def worker_device(gpus: float) -> torch.device:
