@@ -1,0 +1,88 @@
+"""Starting, watching and killing pipelines and their Ray processes, by process id."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
+TINY = Path(__file__).parent / "tiny.toml"
+
+
+def start(script: str, *words: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Start a pipeline in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(PIPELINES / script), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        start_new_session=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", *, seconds: float = 300) -> tuple[int, str]:
+    """Return the exit status and the output of a pipeline."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"the pipeline did not end within {seconds} s; it said:\n{output}") from None
+    return process.returncode, output
+
+
+def run(script: str, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a pipeline to its end."""
+    return finish(start(script, *words, environment=environment))
+
+
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", *, seconds: float = 240) -> None:
+    """Wait until a condition holds while a pipeline runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"the pipeline ended before the condition held; it said:\n{finish(process)[1]}")
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError("the condition did not come about in time")
+        time.sleep(0.05)
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                # Field 4 of stat; the name in field 2 may hold spaces but ends with the last parenthesis.
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+    return parents
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """Yield (process id, command line) of all processes below one."""
+    parents = _parents()
+    for candidate in parents:
+        above = candidate
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and candidate != pid:
+            try:
+                command = (Path("/proc") / str(candidate) / "cmdline").read_bytes()
+            except OSError:
+                continue
+            yield candidate, command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def kill_one(pid: int, name: str) -> bool:
+    """Kill one process below `pid` whose command line holds a name; False when there is none."""
+    for candidate, command in descendants(pid):
+        if name in command:
+            os.kill(candidate, signal.SIGKILL)
+            return True
+    return False

@@ -1,0 +1,212 @@
+"""A reduced study as its user runs it: to its end, killed at every stage, and given nonsense."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from processes import TINY, descendants, finish, kill_one, run, start, wait_until
+
+
+def rows_of(run_dir: Path) -> dict[tuple[str, int], dict[str, object]]:
+    """Return the certification rows by classifier and example; each may occur once only."""
+    parts = sorted((run_dir / "certificates").glob("part-*.parquet"))
+    rows = [row for part in parts for row in pq.read_table(part, partitioning=None).to_pylist()]
+    seen = Counter((row["classifier"], row["example"]) for row in rows)
+    assert max(seen.values()) == 1, "a certificate was stored twice"
+    timeless = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return {(row["classifier"], row["example"]): row for row in timeless}
+
+
+def summary_of(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "summary.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{name: value for name, value in row.items() if name != "training_seconds"} for row in rows]
+
+
+def assert_same_results(run_dir: Path, reference: Path) -> None:
+    """Compare two runs of a study bit for bit, but for times."""
+    assert rows_of(run_dir) == rows_of(reference)
+    assert summary_of(run_dir) == summary_of(reference)
+    names = [path.parent.name for path in (reference / "models").glob("*/model.json")]
+    assert {path.parent.name for path in (run_dir / "models").glob("*/model.json")} == set(names)
+    for name in names:
+        ours, theirs = (
+            torch.load(at / "models" / name / "weights.pt", weights_only=True) for at in (run_dir, reference)
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    for path in (reference / "weights").glob("*.json"):
+        assert json.loads((run_dir / "weights" / path.name).read_text()) == json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the reduced study once, undisturbed; return its directory and what it printed."""
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
+    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    assert status == 0, output
+    return run_dir, output
+
+
+def test_a_study_goes_through_every_stage_and_says_where_its_results_are(reference: tuple[Path, str]) -> None:
+    run_dir, output = reference
+    for stage in ("search: 4/4 trials", "train: 5/5 models", "weigh: 40/40 images", "certify: 60/60 images"):
+        assert stage in output
+    assert str(run_dir / "report.html") in output
+    assert "mlflow" in output
+    assert "ETA" in output
+    noise = [line for line in output.splitlines() if "ray" in line.lower() and "Ray at" not in line]
+    assert noise == [], "Ray's own output reached the terminal"
+
+
+def test_every_base_model_and_every_ensemble_is_certified_on_every_image(reference: tuple[Path, str]) -> None:
+    run_dir, _ = reference
+    rows = rows_of(run_dir)
+    classifiers = {classifier for classifier, _ in rows}
+    assert len(classifiers) == 5 + 3 + 2
+    assert len(rows) == len(classifiers) * 60
+    for row in rows.values():
+        assert (sum(row["selection"]), sum(row["estimation"])) == (row["n0"], row["n"]) == (100, 2000)  # type: ignore[call-overload]
+    assert len(summary_of(run_dir)) == len(classifiers)
+    assert "<svg" in (run_dir / "report.html").read_text(encoding="utf-8")
+
+
+def test_running_a_finished_study_again_does_nothing_again(reference: tuple[Path, str]) -> None:
+    run_dir, _ = reference
+    before = {
+        path: path.stat().st_mtime_ns
+        for folder in ("models", "search", "certificates", "weights", "moments")
+        for path in (run_dir / folder).rglob("*")
+        if path.is_file()
+    }
+    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    assert status == 0, output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "train: 0/0 models" in output
+
+
+def test_a_study_killed_at_every_stage_ends_with_the_same_numbers(reference: tuple[Path, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    stages = {
+        "search": lambda: any(run_dir.glob("search/*/trial-*.json")),
+        "training": lambda: any(run_dir.glob("models/*/model.json")),
+        "certification": lambda: any(run_dir.glob("certificates/part-*.parquet")),
+    }
+    for stage, reached in stages.items():
+        process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+        wait_until(reached, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        finished = {path: path.stat().st_mtime_ns for path in run_dir.glob("models/*/model.json")}
+        assert not (run_dir / "report.html").exists(), f"the study had ended before it was killed during {stage}"
+    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    assert status == 0, output
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    assert_same_results(run_dir, reference[0])
+
+
+def test_a_study_whose_workers_are_killed_ends_by_itself_with_the_same_numbers(
+    reference: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    wait_until(lambda: any(run_dir.glob("models/*/model.json")), process)
+    assert kill_one(process.pid, "ray::RayTrainWorker"), list(descendants(process.pid))
+    wait_until(lambda: any(run_dir.glob("certificates/part-*.parquet")), process)
+    assert kill_one(process.pid, "ray::MapWorker"), list(descendants(process.pid))
+    status, output = finish(process)
+    assert status == 0, output
+    assert_same_results(run_dir, reference[0])
+
+
+def test_one_script_per_stage_gives_what_the_full_study_gives(reference: tuple[Path, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    for script in ("tune.py", "train.py", "weigh.py", "certify.py", "report.py"):
+        status, output = run(script, "--study", str(TINY), "--run-dir", str(run_dir))
+        assert status == 0, output
+    assert_same_results(run_dir, reference[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "certify.m=3"], "unknown key 'm'"),
+        (["--set", "models.0.method.name='gausian'"], "did you mean 'gaussian'?"),
+        (["--set", "models.0.sigma=0"], "greater than 0"),
+        (["--set", "certify.n=5"], "use n >= 10"),
+        (["--set", "ensembles.0.members='gaussian x3'"], "needs 3 models but sigma 0.25 has 2"),
+        (["--set", "certify.images=1000"], "lower the number"),
+        (["--study", "no/such.toml"], "no such study file"),
+        (["--ray-address", "127.0.0.1:9"], "no Ray head answers at 127.0.0.1:9"),
+        (["--ray-address", "nonsense"], "not of the form host:port"),
+        (["--resources.gpus-per-worker", "1"], "the cluster has 2 CPUs and 0 GPUs"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_nonsense_is_one_clear_line_and_exit_status_2(words: Sequence[str], says: str, tmp_path: Path) -> None:
+    given = ["--study", str(TINY), "--run-dir", str(tmp_path / "run"), *words]
+    if "--resources.gpus-per-worker" in words:
+        given += ["--resources.cpus", "2"]
+    status, output = run("full_study.py", *given)
+    assert status == 2, output
+    (line,) = output.strip().splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    data = '[data]\nname = "parquet"\ntitle = "X"\nfolder = "absent"\ntrain = "a"\ntest = "b"\nclasses = 2\n'
+    study.write_text(TINY.read_text().replace("[training]", f"{data}\n[training]"))
+    status, output = run("train.py", "--study", str(study), "--run-dir", str(tmp_path / "run"))
+    assert status == 2
+    assert len(output.strip().splitlines()) == 1
+    assert "data.folder" in output
+
+
+def test_a_run_directory_of_another_study_is_refused(reference: tuple[Path, str]) -> None:
+    words = ["--study", str(TINY), "--run-dir", str(reference[0]), "--set", "certify.n=3000"]
+    status, output = run("full_study.py", *words)
+    assert status == 2
+    assert "belongs to study tiny-" in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_an_unreachable_mlflow_is_a_warning_and_the_study_still_ends(
+    reference: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    (run_dir / "report.html").unlink()
+    status, output = run(
+        "full_study.py",
+        "--study",
+        str(TINY),
+        "--run-dir",
+        str(run_dir),
+        environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    )
+    assert status == 0, output
+    assert "127.0.0.1:9" in output
+    assert (run_dir / "report.html").is_file()
+
+
+def test_a_stage_script_prints_its_options(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(TINY.parents[2] / "pipelines" / "certify.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    for option in ("--study", "--run-dir", "--set", "--ray-address", "--resources.workers"):
+        assert option in done.stdout
