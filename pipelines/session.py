@@ -17,7 +17,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
-from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
 
 from rspipe.datasets import load_dataset
 from rspipe.errors import RspipeError
@@ -28,6 +27,7 @@ from rspipe.stages.results import finished_ensembles, known_models, read_results
 from rspipe.stages.runtime import Cluster, Resources, connect, environment
 from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, open_store
+from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.study import StudyConfig, load_study
@@ -161,8 +161,8 @@ class Session:
     def report(self) -> None:
         """Write the reports, publish everything, and show the result."""
         results = read_results(self.store, self.study)
-        summaries, differences, files = write_report(self.store, results)
-        self.tracker.publish(results, summaries, differences, files)
+        summaries, files = write_report(self.store, results)
+        self.tracker.publish(results, summaries, files)
         self.terminal.stop()
         self._print_results(summaries)
         self.terminal.console.print(f"\nReport:  {files['report.html']}", soft_wrap=True)
@@ -210,7 +210,7 @@ def open_session(options: Options) -> Iterator[Session]:
     ):
         cluster.workers(1)
         terminal.console.print(f"Study {study.id} in {run_dir}, Ray at {cluster.address}", soft_wrap=True)
-        tracker = open_tracker(run_dir, study)
+        tracker = open_tracker(store, study)
         terminal.start()
         status = "FAILED"
         try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rspipe.figures import figure_svg
-from rspipe.records import Difference, Summary
+from rspipe.records import Summary
 from rspipe.report import render_report, report_figures
 from rspipe.stages.certify import certification_key
 from rspipe.stages.store import Store, read_json, write_text
@@ -56,13 +56,13 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     )
 
 
-def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], tuple[Difference, ...], dict[str, Path]]:
+def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Path]]:
     """Write summary.tsv, report.html and figures/; return what they hold and their paths by name."""
-    summaries, differences = summarize(results), compare(results)
+    summaries = summarize(results)
     files = {"summary.tsv": store.run_dir / "summary.tsv", "report.html": store.run_dir / "report.html"}
     write_text(files["summary.tsv"], summary_tsv(summaries))
     for name, figure in report_figures(results, summaries).items():
         files[f"figures/{name}.svg"] = store.run_dir / "figures" / f"{name}.svg"
         write_text(files[f"figures/{name}.svg"], figure_svg(figure, name=name))
-    write_text(files["report.html"], render_report(results, summaries, differences))
-    return summaries, differences, files
+    write_text(files["report.html"], render_report(results, summaries, compare(results)))
+    return summaries, files

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def set_deterministic() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return what the numbers of a run depend on beside its study: commit, packages, machine."""
+    """Return what the numbers of a run depend on beside its study, and when it began: commit, packages, machine."""
     packages = ("rspipe", "torch", "torchvision", "ray", "numpy", "scipy", "cvxpy", "mlflow", "scikit-learn")
     found = {}
     for package in packages:
@@ -217,6 +218,7 @@ def environment() -> dict[str, str]:
             found[package] = "absent"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "commit": _commit(Path(__file__).parent),
         "python": platform.python_version(),
         **found,
