@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from processes import TINY, descendants, finish, kill_one, run, start, wait_until
+from tests.stages.processes import TINY, descendants, finish, kill_one, run, start, wait_until
 
 
 def rows_of(run_dir: Path) -> dict[tuple[str, int], dict[str, object]]:

@@ -1,0 +1,250 @@
+"""What MLflow holds of a study, and that it may be missing."""
+
+import json
+import socket
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from rspipe.metrics import certified_accuracy
+from rspipe.records import TrainedModel
+from rspipe.spec import content_id
+from rspipe.stages.store import Store, write_json, write_text
+from rspipe.stages.tracking import open_tracker, tracking_uri, ui_command
+from rspipe.summaries import Results, summarize
+from tests.results_builder import results
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def with_specs(content: Results) -> Results:
+    """Return results whose searches are those of their study, so that a search run finds its space."""
+    ids = {spec.sigma: spec.id for spec in content.study.search_specs}
+    searches = tuple(replace(search, id=ids[search.sigma]) for search in content.searches)
+    old = {search.id: ids[search.sigma] for search in content.searches}
+    return replace(
+        content, searches=searches, trials=tuple(replace(trial, search=old[trial.search]) for trial in content.trials)
+    )
+
+
+def save(store: Store, content: Results) -> None:
+    """Write the files that a run directory with these results has and MLflow gets."""
+    for name in ("study.json", "environment.json"):
+        write_json(store.run_dir / name, {"name": name})
+    write_text(store.run_dir / "study.toml", "")
+    for model in content.models:
+        store.save_model(model, {"w": torch.zeros(1)})
+    for search in content.searches:
+        store.save_search_result(search)
+    for record in content.ensembles:
+        store.save_ensemble_weights(record)
+
+
+@pytest.fixture
+def content() -> Results:
+    return with_specs(results())
+
+
+@pytest.fixture
+def store(tmp_path: Path, content: Results) -> Store:
+    store = Store(tmp_path / "run")
+    save(store, content)
+    return store
+
+
+def runs(store: Store) -> list[Run]:
+    client = MlflowClient(tracking_uri(store.run_dir))
+    experiment = client.get_experiment_by_name("rspipe")
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def publish(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    tracker.publish(content, summarize(content), {"study/again.json": store.run_dir / "study.json"})
+    tracker.finish("FINISHED")
+
+
+def child(found: list[Run], record: TrainedModel) -> Run:
+    (run,) = [run for run in found if run.data.tags["rspipe.key"] == f"model/{record.id}"]
+    return run
+
+
+def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(store: Store, content: Results) -> None:
+    publish(store, content)
+    found = runs(store)
+    kinds = Counter(run.data.tags["rspipe.kind"] for run in found)
+    assert kinds == {
+        "study": 1,
+        "model": len(content.models),
+        "search": len(content.searches),
+        "ensemble": len(content.ensembles),
+    }
+    (parent,) = [run.info.run_id for run in found if run.data.tags["rspipe.kind"] == "study"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in found} == {None, parent}
+    assert {run.data.tags.get("rspipe.study") for run in found} == {content.study.id}
+
+
+def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(store: Store, content: Results) -> None:
+    publish(store, content)
+    client, found = MlflowClient(tracking_uri(store.run_dir)), runs(store)
+    certified = {one.id: one for one in content.certified}
+    lengths = set()
+    for record in content.models:
+        if record.status == "diverged":
+            continue
+        one = certified[record.id]
+        history = client.get_metric_history(child(found, record).info.run_id, "certified_accuracy")
+        steps = [point.step for point in history]
+        expected = certified_accuracy(one.radius, one.correct, [step / 1000 for step in steps])
+        assert [point.value for point in history] == pytest.approx(expected.tolist())
+        assert steps[0] == 0
+        assert history[-1].value == 0
+        assert steps == sorted(set(steps))
+        lengths.add(tuple(steps))
+    assert len(lengths) == 1, "curves can be compared on one grid only"
+
+
+def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(store: Store, content: Results) -> None:
+    publish(store, content)
+    record = content.models[0]
+    run = child(runs(store), record)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    history = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(point.step, point.value) for point in history] == [(e["epoch"], e["loss"]) for e in record.history]
+    summary = next(one for one in summarize(content) if one.id == record.id)
+    assert run.data.metrics["acr"] == summary.acr.estimate
+    assert run.data.metrics["certified_accuracy/r_0.50"] == summary.certified_accuracy[2]
+    assert run.data.tags["rspipe.sigma"] == "0.25"
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+
+
+def test_a_diverged_model_is_a_failed_run_without_an_acr(store: Store, content: Results) -> None:
+    publish(store, content)
+    (record,) = [model for model in content.models if model.status == "diverged"]
+    run = child(runs(store), record)
+    assert run.info.status == "FAILED"
+    assert "acr" not in run.data.metrics
+
+
+def test_publishing_again_changes_nothing(store: Store, content: Results) -> None:
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+
+    def everything() -> list[tuple[object, ...]]:
+        return sorted(
+            (
+                run.info.run_id,
+                run.data.tags["rspipe.key"],
+                [len(client.get_metric_history(run.info.run_id, name)) for name in sorted(run.data.metrics)],
+                run.data.params,
+            )
+            for run in runs(store)
+        )
+
+    before = everything()
+    publish(store, content)
+    assert everything() == before
+
+
+def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(store: Store, content: Results) -> None:
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    run = child(runs(store), content.models[0])
+    client.delete_tag(run.info.run_id, "rspipe.logged")
+    before = client.get_metric_history(run.info.run_id, "certified_accuracy")
+    publish(store, content)
+    after = client.get_metric_history(run.info.run_id, "certified_accuracy")
+    assert [(point.step, point.value) for point in after] == [(point.step, point.value) for point in before]
+
+
+def test_certificates_join_the_run_that_training_made(store: Store, content: Results) -> None:
+    early = replace(content, certified=(), ensembles=())
+    tracker = open_tracker(store, content.study)
+    tracker.publish(early)
+    record = content.models[0]
+    assert "acr" not in child(runs(store), record).data.metrics
+    tracker.publish(content, summarize(content))
+    assert "acr" in child(runs(store), record).data.metrics
+
+
+def test_the_parent_run_is_running_while_the_study_runs_and_holds_its_files(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    (parent,) = runs(store)
+    assert parent.info.status == "RUNNING"
+    tracker.publish(content, summarize(content), {"figures/a.json": store.run_dir / "study.json"})
+    tracker.finish("KILLED")
+    client = MlflowClient(tracking_uri(store.run_dir))
+    assert client.get_run(parent.info.run_id).info.status == "KILLED"
+    names = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert names == {"study.toml", "study.json", "environment.json", "figures"}
+
+
+def test_a_run_directory_made_anew_is_another_parent_run(store: Store, content: Results) -> None:
+    publish(store, content)
+    write_json(store.run_dir / "environment.json", {"started": "later"})
+    publish(store, content)
+    parents = [run.data.tags["rspipe.key"] for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert len(set(parents)) == 2
+    assert f"study/{content.study.id}/{content_id({'started': 'later'})}" in parents
+
+
+def test_artifacts_lie_beside_the_run_directory(store: Store, content: Results) -> None:
+    publish(store, content)
+    assert list((store.run_dir.parent / "mlartifacts").rglob("weights.pt"))
+    assert (store.run_dir.parent / "mlflow.db").is_file()
+
+
+def test_the_command_names_the_database_and_quotes_it(tmp_path: Path) -> None:
+    uri = tracking_uri(tmp_path / "a b" / "run")
+    assert uri == f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert ui_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
+    assert ui_command("http://somewhere:5000") == "http://somewhere:5000"
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_an_unreachable_server_is_one_warning(
+    store: Store,
+    content: Results,
+    closed_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri = f"http://127.0.0.1:{closed_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    publish(store, content)
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("rspipe")]
+    (warning,) = ours
+    assert uri in warning
+    assert str(store.run_dir) in warning
+    assert "report.py" in warning
+
+
+def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:
+    (store.run_dir.parent / "mlflow.db").write_text("not a database at all, not in the least")
+    publish(store, content)
+    assert [record.levelname for record in caplog.records if record.name.startswith("rspipe")] == ["WARNING"]
+
+
+def test_the_experiment_name_of_the_environment_is_respected(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    assert client.get_experiment_by_name("mine") is not None
+    assert client.get_experiment_by_name("rspipe") is None
+    assert json.loads((store.run_dir / "study.json").read_text()) == {"name": "study.json"}
