@@ -33,7 +33,8 @@ def _check_counts(successes: ArrayLike, n: ArrayLike) -> tuple[IntArray, IntArra
         raise ValueError(f"n must be at least 1, got {trials.min()}")
     if np.any((k < 0) | (k > trials)):
         raise ValueError(f"successes must lie in [0, n], got {k[(k < 0) | (k > trials)].flat[0]}")
-    return k, trials
+    # Narrow integers would overflow in sums.
+    return k.astype(np.int64), trials.astype(np.int64)
 
 
 def clopper_pearson_lower(successes: ArrayLike, n: ArrayLike, *, alpha: float) -> FloatArray:
@@ -79,6 +80,11 @@ def certified_radius(p_a_lower: ArrayLike, *, sigma: float) -> FloatArray:
     if not np.all((bound >= 0) & (bound <= 1)):
         raise ValueError("p_a_lower must lie in [0, 1]")
     return sigma * np.asarray(norm.ppf(np.maximum(bound, 0.5)), dtype=np.float64)
+
+
+def radius_cap(*, sigma: float, n: int, alpha: float) -> float:
+    """Return the largest radius that n samples can certify, in pixel units: all of them on one class."""
+    return float(certified_radius(clopper_pearson_lower(n, n, alpha=alpha), sigma=sigma))
 
 
 @dataclass(frozen=True)

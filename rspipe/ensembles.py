@@ -23,7 +23,16 @@ class Classifier:
     members: tuple[int, ...]
     """Positions among the networks of a pass."""
     weights: tuple[float, ...]
+    """One per member; non-negative, sum 1."""
     average: Literal["probabilities", "logits"] = "logits"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for weights with which the argmax would silently mean something else."""
+        if len(self.weights) != len(self.members):
+            raise ValueError(f"{self.id} has {len(self.members)} members but {len(self.weights)} weights")
+        # Written so that a NaN fails, too.
+        if not (min(self.weights, default=-1.0) >= 0 and abs(sum(self.weights) - 1) <= 1e-6):
+            raise ValueError(f"weights of {self.id} must be non-negative with sum 1, got {self.weights}")
 
 
 def classify(classifiers: Sequence[Classifier], logits: Sequence[Tensor]) -> Tensor:

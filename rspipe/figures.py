@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from rspipe.certificates import certified_radius, clopper_pearson_lower
+from rspipe.certificates import radius_cap
 from rspipe.metrics import accuracy_band, certified_accuracy
 from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
 from rspipe.summaries import (
@@ -33,6 +33,8 @@ FloatArray = NDArray[np.float64]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
+_LEGEND_CHARACTERS = 90
+"""That fit across a figure, with 8 per column for handle and gap."""
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -81,6 +83,17 @@ def _legend_text(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+def _legend(figure: Figure) -> None:
+    """Put the legend below the axes, in as many columns as the longest name leaves room for."""
+    lengths = [len(text) + 8 for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+
+    def width(columns: int) -> int:
+        return sum(int(part.max()) for part in np.array_split(lengths, columns) if part.size)
+
+    fitting = [columns for columns in (3, 2) if width(columns) <= _LEGEND_CHARACTERS]
+    figure.legend(loc="outside lower center", ncols=fitting[0] if fitting else 1)
+
+
 def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return colour and line style by label; they repeat in combination, not alone."""
     unique = list(dict.fromkeys(labels))
@@ -90,11 +103,6 @@ def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def _model_colours(models: Sequence[TrainedModel]) -> dict[str, tuple[str, str]]:
     return label_colours([model.label for model in models])
-
-
-def radius_cap(*, sigma: float, n: int, alpha: float) -> float:
-    """Return the largest radius that n samples can certify: all of them on one class."""
-    return float(certified_radius(clopper_pearson_lower(n, n, alpha=alpha), sigma=sigma))
 
 
 def _draw_curve(
@@ -157,7 +165,7 @@ def certified_accuracy_figure(results: Results, *, sigma: float) -> Figure | Non
             name = f"{label} (mean of {seeds} seeds)" if seeds > 1 else label
             colour, line = styles[label]
             _draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(figure)
     return figure
 
 
@@ -182,7 +190,7 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
         for record, classifier in best:
             line = _LINES[methods.index(record.method) % len(_LINES)]
             _draw_curve(axes, [classifier], grid, name=display_name(record), colour=colours[record.label][0], line=line)
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(figure)
     return figure
 
 
@@ -227,7 +235,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
             named.add(name)
         costs = [float(getattr(summary, cost)) for summary in at]
         _spread(axes, costs, which="x", text="{:g}".format if cost == "training_seconds" else quantity)
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(figure)
     return figure
 
 
@@ -260,7 +268,7 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
         axes.invert_yaxis()
         axes.set_xlim(0.0, 1.0)
         axes.grid(visible=False)
-        figure.legend(loc="outside lower center", ncols=3)
+        _legend(figure)
     return figure
 
 
@@ -291,7 +299,7 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
         if measure == "loss":
             losses = [entry["loss"] for model in models for entry in model.history if "loss" in entry]
             _spread(axes, losses, which="y", text="{:g}".format)
-        figure.legend(loc="outside lower center", ncols=3)
+        _legend(figure)
     return figure
 
 

@@ -7,13 +7,13 @@ from importlib.resources import files
 
 from matplotlib.figure import Figure
 
+from rspipe.certificates import radius_cap
 from rspipe.figures import (
     certified_accuracy_figure,
     cost_figure,
     ensemble_accuracy_figure,
     figure_svg,
     learning_curve_figure,
-    radius_cap,
     search_figure,
     weights_figure,
 )

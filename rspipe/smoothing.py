@@ -44,7 +44,13 @@ def noise_block(
         stream: What the noise is for.
         block: Number of the block in the stream.
         device: Where the block is drawn.
+
+    Raises:
+        ValueError: `seed` or `example` is out of range.
     """
+    for name, number in (("seed", seed), ("example", example)):
+        if not 0 <= number < 2**64:
+            raise ValueError(f"{name} must lie in [0, 2^64), got {number}")
     if device.type == "cpu":
         key, counter = np.array([seed, example], np.uint64), np.array([0, block, int(stream), 0], np.uint64)
         philox = np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -17,6 +17,9 @@ Method = Literal["uniform", "esbrs_ratio", "esbrs_paper"]
 
 _SOLVERS = ("CLARABEL", "SCS")
 _LARGEST_GAP = 1e-4
+# In units of the members' own variances and deviations. Below them a solver cannot tell numbers from zero.
+_ZERO_VARIANCE = 1e-7
+_SMALLEST_UNIT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class WeightSolution:
     """The solver's word; "closed form" where none was needed."""
     solver: str
     gap: float
-    """Relative optimality gap of the quadratic program (Frank-Wolfe); bounds how far its value is from the optimum."""
+    """Relative Frank-Wolfe gap of the quadratic program: a bound on how far its value is from the optimum."""
 
 
 def _symmetric_root(matrix: FloatArray) -> FloatArray:
@@ -46,7 +49,7 @@ def _solve_qp(covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArra
     """Return y >= 0 that minimizes y'Sy subject to constraint'y = 1, with the solver's status and name."""
     import cvxpy as cp
 
-    root = _symmetric_root(covariance / np.trace(covariance))
+    root = _symmetric_root(covariance)
     said = []
     for solver in _SOLVERS:
         y = cp.Variable(len(constraint), nonneg=True)
@@ -63,17 +66,20 @@ def _solve_qp(covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArra
 
 
 def _gap(y: FloatArray, covariance: FloatArray, constraint: FloatArray) -> float:
-    """Return the relative gap of y'Sy, at y >= 0 with constraint'y = 1, from the dual bound.
+    """Return the relative Frank-Wolfe gap of y'Sy at y >= 0 with constraint'y = 1.
 
-    With multiplier theta = min over l with c_l > 0 of (Sy)_l / c_l, theta is feasible for the dual when
-    Sy - theta c >= 0 everywhere, and then y'Sy - theta bounds the distance to the optimum.
+    With theta = min over l with c_l > 0 of (Sy)_l / c_l and Sy - theta c >= 0 everywhere, convexity gives
+    y*'Sy* >= y'Sy + 2 (Sy)'(y* - y) >= 2 theta - y'Sy at the optimum y*: it is at most 2 (y'Sy - theta) lower.
+    The gap is 0 where the members cancel each other's noise: no variance is left to lower.
     """
     gradient = covariance @ y
     value = float(y @ gradient)
+    if value <= _ZERO_VARIANCE * np.trace(covariance) * (y @ y):
+        return 0.0
     positive = constraint > 0
     theta = float(np.min(gradient[positive] / constraint[positive]))
     violated = float(np.max(theta * constraint - gradient, initial=0.0))
-    return max(value - theta, violated) / value if value > 0 else 0.0
+    return 2 * max(value - theta, violated) / value
 
 
 def _checked(mean: ArrayLike, covariance: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -99,7 +105,8 @@ def ratio(weights: ArrayLike, mean: FloatArray, covariance: FloatArray) -> float
     """Return w'mu / sqrt(w'Sw) for weights [k], mean [k] and covariance [k, k]; infinite where the variance is 0."""
     w = np.asarray(weights, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float((w @ mean) / np.sqrt(w @ covariance @ w))
+        # Rounding may leave a vanishing variance below 0.
+        return float((w @ mean) / np.sqrt(np.maximum(w @ covariance @ w, 0.0)))
 
 
 def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "esbrs_ratio") -> WeightSolution:
@@ -145,14 +152,23 @@ def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "e
         def objective(w: FloatArray) -> float:
             return ratio(w, constraint, quadratic)
 
-    if method == "uniform" or k == 1 or not np.trace(quadratic) > 0:
+    if method == "uniform" or k == 1:
         return WeightSolution(uniform, objective(uniform), objective(uniform), "closed form", "none", 0.0)
-    # Equal scales of the constraint and of the matrix leave the weights as they are and the solver well-conditioned.
-    scaled = constraint / np.abs(constraint).max()
-    y, status, solver = _solve_qp(quadratic, scaled)
+    if not np.trace(quadratic) > 0:
+        # Without noise every mean with constraint'w > 0 is as good as any other.
+        weights = (constraint > 0) / np.count_nonzero(constraint > 0)
+        return WeightSolution(weights, objective(weights), objective(uniform), "closed form", "none", 0.0)
+    # Solved in units of each member's standard deviation: members of different scales leave it well-conditioned.
+    deviation = np.sqrt(np.maximum(np.diag(quadratic), 0.0))
+    unit = np.maximum(deviation, _SMALLEST_UNIT * deviation.max())
+    scaled = constraint / unit
+    scaled = scaled / scaled.max()
+    correlation = quadratic / np.outer(unit, unit)
+    y, status, solver = _solve_qp(correlation, scaled)
     y = y / (scaled @ y)
-    gap = _gap(y, quadratic, scaled)
+    gap = _gap(y, correlation, scaled)
     if not gap <= _LARGEST_GAP:
         raise SolverError(f"{solver} said {status!r} but its weights are {gap:.1e} from optimal; rescale the margins")
-    weights = y / y.sum()
+    weights = y / unit
+    weights = weights / weights.sum()
     return WeightSolution(weights, objective(weights), objective(uniform), status, solver, gap)
