@@ -77,6 +77,7 @@ class Terminal:
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
         self._printed = 0.0
+        self._finished: set[str] = set()
 
     def start(self) -> None:
         """Draw."""
@@ -105,8 +106,10 @@ class Terminal:
             )
             return
         finished = progress.done >= progress.total
-        if new or finished or now - self._printed > _LINE_SECONDS:
+        if progress.stage not in self._finished and (new or finished or now - self._printed > _LINE_SECONDS):
             self._printed = now
+            if finished:
+                self._finished.add(progress.stage)
             left = (now - began) * (progress.total - progress.done) / progress.done if progress.done else None
             eta = "" if finished else f", ETA {left:.0f} s" if left is not None else ", starting"
             self.console.print(

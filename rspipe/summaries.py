@@ -244,11 +244,12 @@ def _method_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side,
     """Labels against the baseline, and searched against set hyper-parameters; no pair twice."""
     models = certified_models(results, sigma=sigma)
     sides = {label: _Side.of_label(label, classifiers) for label, classifiers in models.items()}
-    searched = [
+    # A label may have an entry per noise level; each pair counts once.
+    searched = dict.fromkeys(
         (search.label, group.label)
         for search, group in product(results.study.search, results.study.models)
         if search.method.name == group.method.name and search.label in sides and group.label in sides
-    ]
+    )
     baseline = baseline_label(results.study)
     against = [(label, baseline) for label in sides if baseline in sides and label != baseline]
     return {

@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rspipe.records import Difference, EnsembleWeights, Interval, SearchResult, SeedAverage, Summary, TrainedModel
 from rspipe.study import StudyConfig
-from rspipe.summaries import Results, display_name
+from rspipe.summaries import Results, average_over_seeds, display_name
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -232,11 +232,12 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
     )
 
 
-def _flat(content: dict[str, Any], place: str = "") -> dict[str, str]:
+def flattened(content: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """Return nested JSON-like content as texts by dotted name."""
     flat: dict[str, str] = {}
     for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{place}{key}.")
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{place}{key}.")
         else:
             flat[f"{place}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return flat
@@ -244,13 +245,13 @@ def _flat(content: dict[str, Any], place: str = "") -> dict[str, str]:
 
 def setting_table(content: dict[str, Any]) -> Table:
     """Return nested JSON-like content as rows of a dotted name and a value."""
-    return _table({"parameter": Cell(key), "value": Cell(value)} for key, value in _flat(content).items())
+    return _table({"parameter": Cell(key), "value": Cell(value)} for key, value in flattened(content).items())
 
 
 def method_table(study: StudyConfig) -> Table:
     """Return every parameter of every entry that trains models: one row each, one column per entry."""
     entries = {
-        f"{group.label}, σ {', '.join(f'{sigma:g}' for sigma in group.sigma)}": _flat(group.model_dump(mode="json"))
+        f"{group.label}, σ {', '.join(f'{sigma:g}' for sigma in group.sigma)}": flattened(group.model_dump(mode="json"))
         for group in study.groups
     }
     names = dict.fromkeys(name for entry in entries.values() for name in entry if name not in ("label", "sigma"))
@@ -259,6 +260,25 @@ def method_table(study: StudyConfig) -> Table:
         {"parameter": Cell(name)} | {head: Cell(entry.get(name, "–")) for head, entry in entries.items()}
         for name in ordered
     )
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown; names are escaped, as they may hold pipes."""
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    rule = line("--:" if numeric else ":--" for numeric in table.numeric)
+    return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)]) + "\n"
+
+
+def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
+    """Return the result tables of a study as Markdown: methods averaged over seeds, then every classifier."""
+    certify = results.study.certify
+    images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in summaries))
+    head = f"{results.study.title or results.study.name}: n0 = {certify.n0}, n = {certify.n:,}, α = {certify.alpha:g}"
+    tables = (markdown(seed_table(average_over_seeds(results))), markdown(result_table(summaries)))
+    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *tables])
 
 
 _PLAIN = ("id", "label", "kind", "seed", "sigma", "images")

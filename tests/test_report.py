@@ -11,12 +11,23 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rspipe.figures import certified_accuracy_figure, cost_figure, figure_svg, radius_cap, weights_figure
+from rspipe.certificates import radius_cap
+from rspipe.figures import certified_accuracy_figure, cost_figure, figure_svg, weights_figure
 from rspipe.findings import answer, answers, best, warnings
 from rspipe.records import Difference, Interval
 from rspipe.report import render_report, report_figures, summary_tsv
 from rspipe.summaries import compare, display_name, summarize
-from rspipe.tables import difference_table, duration, number, quantity, result_table
+from rspipe.tables import (
+    Cell,
+    Table,
+    difference_table,
+    duration,
+    markdown,
+    number,
+    quantity,
+    result_table,
+    summary_markdown,
+)
 from tests.results_builder import ALPHA, SIGMAS, N, ensemble, results, study
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -320,3 +331,16 @@ def test_numbers_are_written_for_readers():
     assert (number(-0.0126), number(0.5, signed=True), number(np.inf)) == ("−0.013", "+0.500", "–")
     assert [duration(s) for s in (0.26, 119, 120, 7200, 2 * 86400)] == ["0.3 s", "119.0 s", "2.0 min", "2.0 h", "2.0 d"]
     assert [quantity(n) for n in (12, 1234, 5_600_000, 7.89e9)] == ["12", "1.23 k", "5.6 M", "7.89 G"]
+
+
+def test_markdown_tables_hold_every_classifier_and_escape_pipes():
+    made = results()
+    text = summary_markdown(made, summarize(made))
+    head, *lines = text.splitlines()
+    assert "n = 10,000" in head
+    rows = [line for line in lines if line.startswith("|")]
+    classifiers = [line for line in rows if "gaussian, seed 0" in line]
+    assert len(classifiers) == len(SIGMAS)
+    assert all(line.count(" | ") == rows[-1].count(" | ") for line in classifiers)
+    table = Table(("a|b", "c"), ((Cell("x|y"), Cell("1", 1.0)),), (False, True))
+    assert markdown(table) == "| a\\|b | c |\n| :-- | --: |\n| x\\|y | 1 |\n"

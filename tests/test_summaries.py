@@ -158,6 +158,15 @@ def test_searched_settings_are_compared_with_the_same_method_as_set(made):
     assert [(d.sigma, d.first, d.second) for d in found] == [(s, "advmacer_tuned", "advmacer") for s in SIGMAS]
 
 
+def test_a_label_with_an_entry_per_noise_level_is_compared_once(made):
+    def split(groups):
+        return tuple(group.model_copy(update={"sigma": (sigma,)}) for group in groups for sigma in SIGMAS)
+
+    study = made.study.model_copy(update={"models": split(made.study.models), "search": split(made.study.search)})
+    found = [d for d in compare(replace(made, study=study)) if d.question == SEARCH]
+    assert [d.sigma for d in found] == list(SIGMAS)
+
+
 def test_uniform_ensembles_are_compared_with_the_mean_of_their_members(made):
     found = [d for d in compare(made) if d.question == AVERAGING]
     uniform = [record for record in made.ensembles if record.method == "uniform"]

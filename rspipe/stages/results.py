@@ -9,7 +9,7 @@ from rspipe.stages.certify import certification_key
 from rspipe.stages.store import Store, read_json, write_text
 from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
 from rspipe.summaries import Results, compare, summarize
-from rspipe.tables import summary_tsv
+from rspipe.tables import summary_markdown, summary_tsv
 
 
 def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
@@ -57,10 +57,11 @@ def read_results(store: Store, study: StudyConfig) -> Results:
 
 
 def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Path]]:
-    """Write summary.tsv, report.html and figures/; return what they hold and their paths by name."""
+    """Write summary.tsv, summary.md, report.html and figures/; return what they hold and their paths by name."""
     summaries = summarize(results)
-    files = {"summary.tsv": store.run_dir / "summary.tsv", "report.html": store.run_dir / "report.html"}
+    files = {name: store.run_dir / name for name in ("summary.tsv", "summary.md", "report.html")}
     write_text(files["summary.tsv"], summary_tsv(summaries))
+    write_text(files["summary.md"], summary_markdown(results, summaries))
     for name, figure in report_figures(results, summaries).items():
         files[f"figures/{name}.svg"] = store.run_dir / "figures" / f"{name}.svg"
         write_text(files[f"figures/{name}.svg"], figure_svg(figure, name=name))

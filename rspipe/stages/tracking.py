@@ -14,18 +14,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rspipe.certificates import certified_radius
+from rspipe.certificates import radius_cap
 from rspipe.metrics import certified_accuracy
 from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
 from rspipe.spec import content_id
 from rspipe.stages.store import Store, read_json
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results, display_name
+from rspipe.tables import flattened
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _EXPERIMENT = "rspipe"
+# Otherwise the UI takes it for one of language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _CURVE_STEP = 0.02
 _BATCH = 500
 _ENVIRONMENT = {
@@ -82,19 +85,9 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[first : first + size]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values as parameters with dotted names."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
-    return flat
-
-
 def _curve_radii(study: StudyConfig) -> list[float]:
     """Return the radii of all certified-accuracy curves of a study, up to where n ends them."""
-    most = study.certify.alpha ** (1 / study.certify.n)
-    longest = float(certified_radius(most, sigma=max(study.sigmas)))
+    longest = radius_cap(sigma=max(study.sigmas), n=study.certify.n, alpha=study.certify.alpha)
     return [_CURVE_STEP * index for index in range(int(longest / _CURVE_STEP) + 2)]
 
 
@@ -169,7 +162,7 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
             name=f"{display_name(model)}, sigma {model.train_sigma:g}",
             status="FINISHED" if model.status == "finished" else "FAILED",
             tags=_tags("model", model.label, model.method, model.train_sigma, data) | seed,
-            parameters=_flat(model.spec),
+            parameters=flattened(model.spec),
             points=tuple(points),
             files=(folder / "model.json", folder / "weights.pt"),
         )
@@ -182,7 +175,7 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
             name=f"search {search.label}, sigma {search.sigma:g}",
             status="FINISHED",
             tags=_tags("search", search.label, spec.method.name, search.sigma, data),
-            parameters=_flat({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
+            parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
             points=tuple(_search_points(search, trials)),
             files=(store.run_dir / "search" / search.id / "result.json",),
         )
@@ -197,7 +190,7 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
             name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
             status="FINISHED",
             tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, data),
-            parameters=_flat({**content, **solved, **weights, "images": ensemble.images, "draws": ensemble.draws}),
+            parameters=flattened({**content, **solved, **weights, "images": ensemble.images, "draws": ensemble.draws}),
             points=tuple(points),
             files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
         )
@@ -284,7 +277,7 @@ class Tracker:
         folder = self._store.run_dir.parent / "mlartifacts"
         # A server has a place of its own for artifacts.
         location = folder.as_uri() if self._uri.startswith("sqlite:") else None
-        return str(self._client.create_experiment(name, artifact_location=location))
+        return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
 
     def _search(self, where: str) -> Iterator[Any]:
         token = None
@@ -306,7 +299,7 @@ class Tracker:
         }
         run = self._client.create_run(self._experiment(), tags=tags, run_name=study.id)
         parent = str(run.info.run_id)
-        for name, value in _flat(study.model_dump(mode="json", exclude={"models", "search", "ensembles"})).items():
+        for name, value in flattened(study.model_dump(mode="json", exclude={"models", "search", "ensembles"})).items():
             self._client.log_param(parent, name, value)
         for name in ("study.toml", "study.json", "environment.json"):
             self._client.log_artifact(parent, str(run_dir / name))

@@ -35,6 +35,14 @@ def finish(process: "subprocess.Popen[str]", *, seconds: float = 300) -> tuple[i
     return process.returncode, output
 
 
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a driver, and it alone; what it started ends by itself."""
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
 def run(script: str, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a pipeline to its end."""
     return finish(start(script, *words, environment=environment))

@@ -2,9 +2,8 @@
 
 import csv
 import json
-import os
+import runpy
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.stages.processes import TINY, descendants, finish, kill_one, run, start, wait_until
+
+from tests.stages.processes import PIPELINES, TINY, descendants, finish, kill, kill_one, run, start, wait_until
 
 
 def rows_of(run_dir: Path) -> dict[tuple[str, int], dict[str, object]]:
@@ -63,7 +63,6 @@ def test_a_study_goes_through_every_stage_and_says_where_its_results_are(referen
         assert stage in output
     assert str(run_dir / "report.html") in output
     assert "mlflow" in output
-    assert "ETA" in output
     noise = [line for line in output.splitlines() if "ray" in line.lower() and "Ray at" not in line]
     assert noise == [], "Ray's own output reached the terminal"
 
@@ -104,8 +103,7 @@ def test_a_study_killed_at_every_stage_ends_with_the_same_numbers(reference: tup
     for stage, reached in stages.items():
         process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
         wait_until(reached, process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         finished = {path: path.stat().st_mtime_ns for path in run_dir.glob("models/*/model.json")}
         assert not (run_dir / "report.html").exists(), f"the study had ended before it was killed during {stage}"
     status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
@@ -136,6 +134,21 @@ def test_one_script_per_stage_gives_what_the_full_study_gives(reference: tuple[P
     assert_same_results(run_dir, reference[0])
 
 
+def one_line(script: str, words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a pipeline in this process, which must refuse before it starts anything; return its only line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        patch.syspath_prepend(PIPELINES)
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(PIPELINES / script), run_name="__main__")
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -148,37 +161,37 @@ def test_one_script_per_stage_gives_what_the_full_study_gives(reference: tuple[P
         (["--study", "no/such.toml"], "no such study file"),
         (["--ray-address", "127.0.0.1:9"], "no Ray head answers at 127.0.0.1:9"),
         (["--ray-address", "nonsense"], "not of the form host:port"),
-        (["--resources.gpus-per-worker", "1"], "the cluster has 2 CPUs and 0 GPUs"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_nonsense_is_one_clear_line_and_exit_status_2(words: Sequence[str], says: str, tmp_path: Path) -> None:
+def test_nonsense_is_one_clear_line_and_exit_status_2(
+    words: Sequence[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--study", str(TINY), "--run-dir", str(tmp_path / "run"), *words]
-    if "--resources.gpus-per-worker" in words:
-        given += ["--resources.cpus", "2"]
-    status, output = run("full_study.py", *given)
+    assert says in one_line("full_study.py", given, capsys)
+
+
+def test_resources_that_are_not_there_are_one_clear_line_and_exit_status_2(tmp_path: Path) -> None:
+    words = ["--study", str(TINY), "--run-dir", str(tmp_path / "run")]
+    words += ["--resources.cpus", "2", "--resources.gpus-per-worker", "1"]
+    status, output = run("full_study.py", *words)
     assert status == 2, output
     (line,) = output.strip().splitlines()
-    assert line.startswith("error: ")
-    assert says in line
+    assert "the cluster has 2 CPUs and 0 GPUs" in line
 
 
-def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "study.toml"
     data = '[data]\nname = "parquet"\ntitle = "X"\nfolder = "absent"\ntrain = "a"\ntest = "b"\nclasses = 2\n'
     study.write_text(TINY.read_text().replace("[training]", f"{data}\n[training]"))
-    status, output = run("train.py", "--study", str(study), "--run-dir", str(tmp_path / "run"))
-    assert status == 2
-    assert len(output.strip().splitlines()) == 1
-    assert "data.folder" in output
+    assert "data.folder" in one_line("train.py", ["--study", str(study), "--run-dir", str(tmp_path / "run")], capsys)
 
 
-def test_a_run_directory_of_another_study_is_refused(reference: tuple[Path, str]) -> None:
+def test_a_run_directory_of_another_study_is_refused(
+    reference: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--study", str(TINY), "--run-dir", str(reference[0]), "--set", "certify.n=3000"]
-    status, output = run("full_study.py", *words)
-    assert status == 2
-    assert "belongs to study tiny-" in output
-    assert len(output.strip().splitlines()) == 1
+    assert "belongs to study tiny-" in one_line("full_study.py", words, capsys)
 
 
 def test_an_unreachable_mlflow_is_a_warning_and_the_study_still_ends(

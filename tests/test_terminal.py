@@ -1,0 +1,76 @@
+"""What a pipeline shows while it runs."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipelines import session
+from pipelines.session import Terminal
+from rspipe.stages.progress import Progress
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(session, "time", clock)
+    return clock
+
+
+def lines(clock: Clock, capsys: pytest.CaptureFixture[str], *steps: tuple[float, Progress]) -> list[str]:
+    """Return what is printed where there is no terminal."""
+    terminal = Terminal()
+    terminal.start()
+    for now, progress in steps:
+        clock.now = now
+        terminal.show(progress)
+    terminal.stop()
+    return capsys.readouterr().out.splitlines()
+
+
+def certify(done: float) -> Progress:
+    return Progress("certify", done, 100, "images")
+
+
+def test_without_a_terminal_a_long_stage_prints_its_eta_now_and_then(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [(0.0, certify(0)), (5.0, certify(10)), (20.0, certify(25)), (21.0, certify(30)), (31.0, certify(50))]
+    assert lines(clock, capsys, *steps) == [
+        "certify: 0/100 images, 0 s, starting",
+        "certify: 25/100 images, 20 s, ETA 60 s",
+        "certify: 50/100 images, 31 s, ETA 31 s",
+    ]
+
+
+def test_the_end_of_a_stage_is_printed_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, certify(0)), (1.0, certify(100)), (1.5, certify(100)), (60.0, certify(100))]
+    assert lines(clock, capsys, *steps)[1:] == ["certify: 100/100 images, 1 s"]
+
+
+def test_a_stage_without_work_is_finished_at_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines(clock, capsys, (0.0, Progress("train", 0, 0, "models"))) == ["train: 0/0 models, 0 s"]
+
+
+def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=140)
+    monkeypatch.setattr(session, "Console", lambda **_: console)
+    terminal = Terminal()
+    terminal.start()
+    terminal.show(Progress("train", 1, 4, "models", "gaussian"))
+    terminal.show(Progress("certify", 30, 100, "images"))
+    terminal.stop()
+    shown = screen.getvalue()
+    for text in ("train", "1/4 models", "gaussian", "certify", "30/100 images", "ETA"):
+        assert text in shown
