@@ -20,7 +20,7 @@ def warmed_up(eps: float, *, epoch: int, warmup: int) -> float:
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
     """Put the network in eval mode with parameter gradients off, and back."""
-    training = network.training
+    training = [module for module in network.modules() if module.training]
     needed = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()
     for parameter in needed:
@@ -30,7 +30,8 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in needed:
             parameter.requires_grad_(True)
-        network.train(training)
+        for module in training:
+            module.training = True
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -83,5 +84,5 @@ def smoothed_pgd(
             delta = delta + (2 * eps / steps) * gradient / _per_image(norm, images)
             delta = (images + delta).clamp(0, 1) - images
             length = delta.flatten(1).norm(dim=1)
-            delta = delta * _per_image((eps / length.clamp(min=eps)), images)
+            delta = delta * _per_image(torch.where(length > eps, eps / length, 1.0), images)
     return (images + delta).detach()

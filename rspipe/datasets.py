@@ -116,6 +116,8 @@ def _read_parquet(path: Path, *, mode: Literal["L", "RGB"], classes: int) -> tup
     if len({a.shape for a in arrays}) != 1:
         raise DataError(f"{path}: images differ in size: {sorted({a.shape for a in arrays})}")
     labels = table["label"].to_numpy()
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: labels must be whole numbers without gaps, got {labels.dtype}; rewrite the column")
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"{path}: labels span {labels.min()} to {labels.max()}, outside data.classes = {classes}")
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

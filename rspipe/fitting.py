@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def fit(
         seconds, passes = seconds + spent, passes + images * spec.method.passes_per_image
         history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, **means})
         finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        if not finite or means["loss"] != means["loss"]:
+        if not finite or not math.isfinite(means["loss"]):
             message = (
                 f"loss or parameters became NaN or infinite in epoch {epoch + 1}; lower lr or lbd, or defer lambda"
             )

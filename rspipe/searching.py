@@ -27,7 +27,8 @@ def _at(domain: Range | Choice, position: float, *, whole: bool) -> float | int:
         value = domain.low * (domain.high / domain.low) ** position
     else:
         value = domain.low + position * (domain.high - domain.low)
-    return round(value) if whole else float(f"{value:.4g}")
+    # Four digits read well in a study file but may lie just outside a narrow range.
+    return round(value) if whole else min(max(float(f"{value:.4g}"), domain.low), domain.high)
 
 
 def trial_parameters(search: SearchSpec) -> tuple[dict[str, float | int], ...]:

@@ -19,6 +19,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the valid name nearest to a wrong one, else the list of valid names."""
     names = sorted(valid)
+    if not names:
+        return "; there are none"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(names)}"
 
@@ -99,6 +101,19 @@ class TrainingSpec(Spec):
     """Largest L2 norm of the gradient; none by default, as in the references."""
 
 
+def check_can_certify(n: int, alpha: float) -> None:
+    """Raise unless n samples that all fall on one class certify it at alpha."""
+    if alpha ** (1 / n) <= 0.5:
+        least = 1
+        while alpha ** (1 / least) <= 0.5:
+            least += 1
+        raise PydanticCustomError(
+            "n_too_small",
+            "n = {n} can never certify at alpha = {alpha}; use n >= {least}",
+            {"n": n, "alpha": alpha, "least": least},
+        )
+
+
 class CertifySpec(Spec):
     """How classifiers are certified on the test split."""
 
@@ -118,15 +133,7 @@ class CertifySpec(Spec):
 
     @model_validator(mode="after")
     def _can_certify(self) -> "CertifySpec":
-        if self.alpha ** (1 / self.n) <= 0.5:
-            least = 1
-            while self.alpha ** (1 / least) <= 0.5:
-                least += 1
-            raise PydanticCustomError(
-                "n_too_small",
-                "n = {n} can never certify at alpha = {alpha}; use n >= {least}",
-                {"n": self.n, "alpha": self.alpha, "least": least},
-            )
+        check_can_certify(self.n, self.alpha)
         return self
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rspipe.architectures import ARCHITECTURES
@@ -23,6 +23,7 @@ from rspipe.spec import (
     Spec,
     TrainingSpec,
     WeighSpec,
+    check_can_certify,
     nearest,
 )
 
@@ -43,8 +44,18 @@ def _known_architecture(name: str) -> str:
 
 Sigmas = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Architecture = Annotated[str, BeforeValidator(_known_architecture)]
+Architecture = Annotated[str, AfterValidator(_known_architecture)]
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) -> None:
+    """Raise unless an optimizer step holds at least one image with all its noisy copies."""
+    if method.images_per_step(training.batch_size) < 1:
+        raise PydanticCustomError(
+            "batch_too_small",
+            "{place}: m = {m} does not fit into batch_size = {batch}; raise training.batch_size or lower m",
+            {"place": place, "m": getattr(method, "m", 1), "batch": training.batch_size},
+        )
 
 
 class ModelSpec(Spec):
@@ -60,12 +71,7 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _batch_holds_copies(self) -> "ModelSpec":
-        if self.method.images_per_step(self.training.batch_size) < 1:
-            raise PydanticCustomError(
-                "batch_too_small",
-                "m does not fit into batch_size = {batch}; raise training.batch_size or lower m",
-                {"batch": self.training.batch_size},
-            )
+        _check_copies_fit(self.method, self.training, place=f"'{self.label}'")
         return self
 
     @property
@@ -98,6 +104,15 @@ class Choice(Spec):
     choices: Annotated[tuple[float | int, ...], Field(min_length=1)]
 
 
+def _kind_of_domain(value: Any) -> str:
+    chosen = isinstance(value, dict) and any(str(key).startswith("choice") for key in value)
+    return "Choice" if chosen or isinstance(value, Choice) else "Range"
+
+
+Domain = Annotated[Annotated[Range, Tag("Range")] | Annotated[Choice, Tag("Choice")], Discriminator(_kind_of_domain)]
+Space = Annotated[dict[str, Domain], Field(min_length=1)]
+
+
 class SearchSpec(Spec):
     """A search for the hyper-parameters of one method at one noise level, judged on the validation split."""
 
@@ -108,7 +123,7 @@ class SearchSpec(Spec):
     method: MethodSpec
     training: TrainingSpec
     sigma: PositiveFloat
-    space: Annotated[dict[str, Range | Choice], Field(min_length=1)]
+    space: Space
     trials: PositiveInt
     seed: Seed
     n: PositiveInt
@@ -146,9 +161,10 @@ Average = Literal["probabilities", "logits"]
 class ModelGroup(Spec):
     """`[[models]]`: one method at several noise levels and seeds."""
 
+    # Before the label, which is its name by default: the first error is the one reported.
+    method: MethodSpec
     label: Label
     architecture: Architecture
-    method: MethodSpec
     training: TrainingSpec
     sigma: Sigmas
     seeds: Seeds
@@ -167,7 +183,7 @@ class SearchGroup(Spec):
     """Epochs of a trial; the winner's by default."""
     sigma: Sigmas
     seeds: Seeds
-    space: Annotated[dict[str, Range | Choice], Field(min_length=1)]
+    space: Space
     trials: Annotated[int, Field(ge=2)] = 8
     seed: Seed = 0
     n: PositiveInt = 1000
@@ -178,6 +194,8 @@ class SearchGroup(Spec):
     def _space_fits_method(self) -> "SearchGroup":
         fields = type(self.method).model_fields
         searchable = [name for name in fields if name != "name"]
+        check_can_certify(self.n, self.alpha)
+        _check_copies_fit(self.method, self.training, place="method")
         for name, domain in self.space.items():
             if name not in searchable:
                 raise PydanticCustomError(
@@ -188,7 +206,7 @@ class SearchGroup(Spec):
             ends = (domain.low, domain.high) if isinstance(domain, Range) else domain.choices
             for end in ends:
                 try:
-                    type(self.method).model_validate({**self.method.model_dump(), name: end})
+                    method = type(self.method).model_validate({**self.method.model_dump(), name: end})
                 except ValidationError as error:
                     reason = error.errors()[0]["msg"]
                     raise PydanticCustomError(
@@ -196,6 +214,7 @@ class SearchGroup(Spec):
                         "space.{name}: {value} is no value of it: {reason}",
                         {"name": name, "value": end, "reason": reason},
                     ) from error
+                _check_copies_fit(method, self.training, place=f"space.{name}")
         return self
 
 
@@ -330,7 +349,11 @@ class StudyConfig(Spec):
         seeds: dict[tuple[str, float], set[int]] = {}
         for group in self.groups:
             if len(set(group.seeds)) < len(group.seeds):
-                raise PydanticCustomError("seed_twice", "'{label}' lists a seed twice", {"label": group.label})
+                raise PydanticCustomError(
+                    "seed_twice",
+                    "'{label}' lists a seed twice in seeds = {seeds}; remove one",
+                    {"label": group.label, "seeds": str(list(group.seeds))},
+                )
             for sigma in group.sigma:
                 if (group.label, sigma) in seeds:
                     raise PydanticCustomError(
@@ -371,7 +394,7 @@ def parse_members(text: str, *, place: str = "members") -> tuple[tuple[str, int]
     pairs = []
     for part in text.split("+"):
         label, _, count = part.strip().partition(" x")
-        if not label or not count.strip().isdigit() or int(count) < 1:
+        if not label or not count.strip().isdecimal() or int(count) < 1:
             raise PydanticCustomError(
                 "members",
                 "{place}: '{text}' is not of the form 'advmacer x1 + smoothadv x2'",
@@ -492,13 +515,13 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
         _override(config, assignment)
     try:
         study = StudyConfig.model_validate(_inherit(config))
-        # Resolving finds what no single entry shows.
+        if study.data.name == "parquet" and not Path(study.data.folder).is_absolute():
+            folder = str((path.parent / study.data.folder).resolve())
+            study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
+        # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
         _ = (study.model_specs, study.search_specs)
     except ValidationError as error:
         details = error.errors()
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise StudyError(f"{path}: {_one_line(details[0])}{more}") from error
-    if study.data.name == "parquet" and not Path(study.data.folder).is_absolute():
-        folder = str((path.parent / study.data.folder).resolve())
-        study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
     return study

@@ -20,7 +20,7 @@ class SmoothAdv(Spec):
     """
 
     name: Literal["smoothadv"]
-    T: PositiveInt = 10
+    T: PositiveInt = 2
     """Steps of the attack."""
     m: PositiveInt = 8
     """Noise vectors per image."""

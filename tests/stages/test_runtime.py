@@ -1,0 +1,86 @@
+"""Addresses, resources and what users are told about them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rspipe.errors import ClusterError
+from rspipe.stages.runtime import Cluster, Resources, connect, environment
+
+
+def cluster_of(cpus: float, gpus: float, **asked: float) -> Cluster:
+    return Cluster("here:1", cpus, gpus, Resources(**asked))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "work", "workers"),
+    [
+        (cluster_of(8, 0), 100, 8),
+        (cluster_of(8, 0), 3, 3),
+        (cluster_of(8, 0, workers=4), 100, 4),
+        (cluster_of(8, 0, cpus_per_worker=2.5), 100, 3),
+        (cluster_of(8, 2, gpus_per_worker=0.5), 100, 4),
+        (cluster_of(2, 4, gpus_per_worker=1.0), 100, 2),
+        (cluster_of(8, 4, cpus_per_worker=0.0, gpus_per_worker=0.25), 100, 16),
+        (cluster_of(8, 0), 0, 1),
+    ],
+)
+def test_as_many_workers_start_as_fit_and_have_work(cluster: Cluster, work: int, workers: int) -> None:
+    assert cluster.workers(work) == workers
+
+
+@pytest.mark.parametrize(
+    ("cluster", "says"),
+    [
+        (
+            cluster_of(2, 0, cpus_per_worker=4.0),
+            "4 CPUs and 0 GPUs per worker are asked for but the cluster has 2 CPUs",
+        ),
+        (cluster_of(2, 0, gpus_per_worker=1.0), "the cluster has 2 CPUs and 0 GPUs"),
+        (cluster_of(2, 0, workers=3), "3 workers .* lower --resources.workers"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cluster: Cluster, says: str) -> None:
+    with pytest.raises(ClusterError, match=says):
+        cluster.workers(10)
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"no Ray head answers at 127\.0\.0\.1:9 .*`ray start --head`"),
+        connect(address="127.0.0.1:9", resources=Resources(), log=tmp_path / "ray.log"),
+    ):
+        pass
+    # Ray itself would try for minutes.
+    assert time.monotonic() - began < 30
+
+
+def test_the_environment_names_commit_packages_and_machine() -> None:
+    found = environment()
+    assert found["torch"] != "absent"
+    assert all(found[name] for name in ("started", "commit", "python", "ray", "mlflow", "cpu", "precision"))
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_native_output_goes_to_the_log_and_python_errors_to_the_terminal(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from rspipe.stages.runtime import _native_stderr\n"
+        "with _native_stderr(Path(sys.argv[1])) as said:\n"
+        "    os.write(2, b'native words\\n')\n"
+        "    print('python words', file=sys.stderr)\n"
+        "    assert said() == 'native words\\n'\n"
+        "os.write(2, b'afterwards\\n')\n"
+    )
+    log = tmp_path / "ray.log"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(log)], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert log.read_text() == "native words\n"
+    assert done.stderr == "python words\nafterwards\n"

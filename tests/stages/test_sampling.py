@@ -1,0 +1,216 @@
+"""Passes over images on a real pool of actors give what the core gives in one process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rspipe.certificates import certify_counts
+from rspipe.datasets import Dataset, load_dataset
+from rspipe.ensembles import Classifier, ensemble_counts
+from rspipe.errors import RspipeError
+from rspipe.moments import image_moments
+from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.smoothing import Stream
+from rspipe.stages.certify import certification_key, certify_classifiers
+from rspipe.stages.progress import Progress
+from rspipe.stages.runtime import Cluster
+from rspipe.stages.sampling import load_network
+from rspipe.stages.store import Store
+from rspipe.stages.train import train_one
+from rspipe.stages.weigh import weigh_ensembles
+from rspipe.study import StudyConfig, load_study
+
+TINY = Path(__file__).parent / "tiny.toml"
+IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyConfig:
+    return load_study(TINY, overrides=["training.epochs=2", f"certify.images={IMAGES}", f"weigh.images={IMAGES}"])
+
+
+@pytest.fixture(scope="module")
+def data(study: StudyConfig) -> Dataset:
+    return load_dataset(study.data)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    study: StudyConfig, data: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[TrainedModel]]:
+    """Train two models; return their run directory and records."""
+    store = Store(tmp_path_factory.mktemp("trained"))
+    return store.run_dir, [train_one(store, spec, data) for spec in study.model_specs[:2]]
+
+
+@pytest.fixture
+def store(trained: tuple[Path, list[TrainedModel]], tmp_path: Path) -> Store:
+    """A run directory with the two models alone."""
+    (tmp_path / "models").symlink_to(trained[0] / "models")
+    return Store(tmp_path)
+
+
+def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)) -> EnsembleWeights:
+    return EnsembleWeights(
+        id="both",
+        label="gaussian x2",
+        sigma=0.25,
+        members=tuple(model.id for model in models),
+        method="esbrs_ratio",
+        average="probabilities",
+        weights=weights,
+        objective=1.0,
+        uniform_objective=1.0,
+        status="optimal",
+        solver="CLARABEL",
+        gap=0.0,
+        images=1,
+        draws=1,
+    )
+
+
+def with_workers(cluster: Cluster, workers: int) -> Cluster:
+    return replace(cluster, resources=replace(cluster.resources, workers=workers))
+
+
+def silent(progress: Progress) -> None:
+    del progress
+
+
+def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:
+    """Return the stored rows by classifier and example, without times."""
+    table = store.counts()
+    assert table is not None
+    listed = [{name: value for name, value in row.items() if name != "seconds"} for row in table.to_pylist()]
+    found = {(row["classifier"], row["example"]): row for row in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
+    workers: int,
+    cluster: Cluster,
+    study: StudyConfig,
+    data: Dataset,
+    store: Store,
+    trained: tuple[Path, list[TrainedModel]],
+) -> None:
+    models = trained[1]
+    both = ensemble(models)
+    certify_classifiers(store, study, models, [both], cluster=with_workers(cluster, workers), on_progress=silent)
+    found = rows(store)
+    networks = [load_network(store, model.id, classes=10, device=torch.device("cpu")) for model in models]
+    classifiers = (
+        Classifier(models[0].id, (0,), (1.0,)),
+        Classifier(models[1].id, (1,), (1.0,)),
+        Classifier("both", (0, 1), (0.3, 0.7), "probabilities"),
+    )
+    split, spec = data.test.evenly_spaced(IMAGES), study.certify
+    for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
+        selection, estimation = (
+            ensemble_counts(
+                networks,
+                classifiers,
+                image,
+                sigma=0.25,
+                n=n,
+                seed=spec.seed,
+                example=example,
+                stream=stream,
+                block_size=min(n, spec.block_size),
+            )
+            for n, stream in ((spec.n0, Stream.SELECTION), (spec.n, Stream.ESTIMATION))
+        )
+        certificates = certify_counts(selection, estimation, sigma=0.25, alpha=spec.alpha)
+        for position, classifier in enumerate(classifiers):
+            row = found.pop((classifier.id, example))
+            assert row["selection"] == selection[position].tolist()
+            assert row["estimation"] == estimation[position].tolist()
+            assert row["radius"] == certificates.radius[position]
+            assert row["prediction"] == certificates.prediction[position]
+            assert row["label"] == label
+    assert not found
+
+
+def test_a_classifier_has_the_same_counts_alone_as_among_others(
+    cluster: Cluster, study: StudyConfig, store: Store, tmp_path: Path, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+    certify_classifiers(store, study, models, [ensemble(models)], cluster=cluster, on_progress=silent)
+    alone = Store(tmp_path / "alone")
+    alone.run_dir.mkdir()
+    (alone.run_dir / "models").symlink_to(trained[0] / "models")
+    certify_classifiers(alone, study, models[1:], [], cluster=cluster, on_progress=silent)
+    among = rows(store)
+    assert rows(alone) == {key: row for key, row in among.items() if key[0] == models[1].id}
+
+
+def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models, totals = trained[1], []
+
+    def watch(progress: Progress) -> None:
+        if progress.done == 0:
+            totals.append(progress.total)
+
+    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
+    lost = sorted((store.run_dir / "certificates").glob("part-*.parquet"))[0]
+    kept = rows(store)
+    lost.unlink()
+    missing = len(kept) - len(rows(store))
+    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
+    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
+    assert totals == [IMAGES, missing, 0]
+    assert rows(store) == kept
+
+
+def test_a_key_is_shared_by_numbers_of_images_alone(study: StudyConfig) -> None:
+    key = certification_key(study)
+    assert certification_key(load_study(TINY, overrides=["certify.images=20"])) == key
+    for other in ("certify.n=3000", "certify.seed=1", "certify.alpha=0.01", "certify.block_size=100"):
+        assert certification_key(load_study(TINY, overrides=[other])) != key
+
+
+def test_moments_of_a_pool_are_those_of_the_core(
+    cluster: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
+    records = weigh_ensembles(store, study, specs, cluster=cluster, on_progress=silent)
+    assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
+    (path,) = (store.run_dir / "moments").glob("*.npz")
+    arrays = store.moments(path.stem)
+    assert arrays is not None
+    members = sorted(model.id for model in trained[1])
+    networks = [load_network(store, member, classes=10, device=torch.device("cpu")) for member in members]
+    split = data.calibration.evenly_spaced(IMAGES)
+    assert arrays["example"].tolist() == split.index.tolist()
+    for position, (image, label, example) in enumerate(
+        zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
+    ):
+        moments = image_moments(
+            networks, image, label, average="probabilities", sigma=0.25, draws=50, seed=0, example=example
+        )
+        assert np.array_equal(arrays["mean"][position], moments.mean)
+        assert np.array_equal(arrays["covariance"][position], moments.covariance)
+    for record in records:
+        assert sum(record.weights) == pytest.approx(1)
+        assert min(record.weights) >= 0
+        assert record.gap < 1e-4
+
+
+def test_a_model_that_returns_nan_ends_certification_with_its_name(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    broken = replace(trained[1][0], id="broken")
+    parameters = store.parameters(trained[1][0].id)
+    (store.run_dir / "models").unlink()
+    store.save_model(broken, {name: value * torch.nan for name, value in parameters.items()})
+    with pytest.raises(RspipeError, match="NaN or infinite logits; certify nothing with it") as failed:
+        certify_classifiers(store, study, [broken], [], cluster=cluster, on_progress=silent)
+    assert "\n" not in str(failed.value)
+    assert store.counts() is None

@@ -1,0 +1,111 @@
+"""The public interface: what `import rspipe` offers, and what it does not need."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rspipe
+
+SIGNATURES = {
+    "certify": (("base_classifier", "x"), {"sigma", "n0", "n", "alpha", "seed", "example", "block_size"}),
+    "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size"}),
+    "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
+    "clopper_pearson_upper": (("successes", "n"), {"alpha"}),
+    "certified_radius": (("p_a_lower",), {"sigma"}),
+    "average_certified_radius": (("radius", "correct"), set()),
+    "certified_accuracy": (("radius", "correct", "radii"), set()),
+    "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
+    "solve_weights": (("mean", "covariance"), {"method"}),
+}
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def core_modules() -> list[str]:
+    root = Path(rspipe.__file__).parent
+    found = [*root.glob("*.py"), *(root / "methods").glob("*.py")]
+    parts = [path.relative_to(root.parent).with_suffix("").parts for path in found]
+    return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
+
+
+def run(code: str, *, blocked: tuple[str, ...] = ()) -> str:
+    """Run code in a Python of its own in which some packages cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BLOCKER.format(blocked=set(blocked)) + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_a_public_function_takes_data_by_position_and_parameters_by_keyword(name: str) -> None:
+    parameters = inspect.signature(getattr(rspipe, name)).parameters.values()
+    data = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert (data, keywords) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("certify", {"n0": 100, "n": 100_000, "alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000}),
+        ("predict", {"n": 1000, "alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000}),
+        ("macer_loss", {"lbd": 12.0, "gamma": 8.0, "beta": 16.0}),
+        ("solve_weights", {"method": "esbrs_ratio"}),
+    ],
+)
+def test_defaults_are_those_documented(name: str, defaults: dict[str, object]) -> None:
+    parameters = inspect.signature(getattr(rspipe, name)).parameters.values()
+    assert {p.name: p.default for p in parameters if p.default is not p.empty} == defaults
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert set(SIGNATURES) <= set(rspipe.__all__)
+    for name in rspipe.__all__:
+        assert name == "ABSTAIN" or getattr(rspipe, name).__doc__
+
+
+def test_abstention_is_minus_one() -> None:
+    assert rspipe.ABSTAIN == -1
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'rspipe' has no attribute 'certifi'"):
+        rspipe.certifi  # noqa: B018
+
+
+def test_importing_the_package_alone_imports_nothing_heavy() -> None:
+    assert (
+        run("import rspipe; print(sorted({'torch', 'numpy', 'scipy', 'cvxpy', 'pydantic'} & set(sys.modules)))")
+        == "[]\n"
+    )
+
+
+def test_the_core_is_imported_without_ray_mlflow_and_cvxpy() -> None:
+    modules = core_modules()
+    assert {"rspipe", "rspipe.weights", "rspipe.methods.macer", "rspipe.fitting"} <= set(modules)
+    run(
+        f"from importlib import import_module\nfor m in {modules!r}: import_module(m)",
+        blocked=("ray", "mlflow", "cvxpy"),
+    )
+
+
+def test_weights_in_closed_form_need_no_cvxpy() -> None:
+    code = "import rspipe; print(rspipe.solve_weights([1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]], method='uniform').weights)"
+    assert run(code, blocked=("cvxpy",)) == "[0.5 0.5]\n"
