@@ -1,14 +1,18 @@
 """Progress of work that runs on a cluster: a board that workers write to and the driver reads."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rspipe import errors
 from rspipe.errors import ClusterError, RspipeError
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
+# The last line of a traceback that one of our errors ended.
+_NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit:
 
 
 def root_cause(error: BaseException) -> RspipeError:
-    """Return the error of ours inside what Ray made of it, or a ClusterError with its last line."""
+    """Return the error of ours inside what Ray made of it, or a ClusterError with its last line.
+
+    Ray passes an error on as a cause, as a class of its own, or as the text of a traceback alone.
+    """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -95,8 +102,12 @@ def root_cause(error: BaseException) -> RspipeError:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
+        for name, message in _NAMED.findall(str(current)):
+            kind = getattr(errors, name, None)
+            if isinstance(kind, type) and issubclass(kind, RspipeError):
+                return kind(message)
         if isinstance(current, RspipeError):
-            return type(current)(str(current).strip().splitlines()[-1].removeprefix(f"{type(current).__module__}."))
+            return current
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []

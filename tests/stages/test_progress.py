@@ -1,0 +1,55 @@
+"""The board of work, and errors found again in what Ray makes of them."""
+
+import pickle
+
+import pytest
+
+from rspipe.errors import ClusterError, DataError, ModelError
+from rspipe.stages.progress import Board, root_cause
+
+
+def test_a_board_hands_out_each_piece_once_and_all_again_after_a_restart() -> None:
+    board = Board(2)
+    assert [board.take(), board.take(), board.take()] == [0, 1, None]
+    board.restart()
+    assert board.take() == 0
+
+
+def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
+    board = Board(3)
+    board.update(0, 1.0, "a")
+    board.update(2, 0.5, "b")
+    board.update(2, 0.75)
+    assert board.read() == (1.75, "b")
+
+
+def test_an_error_of_ours_is_found_among_causes() -> None:
+    try:
+        try:
+            raise ModelError("network 'a' returned NaN")
+        except ModelError as error:
+            raise RuntimeError("a task failed") from error
+    except RuntimeError as error:
+        found = root_cause(error)
+    assert type(found) is ModelError
+    assert str(found) == "network 'a' returned NaN"
+
+
+def test_an_error_of_ours_is_found_in_the_text_of_a_traceback() -> None:
+    text = 'ray::f() (pid=1)\n  File "x.py", line 1, in f\nrspipe.errors.DataError: data.folder /x is not there\n\nmore'
+    found = root_cause(RuntimeError(text))
+    assert type(found) is DataError
+    assert str(found) == "data.folder /x is not there"
+
+
+def test_an_error_of_ours_is_found_among_the_failures_of_workers() -> None:
+    error = RuntimeError("training failed")
+    error.worker_failures = {0: pickle.loads(pickle.dumps(ModelError("bad")))}  # type: ignore[attr-defined]  # noqa: S301
+    assert str(root_cause(error)) == "bad"
+
+
+@pytest.mark.parametrize("text", ["rspipe.errors.RuntimeError: no", "rspipe.errors.re: no", "boom\nlast line\n\n"])
+def test_any_other_error_is_one_line_of_the_cluster(text: str) -> None:
+    found = root_cause(ValueError(text))
+    assert type(found) is ClusterError
+    assert str(found) == f"work on the cluster failed: {text.strip().splitlines()[-1]}"
