@@ -364,7 +364,8 @@ class StudyConfig(Spec):
                 seeds[group.label, sigma] = set(group.seeds)
         for index, ensemble in enumerate(self.ensembles):
             place = f"ensembles[{index}].members"
-            for label, count in parse_members(ensemble.members, place=place):
+            wanted = parse_members(ensemble.members, place=place)
+            for label, count in wanted:
                 if label not in labels:
                     raise PydanticCustomError(
                         "unknown_member",
@@ -380,6 +381,13 @@ class StudyConfig(Spec):
                             "add seeds to '{label}' or ask for fewer",
                             {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
                         )
+            if not any(all((label, sigma) in seeds for label, _ in wanted) for sigma in self.sigmas):
+                raise PydanticCustomError(
+                    "no_common_sigma",
+                    "{place}: '{text}' has no sigma at which all of its members are trained; "
+                    "add one to 'sigma' of a model",
+                    {"place": place, "text": ensemble.members},
+                )
         if self.baseline is not None and self.baseline not in labels:
             raise PydanticCustomError(
                 "unknown_baseline",

@@ -564,6 +564,21 @@ def test_more_noisy_copies_than_a_batch_holds_are_refused(tmp_path: Path) -> Non
     )
 
 
+def test_an_ensemble_whose_members_share_no_noise_level_is_refused(tmp_path: Path) -> None:
+    overrides = [
+        "models.0.sigma=0.25",
+        "models.1.sigma=1.0",
+        "search=[]",
+        "ensembles.0.members='gaussian x1 + macer x1'",
+    ]
+    with pytest.raises(StudyError) as refused:
+        load_study(write(tmp_path), overrides=overrides)
+    assert str(refused.value).endswith(
+        "ensembles[0].members: 'gaussian x1 + macer x1' has no sigma at which all of its members are trained; "
+        "add one to 'sigma' of a model"
+    )
+
+
 def test_further_errors_are_counted(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"certify\.n0 = -1: Input should be greater than 0 \(and 1 more\)$"):
         load_study(write(tmp_path), overrides=["certify.n=0", "certify.n0=-1", "certify.alpha=0.1"])
