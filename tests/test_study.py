@@ -565,12 +565,8 @@ def test_more_noisy_copies_than_a_batch_holds_are_refused(tmp_path: Path) -> Non
 
 
 def test_an_ensemble_whose_members_share_no_noise_level_is_refused(tmp_path: Path) -> None:
-    overrides = [
-        "models.0.sigma=0.25",
-        "models.1.sigma=1.0",
-        "search=[]",
-        "ensembles.0.members='gaussian x1 + macer x1'",
-    ]
+    apart = ["models.0.sigma=0.25", "models.1.sigma=1.0", "search=[]"]
+    overrides = [*apart, "ensembles=[{members='gaussian x1 + macer x1'}]"]
     with pytest.raises(StudyError) as refused:
         load_study(write(tmp_path), overrides=overrides)
     assert str(refused.value).endswith(
