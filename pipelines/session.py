@@ -34,6 +34,7 @@ from rspipe.study import StudyConfig, load_study
 from rspipe.tables import result_table
 
 _LINE_SECONDS = 10.0
+_EARLY_SECONDS = 60.0
 _PLAIN_WIDTH = 180
 
 
@@ -110,7 +111,9 @@ class Terminal:
             self._printed = now
             if finished:
                 self._finished.add(progress.stage)
-            left = (now - began) * (progress.total - progress.done) / progress.done if progress.done else None
+            # Workers take seconds to start; an estimate from the first moments would be a wild one.
+            early = progress.done == 0 or (progress.done < 0.02 * progress.total and now - began < _EARLY_SECONDS)
+            left = None if early else (now - began) * (progress.total - progress.done) / progress.done
             eta = "" if finished else f", ETA {left:.0f} s" if left is not None else ", starting"
             self.console.print(
                 f"{progress.stage}: {progress.done:.0f}/{progress.total:.0f} {progress.unit}, "

@@ -53,6 +53,14 @@ def test_without_a_terminal_a_long_stage_prints_its_eta_now_and_then(
     ]
 
 
+def test_the_first_moments_of_a_stage_give_no_eta(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, certify(0)), (11.0, certify(0.5)), (70.0, certify(1))]
+    assert lines(clock, capsys, *steps)[1:] == [
+        "certify: 0/100 images, 11 s, starting",
+        "certify: 1/100 images, 70 s, ETA 6930 s",
+    ]
+
+
 def test_the_end_of_a_stage_is_printed_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [(0.0, certify(0)), (1.0, certify(100)), (1.5, certify(100)), (60.0, certify(100))]
     assert lines(clock, capsys, *steps)[1:] == ["certify: 100/100 images, 1 s"]
