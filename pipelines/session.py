@@ -31,11 +31,13 @@ from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_comma
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.study import StudyConfig, load_study
+from rspipe.tables import Table as Content
 from rspipe.tables import result_table
 
 _LINE_SECONDS = 10.0
 _EARLY_SECONDS = 60.0
 _PLAIN_WIDTH = 180
+_NAME_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,35 @@ class Session:
 
     def _print_results(self, summaries: tuple[Summary, ...]) -> None:
         content = result_table(summaries)
+        shown = fitting_columns(content, self.terminal.console.width)
         table = Table(title=f"{self.study.name}: {self.study.title}", title_justify="left")
-        for name, numeric in zip(content.columns, content.numeric, strict=True):
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for column in shown:
+            name = column == "classifier"
+            table.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
         for row in content.rows:
-            table.add_row(*(cell.text for cell in row))
+            cells = dict(zip(content.columns, row, strict=True))
+            table.add_row(*(cells[column].text for column in shown))
         self.terminal.console.print(table if summaries else "Nothing is certified yet.")
+        if len(shown) < len(content.columns):
+            self.terminal.console.print(f"More columns in {self.store.run_dir / 'summary.md'}", soft_wrap=True)
+
+
+def fitting_columns(content: Content, width: int) -> list[str]:
+    """Return the columns of a result table that a terminal has room for; details go first, large radii next."""
+    details = ["passes", "saturated", "abstained", "training"]
+    radii = [column for column in content.columns if column.startswith("CA(")]
+    widths = {
+        column: max(len(column), *(len(row[index].text) for row in content.rows))
+        for index, column in enumerate(content.columns)
+    }
+    # Names may break into lines.
+    widths["classifier"] = min(widths.get("classifier", 0), _NAME_WIDTH)
+    shown = list(content.columns)
+    for column in (*details, *reversed(radii)):
+        if 1 + sum(widths[one] + 3 for one in shown) <= width:
+            break
+        shown.remove(column)
+    return shown
 
 
 def _check_data(study: StudyConfig) -> None:

@@ -6,8 +6,11 @@ import pytest
 from rich.console import Console
 
 from pipelines import session
-from pipelines.session import Terminal
+from pipelines.session import Terminal, fitting_columns
 from rspipe.stages.progress import Progress
+from rspipe.summaries import summarize
+from rspipe.tables import result_table
+from tests.results_builder import results
 
 
 class Clock:
@@ -82,3 +85,15 @@ def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyP
     shown = screen.getvalue()
     for text in ("train", "1/4 models", "gaussian", "certify", "30/100 images", "ETA"):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("width", "last"),
+    [(200, "passes"), (140, "passes"), (110, "training"), (100, "CA(1)"), (70, "CA(0)"), (20, "ACR ± 95 %")],
+)
+def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: str) -> None:
+    table = result_table(summarize(results()))
+    shown = fitting_columns(table, width)
+    assert shown[:3] == ["σ", "classifier", "ACR ± 95 %"]
+    assert shown[-1] == last
+    assert shown == [column for column in table.columns if column in shown]
