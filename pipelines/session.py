@@ -5,8 +5,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from rspipe.datasets import load_dataset
-from rspipe.errors import RspipeError
+from rspipe.errors import DataError, RspipeError, StoreError
 from rspipe.records import Summary
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.progress import Progress
@@ -47,7 +48,7 @@ class Options:
     study: Path = Path(__file__).parent / "studies" / "digits.toml"
     """The study file."""
     run_dir: Path | None = None
-    """Where results go, and where the same study resumes; runs/<study id> by default."""
+    """Where results go, and where the same study resumes; runs/<study id> by default (see RSPIPE_RUNS)."""
     override: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")] = ()
     """Overrides of the study file, e.g. certify.n=1000 models.0.seeds=[0]. They make it another study."""
     ray_address: str | None = None
@@ -55,11 +56,26 @@ class Options:
     resources: Resources = field(default_factory=Resources)
 
 
-def default_run_dir(study: StudyConfig) -> Path:
-    """Return runs/<study id> in the working directory, or below the home directory where that is Ray's, for a while."""
+def resolve_run_dir(given: Path | None, study: StudyConfig) -> Path:
+    """Return the absolute run directory: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
+
+    A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
+
+    Raises:
+        StoreError: A relative path was given where it would be deleted.
+    """
     root = os.environ.get("RSPIPE_RUNS")
+    chosen = given or (Path(root) / study.id if root else None)
     temporary = "working_dir_files" in Path.cwd().parts
-    return (Path(root) if root else Path.home() / "rspipe-runs" if temporary else Path("runs")) / study.id
+    if chosen is None:
+        chosen = (Path.home() / "rspipe-runs" if temporary else Path("runs")) / study.id
+    chosen = chosen.expanduser()
+    if temporary and not chosen.is_absolute():
+        raise StoreError(
+            f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
+            "give an absolute path that all nodes see with --run-dir"
+        )
+    return chosen.absolute()
 
 
 class Terminal:
@@ -82,11 +98,6 @@ class Terminal:
         self._printed = 0.0
         self._finished: set[str] = set()
 
-    def start(self) -> None:
-        """Draw."""
-        if self._bars is not None:
-            self._bars.start()
-
     def stop(self) -> None:
         """Leave the terminal as it is."""
         if self._bars is not None:
@@ -97,6 +108,7 @@ class Terminal:
         now, new = time.monotonic(), progress.stage not in self._began
         began = self._began.setdefault(progress.stage, now)
         if self._bars is not None:
+            self._bars.start()
             if new:
                 self._tasks[progress.stage] = self._bars.add_task(progress.stage, unit="", detail="")
             self._bars.update(
@@ -123,15 +135,42 @@ class Terminal:
             )
 
 
-@dataclass
 class Session:
-    """A study being run: each method is one stage, which skips what is finished."""
+    """A study being run: each method is one stage, which skips what is finished.
 
-    study: StudyConfig
-    store: Store
-    cluster: Cluster
-    tracker: Tracker
-    terminal: Terminal
+    Ray and MLflow are joined when a stage first needs them, and left when `exits` closes.
+    """
+
+    def __init__(
+        self, study: StudyConfig, store: Store, options: Options, terminal: Terminal, exits: ExitStack
+    ) -> None:
+        self.study, self.store, self.terminal = study, store, terminal
+        self._options, self._exits = options, exits
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The Ray cluster.
+
+        Raises:
+            ClusterError: It cannot be joined, or is too small.
+        """
+        options, log = self._options, self.store.run_dir / "ray.log"
+        cluster = self._exits.enter_context(connect(address=options.ray_address, resources=options.resources, log=log))
+        cluster.workers(1)
+        self._say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
+        return cluster
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The index in MLflow; its parent run ends with the session."""
+        tracker = open_tracker(self.store, self.study)
+
+        def finish(kind: type[BaseException] | None, *_: object) -> None:
+            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+            tracker.finish("FINISHED" if kind is None else "KILLED" if interrupted else "FAILED")
+
+        self._exits.push(finish)
+        return tracker
 
     def search(self) -> None:
         """Search hyper-parameters; the winners join the study's models."""
@@ -151,6 +190,10 @@ class Session:
     def weigh(self) -> None:
         """Solve the weights of every ensemble whose members are trained."""
         specs = finished_ensembles(self.store, self.study)
+        known = self.study.ensemble_specs(known_models(self.store, self.study))
+        left_out = {(spec.label, spec.sigma) for spec in known} - {(spec.label, spec.sigma) for spec in specs}
+        for label, sigma in sorted(left_out):
+            self._warn(f"ensemble {label} at sigma {sigma:g} is left out: a member is not trained, or diverged")
         weigh_ensembles(self.store, self.study, specs, cluster=self.cluster, on_progress=self.terminal.show)
         self._publish()
 
@@ -170,14 +213,22 @@ class Session:
         """Write the reports, publish everything, and show the result."""
         results = read_results(self.store, self.study)
         summaries, files = write_report(self.store, results)
-        self.tracker.publish(results, summaries, files)
+        self.tracker.publish(results, self._complete(summaries), files)
         self.terminal.stop()
         self._print_results(summaries)
-        self.terminal.console.print(f"\nReport:  {files['report.html']}", soft_wrap=True)
-        self.terminal.console.print(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}", soft_wrap=True)
+        self._say(f"\nReport:  {files['report.html']}")
+        self._say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
 
     def _publish(self) -> None:
         self.tracker.publish(read_results(self.store, self.study))
+
+    def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
+        """Return those certified on all images: an index that shows a number keeps it."""
+        images = len(load_dataset(self.study.data).test.evenly_spaced(self.study.certify.images))
+        return [summary for summary in summaries if summary.images == images]
+
+    def _say(self, message: str) -> None:
+        self.terminal.console.print(escape(message), soft_wrap=True, highlight=False)
 
     def _warn(self, message: str) -> None:
         self.terminal.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
@@ -185,16 +236,16 @@ class Session:
     def _print_results(self, summaries: tuple[Summary, ...]) -> None:
         content = result_table(summaries)
         shown = fitting_columns(content, self.terminal.console.width)
-        table = Table(title=f"{self.study.name}: {self.study.title}", title_justify="left")
+        table = Table(title=escape(f"{self.study.name}: {self.study.title}"), title_justify="left")
         for column in shown:
             name = column == "classifier"
             table.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
         for row in content.rows:
             cells = dict(zip(content.columns, row, strict=True))
-            table.add_row(*(cells[column].text for column in shown))
+            table.add_row(*(escape(cells[column].text) for column in shown))
         self.terminal.console.print(table if summaries else "Nothing is certified yet.")
         if len(shown) < len(content.columns):
-            self.terminal.console.print(f"More columns in {self.store.run_dir / 'summary.md'}", soft_wrap=True)
+            self._say(f"More columns in {self.store.run_dir / 'summary.md'}")
 
 
 def fitting_columns(content: Content, width: int) -> list[str]:
@@ -216,15 +267,26 @@ def fitting_columns(content: Content, width: int) -> list[str]:
 
 
 def _check_data(study: StudyConfig) -> None:
-    """Find out before anything starts whether the data are there and the splits large enough."""
+    """Find out before anything starts whether the data are there and the splits large enough.
+
+    Raises:
+        DataError: They are not.
+    """
     data = load_dataset(study.data)
-    data.test.evenly_spaced(study.certify.images)
-    data.calibration.evenly_spaced(study.weigh.images)
+    asked = {
+        "certify.images": (data.test, study.certify.images),
+        "weigh.images": (data.calibration, study.weigh.images),
+    }
+    for name, (split, images) in asked.items():
+        try:
+            split.evenly_spaced(images)
+        except DataError as error:
+            raise DataError(f"{name} = {images}: {error}") from error
 
 
 @contextmanager
 def open_session(options: Options) -> Iterator[Session]:
-    """Load the study, open its run directory, join Ray and MLflow.
+    """Load the study and open its run directory; Ray and MLflow follow when they are needed.
 
     Raises:
         RspipeError: Any of these fails; MLflow alone only costs a warning.
@@ -232,27 +294,13 @@ def open_session(options: Options) -> Iterator[Session]:
     study = load_study(options.study, overrides=options.override)
     _check_data(study)
     terminal = Terminal()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=terminal.console)])
-    run_dir = (options.run_dir or default_run_dir(study)).expanduser().absolute()
+    handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    run_dir = resolve_run_dir(options.run_dir, study)
     source = options.study.read_text(encoding="utf-8")
-    with (
-        open_store(run_dir, study, source=source, environment=environment()) as store,
-        connect(address=options.ray_address, resources=options.resources, log=run_dir / "ray.log") as cluster,
-    ):
-        cluster.workers(1)
-        terminal.console.print(f"Study {study.id} in {run_dir}, Ray at {cluster.address}", soft_wrap=True)
-        tracker = open_tracker(store, study)
-        terminal.start()
-        status = "FAILED"
-        try:
-            yield Session(study, store, cluster, tracker, terminal)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            terminal.stop()
-            tracker.finish(status)
+    with open_store(run_dir, study, source=source, environment=environment()) as store, ExitStack() as exits:
+        exits.callback(terminal.stop)
+        yield Session(study, store, options, terminal, exits)
 
 
 def run(main: Callable[[Options], None], *, description: str | None) -> None:
@@ -261,7 +309,7 @@ def run(main: Callable[[Options], None], *, description: str | None) -> None:
         main(tyro.cli(Options, description=description))
     except RspipeError as error:
         Console(stderr=True, width=None if sys.stderr.isatty() else 10_000).print(
-            f"[red]error:[/] {error}", soft_wrap=True
+            f"[red]error:[/] {escape(str(error))}", soft_wrap=True
         )
         sys.exit(2)
     except KeyboardInterrupt:

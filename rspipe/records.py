@@ -48,6 +48,8 @@ class TrainedModel(Record):
     parameters: int
     device: str
     precision: str
+    checksum: str
+    """Of the parameters: certificates and ensemble weights hold for these and no others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,8 @@ class EnsembleWeights(Record):
     """Relative optimality gap (Frank-Wolfe)."""
     images: int
     draws: int
+    checksums: tuple[str, ...]
+    """Of the members' parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

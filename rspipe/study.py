@@ -24,6 +24,7 @@ from rspipe.spec import (
     TrainingSpec,
     WeighSpec,
     check_can_certify,
+    content_id,
     nearest,
 )
 
@@ -248,8 +249,9 @@ class StudyConfig(Spec):
 
     @property
     def id(self) -> str:
-        """Readable and unique."""
-        return f"{self.name}-{self.digest}"
+        """Readable, and unique for what determines the numbers: not for what is reported of them."""
+        content = self.model_dump(mode="json", exclude={"title", "radii", "baseline"})
+        return f"{self.name}-{content_id(content)}"
 
     @property
     def groups(self) -> tuple["ModelGroup | SearchGroup", ...]:
@@ -519,6 +521,8 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
         raise StudyError(f"{path}: no such study file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
+    # An override of a key of the default data set needs no [data] in the file.
+    config.setdefault("data", {"name": DigitsData().name})
     for assignment in overrides:
         _override(config, assignment)
     try:

@@ -61,6 +61,7 @@ def trained_model(label, sigma, seed, **changes):
         "parameters": 12_345,
         "device": "cpu",
         "precision": "float32",
+        "checksum": f"{label}/{sigma}/{seed}",
     }
     return TrainedModel(**{**content, **changes})
 
@@ -96,6 +97,7 @@ def ensemble(label, sigma, members, *, method="uniform", weights=None, average="
         gap=0.0 if method == "uniform" else 3e-9,
         images=100,
         draws=200,
+        checksums=tuple(f"of {member}" for member in members),
     )
 
 

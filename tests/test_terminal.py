@@ -33,7 +33,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def lines(clock: Clock, capsys: pytest.CaptureFixture[str], *steps: tuple[float, Progress]) -> list[str]:
     """Return what is printed where there is no terminal."""
     terminal = Terminal()
-    terminal.start()
     for now, progress in steps:
         clock.now = now
         terminal.show(progress)
@@ -78,7 +77,6 @@ def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyP
     console = Console(file=screen, force_terminal=True, width=140)
     monkeypatch.setattr(session, "Console", lambda **_: console)
     terminal = Terminal()
-    terminal.start()
     terminal.show(Progress("train", 1, 4, "models", "gaussian"))
     terminal.show(Progress("certify", 30, 100, "images"))
     terminal.stop()

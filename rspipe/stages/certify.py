@@ -28,26 +28,41 @@ class _Candidate:
     members: tuple[str, ...]
     weights: tuple[float, ...]
     average: str
+    checksums: tuple[str, ...]
 
 
 def _candidates(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[_Candidate]:
     base = [
-        _Candidate(model.id, "model", model.train_sigma, (model.id,), (1.0,), "logits")
+        _Candidate(model.id, "model", model.train_sigma, (model.id,), (1.0,), "logits", (model.checksum,))
         for model in models
         if model.status == "finished"
     ]
-    mixed = [_Candidate(one.id, "ensemble", one.sigma, one.members, one.weights, one.average) for one in ensembles]
+    mixed = [
+        _Candidate(one.id, "ensemble", one.sigma, one.members, one.weights, one.average, one.checksums)
+        for one in ensembles
+    ]
     return base + mixed
 
 
-def certification_key(study: StudyConfig) -> str:
-    """Return the identity of what determines counts beside classifier, sigma and example."""
+def certification_keys(
+    study: StudyConfig, models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]
+) -> dict[str, str]:
+    """Return the identity of what determines the counts of each classifier, beside the example."""
     rule = study.certify.model_dump(mode="json", exclude={"images"})
-    return content_id([rule, study.data.model_dump(mode="json"), "float32"])
+    shared = [rule, study.data.model_dump(mode="json"), "float32"]
+    return {
+        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average])
+        for one in _candidates(models, ensembles)
+    }
 
 
 def _works(
-    candidates: Sequence[_Candidate], split: Split, done: set[tuple[str, int]], study: StudyConfig
+    candidates: Sequence[_Candidate],
+    split: Split,
+    done: set[tuple[str, str, int]],
+    study: StudyConfig,
+    *,
+    keys: dict[str, str],
 ) -> list[Work]:
     """Return passes over the examples that lack counts; examples that lack the same classifiers share a pass."""
     works = []
@@ -55,7 +70,9 @@ def _works(
         here = [candidate for candidate in candidates if candidate.sigma == sigma]
         lacking: dict[tuple[str, ...], list[int]] = {}
         for position, example in enumerate(split.index.tolist()):
-            missing = tuple(candidate.id for candidate in here if (candidate.id, example) not in done)
+            missing = tuple(
+                candidate.id for candidate in here if (candidate.id, keys[candidate.id], example) not in done
+            )
             if missing:
                 lacking.setdefault(missing, []).append(position)
         for missing, positions in lacking.items():
@@ -90,24 +107,24 @@ def certify_classifiers(
     """
     data = load_dataset(study.data)
     split = data.test.evenly_spaced(study.certify.images)
-    key = certification_key(study)
+    keys = certification_keys(study, models, ensembles)
     candidates = _candidates(models, ensembles)
     kinds = {candidate.id: candidate.kind for candidate in candidates}
-    works = _works(candidates, split, store.counted(key), study)
+    works = _works(candidates, split, store.counted(), study, keys=keys)
     total = sum(len(work.split) for work in works)
     visited = 0
     on_progress(Progress("certify", 0, total, "images"))
 
     def on_block(visits: list[Visit]) -> None:
         nonlocal visited
-        store.save_counts(pa.concat_tables(_table(works[one.work].sampling, one, kinds, key) for one in visits))
+        store.save_counts(pa.concat_tables(_table(works[one.work].sampling, one, kinds, keys) for one in visits))
         visited += len(visits)
         on_progress(Progress("certify", visited, total, "images"))
 
     visit(store, works, classes=data.classes, cluster=cluster, on_block=on_block)
 
 
-def _table(sampling: object, one: Visit, kinds: dict[str, str], key: str) -> pa.Table:
+def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, str]) -> pa.Table:
     """Return one row per classifier: the counts, all that they depend on, and what follows from them."""
     assert isinstance(sampling, CountPass)
     spec, classifiers = sampling.certify, sampling.classifiers
@@ -139,6 +156,6 @@ def _table(sampling: object, one: Visit, kinds: dict[str, str], key: str) -> pa.
             "device": [one.device] * rows,
             # Of the pass over this image, which all these classifiers share.
             "seconds": np.full(rows, one.seconds),
-            "key": [key] * rows,
+            "key": [keys[classifier.id] for classifier in classifiers],
         }
     )

@@ -36,6 +36,7 @@ class Board:
         self._fraction = [0.0] * work
         self._next = 0
         self._detail = ""
+        self._failure: RspipeError | None = None
 
     def restart(self) -> None:
         """Hand out everything again: the workers were replaced, and what is finished they skip."""
@@ -53,9 +54,14 @@ class Board:
         self._fraction[piece] = fraction
         self._detail = detail or self._detail
 
-    def read(self) -> tuple[float, str]:
-        """Return how many pieces are done, fractions added, and the latest detail."""
-        return sum(self._fraction), self._detail
+    def fail(self, error: RspipeError) -> None:
+        """Note what nobody can do anything about but the user: trying again would not help."""
+        self._failure = self._failure or error
+        self._next = len(self._fraction)
+
+    def read(self) -> tuple[float, str, RspipeError | None]:
+        """Return how many pieces are done, fractions added, the latest detail, and the first failure."""
+        return sum(self._fraction), self._detail, self._failure
 
 
 def make_board(work: int) -> Any:
@@ -66,8 +72,14 @@ def make_board(work: int) -> Any:
 
 
 def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit: str, on_progress: OnProgress) -> T:
-    """Return the function's result, reporting what the board says while it runs."""
+    """Return the function's result, reporting what the board says while it runs.
+
+    Raises:
+        RspipeError: What `root_cause` makes of a failure in the cluster.
+    """
     import ray
+    from ray.train import TrainingFailedError
+    from ray.tune import TuneError
 
     outcome: dict[str, Any] = {}
 
@@ -80,12 +92,17 @@ def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit:
     # A daemon, so that an interrupt from the keyboard does not wait for the cluster.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(_POLL_SECONDS)
-        done, detail = ray.get(board.read.remote())
-        on_progress(Progress(stage, done, work, unit, detail))
-    if "error" in outcome:
-        raise outcome["error"]
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            done, detail, failure = ray.get(board.read.remote())
+            if failure is not None:
+                raise failure
+            on_progress(Progress(stage, done, work, unit, detail))
+        if "error" in outcome:
+            raise outcome["error"]
+    except (ray.exceptions.RayError, TrainingFailedError, TuneError) as error:
+        raise root_cause(error) from error
     result: T = outcome["result"]
     return result
 
@@ -102,7 +119,8 @@ def root_cause(error: BaseException) -> RspipeError:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        for name, message in _NAMED.findall(str(current)):
+        # The last one is the outermost: it was raised from those before it.
+        for name, message in reversed(_NAMED.findall(str(current))):
             kind = getattr(errors, name, None)
             if isinstance(kind, type) and issubclass(kind, RspipeError):
                 return kind(message)
@@ -112,4 +130,4 @@ def root_cause(error: BaseException) -> RspipeError:
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return ClusterError(f"work on the cluster failed: {lines[-1].strip()}")
+    return ClusterError(f"work on the cluster failed: {lines[-1].strip()}; the same command goes on from here")

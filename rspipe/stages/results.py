@@ -5,7 +5,7 @@ from pathlib import Path
 from rspipe.figures import figure_svg
 from rspipe.records import Summary
 from rspipe.report import render_report, report_figures
-from rspipe.stages.certify import certification_key
+from rspipe.stages.certify import certification_keys
 from rspipe.stages.store import Store, read_json, write_text
 from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
 from rspipe.summaries import Results, compare, summarize
@@ -24,11 +24,13 @@ def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
 
 
 def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, ...]:
-    """Return the study's ensembles whose members are all trained and did not diverge."""
-    specs = known_models(store, study)
-    return study.ensemble_specs(
-        spec for spec in specs if (record := store.trained_model(spec.id)) is not None and record.status == "finished"
-    )
+    """Return the study's ensembles whose members are all trained and did not diverge.
+
+    Members are the first models of a label in the order of its seeds: none takes the place of another.
+    """
+    records = {spec.id: store.trained_model(spec.id) for spec in known_models(store, study)}
+    finished = {id_ for id_, record in records.items() if record is not None and record.status == "finished"}
+    return tuple(spec for spec in study.ensemble_specs(known_models(store, study)) if finished.issuperset(spec.members))
 
 
 def read_results(store: Store, study: StudyConfig) -> Results:
@@ -41,10 +43,8 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         for index in range(search.trials)
         if (trial := store.trial(search.id, index)) is not None
     ]
-    finished = {record.id for record in models if record.status == "finished"}
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
-    known = finished | {record.id for record in ensembles}
     return Results(
         study=study,
         environment=read_json(store.run_dir / "environment.json"),
@@ -52,7 +52,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         searches=tuple(searches),
         trials=tuple(trials),
         ensembles=tuple(ensembles),
-        certified=tuple(one for one in store.certified(certification_key(study)) if one.id in known),
+        certified=store.certified(certification_keys(study, models, ensembles)),
     )
 
 

@@ -37,7 +37,7 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Resources:
-    """What the stages may use. Never part of an identity: results do not depend on it."""
+    """What the stages may use. Never part of an identity: on a given kind of device, results do not depend on it."""
 
     cpus_per_worker: float = 1.0
     """CPUs of each training worker, search trial and certification actor."""
@@ -48,15 +48,38 @@ class Resources:
     cpus: int | None = None
     """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
 
+    def check(self) -> None:
+        """Raise ClusterError for amounts that mean nothing."""
+        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "workers": 1, "cpus": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ClusterError(f"--resources.{name.replace('_', '-')} = {value:g} must be at least {low:g}")
+        if self.cpus_per_worker == 0 == self.gpus_per_worker:
+            raise ClusterError("--resources.cpus-per-worker and --resources.gpus-per-worker are both 0; raise one")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of a cluster offers."""
+
+    cpus: float
+    gpus: float
+
 
 @dataclass(frozen=True)
 class Cluster:
     """What a connected cluster offers."""
 
     address: str
-    cpus: float
-    gpus: float
+    nodes: tuple[Node, ...]
     resources: Resources
+
+    def _fit(self, node: Node) -> int:
+        """Return how many workers fit on a node: a worker does not span two."""
+        shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus_per_worker))
+        # Halves and thirds of a GPU add up to one.
+        return min(int(have / need + 1e-6) for have, need in shares if need > 0)
 
     def workers(self, work: int) -> int:
         """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
@@ -65,23 +88,27 @@ class Cluster:
             ClusterError: Not even one fits, or more are asked for than fit.
         """
         asked = self.resources
-        fits = self.cpus / asked.cpus_per_worker if asked.cpus_per_worker > 0 else float("inf")
-        if asked.gpus_per_worker > 0:
-            fits = min(fits, self.gpus / asked.gpus_per_worker)
+        fits = sum(map(self._fit, self.nodes))
         need = f"{asked.cpus_per_worker:g} CPUs and {asked.gpus_per_worker:g} GPUs per worker"
-        have = f"the cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
+        where = f" on {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
+        have = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs{where}"
         if fits < 1:
             raise ClusterError(f"{need} are asked for but {have}; lower --resources.* or add nodes")
         if asked.workers is not None and asked.workers > fits:
             raise ClusterError(
                 f"{asked.workers} workers with {need} are asked for but {have}; lower --resources.workers"
             )
-        return max(1, min(work, asked.workers or int(min(fits, work))))
+        return max(1, min(work, asked.workers or fits))
 
 
 def _reachable(address: str) -> None:
     """Raise ClusterError unless something listens at host:port: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise ClusterError(
+            f"Ray address {address!r} is that of a client or a dashboard; give the head's own, e.g. 10.0.0.1:6379"
+        )
     if not host or not port.isdigit():
         raise ClusterError(f"Ray address {address!r} is not of the form host:port; e.g. 10.0.0.1:6379, or leave it out")
     try:
@@ -98,13 +125,14 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
 
     Args:
         address: host:port of a running head. None takes RAY_ADDRESS (which `ray job submit` sets), and without
-            that starts Ray on this machine, reachable from this machine only.
+            that starts Ray on this machine, protected by Ray's token unless RAY_AUTH_MODE says otherwise.
         resources: What the stages may use.
         log: File that gets what Ray's native code would write to the terminal.
 
     Raises:
         ClusterError: The head does not answer or refuses the token.
     """
+    resources.check()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -127,11 +155,10 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
             raise _refused(address, error, said()) from error
         try:
             _silence_loggers()
-            total = ray.cluster_resources()
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield Cluster(
                 address=str(context.address_info.get("gcs_address", address)),
-                cpus=float(total.get("CPU", 0)),
-                gpus=float(total.get("GPU", 0)),
+                nodes=tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive),
                 resources=resources,
             )
         finally:
@@ -202,9 +229,14 @@ def worker_device(gpus: float) -> torch.device:
 
 
 def set_deterministic() -> None:
-    """Ask this process for bit-reproducible results."""
+    """Ask this process for bit-reproducible results in float32 proper."""
+    # The order of sums depends on the number of threads. Workers are many; each has one.
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    # TensorFloat-32 is another precision, and another classifier.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import nn
 from rspipe.architectures import build_network
 from rspipe.datasets import Split
 from rspipe.ensembles import Classifier, ensemble_counts
-from rspipe.errors import ClusterError, RspipeError
+from rspipe.errors import ClusterError, ModelError, RspipeError
 from rspipe.moments import image_moments
 from rspipe.smoothing import Stream
 from rspipe.spec import CertifySpec, WeighSpec
@@ -113,8 +113,7 @@ class Visit:
 
 def load_network(store: Store, model: str, *, classes: int, device: torch.device) -> nn.Module:
     """Return a trained network in eval mode, in the memory layout that convolutions run fastest in."""
-    record = store.trained_model(model)
-    assert record is not None
+    record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
     network.load_state_dict(store.parameters(model))
     return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
@@ -136,6 +135,7 @@ class Sampler:
 
     def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Return one row per row of the block, with the found arrays as bytes."""
+        self._store.check_shared()
         rows: dict[str, list[Any]] = {name: [] for name in ("work", "example", "label", "seconds", "device", "found")}
         for which, example, label, pixels in zip(
             block["work"], block["example"], block["label"], block["image"], strict=True
@@ -145,7 +145,10 @@ class Sampler:
             networks = [self._network(model) for model in sampling.members]
             # The block is read-only memory of Ray's; torch wants its own.
             image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
-            found = sampling.run(networks, image, int(label), int(example))
+            try:
+                found = sampling.run(networks, image, int(label), int(example))
+            except ModelError as error:
+                raise ModelError(f"{error} (image {example}, members {', '.join(sampling.members)})") from error
             rows["work"].append(int(which))
             rows["example"].append(int(example))
             rows["label"].append(int(label))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rspipe.errors import ModelError
+from rspipe.errors import ModelError, RspipeError
 from rspipe.fitting import evaluate, fit
 from rspipe.records import SearchResult, Trial
 from rspipe.searching import trial_parameters, trial_spec, validation_acr
@@ -46,16 +46,22 @@ def _trainable(
     config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, board: Any
 ) -> None:
     """Run one trial inside Tune."""
+    import ray
     import ray.tune
 
     set_deterministic()
     which, index, piece = config["work"]
-    search = searches[which]
+    search, store = searches[which], Store(Path(run_dir))
 
     def on_epoch(state: dict[str, Any]) -> None:
         board.update.remote(piece, state["epoch"] / (search.training.epochs + 1), f"{search.id} trial {index}")
 
-    trial = run_trial(Store(Path(run_dir)), search, index, gpus=gpus, on_epoch=on_epoch)
+    try:
+        store.check_shared()
+        trial = run_trial(store, search, index, gpus=gpus, on_epoch=on_epoch)
+    except RspipeError as error:
+        ray.get(board.fail.remote(error))
+        return
     board.update.remote(piece, 1.0, f"{search.id} trial {index}")
     ray.tune.report({"objective": trial.objective, "noisy_accuracy": trial.noisy_accuracy})
 
@@ -117,8 +123,7 @@ def _run_trials(
 
 
 def _conclude(store: Store, search: SearchSpec) -> SearchResult:
-    trials = [trial for index in range(search.trials) if (trial := store.trial(search.id, index)) is not None]
-    assert len(trials) == search.trials
+    trials = [store.existing_trial(search.id, index) for index in range(search.trials)]
     # The first of equals, so that the settings in the study file win a tie.
     best = max(trials, key=lambda trial: (trial.objective, -trial.index))
     if best.status == "diverged":

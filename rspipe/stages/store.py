@@ -13,30 +13,39 @@
 A record is written last and atomically: what it describes is finished, and finished work is never done again.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import pickle
+import platform
 import uuid
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from rspipe.certificates import certify_counts
 from rspipe.errors import StoreError
 from rspipe.records import EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.spec import content_id
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier
 
 R = TypeVar("R", bound=Record)
+
+_log = logging.getLogger(__name__)
+
+_STUDY = "study.json"
+_VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -82,7 +91,22 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it and run again to make it anew") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    # What torch says beyond its first line would have users execute what is in the file.
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+    return StoreError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
+
+
+def checksum(parameters: dict[str, torch.Tensor]) -> str:
+    """Return sixteen hex digits that identify parameters (SHA-256 of names, types, shapes and bytes)."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(parameters.items()):
+        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def save_torch(path: Path, content: Any) -> None:
@@ -99,7 +123,7 @@ def load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it and run again to make it anew") from error
+        raise _damaged(path, error) from error
 
 
 class Store:
@@ -110,6 +134,14 @@ class Store:
             raise ValueError(f"run_dir must be absolute, got {run_dir}")
         self.run_dir = run_dir
 
+    def check_shared(self) -> None:
+        """Raise StoreError unless this process sees the run directory: a worker may be on another machine."""
+        if not (self.run_dir / _STUDY).is_file():
+            raise StoreError(
+                f"run directory {self.run_dir} is not visible on {platform.node()}; "
+                "choose one on storage that all nodes share with --run-dir"
+            )
+
     # --- models ---------------------------------------------------------------------------------------------------
 
     def model_dir(self, model: str) -> Path:
@@ -119,6 +151,17 @@ class Store:
     def trained_model(self, model: str) -> TrainedModel | None:
         """Return the record of a finished model, or None."""
         return self._record(TrainedModel, self.model_dir(model) / "model.json")
+
+    def existing_model(self, model: str) -> TrainedModel:
+        """Return the record of a model that has been trained.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        record = self.trained_model(model)
+        if record is None:
+            raise StoreError(f"{self.model_dir(model)}: the record of a trained model is missing; {_VANISHED}")
+        return record
 
     def save_model(self, record: TrainedModel, parameters: dict[str, torch.Tensor]) -> None:
         """Store a finished model: parameters first, record last."""
@@ -141,8 +184,20 @@ class Store:
         save_torch(self.model_dir(model) / "checkpoint.pt", state)
 
     def parameters(self, model: str) -> dict[str, torch.Tensor]:
-        """Return the parameters of a finished model, on the CPU."""
-        parameters: dict[str, torch.Tensor] = load_torch(self.model_dir(model) / "weights.pt")
+        """Return the parameters of a finished model, on the CPU.
+
+        Raises:
+            StoreError: They are not those that the record describes.
+        """
+        folder, record = self.model_dir(model), self.existing_model(model)
+        try:
+            parameters: dict[str, torch.Tensor] = load_torch(folder / "weights.pt")
+            intact = checksum(parameters) == record.checksum
+        except StoreError:
+            intact = False
+        if not intact:
+            # The record alone would make the model count as finished.
+            raise StoreError(f"{folder}: weights.pt is not what model.json describes; delete the folder and run again")
         return parameters
 
     # --- search ---------------------------------------------------------------------------------------------------
@@ -150,6 +205,17 @@ class Store:
     def trial(self, search: str, index: int) -> Trial | None:
         """Return the record of a finished trial, or None."""
         return self._record(Trial, self.run_dir / "search" / search / f"trial-{index}.json")
+
+    def existing_trial(self, search: str, index: int) -> Trial:
+        """Return the record of a trial that has ended.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        trial = self.trial(search, index)
+        if trial is None:
+            raise StoreError(f"{self.run_dir / 'search' / search}: the record of trial {index} is missing; {_VANISHED}")
+        return trial
 
     def save_trial(self, trial: Trial) -> None:
         """Store a finished trial."""
@@ -170,8 +236,11 @@ class Store:
         path = self.run_dir / "moments" / f"{moments}.npz"
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
 
     def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
         """Store the arrays of a pass over the calibration split."""
@@ -183,8 +252,12 @@ class Store:
         write_atomically(self.run_dir / "moments" / f"{moments}.npz", write)
 
     def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
-        """Return the record of an ensemble, or None."""
-        return self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
+        """Return the record of an ensemble, or None; one of members that were trained anew since counts as none."""
+        record = self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
+        if record is None:
+            return None
+        members = [self.trained_model(member) for member in record.members]
+        return record if record.checksums == tuple(member.checksum for member in members if member) else None
 
     def save_ensemble_weights(self, record: EnsembleWeights) -> None:
         """Store an ensemble."""
@@ -210,20 +283,35 @@ class Store:
                 path.rename(path.with_suffix(".damaged"))
         return pa.concat_tables(tables) if tables else None
 
-    def counted(self, key: str) -> set[tuple[str, int]]:
-        """Return the (classifier, example) pairs that have counts under a certification key."""
+    def counted(self) -> set[tuple[str, str, int]]:
+        """Return the (classifier, key, example) triples that have counts."""
         table = self.counts()
         if table is None:
             return set()
-        rows = table.filter(pc.equal(table["key"], key))
-        return set(zip(rows["classifier"].to_pylist(), rows["example"].to_pylist(), strict=True))
+        columns = (table[name].to_pylist() for name in ("classifier", "key", "example"))
+        return set(zip(*columns, strict=True))
 
-    def certified(self, key: str) -> tuple[CertifiedClassifier, ...]:
-        """Return the certificates of every classifier certified under a certification key, derived from counts."""
+    def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
+        """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
+
+        Raises:
+            StoreError: An example has two different counts under one key.
+        """
         table = self.counts()
         if table is None:
             return ()
-        frame = table.filter(pc.equal(table["key"], key)).to_pandas()
+        everything = table.to_pandas()
+        frame = everything[everything["key"] == everything["classifier"].map(keys)]
+        frame = frame.assign(
+            counts=[repr([*map(list, both)]) for both in zip(frame["selection"], frame["estimation"], strict=True)]
+        )
+        frame = frame.drop_duplicates(["classifier", "example", "counts"])
+        if (twice := frame.duplicated(["classifier", "example"])).any():
+            row = frame[twice].iloc[0]
+            raise StoreError(
+                f"{self.run_dir / 'certificates'}: {row['classifier']} has two different counts for image "
+                f"{row['example']}; two processes wrote here: delete the folder and certify again"
+            )
         classifiers = []
         for (classifier, kind, sigma), rows in frame.groupby(["classifier", "kind", "sigma"], sort=True):
             ordered = rows.sort_values("example")
@@ -300,19 +388,46 @@ def open_store(run_dir: Path, study: StudyConfig, *, source: str, environment: d
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StoreError(f"run directory {run_dir} is in use by another process; wait for it or end it") from error
-        content = {"id": study.id, "study": study.model_dump(mode="json")}
-        path = run_dir / "study.json"
-        if path.is_file():
-            known = read_json(path)
-            if known.get("id") != study.id:
-                difference = _first_difference(known.get("study"), content["study"])
+            if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise StoreError(
-                    f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
-                    f"({difference}); choose another with --run-dir"
-                )
-        else:
-            write_text(run_dir / "study.toml", source)
-            write_json(run_dir / "environment.json", environment)
-            write_json(path, content)
+                    f"run directory {run_dir} is in use by another process; wait for it or end it"
+                ) from error
+            raise StoreError(
+                f"run directory {run_dir} cannot be locked ({error.strerror}); "
+                "choose one on another file system with --run-dir"
+            ) from error
+        _adopt(store, study, source=source, environment=environment)
         yield store
+
+
+def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[str, str]) -> None:
+    """Mark a run directory as the study's, or find out that it is another's; say what it was begun with."""
+    run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
+    first = run_dir / "environment.json"
+    if (run_dir / _STUDY).is_file():
+        known = read_json(run_dir / _STUDY)
+        if known.get("id") != study.id:
+            difference = _first_difference(known.get("study"), content["study"])
+            raise StoreError(
+                f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
+                f"({difference}); choose another with --run-dir"
+            )
+        if first.is_file():
+            _note_changes(run_dir, read_json(first), environment)
+    if not first.is_file():
+        write_json(first, environment)
+    # What a study is called and which radii it reports may change within its identity.
+    write_text(run_dir / "study.toml", source)
+    write_json(run_dir / _STUDY, content)
+
+
+def _note_changes(run_dir: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    """Keep an environment that differs from the first, and warn: numbers of both go into one study."""
+    changed = {name: value for name, value in now.items() if name != "started" and before.get(name) != value}
+    if not changed:
+        return
+    write_json(run_dir / f"environment-{content_id(changed)}.json", now)
+    told = ", ".join(
+        f"{name} {before.get(name, 'unknown')} then, {value} now" for name, value in sorted(changed.items())
+    )
+    _log.warning("warning: %s was begun in another environment (%s); what is finished is kept as it is", run_dir, told)

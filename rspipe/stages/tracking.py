@@ -158,7 +158,7 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
         points += _certificate_points(study, certified.get(model.id), summarized.get(model.id))
         folder = store.model_dir(model.id)
         yield _Run(
-            key=f"model/{model.id}",
+            key=f"model/{model.id}/{model.checksum}",
             name=f"{display_name(model)}, sigma {model.train_sigma:g}",
             status="FINISHED" if model.status == "finished" else "FAILED",
             tags=_tags("model", model.label, model.method, model.train_sigma, data) | seed,
@@ -186,7 +186,7 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
         points = [*_ensemble_points(ensemble)]
         points += _certificate_points(study, certified.get(ensemble.id), summarized.get(ensemble.id))
         yield _Run(
-            key=f"ensemble/{ensemble.id}",
+            key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
             name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
             status="FINISHED",
             tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, data),
@@ -214,7 +214,7 @@ class Tracker:
 
         Args:
             results: Everything so far.
-            summaries: Of the certified classifiers.
+            summaries: Of the classifiers whose certification is finished: MLflow keeps a number that it has shown.
             files: Artifacts of the parent run, by their path there.
         """
         try:
@@ -276,7 +276,7 @@ class Tracker:
             return str(found.experiment_id)
         folder = self._store.run_dir.parent / "mlartifacts"
         # A server has a place of its own for artifacts.
-        location = folder.as_uri() if self._uri.startswith("sqlite:") else None
+        location = None if self._uri.startswith("http") else folder.as_uri()
         return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
 
     def _search(self, where: str) -> Iterator[Any]:
@@ -287,9 +287,11 @@ class Tracker:
             token = page.token or ""
 
     def _parent(self) -> str:
-        for run in self._search(f"tags.`rspipe.key` = 'study/{self._identity}'"):
-            return str(run.info.run_id)
-        study, run_dir = self._study, self._store.run_dir
+        """Return the parent run, made when there is none and completed when its making was cut off."""
+        found = next(self._search(f"tags.`rspipe.key` = 'study/{self._identity}'"), None)
+        if found is not None and "rspipe.logged" in found.data.tags:
+            return str(found.info.run_id)
+        study = self._study
         tags = {
             "rspipe.key": f"study/{self._identity}",
             "rspipe.kind": "study",
@@ -297,12 +299,13 @@ class Tracker:
             "rspipe.data": study.data.name,
             "mlflow.note.content": study.title,
         }
-        run = self._client.create_run(self._experiment(), tags=tags, run_name=study.id)
+        run = found or self._client.create_run(self._experiment(), tags=tags, run_name=study.id)
         parent = str(run.info.run_id)
         for name, value in flattened(study.model_dump(mode="json", exclude={"models", "search", "ensembles"})).items():
             self._client.log_param(parent, name, value)
         for name in ("study.toml", "study.json", "environment.json"):
-            self._client.log_artifact(parent, str(run_dir / name))
+            self._client.log_artifact(parent, str(self._store.run_dir / name))
+        self._client.set_tag(parent, "rspipe.logged", "yes")
         return parent
 
     def _known(self, parent: str) -> dict[str, Any]:

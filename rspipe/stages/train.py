@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.errors import RspipeError
 from rspipe.fitting import State, evaluate, fit
 from rspipe.records import TrainedModel
 from rspipe.spec import DataSpec
-from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
+from rspipe.stages.progress import OnProgress, Progress, make_board, watch
 from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
-from rspipe.stages.store import Store
+from rspipe.stages.store import Store, checksum
 from rspipe.study import ModelSpec
 
 _CHECKPOINT_SECONDS = 5.0
@@ -76,6 +77,7 @@ def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = N
         parameters=sum(parameter.numel() for parameter in result.network.parameters()),
         device=str(data.train.images.device),
         precision="float32",
+        checksum=checksum(result.network.state_dict()),
     )
     store.save_model(record, result.network.state_dict())
     return record
@@ -92,7 +94,16 @@ def train_loop(config: dict[str, Any]) -> None:
     if ray.train.get_context().get_world_rank() == 0:
         ray.get(board.restart.remote())
     barrier()
-    store, device = Store(Path(config["run_dir"])), worker_device(config["gpus"])
+    try:
+        _work_off(board, specs, Store(Path(config["run_dir"])), worker_device(config["gpus"]))
+    except RspipeError as error:
+        ray.get(board.fail.remote(error))
+
+
+def _work_off(board: Any, specs: Sequence[ModelSpec], store: Store, device: torch.device) -> None:
+    import ray
+
+    store.check_shared()
     while (piece := ray.get(board.take.remote())) is not None:
         spec = specs[piece]
 
@@ -121,8 +132,7 @@ def train_models(
     on_progress(Progress("train", 0, len(todo), "models"))
     if todo:
         _run_group(store, todo, cluster=cluster, on_progress=on_progress)
-    records = [store.trained_model(spec.id) for spec in specs]
-    return tuple(record for record in records if record is not None)
+    return tuple(store.existing_model(spec.id) for spec in specs)
 
 
 def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress) -> None:
@@ -157,7 +167,5 @@ def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on
     )
     try:
         watch(trainer.fit, board, stage="train", work=len(specs), unit="models", on_progress=on_progress)
-    except ray.train.TrainingFailedError as error:
-        raise root_cause(error) from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)

@@ -23,8 +23,9 @@ FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 
-def _moments_id(moments: MomentPass) -> str:
-    content = [moments.members, moments.average, moments.weigh.model_dump(mode="json")]
+def _moments_id(store: Store, moments: MomentPass) -> str:
+    members = [(member, store.existing_model(member).checksum) for member in moments.members]
+    content = [members, moments.average, moments.weigh.model_dump(mode="json")]
     return f"{moments.average}-s{moments.sigma:g}-{content_id(content)}"
 
 
@@ -62,7 +63,7 @@ def weigh_ensembles(
     split = data.calibration.evenly_spaced(study.weigh.images)
     _estimate(store, passes, split, classes=data.classes, cluster=cluster, on_progress=on_progress)
     for moments in passes:
-        arrays = store.moments(_moments_id(moments))
+        arrays = store.moments(_moments_id(store, moments))
         assert arrays is not None
         for ensemble in ensembles:
             if (ensemble.sigma, ensemble.average) != (moments.sigma, moments.average):
@@ -72,7 +73,7 @@ def weigh_ensembles(
                 mean = arrays["mean"][..., columns]
                 covariance = arrays["covariance"][..., columns, :][..., columns]
                 store.save_ensemble_weights(
-                    _record(ensemble, solve_ensemble(ensemble, mean, covariance), images=len(split))
+                    _record(store, ensemble, solve_ensemble(ensemble, mean, covariance), images=len(split))
                 )
     records = [store.ensemble_weights(ensemble.id) for ensemble in ensembles]
     return tuple(record for record in records if record is not None)
@@ -88,7 +89,7 @@ def _estimate(
     on_progress: OnProgress,
 ) -> None:
     """Run the passes whose moments are not in the store, all in one stream."""
-    todo = [moments for moments in passes if store.moments(_moments_id(moments)) is None]
+    todo = [moments for moments in passes if store.moments(_moments_id(store, moments)) is None]
     found: list[dict[int, Visit]] = [{} for _ in todo]
     total = len(split) * len(todo)
     on_progress(Progress("weigh", 0, total, "images"))
@@ -99,7 +100,7 @@ def _estimate(
             if len(found[one.work]) == len(split):
                 ordered = [found[one.work][example] for example in split.index.tolist()]
                 store.save_moments(
-                    _moments_id(todo[one.work]),
+                    _moments_id(store, todo[one.work]),
                     {
                         "example": split.index.numpy(),
                         "label": split.labels.numpy(),
@@ -129,7 +130,7 @@ def solve_ensemble(ensemble: EnsembleSpec, mean: FloatArray, covariance: FloatAr
         return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), f"uniform, since {error}", "none", 0.0)
 
 
-def _record(ensemble: EnsembleSpec, solution: WeightSolution, *, images: int) -> EnsembleWeights:
+def _record(store: Store, ensemble: EnsembleSpec, solution: WeightSolution, *, images: int) -> EnsembleWeights:
     return EnsembleWeights(
         id=ensemble.id,
         label=ensemble.label,
@@ -145,4 +146,5 @@ def _record(ensemble: EnsembleSpec, solution: WeightSolution, *, images: int) ->
         gap=solution.gap,
         images=images,
         draws=ensemble.weigh.draws,
+        checksums=tuple(store.existing_model(member).checksum for member in ensemble.members),
     )

@@ -20,7 +20,24 @@ def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
     board.update(0, 1.0, "a")
     board.update(2, 0.5, "b")
     board.update(2, 0.75)
-    assert board.read() == (1.75, "b")
+    assert board.read() == (1.75, "b", None)
+
+
+def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
+    board = Board(3)
+    board.take()
+    first = DataError("first")
+    board.fail(first)
+    board.fail(DataError("second"))
+    assert board.take() is None
+    assert board.read() == (0.0, "", first)
+
+
+def test_the_outermost_of_several_errors_of_ours_is_the_one_found() -> None:
+    text = (
+        "rspipe.errors.ModelError: NaN\n\nThe above exception was the cause\n\nrspipe.errors.ModelError: NaN (image 3)"
+    )
+    assert str(root_cause(RuntimeError(text))) == "NaN (image 3)"
 
 
 def test_an_error_of_ours_is_found_among_causes() -> None:
@@ -52,4 +69,5 @@ def test_an_error_of_ours_is_found_among_the_failures_of_workers() -> None:
 def test_any_other_error_is_one_line_of_the_cluster(text: str) -> None:
     found = root_cause(ValueError(text))
     assert type(found) is ClusterError
-    assert str(found) == f"work on the cluster failed: {text.strip().splitlines()[-1]}"
+    last = text.strip().splitlines()[-1]
+    assert str(found) == f"work on the cluster failed: {last}; the same command goes on from here"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rspipe.errors import ClusterError
-from rspipe.stages.runtime import Cluster, Resources, connect, environment
+from rspipe.stages.runtime import Cluster, Node, Resources, connect, environment
 
 
 def cluster_of(cpus: float, gpus: float, **asked: float) -> Cluster:
-    return Cluster("here:1", cpus, gpus, Resources(**asked))  # type: ignore[arg-type]
+    return Cluster("here:1", (Node(cpus, gpus),), Resources(**asked))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,57 @@ def test_as_many_workers_start_as_fit_and_have_work(cluster: Cluster, work: int,
 def test_what_does_not_fit_is_refused(cluster: Cluster, says: str) -> None:
     with pytest.raises(ClusterError, match=says):
         cluster.workers(10)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "workers"),
+    [
+        ([(2, 0)] * 4, {"cpus_per_worker": 2.0}, 4),
+        ([(3, 0)] * 4, {"cpus_per_worker": 2.0}, 4),
+        ([(1, 0), (8, 0)], {"cpus_per_worker": 4.0}, 2),
+        ([(8, 0), (8, 1)], {"gpus_per_worker": 0.5}, 2),
+        ([(0, 0), (4, 2)], {"gpus_per_worker": 1 / 3}, 4),
+    ],
+)
+def test_a_worker_does_not_span_two_nodes(
+    nodes: list[tuple[float, float]], asked: dict[str, float], workers: int
+) -> None:
+    cluster = Cluster("here:1", tuple(Node(*node) for node in nodes), Resources(**asked))  # type: ignore[arg-type]
+    assert cluster.workers(100) == workers
+
+
+def test_nodes_that_are_each_too_small_are_refused() -> None:
+    cluster = Cluster("here:1", (Node(2, 0), Node(2, 0)), Resources(cpus_per_worker=4.0))
+    with pytest.raises(ClusterError, match=r"4 CPUs .* the cluster has 4 CPUs and 0 GPUs on 2 nodes"):
+        cluster.workers(1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"cpus_per_worker": -1.0}, r"--resources\.cpus-per-worker = -1 must be at least 0"),
+        ({"gpus_per_worker": -0.5}, r"--resources\.gpus-per-worker = -0\.5 must be at least 0"),
+        ({"gpus_per_worker": float("nan")}, r"--resources\.gpus-per-worker = nan must be at least 0"),
+        ({"workers": 0}, r"--resources\.workers = 0 must be at least 1"),
+        ({"cpus": 0}, r"--resources\.cpus = 0 must be at least 1"),
+        ({"cpus_per_worker": 0.0}, "are both 0; raise one"),
+    ],
+)
+def test_amounts_that_mean_nothing_are_refused(asked: dict[str, float], says: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ClusterError, match=says),
+        connect(address="127.0.0.1:9", resources=Resources(**asked), log=tmp_path / "ray.log"),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
+def test_the_address_of_a_client_or_a_dashboard_is_refused(address: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ClusterError, match=r"is that of a client or a dashboard; give the head's own"),
+        connect(address=address, resources=Resources(), log=tmp_path / "ray.log"),
+    ):
+        pass
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import torch
 from rspipe.certificates import certify_counts
 from rspipe.datasets import Dataset, load_dataset
 from rspipe.ensembles import Classifier, ensemble_counts
-from rspipe.errors import RspipeError
+from rspipe.errors import ModelError, StoreError
 from rspipe.moments import image_moments
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing import Stream
-from rspipe.stages.certify import certification_key, certify_classifiers
+from rspipe.stages.certify import certification_keys, certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import load_network
-from rspipe.stages.store import Store
-from rspipe.stages.train import train_one
+from rspipe.stages.store import Store, checksum
+from rspipe.stages.train import train_models, train_one
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.study import StudyConfig, load_study
 
@@ -46,11 +46,18 @@ def trained(
     return store.run_dir, [train_one(store, spec, data) for spec in study.model_specs[:2]]
 
 
+def store_of(run_dir: Path, trained: Path) -> Store:
+    """Make a run directory that has the models of another."""
+    run_dir.mkdir()
+    (run_dir / "study.json").write_text("{}")
+    (run_dir / "models").symlink_to(trained / "models")
+    return Store(run_dir)
+
+
 @pytest.fixture
 def store(trained: tuple[Path, list[TrainedModel]], tmp_path: Path) -> Store:
     """A run directory with the two models alone."""
-    (tmp_path / "models").symlink_to(trained[0] / "models")
-    return Store(tmp_path)
+    return store_of(tmp_path / "run", trained[0])
 
 
 def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)) -> EnsembleWeights:
@@ -69,6 +76,7 @@ def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)
         gap=0.0,
         images=1,
         draws=1,
+        checksums=tuple(model.checksum for model in models),
     )
 
 
@@ -141,9 +149,7 @@ def test_a_classifier_has_the_same_counts_alone_as_among_others(
 ) -> None:
     models = trained[1]
     certify_classifiers(store, study, models, [ensemble(models)], cluster=cluster, on_progress=silent)
-    alone = Store(tmp_path / "alone")
-    alone.run_dir.mkdir()
-    (alone.run_dir / "models").symlink_to(trained[0] / "models")
+    alone = store_of(tmp_path / "alone", trained[0])
     certify_classifiers(alone, study, models[1:], [], cluster=cluster, on_progress=silent)
     among = rows(store)
     assert rows(alone) == {key: row for key, row in among.items() if key[0] == models[1].id}
@@ -169,11 +175,23 @@ def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
     assert rows(store) == kept
 
 
-def test_a_key_is_shared_by_numbers_of_images_alone(study: StudyConfig) -> None:
-    key = certification_key(study)
-    assert certification_key(load_study(TINY, overrides=["certify.images=20"])) == key
-    for other in ("certify.n=3000", "certify.seed=1", "certify.alpha=0.01", "certify.block_size=100"):
-        assert certification_key(load_study(TINY, overrides=[other])) != key
+def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
+    study: StudyConfig, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+
+    def keys(*overrides: str) -> dict[str, str]:
+        return certification_keys(load_study(TINY, overrides=overrides), models, [ensemble(models)])
+
+    here = certification_keys(study, models, [ensemble(models)])
+    assert keys("certify.images=20", "radii=[0.0]", "weigh.draws=7") == here
+    for other in ("certify.n=3000", "certify.seed=1", "certify.alpha=0.01", "certify.block_size=100", "data.seed=1"):
+        assert not set(keys(other).values()) & set(here.values()), other
+    reweighted = certification_keys(study, models, [ensemble(models, (0.5, 0.5))])
+    assert {name for name in here if here[name] != reweighted[name]} == {"both"}
+    anew = [replace(models[0], checksum="other"), models[1]]
+    retrained = certification_keys(study, anew, [ensemble(anew)])
+    assert {name for name in here if here[name] != retrained[name]} == {models[0].id, "both"}
 
 
 def test_moments_of_a_pool_are_those_of_the_core(
@@ -206,11 +224,34 @@ def test_moments_of_a_pool_are_those_of_the_core(
 def test_a_model_that_returns_nan_ends_certification_with_its_name(
     cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
-    broken = replace(trained[1][0], id="broken")
-    parameters = store.parameters(trained[1][0].id)
+    parameters = {name: value * torch.nan for name, value in store.parameters(trained[1][0].id).items()}
+    broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
     (store.run_dir / "models").unlink()
-    store.save_model(broken, {name: value * torch.nan for name, value in parameters.items()})
-    with pytest.raises(RspipeError, match="NaN or infinite logits; certify nothing with it") as failed:
+    store.save_model(broken, parameters)
+    with pytest.raises(ModelError, match=r"NaN or infinite logits.* \(image \d+, members broken\)$") as failed:
         certify_classifiers(store, study, [broken], [], cluster=cluster, on_progress=silent)
     assert "\n" not in str(failed.value)
     assert store.counts() is None
+
+
+def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+    strange = replace(models[0], id="strange")
+    parameters = store.parameters(models[1].id)
+    (store.run_dir / "models").unlink()
+    store.save_model(strange, parameters)
+    with pytest.raises(StoreError, match=r"weights\.pt is not what model\.json describes; delete the folder"):
+        certify_classifiers(store, study, [strange], [], cluster=cluster, on_progress=silent)
+    assert store.counts() is None
+
+
+def test_workers_that_do_not_see_the_run_directory_say_so(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    (store.run_dir / "study.json").unlink()
+    with pytest.raises(StoreError, match=r"is not visible on .*; choose one on storage that all nodes share"):
+        certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    with pytest.raises(StoreError, match="is not visible on"):
+        train_models(store, study.model_specs[2:3], cluster=cluster, on_progress=silent)

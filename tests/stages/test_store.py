@@ -1,7 +1,9 @@
 """The run directory: atomic records, one study, one process, damage found."""
 
+import errno
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 import torch
 
 from rspipe.errors import StoreError
-from rspipe.records import Trial
-from rspipe.stages.store import Store, load_torch, open_store, write_atomically
+from rspipe.records import TrainedModel, Trial
+from rspipe.stages.store import Store, checksum, load_torch, open_store, write_atomically
 from rspipe.study import StudyConfig, load_study
+from tests.results_builder import ensemble, trained_model
 
 TINY = Path(__file__).parent / "tiny.toml"
 
@@ -154,26 +157,143 @@ def test_counts_are_kept_per_block_and_a_truncated_part_is_set_aside(tmp_path: P
     store.save_counts(counts_table(1))
     store.save_counts(counts_table(2))
     store.save_counts(counts_table(2, key="other"))
-    assert store.counted("k") == {("a", 1), ("a", 2)}
+    assert store.counted() == {("a", "k", 1), ("a", "k", 2), ("a", "other", 2)}
     part = sorted((tmp_path / "certificates").glob("part-*.parquet"))[0]
     part.write_bytes(part.read_bytes()[:-20])
-    assert len(store.counted("k")) + len(store.counted("other")) == 2
+    assert len(store.counted()) == 2
     assert len(list((tmp_path / "certificates").glob("*.damaged"))) == 1
 
 
-def test_the_same_block_stored_twice_counts_once(tmp_path: Path) -> None:
+def test_the_same_counts_stored_twice_count_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save_counts(counts_table(1))
+    store.save_counts(pa.concat_tables([counts_table(1), counts_table(2)]))
+    (classifier,) = store.certified({"a": "k"})
+    assert classifier.example.tolist() == [1, 2]
+
+
+def test_different_counts_under_one_key_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
     store.save_counts(counts_table(1))
-    (classifier,) = store.certified("k")
-    assert classifier.example.tolist() == [1]
+    other = counts_table(1).set_column(6, "estimation", pa.array([[20, 980]]))
+    store.save_counts(pa.concat_tables([other, counts_table(2)]))
+    with pytest.raises(StoreError, match="a has two different counts for image 1"):
+        store.certified({"a": "k"})
 
 
 def test_certificates_follow_from_the_counts_and_are_ordered_by_example(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for example in (5, 1, 3):
         store.save_counts(counts_table(example))
-    (classifier,) = store.certified("k")
+    store.save_counts(counts_table(4, key="other"))
+    store.save_counts(counts_table(4, classifier="b"))
+    (classifier,) = store.certified({"a": "k"})
+    assert classifier.id == "a"
     assert classifier.example.tolist() == [1, 3, 5]
     assert np.all(classifier.prediction == 1)
     assert np.all(classifier.n_a == 990)
+
+
+def model(**changes: object) -> TrainedModel:
+    return trained_model("gaussian", 0.25, 0, **changes)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def test_parameters_come_back_and_others_in_their_place_are_refused(tmp_path: Path) -> None:
+    store, parameters = Store(tmp_path), {"w": torch.arange(3.0)}
+    record = model(checksum=checksum(parameters))
+    store.save_model(record, parameters)
+    assert torch.equal(store.parameters(record.id)["w"], parameters["w"])
+    path = store.model_dir(record.id) / "weights.pt"
+    for damage in (lambda: torch.save({"w": torch.ones(3)}, path), lambda: path.write_bytes(b"x"), path.unlink):
+        damage()
+        with pytest.raises(StoreError, match=r"delete the folder and run again$") as refused:
+            store.parameters(record.id)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_checksum_knows_names_shapes_types_and_values() -> None:
+    base = {"a": torch.zeros(2, 3)}
+    others = [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3).half()},
+        {"a": torch.ones(2, 3)},
+    ]
+    assert len({checksum(one) for one in (base, *others)}) == 5
+    assert checksum({"a": base["a"], "b": base["a"]}) == checksum({"b": base["a"], "a": base["a"]})
+
+
+def test_weights_of_members_that_were_trained_anew_count_as_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    members = [model(id="one", checksum="1"), model(id="two", checksum="2")]
+    for member in members:
+        store.save_model(member, {})
+    record = replace(ensemble("gaussian x2", 0.25, ("one", "two")), checksums=("1", "2"))
+    store.save_ensemble_weights(record)
+    assert store.ensemble_weights(record.id) == record
+    store.save_model(replace(members[1], checksum="3"), {})
+    assert store.ensemble_weights(record.id) is None
+
+
+def test_a_model_or_trial_that_should_be_there_but_is_not_names_the_likely_cause(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for look in (lambda: store.existing_model("m"), lambda: store.existing_trial("s", 3)):
+        with pytest.raises(StoreError, match=r"they do not share the run directory: .* --run-dir"):
+            look()
+
+
+def test_damaged_moments_are_an_error_that_says_what_to_delete(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_moments("m", {"mean": np.ones(2)})
+    path = tmp_path / "moments" / "m.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(StoreError, match=r"m\.npz: damaged or missing .* delete it and run again"):
+        store.moments("m")
+
+
+def test_another_title_or_other_radii_are_the_same_study(tmp_path: Path, study: StudyConfig) -> None:
+    other = load_study(TINY, overrides=["title='Another'", "radii=[0.0, 2.0]", "baseline='macer'"])
+    assert other.id == study.id
+    for one in (study, other):
+        with open_store(tmp_path / "run", one, source=one.title, environment={}):
+            pass
+    assert "Another" in (tmp_path / "run" / "study.json").read_text()
+    assert (tmp_path / "run" / "study.toml").read_text() == "Another"
+
+
+def test_a_run_that_goes_on_in_another_environment_says_so_and_keeps_both(
+    tmp_path: Path, study: StudyConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = tmp_path / "run"
+    for environment in ({"started": "1", "torch": "2.9"}, {"started": "2", "torch": "2.9"}):
+        with open_store(run_dir, study, source="", environment=environment):
+            pass
+    assert not caplog.records
+    with open_store(run_dir, study, source="", environment={"started": "3", "torch": "2.10"}):
+        pass
+    assert "torch 2.9 then, 2.10 now" in caplog.text
+    assert '"2.9"' in (run_dir / "environment.json").read_text()
+    (later,) = run_dir.glob("environment-*.json")
+    assert '"2.10"' in later.read_text()
+
+
+def test_a_lost_environment_is_written_anew(tmp_path: Path, study: StudyConfig) -> None:
+    for _ in range(2):
+        with open_store(tmp_path / "run", study, source="", environment={"torch": "1"}):
+            pass
+        assert (tmp_path / "run" / "environment.json").is_file()
+        (tmp_path / "run" / "environment.json").unlink()
+
+
+def test_a_file_system_without_locks_is_not_called_in_use(
+    tmp_path: Path, study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with (
+        pytest.raises(StoreError, match=r"cannot be locked .No locks available.; choose one on another file system"),
+        open_store(tmp_path / "run", study, source="", environment={}),
+    ):
+        pass

@@ -73,7 +73,7 @@ def publish(store: Store, content: Results) -> None:
 
 
 def child(found: list[Run], record: TrainedModel) -> Run:
-    (run,) = [run for run in found if run.data.tags["rspipe.key"] == f"model/{record.id}"]
+    (run,) = [run for run in found if run.data.tags["rspipe.key"].startswith(f"model/{record.id}/")]
     return run
 
 
@@ -163,6 +163,36 @@ def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(
     publish(store, content)
     after = client.get_metric_history(run.info.run_id, "certified_accuracy")
     assert [(point.step, point.value) for point in after] == [(point.step, point.value) for point in before]
+
+
+def test_an_unfinished_certification_is_not_shown(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    tracker.publish(content, summarize(content)[1:])
+    first = child(runs(store), content.models[0])
+    assert not {"acr", "certified_accuracy"} & set(first.data.metrics)
+    tracker.publish(content, summarize(content))
+    history = MlflowClient(tracking_uri(store.run_dir)).get_metric_history(first.info.run_id, "certified_accuracy")
+    assert len({point.step for point in history}) == len(history) > 10
+
+
+def test_a_parent_run_whose_making_was_cut_off_is_completed(store: Store, content: Results) -> None:
+    open_tracker(store, content.study)
+    (parent,) = runs(store)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    client.delete_tag(parent.info.run_id, "rspipe.logged")
+    publish(store, content)
+    (again,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert again.info.run_id == parent.info.run_id
+    assert "rspipe.logged" in again.data.tags
+
+
+def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> None:
+    publish(store, content)
+    model = content.models[0]
+    anew = replace(content, models=(replace(model, checksum="other"), *content.models[1:]))
+    publish(store, anew)
+    keys = [run.data.tags["rspipe.key"] for run in runs(store) if model.id in run.data.tags["rspipe.key"]]
+    assert sorted(keys) == sorted([f"model/{model.id}/{model.checksum}", f"model/{model.id}/other"])
 
 
 def test_certificates_join_the_run_that_training_made(store: Store, content: Results) -> None:
