@@ -508,6 +508,14 @@ def _one_line(error: ErrorDetails) -> str:
     return f"{place}: {error['msg']}" if place else error["msg"]
 
 
+def _refusal(path: Path, error: ValidationError, *, within: str = "") -> StudyError:
+    """Return the first of the errors as one line; `within` is the part of the file that was validated."""
+    first, *others = error.errors()
+    first["loc"] = (within, *first["loc"]) if within else first["loc"]
+    more = f" (and {len(others)} more)" if others else ""
+    return StudyError(f"{path}: {_one_line(first)}{more}")
+
+
 def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
     """Return the study that a TOML file describes, with `dotted.key=value` overrides applied.
 
@@ -525,6 +533,12 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
     config.setdefault("data", {"name": DigitsData().name})
     for assignment in overrides:
         _override(config, assignment)
+    if isinstance(shared := config.get("training"), dict):
+        # By itself first: what is wrong with it is not to be said of every entry that inherits it.
+        try:
+            TrainingSpec.model_validate(shared)
+        except ValidationError as error:
+            raise _refusal(path, error, within="training") from error
     try:
         study = StudyConfig.model_validate(_inherit(config))
         if study.data.name == "parquet" and not Path(study.data.folder).is_absolute():
@@ -533,7 +547,5 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
         # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
         _ = (study.model_specs, study.search_specs)
     except ValidationError as error:
-        details = error.errors()
-        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        raise StudyError(f"{path}: {_one_line(details[0])}{more}") from error
+        raise _refusal(path, error) from error
     return study

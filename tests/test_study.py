@@ -391,7 +391,7 @@ WRONG = [
     # Unknown keys.
     ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),
     ("certify.nn=5", "certify: unknown key 'nn'; did you mean 'n'?"),
-    ("training.epoch=3", "models[0].training: unknown key 'epoch'; did you mean 'epochs'?"),
+    ("training.epoch=3", "training: unknown key 'epoch'; did you mean 'epochs'?"),
     ("models.1.method.lbdd=3", "models[1].method: unknown key 'lbdd'; did you mean 'lbd'?"),
     ("models.0.sigmas=3", "models[0]: unknown key 'sigmas'; did you mean 'sigma'?"),
     ("data={name='digits', tset=3}", "data: unknown key 'tset'; did you mean 'test'?"),
@@ -430,7 +430,7 @@ WRONG = [
     ("models.1.sigma=[]", "models[1].sigma: Value should have at least 1 item after validation, not 0"),
     ("models.1.seeds=-1", "models[1].seeds[0] = -1: Input should be greater than or equal to 0"),
     ("models=[]", "models: Tuple should have at least 1 item after validation, not 0"),
-    ("training.epochs=0", "models[0].training.epochs = 0: Input should be greater than 0"),
+    ("training.epochs=0", "training.epochs = 0: Input should be greater than 0"),
     ("models.1.method.m=0", "models[1].method.m = 0: Input should be greater than 0"),
     ("models.1.method.gamma=-1", "models[1].method.gamma = -1: Input should be greater than 0"),
     ("certify.n=9", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
@@ -486,11 +486,11 @@ WRONG = [
     ),
     (
         "training.epochs=1.5",
-        "models[0].training.epochs = 1.5: Input should be a valid integer, got a number with a fractional part",
+        "training.epochs = 1.5: Input should be a valid integer, got a number with a fractional part",
     ),
     (
         "training.lr=big",
-        "models[0].training.lr = 'big': Input should be a valid number, unable to parse string as a number",
+        "training.lr = 'big': Input should be a valid number, unable to parse string as a number",
     ),
     ("models=5", "models = 5: Input should be a valid tuple"),
     ("models={}", "models: Input should be a valid tuple"),

@@ -98,6 +98,7 @@ def test_a_study_killed_at_every_stage_ends_with_the_same_numbers(reference: tup
     stages = {
         "search": lambda: any(run_dir.glob("search/*/trial-*.json")),
         "training": lambda: any(run_dir.glob("models/*/model.json")),
+        "weighing": lambda: len([*run_dir.glob("models/*/model.json")]) == 5,
         "certification": lambda: any(run_dir.glob("certificates/part-*.parquet")),
     }
     for stage, reached in stages.items():
@@ -194,23 +195,31 @@ def test_a_run_directory_of_another_study_is_refused(
     assert "belongs to study tiny-" in one_line("full_study.py", words, capsys)
 
 
-def test_an_unreachable_mlflow_is_a_warning_and_the_study_still_ends(
+def test_an_unreachable_mlflow_is_one_warning_and_the_study_still_ends(
     reference: tuple[Path, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(reference[0], run_dir)
-    (run_dir / "report.html").unlink()
-    status, output = run(
-        "full_study.py",
-        "--study",
-        str(TINY),
-        "--run-dir",
-        str(run_dir),
-        environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-    )
+    for lost in ("report.html", "summary.tsv"):
+        (run_dir / lost).unlink()
+    for lost in ("certificates", "weights"):
+        shutil.rmtree(run_dir / lost)
+    words = ("--study", str(TINY), "--run-dir", str(run_dir))
+    status, output = run("full_study.py", *words, environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     assert status == 0, output
-    assert "127.0.0.1:9" in output
+    assert output.count("cannot be written") == 1
+    assert_same_results(run_dir, reference[0])
     assert (run_dir / "report.html").is_file()
+
+
+def test_the_report_is_made_without_a_cluster(reference: tuple[Path, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    (run_dir / "summary.tsv").unlink()
+    words = ("--study", str(TINY), "--run-dir", str(run_dir))
+    status, output = run("report.py", *words, environment={"RAY_ADDRESS": "127.0.0.1:9"})
+    assert status == 0, output
+    assert_same_results(run_dir, reference[0])
 
 
 def test_a_stage_script_prints_its_options(tmp_path: Path) -> None:

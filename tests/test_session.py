@@ -1,0 +1,58 @@
+"""Where results go."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.session import Options, resolve_run_dir
+from rspipe.errors import StoreError
+from rspipe.study import StudyConfig, load_study
+
+
+@pytest.fixture
+def study() -> StudyConfig:
+    return load_study(Options().study)
+
+
+def test_the_default_study_is_the_digits(study: StudyConfig) -> None:
+    assert study.name == "digits"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in the working directory that Ray makes for a job; return the home directory."""
+    folder = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RSPIPE_RUNS", raising=False)
+    return tmp_path / "home"
+
+
+def test_runs_go_to_the_current_folder_by_default(
+    study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RSPIPE_RUNS", raising=False)
+    assert resolve_run_dir(None, study) == tmp_path / "runs" / study.id
+    assert resolve_run_dir(Path("mine"), study) == tmp_path / "mine"
+    monkeypatch.setenv("RSPIPE_RUNS", str(tmp_path / "all"))
+    assert resolve_run_dir(None, study) == tmp_path / "all" / study.id
+    assert resolve_run_dir(Path("mine"), study) == tmp_path / "mine"
+
+
+def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, job: Path) -> None:
+    assert resolve_run_dir(None, study) == job / "rspipe-runs" / study.id
+    assert resolve_run_dir(Path("~/mine"), study) == job / "mine"
+    assert resolve_run_dir(job / "there", study) == job / "there"
+
+
+def test_a_job_in_a_folder_of_rays_refuses_a_relative_path(
+    study: StudyConfig, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del job
+    with pytest.raises(StoreError, match=r"runs/mine would lie in this job's working directory, which Ray deletes"):
+        resolve_run_dir(Path("runs/mine"), study)
+    monkeypatch.setenv("RSPIPE_RUNS", "runs")
+    with pytest.raises(StoreError, match="give an absolute path"):
+        resolve_run_dir(None, study)
