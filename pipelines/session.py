@@ -49,8 +49,8 @@ class Options:
     """The study file."""
     run_dir: Path | None = None
     """Where results go, and where the same study resumes; runs/<study id> by default (see RSPIPE_RUNS)."""
-    override: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")] = ()
-    """Overrides of the study file, e.g. certify.n=1000 models.0.seeds=[0]. They make it another study."""
+    override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
+    """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
     ray_address: str | None = None
     """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
     resources: Resources = field(default_factory=Resources)

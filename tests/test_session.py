@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tyro
 
 from pipelines.session import Options, resolve_run_dir
 from rspipe.errors import StoreError
@@ -16,6 +17,11 @@ def study() -> StudyConfig:
 
 def test_the_default_study_is_the_digits(study: StudyConfig) -> None:
     assert study.name == "digits"
+
+
+def test_every_override_of_a_command_line_counts() -> None:
+    options = tyro.cli(Options, args=["--set", "certify.n=1000", "--set", "certify.seed=3"])
+    assert options.override == ("certify.n=1000", "certify.seed=3")
 
 
 @pytest.fixture

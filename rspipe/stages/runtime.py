@@ -40,7 +40,7 @@ class Resources:
     """What the stages may use. Never part of an identity: on a given kind of device, results do not depend on it."""
 
     cpus_per_worker: float = 1.0
-    """CPUs of each training worker, search trial and certification actor."""
+    """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""
     gpus_per_worker: float = 0.0
     """GPUs of each of them, may be a fraction."""
     workers: int | None = None
