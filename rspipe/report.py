@@ -33,11 +33,8 @@ from rspipe.tables import (
     search_table,
     seed_table,
     setting_table,
-    summary_tsv,
     trial_table,
 )
-
-__all__ = ["render_report", "report_figures", "summary_tsv"]
 
 
 def data_title(data: DataSpec) -> str:

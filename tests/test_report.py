@@ -15,7 +15,7 @@ from rspipe.certificates import radius_cap
 from rspipe.figures import certified_accuracy_figure, cost_figure, figure_svg, weights_figure
 from rspipe.findings import answer, answers, best, warnings
 from rspipe.records import Difference, Interval
-from rspipe.report import render_report, report_figures, summary_tsv
+from rspipe.report import render_report, report_figures
 from rspipe.summaries import compare, display_name, summarize
 from rspipe.tables import (
     Cell,
@@ -27,6 +27,7 @@ from rspipe.tables import (
     quantity,
     result_table,
     summary_markdown,
+    summary_tsv,
 )
 from tests.results_builder import ALPHA, SIGMAS, N, ensemble, results, study
 
