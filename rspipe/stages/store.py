@@ -45,6 +45,7 @@ R = TypeVar("R", bound=Record)
 _log = logging.getLogger(__name__)
 
 _STUDY = "study.json"
+_ROW = ["classifier", "example"]
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
@@ -302,16 +303,16 @@ class Store:
             return ()
         everything = table.to_pandas()
         frame = everything[everything["key"] == everything["classifier"].map(keys)]
-        frame = frame.assign(
-            counts=[repr([*map(list, both)]) for both in zip(frame["selection"], frame["estimation"], strict=True)]
-        )
-        frame = frame.drop_duplicates(["classifier", "example", "counts"])
-        if (twice := frame.duplicated(["classifier", "example"])).any():
-            row = frame[twice].iloc[0]
-            raise StoreError(
-                f"{self.run_dir / 'certificates'}: {row['classifier']} has two different counts for image "
-                f"{row['example']}; two processes wrote here: delete the folder and certify again"
-            )
+        for (classifier, example), rows in frame[frame.duplicated(_ROW, keep=False)].groupby(_ROW):
+            if (
+                len({(*map(int, a), *map(int, b)) for a, b in zip(rows["selection"], rows["estimation"], strict=True)})
+                > 1
+            ):
+                raise StoreError(
+                    f"{self.run_dir / 'certificates'}: {classifier} has two different counts for image {example}; "
+                    "two processes wrote here: delete the folder and certify again"
+                )
+        frame = frame.drop_duplicates(_ROW)
         classifiers = []
         for (classifier, kind, sigma), rows in frame.groupby(["classifier", "kind", "sigma"], sort=True):
             ordered = rows.sort_values("example")
