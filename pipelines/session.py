@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -135,6 +136,10 @@ class Terminal:
             )
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class Session:
     """A study being run: each method is one stage, which skips what is finished.
 
@@ -156,6 +161,8 @@ class Session:
         """
         options, log = self._options, self.store.run_dir / "ray.log"
         cluster = self._exits.enter_context(connect(address=options.ray_address, resources=options.resources, log=log))
+        # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
+        signal.signal(signal.SIGTERM, _interrupt)
         cluster.workers(1)
         self._say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
         return cluster

@@ -127,6 +127,19 @@ def test_a_study_whose_workers_are_killed_ends_by_itself_with_the_same_numbers(
     assert_same_results(run_dir, reference[0])
 
 
+def test_a_study_asked_to_end_says_how_it_goes_on(reference: tuple[Path, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    shutil.rmtree(run_dir / "certificates")
+    process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    wait_until(lambda: any(run_dir.glob("certificates/part-*.parquet")), process)
+    process.terminate()
+    status, output = finish(process)
+    assert status == 130, output
+    assert "interrupted; the same command goes on from here" in output
+    assert "Traceback" not in output
+
+
 def test_one_script_per_stage_gives_what_the_full_study_gives(reference: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     for script in ("tune.py", "train.py", "weigh.py", "certify.py", "report.py"):
