@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from rspipe.datasets import load_dataset
 from rspipe.errors import DataError, RspipeError, StoreError
-from rspipe.records import Summary
+from rspipe.records import EnsembleWeights, Summary
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.results import finished_ensembles, known_models, read_results, write_report
@@ -32,7 +32,8 @@ from rspipe.stages.store import Store, open_store
 from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import EnsembleSpec, StudyConfig, load_study
+from rspipe.summaries import summarize
 from rspipe.tables import Table as Content
 from rspipe.tables import result_table
 
@@ -63,20 +64,20 @@ def resolve_run_dir(given: Path | None, study: StudyConfig) -> Path:
     A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
 
     Raises:
-        StoreError: A relative path was given where it would be deleted.
+        StoreError: It would be deleted.
     """
     root = os.environ.get("RSPIPE_RUNS")
     chosen = given or (Path(root) / study.id if root else None)
     temporary = "working_dir_files" in Path.cwd().parts
     if chosen is None:
         chosen = (Path.home() / "rspipe-runs" if temporary else Path("runs")) / study.id
-    chosen = chosen.expanduser()
-    if temporary and not chosen.is_absolute():
+    chosen = chosen.expanduser().absolute()
+    if "working_dir_files" in chosen.parts:
         raise StoreError(
             f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
             "give an absolute path that all nodes see with --run-dir"
         )
-    return chosen.absolute()
+    return chosen
 
 
 class Terminal:
@@ -93,7 +94,9 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[detail]}"),
         )
-        self._bars = Bars(*columns, console=self.console) if self.console.is_terminal else None
+        # Ray's stage of the run swaps sys.stderr; two who do so would undo each other.
+        bars = Bars(*columns, console=self.console, redirect_stderr=False)
+        self._bars = bars if self.console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
         self._printed = 0.0
@@ -163,6 +166,8 @@ class Session:
         cluster = self._exits.enter_context(connect(address=options.ray_address, resources=options.resources, log=log))
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
         signal.signal(signal.SIGTERM, _interrupt)
+        # Before Ray is left: the bars belong to the terminal as it is now.
+        self._exits.callback(self.terminal.stop)
         cluster.workers(1)
         self._say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
         return cluster
@@ -198,15 +203,14 @@ class Session:
         """Solve the weights of every ensemble whose members are trained."""
         specs = finished_ensembles(self.store, self.study)
         known = self.study.ensemble_specs(known_models(self.store, self.study))
-        left_out = {(spec.label, spec.sigma) for spec in known} - {(spec.label, spec.sigma) for spec in specs}
-        for label, sigma in sorted(left_out):
-            self._warn(f"ensemble {label} at sigma {sigma:g} is left out: a member is not trained, or diverged")
+        self._warn_of_missing(known, specs, "a member is not trained, or diverged")
         weigh_ensembles(self.store, self.study, specs, cluster=self.cluster, on_progress=self.terminal.show)
         self._publish()
 
     def certify(self) -> None:
         """Certify every trained model and every weighted ensemble."""
         results = read_results(self.store, self.study)
+        self._warn_of_missing(finished_ensembles(self.store, self.study), results.ensembles, "run weigh.py first")
         certify_classifiers(
             self.store,
             self.study,
@@ -215,6 +219,7 @@ class Session:
             cluster=self.cluster,
             on_progress=self.terminal.show,
         )
+        self._publish()
 
     def report(self) -> None:
         """Write the reports, publish everything, and show the result."""
@@ -227,7 +232,18 @@ class Session:
         self._say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
 
     def _publish(self) -> None:
-        self.tracker.publish(read_results(self.store, self.study))
+        results = read_results(self.store, self.study)
+        self.tracker.publish(results, self._complete(summarize(results)))
+
+    def _warn_of_missing(
+        self,
+        wanted: Iterable[EnsembleSpec | EnsembleWeights],
+        there: Iterable[EnsembleSpec | EnsembleWeights],
+        reason: str,
+    ) -> None:
+        found = {one.id for one in there}
+        for label, sigma in sorted({(one.label, one.sigma) for one in wanted if one.id not in found}):
+            self._warn(f"ensemble {label} at sigma {sigma:g} is left out: {reason}")
 
     def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
         """Return those certified on all images: an index that shows a number keeps it."""

@@ -250,8 +250,12 @@ class StudyConfig(Spec):
     @property
     def id(self) -> str:
         """Readable, and unique for what determines the numbers: not for what is reported of them."""
-        content = self.model_dump(mode="json", exclude={"title", "radii", "baseline"})
-        return f"{self.name}-{content_id(content)}"
+        return f"{self.name}-{content_id(self.identity)}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the numbers, JSON-like."""
+        return self.model_dump(mode="json", exclude={"title", "radii", "baseline"})
 
     @property
     def groups(self) -> tuple["ModelGroup | SearchGroup", ...]:

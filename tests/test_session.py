@@ -53,12 +53,14 @@ def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, j
     assert resolve_run_dir(job / "there", study) == job / "there"
 
 
-def test_a_job_in_a_folder_of_rays_refuses_a_relative_path(
+def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
     study: StudyConfig, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del job
     with pytest.raises(StoreError, match=r"runs/mine would lie in this job's working directory, which Ray deletes"):
         resolve_run_dir(Path("runs/mine"), study)
+    with pytest.raises(StoreError, match="which Ray deletes"):
+        resolve_run_dir(Path.cwd() / "runs", study)
     monkeypatch.setenv("RSPIPE_RUNS", "runs")
     with pytest.raises(StoreError, match="give an absolute path"):
         resolve_run_dir(None, study)

@@ -11,6 +11,7 @@ from rspipe.errors import ClusterError, RspipeError
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
+_END_SECONDS = 5.0
 # The last line of a traceback that one of our errors ended.
 _NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
 
@@ -93,10 +94,14 @@ def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
+        running = True
+        while running:
             thread.join(_POLL_SECONDS)
+            # Once more after the end, so that nothing said in the last moment is missed.
+            running = thread.is_alive()
             done, detail, failure = ray.get(board.read.remote())
             if failure is not None:
+                thread.join(_END_SECONDS)
                 raise failure
             on_progress(Progress(stage, done, work, unit, detail))
         if "error" in outcome:

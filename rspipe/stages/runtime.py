@@ -28,6 +28,8 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A thread of Ray's that outlives the connection would start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # A run under `uv run` would otherwise build its environment anew in every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
@@ -240,7 +242,7 @@ def set_deterministic() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return what the numbers of a run depend on beside its study, and when it began: commit, packages, machine."""
+    """Return what the numbers of a run depend on beside its study, on this machine, and when it began."""
     packages = ("rspipe", "torch", "torchvision", "ray", "numpy", "scipy", "cvxpy", "mlflow", "scikit-learn")
     found = {}
     for package in packages:

@@ -23,13 +23,14 @@ import pickle
 import platform
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _STUDY = "study.json"
 _ROW = ["classifier", "example"]
+_COLUMNS = (*_ROW, "key", "kind", "sigma", "label", "selection", "estimation", "n", "alpha", "seconds")
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
@@ -274,23 +276,30 @@ class Store:
             self.run_dir / "certificates" / f"part-{name}.parquet", lambda path: pq.write_table(table, path)
         )
 
-    def counts(self) -> pa.Table | None:
-        """Return all certification counts, or None when there are none. A damaged part is set aside, to be redone."""
-        tables = []
+    def counts(self, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Return all certification counts, or some columns of them; None when there are none.
+
+        A damaged part is set aside, to be redone.
+
+        Raises:
+            StoreError: A part cannot be read for another reason.
+        """
+        tables, wanted = [], None if columns is None else list(columns)
         for path in sorted((self.run_dir / "certificates").glob("part-*.parquet")):
             try:
-                tables.append(pq.read_table(path, partitioning=None))
-            except (pa.ArrowException, OSError):
+                tables.append(pq.read_table(path, columns=wanted, partitioning=None))
+            except pa.ArrowInvalid as error:
+                _log.warning("warning: %s is damaged (%s) and set aside; its images are certified again", path, error)
                 path.rename(path.with_suffix(".damaged"))
+            except OSError as error:
+                raise StoreError(f"{path}: could not be read: {error}; mend that and run again") from error
         return pa.concat_tables(tables) if tables else None
 
     def counted(self) -> set[tuple[str, str, int]]:
         """Return the (classifier, key, example) triples that have counts."""
-        table = self.counts()
-        if table is None:
-            return set()
-        columns = (table[name].to_pylist() for name in ("classifier", "key", "example"))
-        return set(zip(*columns, strict=True))
+        names = ("classifier", "key", "example")
+        table = self.counts(names)
+        return set() if table is None else set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
     def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
         """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
@@ -298,11 +307,11 @@ class Store:
         Raises:
             StoreError: An example has two different counts under one key.
         """
-        table = self.counts()
+        table = self.counts(_COLUMNS)
         if table is None:
             return ()
-        everything = table.to_pandas()
-        frame = everything[everything["key"] == everything["classifier"].map(keys)]
+        frame = table.filter(pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))).to_pandas()
+        frame = frame[frame["key"] == frame["classifier"].map(keys)]
         for (classifier, example), rows in frame[frame.duplicated(_ROW, keep=False)].groupby(_ROW):
             if (
                 len({(*map(int, a), *map(int, b)) for a, b in zip(rows["selection"], rows["estimation"], strict=True)})
@@ -408,7 +417,9 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
     if (run_dir / _STUDY).is_file():
         known = read_json(run_dir / _STUDY)
         if known.get("id") != study.id:
-            difference = _first_difference(known.get("study"), content["study"])
+            identity = study.identity
+            before = {name: value for name, value in known.get("study", {}).items() if name in identity}
+            difference = _first_difference(before, identity)
             raise StoreError(
                 f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
                 f"({difference}); choose another with --run-dir"
@@ -424,7 +435,7 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
 
 def _note_changes(run_dir: Path, before: dict[str, str], now: dict[str, str]) -> None:
     """Keep an environment that differs from the first, and warn: numbers of both go into one study."""
-    changed = {name: value for name, value in now.items() if name != "started" and before.get(name) != value}
+    changed = {name: now[name] for name in now if name not in ("started", "cores") and before.get(name) != now[name]}
     if not changed:
         return
     write_json(run_dir / f"environment-{content_id(changed)}.json", now)

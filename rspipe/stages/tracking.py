@@ -220,8 +220,12 @@ class Tracker:
         try:
             parent = self._parent()
             known = self._known(parent)
-            for run in _children(results, summaries, self._store):
+            runs = {run.key: run for run in _children(results, summaries, self._store)}
+            for run in runs.values():
                 self._publish_run(run, parent, known)
+            for key in known.keys() - runs.keys():
+                # Of parameters that are gone: kept, as MLflow deletes nothing, but told apart.
+                self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
             for name, path in (files or {}).items():
                 folder = str(Path(name).parent)
                 self._client.log_artifact(parent, str(path), None if folder == "." else folder)
@@ -288,24 +292,26 @@ class Tracker:
 
     def _parent(self) -> str:
         """Return the parent run, made when there is none and completed when its making was cut off."""
-        found = next(self._search(f"tags.`rspipe.key` = 'study/{self._identity}'"), None)
-        if found is not None and "rspipe.logged" in found.data.tags:
+        study, found = self._study, next(self._search(f"tags.`rspipe.key` = 'study/{self._identity}'"), None)
+        described = content_id(study.model_dump(mode="json"))
+        if found is not None and found.data.tags.get("rspipe.logged") == described:
             return str(found.info.run_id)
-        study = self._study
         tags = {
             "rspipe.key": f"study/{self._identity}",
             "rspipe.kind": "study",
             "rspipe.study": study.id,
             "rspipe.data": study.data.name,
-            "mlflow.note.content": study.title,
         }
         run = found or self._client.create_run(self._experiment(), tags=tags, run_name=study.id)
         parent = str(run.info.run_id)
-        for name, value in flattened(study.model_dump(mode="json", exclude={"models", "search", "ensembles"})).items():
+        several = ("models", "search", "ensembles")
+        shown = {name: value for name, value in study.identity.items() if name not in several}
+        for name, value in flattened(shown).items():
             self._client.log_param(parent, name, value)
         for name in ("study.toml", "study.json", "environment.json"):
             self._client.log_artifact(parent, str(self._store.run_dir / name))
-        self._client.set_tag(parent, "rspipe.logged", "yes")
+        self._client.set_tag(parent, "mlflow.note.content", study.title)
+        self._client.set_tag(parent, "rspipe.logged", described)
         return parent
 
     def _known(self, parent: str) -> dict[str, Any]:
@@ -331,6 +337,8 @@ class Tracker:
         for path in run.files:
             client.log_artifact(id_, str(path))
         client.set_terminated(id_, run.status)
+        if "rspipe.superseded" in old.data.tags:
+            client.delete_tag(id_, "rspipe.superseded")
         # Last: a run without it is not complete.
         client.set_tag(id_, "rspipe.logged", run.digest)
 

@@ -1,11 +1,14 @@
 """Starting, watching and killing pipelines and their Ray processes, by process id."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
@@ -22,6 +25,29 @@ def start(script: str, *words: str, environment: dict[str, str] | None = None) -
         env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
+
+
+def start_on_terminal(script: str, *words: str) -> tuple["subprocess.Popen[bytes]", list[str]]:
+    """Start a pipeline on a terminal of its own; return it and the list that gets what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(PIPELINES / script), *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown: list[str] = []
+
+    def read() -> None:
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):
+            # A terminal whose other side is closed raises instead of ending.
+            while part := terminal.read(4096):
+                shown.append(part.decode(errors="replace"))
+
+    threading.Thread(target=read, daemon=True).start()
+    return process, shown
 
 
 def finish(process: "subprocess.Popen[str]", *, seconds: float = 300) -> tuple[int, str]:

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from rspipe.errors import ClusterError
-from rspipe.stages.runtime import Cluster, Node, Resources, connect, environment
+from rspipe.stages.runtime import Cluster, Node, Resources, connect, environment, set_deterministic
 
 
 def cluster_of(cpus: float, gpus: float, **asked: float) -> Cluster:
@@ -116,6 +117,14 @@ def test_the_environment_names_commit_packages_and_machine() -> None:
     assert found["torch"] != "absent"
     assert all(found[name] for name in ("started", "commit", "python", "ray", "mlflow", "cpu", "precision"))
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_workers_compute_with_one_thread_in_float32_proper() -> None:
+    torch.set_num_threads(2)
+    set_deterministic()
+    assert torch.get_num_threads() == 1
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_native_output_goes_to_the_log_and_python_errors_to_the_terminal(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rspipe.stages.certify import certification_keys, certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import load_network
+from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, checksum
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.weigh import weigh_ensembles
@@ -255,3 +256,5 @@ def test_workers_that_do_not_see_the_run_directory_say_so(
         certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
     with pytest.raises(StoreError, match="is not visible on"):
         train_models(store, study.model_specs[2:3], cluster=cluster, on_progress=silent)
+    with pytest.raises(StoreError, match="is not visible on"):
+        run_searches(store, study.search_specs, cluster=cluster, on_progress=silent)

@@ -193,6 +193,19 @@ def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> 
     publish(store, anew)
     keys = [run.data.tags["rspipe.key"] for run in runs(store) if model.id in run.data.tags["rspipe.key"]]
     assert sorted(keys) == sorted([f"model/{model.id}/{model.checksum}", f"model/{model.id}/other"])
+    superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
+    assert superseded == [f"model/{model.id}/{model.checksum}"]
+
+
+def test_another_title_is_told_to_the_parent_run(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, content)
+    study = content.study.model_copy(update={"title": "Another", "radii": (0.0, 2.0)})
+    publish(store, replace(content, study=study))
+    (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert parent.data.tags["mlflow.note.content"] == "Another"
+    assert not [record for record in caplog.records if record.name.startswith("rspipe")]
 
 
 def test_certificates_join_the_run_that_training_made(store: Store, content: Results) -> None:
