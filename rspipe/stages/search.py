@@ -61,8 +61,6 @@ def _trainable(
         trial = run_trial(store, search, index, gpus=gpus, on_epoch=on_epoch)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
-        # Tune talks about trials that report nothing.
-        ray.tune.report({"objective": 0.0, "noisy_accuracy": 0.0})
         return
     board.update.remote(piece, 1.0, f"{search.id} trial {index}")
     ray.tune.report({"objective": trial.objective, "noisy_accuracy": trial.noisy_accuracy})
