@@ -7,6 +7,7 @@ is either finished or not.
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,49 @@ def load_network(store: Store, model: str, *, classes: int, device: torch.device
     return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
+class Roster:
+    """The actors of a pool. Lives in a Ray actor of its own.
+
+    Ray Data frees its actors by dropping references. An error that is being handled refers to them, too, and they
+    would hold their CPUs for as long as it is kept: so they are ended by name.
+    """
+
+    def __init__(self) -> None:
+        self._open = True
+        self._members: list[Any] = []
+
+    def join(self, member: Any) -> bool:
+        """Note an actor that has started; False when the pool is closed."""
+        self._members.append(member)
+        return self._open
+
+    def close(self) -> list[Any]:
+        """Admit no actor any more, and return those that have joined."""
+        self._open = False
+        return self._members
+
+
+@contextmanager
+def _pool() -> Iterator[Any]:
+    """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
+    import ray
+
+    roster = ray.remote(num_cpus=0)(Roster).remote()
+    try:
+        yield roster
+    finally:
+        for member in ray.get(roster.close.remote()):
+            ray.kill(member)
+
+
 class Sampler:
     """The actor: keeps its networks between blocks."""
 
-    def __init__(self, run_dir: str, passes: list[Pass], classes: int, gpus: float) -> None:
+    def __init__(self, run_dir: str, passes: list[Pass], classes: int, gpus: float, roster: Any) -> None:
+        import ray
+
+        if not ray.get(roster.join.remote(ray.get_runtime_context().current_actor)):
+            ray.actor.exit_actor()
         set_deterministic()
         self._store, self._passes, self._classes = Store(Path(run_dir)), passes, classes
         self._device = worker_device(gpus)
@@ -190,22 +230,24 @@ def visit(
 
     asked = cluster.resources
     blocks = -(-len(rows) // _IMAGES_PER_BLOCK)
-    data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-        Sampler,
-        fn_constructor_kwargs={
-            "run_dir": str(store.run_dir),
-            "passes": [work.sampling for work in works],
-            "classes": classes,
-            "gpus": asked.gpus_per_worker,
-        },
-        batch_size=None if asked.gpus_per_worker == 0 else _IMAGES_PER_BLOCK,
-        compute=ActorPoolStrategy(size=cluster.workers(blocks)),
-        num_cpus=asked.cpus_per_worker,
-        num_gpus=asked.gpus_per_worker or None,
-    )
     try:
-        for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            on_block(list(_visits(block)))
+        with _pool() as roster:
+            data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+                Sampler,
+                fn_constructor_kwargs={
+                    "run_dir": str(store.run_dir),
+                    "passes": [work.sampling for work in works],
+                    "classes": classes,
+                    "gpus": asked.gpus_per_worker,
+                    "roster": roster,
+                },
+                batch_size=None if asked.gpus_per_worker == 0 else _IMAGES_PER_BLOCK,
+                compute=ActorPoolStrategy(size=cluster.workers(blocks)),
+                num_cpus=asked.cpus_per_worker,
+                num_gpus=asked.gpus_per_worker or None,
+            )
+            for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                on_block(list(_visits(block)))
     except RspipeError:
         raise
     except ray.exceptions.RayError as error:

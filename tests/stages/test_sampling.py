@@ -1,10 +1,13 @@
 """Passes over images on a real pool of actors give what the core gives in one process."""
 
+import gc
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from rspipe.certificates import certify_counts
@@ -258,3 +261,21 @@ def test_workers_that_do_not_see_the_run_directory_say_so(
         train_models(store, study.model_specs[2:3], cluster=cluster, on_progress=silent)
     with pytest.raises(StoreError, match="is not visible on"):
         run_searches(store, study.search_specs, cluster=cluster, on_progress=silent)
+
+
+def test_a_failed_pass_leaves_no_actor_behind_although_its_error_is_kept(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    (store.run_dir / "study.json").unlink()
+    gc.disable()
+    try:
+        with pytest.raises(StoreError) as kept:
+            certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+        # The traceback holds on to all that Ray Data still refers to, the actors among it.
+        assert kept.tb is not None
+        deadline = time.monotonic() + 30
+        while ray.available_resources().get("CPU", 0) < 2:
+            assert time.monotonic() < deadline, "CPUs are still taken"
+            time.sleep(0.2)
+    finally:
+        gc.enable()
