@@ -10,4 +10,4 @@ def certify(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(certify, description=__doc__)
+    run(certify, description=__doc__, options=Options)

@@ -15,4 +15,4 @@ def full_study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(full_study, description=__doc__)
+    run(full_study, description=__doc__, options=Options)

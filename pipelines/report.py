@@ -10,4 +10,4 @@ def report(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(report, description=__doc__)
+    run(report, description=__doc__, options=Options)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
@@ -43,11 +43,15 @@ _PLAIN_WIDTH = 180
 _NAME_WIDTH = 32
 
 
+DIGITS = Path(__file__).parent / "studies" / "digits.toml"
+GivenOptions = TypeVar("GivenOptions")
+
+
 @dataclass(frozen=True)
 class Options:
-    """Command line of every pipeline."""
+    """Command line of the pipelines that run stages."""
 
-    study: Path = Path(__file__).parent / "studies" / "digits.toml"
+    study: Path = DIGITS
     """The study file."""
     run_dir: Path | None = None
     """Where results go, and where the same study resumes; runs/<study id> by default (see RSPIPE_RUNS)."""
@@ -257,23 +261,31 @@ class Session:
         self.terminal.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     def _print_results(self, summaries: tuple[Summary, ...]) -> None:
-        content = result_table(summaries)
-        shown = fitting_columns(content, self.terminal.console.width)
-        table = Table(title=escape(f"{self.study.name}: {self.study.title}"), title_justify="left")
-        for column in shown:
-            name = column == "classifier"
-            table.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
-        for row in content.rows:
-            cells = dict(zip(content.columns, row, strict=True))
-            table.add_row(*(escape(cells[column].text) for column in shown))
-        self.terminal.console.print(table if summaries else "Nothing is certified yet.")
-        if len(shown) < len(content.columns):
+        if not summaries:
+            self._say("Nothing is certified yet.")
+            return
+        title = f"{self.study.name}: {self.study.title} ({self.study.certify.rule.name})"
+        if not print_table(self.terminal.console, result_table(summaries), title=title):
             self._say(f"More columns in {self.store.run_dir / 'summary.md'}")
+
+
+def print_table(console: Console, content: Content, *, title: str) -> bool:
+    """Print a result table with the columns that the terminal has room for; return whether these are all."""
+    shown = fitting_columns(content, console.width)
+    table = Table(title=escape(title), title_justify="left")
+    for column in shown:
+        name = column == "classifier"
+        table.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
+    for row in content.rows:
+        cells = dict(zip(content.columns, row, strict=True))
+        table.add_row(*(escape(cells[column].text) for column in shown))
+    console.print(table)
+    return len(shown) == len(content.columns)
 
 
 def fitting_columns(content: Content, width: int) -> list[str]:
     """Return the columns of a result table that a terminal has room for; details go first, large radii next."""
-    details = ["passes", "saturated", "abstained", "training"]
+    details = ["two-sided ACR", "passes", "saturated", "samples", "abstained", "training"]
     radii = [column for column in content.columns if column.startswith("CA(")]
     widths = {
         column: max(len(column), *(len(row[index].text) for row in content.rows))
@@ -282,7 +294,7 @@ def fitting_columns(content: Content, width: int) -> list[str]:
     # Names may break into lines.
     widths["classifier"] = min(widths.get("classifier", 0), _NAME_WIDTH)
     shown = list(content.columns)
-    for column in (*details, *reversed(radii)):
+    for column in (one for one in (*details, *reversed(radii)) if one in shown):
         if 1 + sum(widths[one] + 3 for one in shown) <= width:
             break
         shown.remove(column)
@@ -326,10 +338,10 @@ def open_session(options: Options) -> Iterator[Session]:
         yield Session(study, store, options, terminal, exits)
 
 
-def run(main: Callable[[Options], None], *, description: str | None) -> None:
+def run(main: Callable[[GivenOptions], None], *, description: str | None, options: type[GivenOptions]) -> None:
     """Parse the command line and call a pipeline; what a user can mend is one line and exit status 2."""
     try:
-        main(tyro.cli(Options, description=description))
+        main(tyro.cli(options, description=description))
     except RspipeError as error:
         Console(stderr=True, width=None if sys.stderr.isatty() else 10_000).print(
             f"[red]error:[/] {escape(str(error))}", soft_wrap=True

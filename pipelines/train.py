@@ -10,4 +10,4 @@ def train(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(train, description=__doc__)
+    run(train, description=__doc__, options=Options)

@@ -10,4 +10,4 @@ def tune(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(tune, description=__doc__)
+    run(tune, description=__doc__, options=Options)

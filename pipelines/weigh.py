@@ -10,4 +10,4 @@ def weigh(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(weigh, description=__doc__)
+    run(weigh, description=__doc__, options=Options)

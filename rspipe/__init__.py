@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rspipe.certificates import clopper_pearson_lower as clopper_pearson_lower
     from rspipe.certificates import clopper_pearson_upper as clopper_pearson_upper
     from rspipe.certificates import predict as predict
+    from rspipe.deployment import deploy as deploy
     from rspipe.methods.macer import macer_loss as macer_loss
     from rspipe.metrics import average_certified_radius as average_certified_radius
     from rspipe.metrics import certified_accuracy as certified_accuracy
@@ -29,6 +30,7 @@ _HOME = {
     "certify": "certificates",
     "clopper_pearson_lower": "certificates",
     "clopper_pearson_upper": "certificates",
+    "deploy": "deployment",
     "macer_loss": "methods.macer",
     "predict": "certificates",
     "solve_weights": "weights",

@@ -141,6 +141,27 @@ def _parquet(spec: ParquetData) -> Dataset:
     )
 
 
+def check_images(split: Split, *, classes: int) -> None:
+    """Raise DataError for an image outside [0, 1] or a label outside the classes: radii would mean nothing."""
+    pixels = split.images.flatten(1)
+    # Written so that a NaN fails, too.
+    outside = ~((pixels >= 0) & (pixels <= 1)).all(1)
+    if bool(outside.any()):
+        which = int(outside.nonzero()[0])
+        low, high = float(pixels[which].min()), float(pixels[which].max())
+        raise DataError(
+            f"image {int(split.index[which])} has values from {low:g} to {high:g}, outside [0, 1]; "
+            "scale the images, and leave normalization to the network's first layer"
+        )
+    strange = (split.labels < 0) | (split.labels >= classes)
+    if bool(strange.any()):
+        which = int(strange.nonzero()[0])
+        raise DataError(
+            f"image {int(split.index[which])} has label {int(split.labels[which])}, outside the {classes} classes; "
+            "mend the labels or data.classes"
+        )
+
+
 @cache
 def load_dataset(spec: DataSpec) -> Dataset:
     """Return a data set with its splits, fixed by the spec's seed.

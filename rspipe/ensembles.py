@@ -1,22 +1,27 @@
 """Ensembles: base classifiers made of members that see one noise draw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rspipe.smoothing import Stream, check_logits, evaluating, noisy_blocks
+from rspipe.smoothing import check_logits, evaluating
+
+Combination = Literal["average", "mme", "consensus"]
+COMBINATIONS: dict[str, Combination] = {"mme": "mme", "consensus": "consensus"}
+"""The combination that a study file names among the weightings; any other weighting is an average."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A base classifier: the argmax of a weighted average of members' probabilities or logits.
+    """A base classifier made of one or several members.
 
-    A single model is a classifier with one member.
+    `average`: the argmax of the weighted average of the members' probabilities or logits. `mme` (max-margin
+    ensemble, Yang et al. 2022): the class of the member whose two largest probabilities lie furthest apart.
+    `consensus` (Horváth et al. 2022): the class on which the first `first` members agree; where they do not, that of
+    the average. A single model is a classifier with one member.
     """
 
     id: str
@@ -25,6 +30,9 @@ class Classifier:
     weights: tuple[float, ...]
     """One per member; non-negative, sum 1."""
     average: Literal["probabilities", "logits"] = "logits"
+    combination: Combination = "average"
+    first: int = 0
+    """Members that are asked first, for `consensus` alone."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights with which the argmax would silently mean something else."""
@@ -33,73 +41,133 @@ class Classifier:
         # Written so that a NaN fails, too.
         if not (min(self.weights, default=-1.0) >= 0 and abs(sum(self.weights) - 1) <= 1e-6):
             raise ValueError(f"weights of {self.id} must be non-negative with sum 1, got {self.weights}")
+        if self.combination == "consensus" and not 2 <= self.first < len(self.members):
+            raise ValueError(f"consensus of {self.id} asks first = {self.first} of {len(self.members)} members")
 
 
-def classify(classifiers: Sequence[Classifier], logits: Sequence[Tensor]) -> Tensor:
-    """Return the class [classifier, sample] that each classifier gives each sample.
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier makes of a batch."""
 
-    Weighted sums run over a classifier's own members in their order, so that no result depends on which other
-    classifiers are evaluated beside it. Ties go to the lowest class.
+    classes: Tensor
+    """[sample], int64: the class; ties go to the lowest."""
+    probabilities: Tensor
+    """[sample, class]: of the member or average that decides."""
+
+
+def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) -> list[Scores]:
+    """Return what each classifier makes of each sample.
+
+    Every classifier is computed from its own members in their order, sample by sample, so that no result depends
+    on which other classifiers are evaluated beside it.
 
     Args:
         classifiers: What to evaluate.
-        logits: One tensor [sample, class] per network, all on the same samples.
+        logits: One tensor [sample, class] per network by position, all on the same samples.
     """
-    averaged = {m for c in classifiers if c.average == "probabilities" and len(c.members) > 1 for m in c.members}
-    probabilities = {m: logits[m].softmax(1) for m in averaged}
-    classes = []
-    for classifier in classifiers:
-        if len(classifier.members) == 1:
-            score = logits[classifier.members[0]]
-        else:
-            source = probabilities if classifier.average == "probabilities" else logits
-            score = torch.zeros_like(logits[classifier.members[0]])
-            for member, weight in zip(classifier.members, classifier.weights, strict=True):
-                score = score + weight * source[member]
-        classes.append(score.argmax(1))
-    return torch.stack(classes)
+    probabilities = {member: out.softmax(1) for member, out in logits.items()}
+    return [_scores(classifier, logits, probabilities) for classifier in classifiers]
 
 
-def ensemble_counts(
+def _scores(classifier: Classifier, logits: Mapping[int, Tensor], probabilities: Mapping[int, Tensor]) -> Scores:
+    first = classifier.members[0]
+    if len(classifier.members) == 1:
+        return Scores(logits[first].argmax(1), probabilities[first])
+    if classifier.combination == "mme":
+        return _widest_margin([probabilities[member] for member in classifier.members])
+    if classifier.average == "logits":
+        score = _average(classifier, logits)
+        averaged = Scores(score.argmax(1), score.softmax(1))
+    else:
+        score = _average(classifier, probabilities)
+        averaged = Scores(score.argmax(1), score)
+    if classifier.combination == "consensus":
+        return _consensus([logits[member].argmax(1) for member in classifier.members[: classifier.first]], averaged)
+    return averaged
+
+
+def _average(classifier: Classifier, source: Mapping[int, Tensor]) -> Tensor:
+    # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
+    members = zip(classifier.members, classifier.weights, strict=True)
+    member, weight = next(members)
+    score = source[member] * weight
+    for member, weight in members:
+        score += source[member] * weight
+    return score
+
+
+def _widest_margin(probabilities: Sequence[Tensor]) -> Scores:
+    stacked = torch.stack(list(probabilities))
+    top = stacked.topk(2, dim=2).values
+    # The first of equals.
+    winner = (top[..., 0] - top[..., 1]).argmax(0)
+    chosen = stacked[winner, torch.arange(stacked.shape[1], device=stacked.device)]
+    return Scores(chosen.argmax(1), chosen)
+
+
+def _consensus(classes: Sequence[Tensor], averaged: Scores) -> Scores:
+    agree = torch.stack([one == classes[0] for one in classes[1:]]).all(0)
+    # The probabilities are those of the average: agreement has none of its own.
+    return Scores(torch.where(agree, classes[0], averaged.classes), averaged.probabilities)
+
+
+class BatchLimit:
+    """How many samples fit into memory at once: halved when they do not, and remembered."""
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+
+    def run(self, network: nn.Module, noisy: Tensor) -> Tensor:
+        """Return a network's logits, of the whole batch or piece by piece.
+
+        Raises:
+            RuntimeError: Not even one sample fits.
+        """
+        while True:
+            try:
+                pieces = [network(piece) for piece in torch.split(noisy, self.size or len(noisy))]
+                return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            except (RuntimeError, MemoryError) as error:
+                now = min(self.size or len(noisy), len(noisy))
+                if not _out_of_memory(error) or now == 1:
+                    raise
+            # Outside of the handler, whose traceback refers to all that was allocated.
+            self.size = -(-now // 2)
+            if noisy.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch's allocator, oneDNN and C++ each raise a plain RuntimeError in words of their own.
+    words = ("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def member_logits(
     networks: Sequence[nn.Module],
-    classifiers: Sequence[Classifier],
-    x: Tensor,
+    noisy: Tensor,
     *,
-    sigma: float,
-    n: int,
-    seed: int,
-    example: int,
-    stream: Stream,
-    block_size: int,
-) -> NDArray[np.int64]:
-    """Return class counts [classifier, class] of many classifiers at x + N(0, sigma^2 I), from one pass of noise.
+    needed: Sequence[int] | None = None,
+    limit: BatchLimit | None = None,
+    classes: int | None = None,
+) -> dict[int, Tensor]:
+    """Return the logits [sample, class] of networks on the same noisy inputs by position, checked to be finite.
 
-    Every network runs once per noise sample, however many classifiers use it. Arguments are those of
-    `rspipe.smoothing.class_counts`.
+    Args:
+        networks: The members.
+        noisy: [sample, ...].
+        needed: Positions of those to run; all when None.
+        limit: How many samples to run at once.
+        classes: Number of classes that they must know; that of the first one when None.
 
     Raises:
-        ModelError: A network returned NaN, infinity or a wrong shape.
+        ModelError: A network returned NaN, infinity, a wrong shape or another number of classes.
     """
-    total: Tensor | None = None
-    for noisy, use in noisy_blocks(
-        x, sigma=sigma, n=n, seed=seed, example=example, stream=stream, block_size=block_size
-    ):
-        logits = member_logits(networks, noisy)
-        classes, width = classify(classifiers, logits)[:, :use], logits[0].shape[1]
-        offsets = width * torch.arange(len(classifiers), device=classes.device).unsqueeze(1)
-        block = torch.bincount((classes + offsets).flatten(), minlength=width * len(classifiers))
-        total = block if total is None else total + block
-    assert total is not None
-    return total.view(len(classifiers), -1).cpu().numpy()
-
-
-def member_logits(networks: Sequence[nn.Module], noisy: Tensor) -> list[Tensor]:
-    """Return the logits [sample, class] of every network on the same noisy inputs, checked to be finite."""
-    logits = []
-    for position, network in enumerate(networks):
-        with evaluating(network):
-            logits.append(network(noisy))
-        check_logits(logits[-1], samples=noisy.shape[0], name=f"member {position}")
-    if len({out.shape for out in logits}) > 1:
-        raise ValueError(f"members disagree on the number of classes: {[out.shape[1] for out in logits]}")
+    limit, logits = limit or BatchLimit(), {}
+    for position in range(len(networks)) if needed is None else needed:
+        with evaluating(networks[position]):
+            out = limit.run(networks[position], noisy)
+        check_logits(out, samples=noisy.shape[0], name=f"member {position}", classes=classes)
+        classes = out.shape[1]
+        logits[position] = out
     return logits

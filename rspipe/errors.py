@@ -7,6 +7,7 @@
     ├── SolverError    no solver found usable ensemble weights
     ├── StoreError     the run directory belongs to another study, is in use, or is damaged
     └── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
+        └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
 
 Messages are one line: the place, the value, the remedy.
 """
@@ -38,3 +39,7 @@ class StoreError(RspipeError):
 
 class ClusterError(RspipeError):
     """The Ray cluster cannot be reached or cannot give what is asked for."""
+
+
+class WorkersLostError(ClusterError):
+    """Workers died, and with them what they were at."""

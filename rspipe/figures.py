@@ -131,7 +131,7 @@ def _draw_curve(
 def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure, Axes, FloatArray]:
     classifiers = [c for c in results.certified if c.sigma == sigma]
     alpha = results.study.certify.alpha
-    cap = radius_cap(sigma=sigma, n=max(c.n for c in classifiers), alpha=alpha)
+    cap = radius_cap(sigma=sigma, n=results.study.certify.n, alpha=alpha)
     largest = max(float(credited_radius(c).max(initial=0.0)) for c in classifiers)
     end = min(cap * 1.02, max(largest * 1.05, 0.1 * cap))
     figure, axes = _panel(

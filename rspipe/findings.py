@@ -89,6 +89,11 @@ def warnings(results: Results, summaries: Sequence[Summary]) -> list[str]:
         waiting_ensembles = [record for record in results.ensembles if record.sigma == sigma and record.id not in done]
         if count := len(waiting) + len(waiting_ensembles):
             found.append(f"At σ = {sigma:g}, {count} trained classifiers are not certified yet.")
+    if any(summary.rule == "radius_grid" for summary in summaries):
+        found.append(
+            "Rule radius_grid proves radii at the grid alone, rounded down: read the certified accuracies there. The "
+            "ACR is a lower bound, not to be compared with that of other rules."
+        )
     if capped := [summary for summary in summaries if summary.saturated >= 0.1]:
         most = max(capped, key=lambda summary: summary.saturated)
         found.append(

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rspipe.ensembles import member_logits
-from rspipe.smoothing import Stream, noisy_blocks
+from rspipe.ensembles import BatchLimit, member_logits
+from rspipe.smoothing import Stream, noisy_batches
 
 FloatArray = NDArray[np.float64]
 
@@ -70,7 +70,8 @@ def image_moments(
     draws: int,
     seed: int,
     example: int,
-    block_size: int = 200,
+    block_size: int = 1000,
+    limit: BatchLimit | None = None,
 ) -> Moments:
     """Return the moments of all members' label margins at one image: mean [class - 1, k].
 
@@ -83,14 +84,14 @@ def image_moments(
         draws: Noise draws, at least 2.
         seed: Seed of the noise.
         example: Number of the image among the calibration images.
-        block_size: Draws per forward pass.
+        block_size: Draws per block of noise.
+        limit: How many samples to run at once.
     """
     total: Moments | None = None
-    size = min(block_size, draws)
-    for noisy, use in noisy_blocks(
-        x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=size
+    for noisy, use in noisy_batches(
+        x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
     ):
-        logits = [out[:use] for out in member_logits(networks, noisy)]
+        logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
         scores = [out.softmax(1) for out in logits] if average == "probabilities" else logits
         block = Moments.of(label_margins(scores, label))
         total = block if total is None else total.merge(block)

@@ -110,6 +110,8 @@ class EnsembleWeights(Record):
     draws: int
     checksums: tuple[str, ...]
     """Of the members' parameters."""
+    first: int = 0
+    """Members that are asked first, for `consensus` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +136,19 @@ class Summary(Record):
     accuracy: float
     """Certified accuracy at radius 0: predicted correctly and not abstained."""
     abstained: float
-    """Share of images."""
+    """Share of images; those given up as wrong after the selection are not among them."""
     radii: tuple[float, ...]
     certified_accuracy: tuple[float, ...]
     """At each of `radii`."""
     training_seconds: float
     """Of all members together."""
     passes: int
-    samples: int
-    """Noise samples per image that each member was run on."""
+    samples: float
+    """Noise samples per image, on average, of selection, pilot and estimation."""
+    rule: str
+    """Name of the rule that said how many samples an image gets."""
+    acr_two_sided: float
+    """ACR by certificates that bound the runner-up, too: not to be compared with published ones."""
     saturated: float = 0.0
     """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
     seed: int | None = None

@@ -22,6 +22,7 @@ from rspipe.records import Difference, Summary
 from rspipe.spec import DataSpec
 from rspipe.summaries import QUESTIONS, Results, average_over_seeds, baseline_label
 from rspipe.tables import (
+    RULES,
     Table,
     difference_table,
     duration,
@@ -121,7 +122,8 @@ def _facts(results: Results, summaries: Sequence[Summary]) -> str:
         "test images": " to ".join(f"{count:,}" for count in dict.fromkeys((images[0], images[-1]))) if images else "–",
         "n0 + n": f"{certify.n0:,} + {certify.n:,}",
         "α": f"{certify.alpha:g}",
-        "rule": "CERTIFY (Cohen et al. 2019)" if certify.rule == "fixed" else certify.rule,
+        "rule": RULES[certify.rule.name],
+        "precision": certify.precision,
         "models, ensembles": f"{len(results.models)}, {len(results.ensembles)}",
         "certified classifiers": f"{len(summaries)}",
     }
@@ -158,7 +160,7 @@ def _results(results: Results, summaries: Sequence[Summary]) -> str:
     certify = results.study.certify
     for sigma in sorted({summary.sigma for summary in summaries}):
         at = [summary for summary in summaries if summary.sigma == sigma]
-        cap = radius_cap(sigma=sigma, n=max(summary.samples - certify.n0 for summary in at), alpha=certify.alpha)
+        cap = radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha)
         content += _element("h3", f"Every classifier at σ = {sigma:g}") + _table(result_table(at), name="classifier")
         content += _paragraph(f"No radius can exceed σ Φ⁻¹(α^(1/n)) = {cap:.3f} here.", style="soft")
     return content + _paragraph(

@@ -14,7 +14,7 @@ from rspipe.smoothing import Stream, class_counts
 from rspipe.study import Choice, ModelSpec, Range, SearchSpec
 
 _SELECTION_SAMPLES = 100
-_BLOCK = 500
+_BLOCK = 1000
 
 
 def _at(domain: Range | Choice, position: float, *, whole: bool) -> float | int:
@@ -70,7 +70,7 @@ def validation_acr(network: nn.Module, split: Split, search: SearchSpec) -> floa
     selections, estimations = [], []
     for image, example in zip(split.images, split.index.tolist(), strict=True):
         count = partial(class_counts, network, image, sigma=search.sigma, seed=search.seed, example=example)
-        selections.append(count(n=_SELECTION_SAMPLES, stream=Stream.SEARCH_SELECTION, block_size=_SELECTION_SAMPLES))
-        estimations.append(count(n=search.n, stream=Stream.SEARCH_ESTIMATION, block_size=min(search.n, _BLOCK)))
+        selections.append(count(n=_SELECTION_SAMPLES, stream=Stream.SEARCH_SELECTION, block_size=_BLOCK))
+        estimations.append(count(n=search.n, stream=Stream.SEARCH_ESTIMATION, block_size=_BLOCK))
     result = certify_counts(np.stack(selections), np.stack(estimations), sigma=search.sigma, alpha=search.alpha)
     return average_certified_radius(result.radius, result.prediction == split.labels.cpu().numpy())

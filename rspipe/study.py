@@ -19,6 +19,7 @@ from rspipe.spec import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    RuleSpec,
     Seed,
     Spec,
     TrainingSpec,
@@ -147,6 +148,8 @@ class EnsembleSpec(Spec):
     weights: "Weighting"
     average: "Average"
     weigh: WeighSpec
+    first: int = 0
+    """Members that are asked first, for `consensus` alone."""
 
     @property
     def id(self) -> str:
@@ -155,7 +158,8 @@ class EnsembleSpec(Spec):
         return f"{name}-{self.weights}-s{self.sigma:g}-{self.digest}"
 
 
-Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper"]
+Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper", "mme", "consensus"]
+"""How members are combined: an average with uniform or solved weights, or another rule (`rspipe.ensembles`)."""
 Average = Literal["probabilities", "logits"]
 
 
@@ -228,6 +232,8 @@ class EnsembleGroup(Spec):
         "esbrs_ratio",
     )
     average: Average = "probabilities"
+    consensus: Annotated[int, Field(ge=2)] = 2
+    """Members that `consensus` asks first."""
     sigma: Sigmas | None = None
 
 
@@ -344,6 +350,7 @@ class StudyConfig(Spec):
                         weights=weights,
                         average=group.average,
                         weigh=self.weigh,
+                        first=group.consensus if weights == "consensus" else 0,
                     )
                     for weights in group.weights
                 ]
@@ -371,6 +378,13 @@ class StudyConfig(Spec):
         for index, ensemble in enumerate(self.ensembles):
             place = f"ensembles[{index}].members"
             wanted = parse_members(ensemble.members, place=place)
+            size = sum(count for _, count in wanted)
+            if "consensus" in ensemble.weights and ensemble.consensus >= size:
+                raise PydanticCustomError(
+                    "consensus_too_large",
+                    "ensembles[{index}].consensus = {first} must be below the {size} members of '{text}'",
+                    {"index": index, "first": ensemble.consensus, "size": size, "text": ensemble.members},
+                )
             for label, count in wanted:
                 if label not in labels:
                     raise PydanticCustomError(
@@ -480,7 +494,9 @@ def _override(config: dict[str, Any], assignment: str) -> None:
 
 
 _TAGS = {
-    arg.model_fields["name"].annotation for union in (MethodSpec, DataSpec) for arg in get_args(get_args(union)[0])
+    arg.model_fields["name"].annotation
+    for union in (MethodSpec, DataSpec, RuleSpec)
+    for arg in get_args(get_args(union)[0])
 }
 _TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)}
 
@@ -490,7 +506,7 @@ def _place(location: Sequence[str | int]) -> str:
     for position, part in enumerate(location):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part in _TAG_NAMES and position and location[position - 1] in ("method", "data"):
+        elif part in _TAG_NAMES and position and location[position - 1] in ("method", "data", "rule"):
             continue
         elif part not in ("Range", "Choice"):
             text += f".{part}" if text else part

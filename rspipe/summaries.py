@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rspipe.derivation import ClassifierCounts, derive
+from rspipe.ensembles import COMBINATIONS
 from rspipe.metrics import acr_interval, average_certified_radius, certified_accuracy, paired_difference
 from rspipe.records import (
     Difference,
@@ -45,7 +47,16 @@ class CertifiedClassifier:
     """[example], estimation samples of the selected class."""
     p_a_lower: FloatArray
     """[example]."""
-    n: int
+    n: IntArray
+    """[example], estimation samples."""
+    samples: IntArray
+    """[example], samples in all, of selection, pilot and estimation."""
+    stopped: NDArray[np.bool_]
+    """[example], whether the selection missed the label and nothing more was drawn: wrong, whatever would follow."""
+    rule: str
+    """Name of the rule that said how many samples there are."""
+    two_sided: float
+    """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule has none."""
     seconds: float
     """Time of the passes it was certified in, shared with all other classifiers of the pass."""
 
@@ -69,14 +80,41 @@ class Results:
     certified: tuple[CertifiedClassifier, ...]
 
 
+def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
+    """Return the certificates of a classifier by its rule, and its ACR by two-sided ones."""
+    own = derive(counts)
+    two_sided = float("nan")
+    if counts.rule.name != "radius_grid":
+        both = derive(counts, kind="two_sided")
+        two_sided = average_certified_radius(both.radius, both.prediction == counts.label)
+    return CertifiedClassifier(
+        id=counts.id,
+        kind=counts.kind,
+        sigma=counts.sigma,
+        example=counts.example,
+        label=counts.label,
+        prediction=own.prediction,
+        radius=own.radius,
+        n_a=own.n_a,
+        p_a_lower=own.p_a_lower,
+        n=counts.drawn,
+        samples=counts.samples,
+        stopped=counts.stop == "label",
+        rule=counts.rule.name,
+        two_sided=two_sided,
+        seconds=counts.seconds,
+    )
+
+
 METHOD = "Does the training method change the ACR? Each method against the baseline"
 SEARCH = "Does the search pay? Searched hyper-parameters against the study file's"
 AVERAGING = "Does averaging help? Uniform ensembles against the mean of their members"
 BEST_MEMBER = "Does an ensemble beat its best member? The member that was best on the validation images"
 WEIGHTS = "Do solved weights help? Against uniform weights of the same members"
+COMBINING = "Does another combination help? MME and consensus against the uniform average of the same members"
 MIXING = "Does mixing methods help? Uniform ensembles of several methods against as many models of one of them"
 
-QUESTIONS = (METHOD, SEARCH, AVERAGING, BEST_MEMBER, WEIGHTS, MIXING)
+QUESTIONS = (METHOD, SEARCH, AVERAGING, BEST_MEMBER, WEIGHTS, COMBINING, MIXING)
 """In the order of the report."""
 
 
@@ -131,13 +169,15 @@ def _summary(classifier: CertifiedClassifier, results: Results, *, label: str, m
         images=classifier.example.size,
         acr=acr_interval(classifier.radius, classifier.correct),
         accuracy=float(accuracy[0]),
-        abstained=float(np.mean(classifier.prediction < 0)),
+        abstained=float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
         radii=results.study.radii,
         certified_accuracy=tuple(accuracy[1:].tolist()),
         training_seconds=sum(model.seconds for model in known),
         passes=sum(model.passes for model in known),
-        samples=results.study.certify.n0 + classifier.n,
-        saturated=float(np.mean(classifier.n_a == classifier.n)),
+        samples=float(classifier.samples.mean()),
+        saturated=float(np.mean((classifier.n_a == classifier.n) & (classifier.n > 0))),
+        rule=classifier.rule,
+        acr_two_sided=classifier.two_sided,
     )
 
 
@@ -260,7 +300,9 @@ def _method_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side,
 
 def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side, _Side]]]:
     """Ensembles against their members, against other weights, and mixed against intra-model ones."""
-    pairs: dict[str, list[tuple[_Side, _Side]]] = {AVERAGING: [], BEST_MEMBER: [], WEIGHTS: [], MIXING: []}
+    pairs: dict[str, list[tuple[_Side, _Side]]] = {
+        question: [] for question in (AVERAGING, BEST_MEMBER, WEIGHTS, COMBINING, MIXING)
+    }
     trained = {model.id: model for model in results.models}
     certified = {c.id: c for c in results.certified if c.sigma == sigma}
     ensembles = certified_ensembles(results, sigma=sigma)
@@ -276,7 +318,8 @@ def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Sid
         # On test images the best of several is best partly by luck; hence the choice on validation images.
     for (a, of_a), (b, of_b) in product(ensembles, uniform):
         if a.method != "uniform" and (a.members, a.average) == (b.members, b.average):
-            pairs[WEIGHTS].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
+            question = COMBINING if a.method in COMBINATIONS else WEIGHTS
+            pairs[question].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
     for (a, of_a), (b, of_b) in product(uniform, uniform):
         mixed, intra = ({trained[m].label for m in r.members if m in trained} for r in (a, b))
         alike = len(a.members) == len(b.members) and a.average == b.average

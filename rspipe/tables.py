@@ -7,9 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from rspipe.certificates import Certificates
+from rspipe.derivation import ClassifierCounts
+from rspipe.metrics import acr_interval, certified_accuracy
 from rspipe.records import Difference, EnsembleWeights, Interval, SearchResult, SeedAverage, Summary, TrainedModel
 from rspipe.study import StudyConfig
 from rspipe.summaries import Results, average_over_seeds, display_name
+
+RULES = {
+    "fixed": "CERTIFY (Cohen et al. 2019)",
+    "planned": "planned CERTIFY: a pilot chooses the number of samples",
+    "radius_grid": "radius grid: radii are proven at the grid's radii only",
+}
+"""The rules in words, by name."""
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -98,11 +110,51 @@ def result_table(summaries: Sequence[Summary]) -> Table:
             **{f"CA({radius:g})": _number(share) for radius, share in accuracy},
             "abstained": _percent(summary.abstained),
             "saturated": _percent(summary.saturated),
+            "two-sided ACR": _number(summary.acr_two_sided),
+            "samples": Cell(quantity(summary.samples), summary.samples),
             "training": Cell(duration(summary.training_seconds), summary.training_seconds),
             "passes": Cell(quantity(summary.passes), summary.passes),
         }
 
     return _table(map(row, summaries))
+
+
+def derived_table(
+    rows: Mapping[str, tuple[ClassifierCounts, Certificates]], *, radii: Sequence[float], with_radius: bool
+) -> Table:
+    """Return one row per classifier with what certificates that were derived from its counts say of it."""
+
+    def row(name: str, counts: ClassifierCounts, found: Certificates) -> dict[str, Cell]:
+        correct = found.prediction == counts.label
+        shown = radii if with_radius else [0.0]
+        accuracy = zip(shown, certified_accuracy(found.radius, correct, shown), strict=True)
+        return {
+            "classifier": Cell(name),
+            **({"ACR ± 95 %": _estimate(acr_interval(found.radius, correct))} if with_radius else {}),
+            **{f"CA({radius:g})" if with_radius else "accuracy": _number(float(share)) for radius, share in accuracy},
+            "abstained": _percent(float(np.mean((found.prediction < 0) & (counts.stop != "label")))),
+            "images": _number(len(correct), digits=0),
+        }
+
+    return _table(row(name, *pair) for name, pair in rows.items())
+
+
+_LOG_DECIMALS = 6
+
+
+def certification_log(counts: ClassifierCounts, found: Certificates) -> str:
+    """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
+
+    The time is that of the pass over the image, shared by all classifiers of it.
+    """
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    floors = np.floor(found.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
+    seconds = counts.seconds / len(counts.example)
+    for row in zip(counts.example, counts.label, found.prediction, floors, strict=True):
+        example, label, prediction, radius = row
+        cells = (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), f"{seconds:.3f}")
+        lines.append("\t".join(map(str, cells)))
+    return "\n".join(lines) + "\n"
 
 
 def seed_table(averages: Sequence[SeedAverage]) -> Table:
@@ -276,14 +328,17 @@ def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
     """Return the result tables of a study as Markdown: methods averaged over seeds, then every classifier."""
     certify = results.study.certify
     images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in summaries))
-    head = f"{results.study.title or results.study.name}: n0 = {certify.n0}, n = {certify.n:,}, α = {certify.alpha:g}"
+    head = (
+        f"{results.study.title or results.study.name}: rule {certify.rule.name}, n0 = {certify.n0}, "
+        f"n = {certify.n:,}, α = {certify.alpha:g}, {certify.precision}"
+    )
     tables = (markdown(seed_table(average_over_seeds(results))), markdown(result_table(summaries)))
     return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *tables])
 
 
 _PLAIN = ("id", "label", "kind", "seed", "sigma", "images")
-_ACR = ("acr", "acr_low", "acr_high", "accuracy", "abstained", "saturated")
-_ORIGIN = ("training_seconds", "passes", "samples", "weighting", "average", "members", "weights")
+_ACR = ("acr", "acr_low", "acr_high", "acr_two_sided", "accuracy", "abstained", "saturated")
+_ORIGIN = ("rule", "samples", "training_seconds", "passes", "weighting", "average", "members", "weights")
 
 
 def summary_tsv(summaries: Sequence[Summary]) -> str:

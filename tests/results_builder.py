@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
+from rspipe.metrics import average_certified_radius
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results
@@ -76,8 +77,23 @@ def certified(id_, kind, sigma, *, skill, seed, images=60, first=0):
     wrong = rng.random(images) > skill
     prediction = np.where(p_a_lower < 0.5, ABSTAIN, (label + wrong) % 10)
     radius = np.where(p_a_lower < 0.5, 0.0, certified_radius(p_a_lower, sigma=sigma))
-    example = np.arange(first, first + images)
-    return CertifiedClassifier(id_, kind, sigma, example, label, prediction, radius, n_a, p_a_lower, N, 1.0)
+    return CertifiedClassifier(
+        id=id_,
+        kind=kind,
+        sigma=sigma,
+        example=np.arange(first, first + images),
+        label=label,
+        prediction=prediction,
+        radius=radius,
+        n_a=n_a,
+        p_a_lower=p_a_lower,
+        n=np.full(images, N),
+        samples=np.full(images, N0 + N),
+        stopped=np.zeros(images, dtype=bool),
+        rule="fixed",
+        two_sided=1.03 * average_certified_radius(radius, prediction == label),
+        seconds=1.0,
+    )
 
 
 def ensemble(label, sigma, members, *, method="uniform", weights=None, average="probabilities"):

@@ -10,8 +10,8 @@ import pytest
 import rspipe
 
 SIGNATURES = {
-    "certify": (("base_classifier", "x"), {"sigma", "n0", "n", "alpha", "seed", "example", "block_size"}),
-    "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size"}),
+    "certify": (("base_classifier", "x"), {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
+    "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
     "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
     "clopper_pearson_upper": (("successes", "n"), {"alpha"}),
     "certified_radius": (("p_a_lower",), {"sigma"}),
@@ -20,6 +20,8 @@ SIGNATURES = {
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
     "solve_weights": (("mean", "covariance"), {"method"}),
 }
+
+SAMPLING = {"alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000, "batch_size": None}
 
 BLOCKER = """
 import sys
@@ -64,8 +66,8 @@ def test_a_public_function_takes_data_by_position_and_parameters_by_keyword(name
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [
-        ("certify", {"n0": 100, "n": 100_000, "alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000}),
-        ("predict", {"n": 1000, "alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000}),
+        ("certify", {"n0": 100, "n": 100_000, **SAMPLING}),
+        ("predict", {"n": 1000, **SAMPLING}),
         ("macer_loss", {"lbd": 12.0, "gamma": 8.0, "beta": 16.0}),
         ("solve_weights", {"method": "esbrs_ratio"}),
     ],

@@ -1,16 +1,26 @@
 """Base classifiers by name: shapes, normalization, initialization."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rspipe.architectures import ARCHITECTURES, Normalize, build_network
 from rspipe.methods import Gaussian
 from rspipe.spec import DigitsData, TrainingSpec
 from rspipe.study import ModelSpec
 
-INPUTS = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28)}
+INPUTS = {
+    "digits_cnn": (1, 8, 8),
+    "lenet": (1, 28, 28),
+    "cifar_resnet20": (3, 32, 32),
+    "cifar_resnet110": (3, 32, 32),
+    "resnet50": (3, 64, 64),
+}
 
 
 def flat(network: nn.Module) -> torch.Tensor:
@@ -102,13 +112,79 @@ def test_lenet_has_no_normalization() -> None:
     assert not any(isinstance(layer, Normalize) for layer in build_network("lenet", classes=10, seed=0).modules())
 
 
+@pytest.mark.parametrize(("name", "blocks"), [("cifar_resnet20", 3), ("cifar_resnet110", 18)])
+def test_a_cifar_network_has_the_size_of_the_literature(name: str, blocks: int) -> None:
+    network = build_network(name, classes=10, seed=0).eval()
+    # 3x3 convolutions with two parameters of normalization per channel; a 1x1 convolution where the width changes.
+    widths = {16: 16, 32: 16, 64: 32}
+    first = 9 * 3 * 16 + 2 * 16 + 64 * 10 + 10
+    stages = sum(9 * (before + (2 * blocks - 1) * w) * w + 4 * blocks * w for w, before in widths.items())
+    shortcuts = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert flat(network).numel() == first + stages + shortcuts
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.rand(1, 3, 32, 32))
+    sides = {16: 32, 32: 16, 64: 8}
+    stages = sum(9 * (before + (2 * blocks - 1) * w) * w * sides[w] ** 2 for w, before in widths.items())
+    shortcuts = 16 * 32 * 16**2 + 32 * 64 * 8**2
+    assert counter.get_total_flops() == 2 * (9 * 3 * 16 * 32**2 + stages + shortcuts + 640)
+
+
+def test_a_cifar_network_begins_with_variance_kept_from_output_to_input() -> None:
+    for name, module in build_network("cifar_resnet20", classes=10, seed=0).named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            # The standard deviation of n normal numbers has a relative standard error of 1 / sqrt(2 n).
+            error = 5 / (2 * module.weight.numel()) ** 0.5
+            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=error), name
+            assert module.bias is None
+        if isinstance(module, nn.BatchNorm2d):
+            assert bool((module.weight == 1).all())
+            assert bool((module.bias == 0).all())
+
+
+def test_a_cifar_network_takes_the_parameters_of_published_checkpoints_by_name() -> None:
+    names = set(build_network("cifar_resnet110", classes=10, seed=0).state_dict())
+    assert {"1.conv1.weight", "1.bn1.running_var", "1.layer1.17.conv2.weight", "1.fc.bias"} <= names
+    assert {name for name in names if "downsample" in name and "weight" in name} == {
+        f"1.layer{stage}.0.downsample.{layer}.weight" for stage in (2, 3) for layer in (0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [
+        ("cifar_resnet20", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ("cifar_resnet110", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ("resnet50", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_colour_networks_begin_with_the_normalization_of_their_data(
+    name: str, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> None:
+    network = build_network(name, classes=10, seed=0)
+    assert isinstance(network, nn.Sequential)
+    channels = torch.tensor(mean) + 2 * torch.tensor(deviation)
+    torch.testing.assert_close(network[0](channels.view(3, 1, 1)), torch.full((3, 1, 1), 2.0))
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_a_network_can_be_traced(name: str) -> None:
+    network, images = build_network(name, classes=10, seed=0).eval(), torch.rand(2, *INPUTS[name])
+    assert torch.equal(fx.symbolic_trace(network)(images), network(images))
+
+
+def test_torchvision_is_imported_only_where_it_is_used() -> None:
+    code = "import sys, rspipe.architectures; sys.exit('torchvision' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_unknown_architecture_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ValidationError, match="unknown architecture 'lenett'; did you mean 'lenet'\\?"):
         spec("lenett")
 
 
 def test_an_architecture_unlike_any_is_refused_with_all_names() -> None:
-    with pytest.raises(ValidationError, match="unknown architecture 'xyz'; valid names: digits_cnn, lenet"):
+    with pytest.raises(ValidationError, match=f"unknown architecture 'xyz'; valid names: {', '.join(sorted(INPUTS))}"):
         spec("xyz")
 
 

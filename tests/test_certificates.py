@@ -24,11 +24,13 @@ from rspipe.certificates import (
     certified_radius,
     certify,
     certify_counts,
+    claims,
     clopper_pearson_lower,
     clopper_pearson_upper,
     predict,
     predict_counts,
     radius_cap,
+    two_sided_counts,
 )
 from rspipe.errors import ModelError
 
@@ -239,6 +241,110 @@ def test_many_examples_are_certified_as_each_alone() -> None:
             assert getattr(together, name)[i] == getattr(alone, name)
 
 
+def test_where_nothing_was_estimated_nothing_is_certified() -> None:
+    selection, nothing = np.array([[9, 1], [1, 9]]), np.zeros((2, 2), np.int64)
+    for result in (
+        certify_counts(selection, nothing, sigma=0.5, alpha=0.4),
+        two_sided_counts(selection, nothing, sigma=0.5, alpha=0.4),
+    ):
+        assert result.prediction.tolist() == [ABSTAIN, ABSTAIN]
+        assert result.radius.tolist() == result.n_a.tolist() == result.p_a_lower.tolist() == [0, 0]
+
+
+def test_a_bound_of_one_half_or_more_is_a_claim() -> None:
+    bound = np.array([0.0, np.nextafter(0.5, 0), 0.5, 0.75])
+    result = claims(np.array([3, 2, 1, 0]), np.array([1, 2, 3, 4]), bound, sigma=2.0)
+    assert result.prediction.tolist() == [ABSTAIN, ABSTAIN, 1, 0]
+    assert result.radius.tolist() == [0, 0, 0, pytest.approx(2 * PHI.inv_cdf(0.75), rel=1e-12)]
+    assert np.array_equal(result.p_a_lower, bound)
+    assert result.n_a.tolist() == [1, 2, 3, 4]
+
+
+def two_sided_oracle(selection: list[int], estimation: list[int], *, sigma: float, alpha: float) -> tuple[int, float]:
+    """Prediction and radius by the formula, one example at a time."""
+    chosen, n = selection.index(max(selection)), sum(estimation)
+    n_a, n_b = estimation[chosen], max(count for c, count in enumerate(estimation) if c != chosen)
+    lower = beta.ppf(0.9 * alpha, n_a, n - n_a + 1) if n_a else 0.0
+    upper = min(beta.isf(0.1 * alpha, n_b + 1, n - n_b) if n_b < n else 1.0, 1 - lower)
+    if lower <= upper:
+        return ABSTAIN, 0.0
+    return chosen, sigma / 2 * (PHI.inv_cdf(lower) - PHI.inv_cdf(upper))
+
+
+@pytest.mark.parametrize(
+    ("selection", "estimation"),
+    [
+        ([70, 20, 10], [800, 150, 50]),
+        ([70, 20, 10], [600, 200, 200]),
+        # The top class has less than one half.
+        ([40, 20, 20, 20], [450, 200, 180, 170]),
+        ([0, 0, 100], [0, 0, 1000]),
+        ([0, 100, 0], [1, 999, 0]),
+        ([60, 40, 0], [480, 500, 20]),
+        ([60, 40, 0], [0, 1000, 0]),
+        ([60, 40], [700, 300]),
+        ([50, 50, 0], [500, 450, 50]),
+    ],
+)
+@pytest.mark.parametrize("alpha", [0.001, 0.1])
+def test_the_two_sided_certificate_is_its_formula(selection: list[int], estimation: list[int], alpha: float) -> None:
+    result = two_sided_counts(np.array(selection), np.array(estimation), sigma=0.5, alpha=alpha)
+    prediction, radius = two_sided_oracle(selection, estimation, sigma=0.5, alpha=alpha)
+    assert (result.prediction, result.n_a) == (prediction, estimation[selection.index(max(selection))])
+    assert result.radius == pytest.approx(radius, rel=1e-9)
+
+
+def test_a_class_below_one_half_can_be_certified_by_both_sides() -> None:
+    selection, estimation = np.array([40, 20, 20, 20]), np.array([4500, 2000, 1800, 1700])
+    assert certify_counts(selection, estimation, sigma=0.5, alpha=0.001).prediction == ABSTAIN
+    result = two_sided_counts(selection, estimation, sigma=0.5, alpha=0.001)
+    assert (result.prediction, result.p_a_lower < 0.5) == (0, True)
+    # Less than what the shares themselves would certify.
+    assert 0 < result.radius < 0.5 / 2 * (PHI.inv_cdf(0.45) - PHI.inv_cdf(0.2))
+
+
+@exact
+@given(share=st.floats(0, 1), n=st.integers(1, 10_000))
+def test_of_two_classes_both_sides_are_one_sided_at_nine_tenths_of_alpha(share: float, n: int) -> None:
+    k = round(share * n)
+    selection, estimation = np.array([1, 0]), np.array([k, n - k])
+    both = two_sided_counts(selection, estimation, sigma=0.5, alpha=0.01)
+    one = certify_counts(selection, estimation, sigma=0.5, alpha=0.009)
+    # The quantile's error at 1 - p, which is rounded to 1e-16, for p up to 1 - 7e-4 / n.
+    assert both.radius == pytest.approx(one.radius, rel=1e-7, abs=1e-12)
+
+
+def test_many_examples_have_the_two_sided_certificates_of_each_alone_and_counts_stay() -> None:
+    rng = np.random.default_rng(0)
+    selection = rng.multinomial(100, [0.5, 0.3, 0.2], size=(4, 3))
+    estimation = rng.multinomial(500, [0.5, 0.3, 0.2], size=(4, 3))
+    before = selection.copy(), estimation.copy()
+    together = two_sided_counts(selection, estimation, sigma=0.25, alpha=0.01)
+    for i in np.ndindex(4, 3):
+        alone = two_sided_counts(selection[i], estimation[i], sigma=0.25, alpha=0.01)
+        for name in ("prediction", "radius", "n_a", "p_a_lower"):
+            assert getattr(together, name)[i] == getattr(alone, name)
+    assert np.array_equal(selection, before[0])
+    assert np.array_equal(estimation, before[1])
+
+
+@pytest.mark.parametrize(
+    "p",
+    [(0.8, 0.1, 0.1), (0.6, 0.4), (0.45, 0.3, 0.25), (0.4, 0.3, 0.3), (0.4, 0.4, 0.2), (0.2,) * 5],
+    ids=str,
+)
+def test_two_sided_certificates_are_false_at_most_as_often_as_alpha_says(p: tuple[float, ...]) -> None:
+    """Also where runners-up tie, of which the largest count is taken, and where the selection takes another class."""
+    rng, alpha, runs, sigma = np.random.default_rng(0), 0.1, 20_000, 0.5
+    selection, estimation = rng.multinomial(20, p, size=runs), rng.multinomial(400, p, size=runs)
+    result = two_sided_counts(selection, estimation, sigma=sigma, alpha=alpha)
+    truth = np.array(
+        [sigma / 2 * (PHI.inv_cdf(p[c]) - PHI.inv_cdf(max(p[:c] + p[c + 1 :]))) for c in selection.argmax(1)]
+    )
+    false = (result.prediction != ABSTAIN) & (result.radius > truth)
+    assert false.sum() <= binom.isf(FALSE_ALARM, runs, alpha)
+
+
 @pytest.mark.parametrize("n", [10, 1000, 100_000])
 def test_no_number_of_successes_certifies_more_than_the_cap(n: int) -> None:
     cap = radius_cap(sigma=0.25, n=n, alpha=0.001)
@@ -378,6 +484,14 @@ def test_another_seed_or_example_gives_other_noise(other: dict[str, int]) -> Non
     assert counts_of(first) != counts_of(second)
 
 
+@pytest.mark.parametrize("batch_size", [1, 20, 50, 100])
+def test_certificates_do_not_depend_on_how_many_samples_run_at_once(batch_size: int) -> None:
+    classifier, x = at_distance(0.1)
+    call: dict[str, Any] = {"sigma": 0.5, "n": 250, "block_size": 100}
+    assert counts_of(certify(classifier, x, batch_size=batch_size, **call)) == counts_of(certify(classifier, x, **call))
+    assert predict(classifier, x, batch_size=batch_size, **call) == predict(classifier, x, **call)
+
+
 def seen_by(n0: int, n: int, block_size: int) -> list[Tensor]:
     """The batches that CERTIFY gives a base classifier."""
     classifier, x = at_distance(0.3)
@@ -496,6 +610,7 @@ def test_logits_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
         ({"alpha": 1.0}, "alpha must lie in"),
         ({"n": 0}, "n must be at least 1"),
         ({"block_size": 0}, "block_size must be at least 1"),
+        ({"block_size": 100, "batch_size": 30}, "batch_size must divide block_size = 100, got 30"),
         ({"seed": -1}, r"seed must lie in \[0, 2\^64\), got -1"),
         ({"example": 2**64}, r"example must lie in \[0, 2\^64\)"),
     ],

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
-from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.datasets import Dataset, Split, check_images, load_dataset
 from rspipe.errors import DataError
 from rspipe.spec import DigitsData, ParquetData
 
@@ -261,6 +262,50 @@ def test_labels_that_are_no_whole_numbers_are_refused(folder: Path, labels: list
 def test_parts_that_leave_nothing_of_a_training_file_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="validation = 8 and calibration = 4 leave no training image of 12"):
         fresh(folder_spec(folder, validation=8, calibration=4))
+
+
+def tiny(images: Tensor, labels: Sequence[int] = (0, 1, 2)) -> Split:
+    """Images numbered from 100."""
+    return Split(images, torch.tensor(labels), torch.arange(len(labels)) + 100)
+
+
+def test_images_between_zero_and_one_with_labels_of_the_data_may_be_certified() -> None:
+    images = torch.rand(3, 1, 2, 2)
+    images[0, 0, 0] = torch.tensor([0.0, 1.0])
+    check_images(tiny(images), classes=3)
+    check_images(fresh(DigitsData()).test, classes=10)
+    check_images(tiny(torch.zeros(0, 1, 2, 2), ()), classes=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "span"),
+    [
+        (-1e-6, "-1e-06 to 0.5"),
+        (1.000001, "0.5 to 1"),
+        (255.0, "0.5 to 255"),
+        (float("inf"), "0.5 to inf"),
+        (float("nan"), "nan to nan"),
+    ],
+)
+@pytest.mark.parametrize("which", [0, 2])
+def test_an_image_outside_of_zero_and_one_is_named(value: float, span: str, which: int) -> None:
+    images = torch.full((3, 1, 2, 2), 0.5)
+    images[which, 0, 1, 0] = value
+    with pytest.raises(DataError, match=rf"image {100 + which} has values from {span}, outside \[0, 1\]; scale"):
+        check_images(tiny(images), classes=3)
+
+
+def test_the_first_of_several_images_is_named() -> None:
+    images = torch.full((3, 1, 2, 2), 0.5)
+    images[1:] = 2.0
+    with pytest.raises(DataError, match=r"^image 101 has values from 2 to 2, outside"):
+        check_images(tiny(images), classes=3)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_an_image_with_a_label_outside_of_the_classes_is_named(label: int) -> None:
+    with pytest.raises(DataError, match=rf"image 101 has label {label}, outside the 3 classes; mend the labels or"):
+        check_images(tiny(torch.zeros(3, 1, 2, 2), (0, label, 2)), classes=3)
 
 
 def test_cifar10_comes_from_the_data_folder_in_the_official_order(shared_data: Path) -> None:

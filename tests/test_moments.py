@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.ensembles import BatchLimit
 from rspipe.errors import ModelError
 from rspipe.moments import Moments, all_pairs, image_moments, label_margins, runner_up_pairs
-from rspipe.smoothing import Stream, noise_block
+from rspipe.smoothing import Stream, default_batch, noise_block
 
 FloatArray = NDArray[np.float64]
 X = torch.tensor([0.2, -0.1, 0.3])
@@ -161,6 +162,55 @@ def test_an_images_moments_are_those_of_its_margins_under_the_weights_noise(aver
     np.testing.assert_allclose(got.mean, z.mean(0), atol=1e-5)
     for c in range(2):
         np.testing.assert_allclose(got.covariance[c], np.cov(z[:, c].T), atol=1e-4)
+
+
+def large_members(size: int) -> list[nn.Linear]:
+    """Members on inputs so large that only a few samples run at once."""
+    made = [nn.Linear(size, 3) for _ in range(2)]
+    for number, member in enumerate(made):
+        rng = np.random.default_rng(number)
+        member.weight.data = torch.tensor(rng.normal(size=(3, size)) / size**0.5, dtype=torch.float32)
+        member.bias.data.zero_()
+    return made
+
+
+def test_an_images_moments_do_not_depend_on_how_many_draws_run_at_once() -> None:
+    size, draws = 4000, 200
+    x, members, label, sigma = torch.linspace(0, 1, size), large_members(size), 2, 0.5
+    key: dict[str, Any] = {"seed": 4, "example": 9}
+    assert default_batch(x, block_size=1000) == 50
+    got = image_moments(members, x, label, average="logits", sigma=sigma, draws=draws, **key)
+    noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0, device=x.device)
+    noisy = x.double() + sigma * noise.double()
+    scores = [noisy @ m.weight.detach().double().T for m in members]
+    expected = Moments.of(label_margins(scores, label))
+    assert got.count == draws
+    # Dot products of 4000 terms below 0.1 in float32: errors of a few 1e-6 of margins below 10.
+    np.testing.assert_allclose(got.mean, expected.mean, atol=1e-4)
+    np.testing.assert_allclose(got.covariance, expected.covariance, atol=1e-3)
+
+
+class Small(nn.Module):
+    """Runs out of memory beyond some samples; each sample's logits are its own."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.stack([batch[:, 0], batch[:, 1] * 2, batch[:, 2] * batch[:, 0]], dim=1)
+
+
+def test_members_that_run_out_of_memory_have_the_same_moments() -> None:
+    call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 100, "seed": 1, "example": 1}
+    limit = BatchLimit()
+    whole = image_moments([Small(100), Small(100)], X, 0, **call)
+    pieces = image_moments([Small(30), Small(20)], X, 0, limit=limit, **call)
+    assert limit.size == 13
+    assert np.array_equal(pieces.mean, whole.mean)
+    assert np.array_equal(pieces.covariance, whole.covariance)
 
 
 def test_linear_members_have_the_closed_form_moments() -> None:

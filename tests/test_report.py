@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rspipe.certificates import radius_cap
+from rspipe.certificates import Certificates, radius_cap
+from rspipe.derivation import ClassifierCounts
 from rspipe.figures import certified_accuracy_figure, cost_figure, figure_svg, weights_figure
 from rspipe.findings import answer, answers, best, warnings
 from rspipe.records import Difference, Interval
 from rspipe.report import render_report, report_figures
+from rspipe.spec import FixedRule
 from rspipe.summaries import compare, display_name, summarize
 from rspipe.tables import (
+    RULES,
     Cell,
     Table,
+    certification_log,
+    derived_table,
     difference_table,
     duration,
     markdown,
@@ -29,7 +34,7 @@ from rspipe.tables import (
     summary_markdown,
     summary_tsv,
 )
-from tests.results_builder import ALPHA, SIGMAS, N, ensemble, results, study
+from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -126,13 +131,31 @@ def test_the_page_names_every_classifier_parameter_and_version(made, page):
 
 
 def test_numbers_of_the_result_table_are_those_of_the_summaries(made, page):
-    rows = Page(page).rows
-    for summary in summarize(made):
-        (row,) = [
-            r for r in rows
-            if r[0] == display_name(summary) and r[1].startswith(f"{summary.acr.estimate:.3f} ±") and len(r) == 10
-        ]  # fmt: skip
+    rows, summaries = Page(page).rows, summarize(made)
+    columns = result_table([summary for summary in summaries if summary.sigma == SIGMAS[0]]).columns
+    assert columns[6:10] == ("abstained", "saturated", "two-sided ACR", "samples")
+    for summary in summaries:
+        acr = f"{summary.acr.estimate:.3f} ±"
+        (row,) = [r for r in rows if len(r) == len(columns) and r[0] == display_name(summary) and r[1].startswith(acr)]
         assert row[2:6] == [f"{share:.3f}" for share in summary.certified_accuracy]
+        assert row[8:10] == [f"{summary.acr_two_sided:.3f}", "10.1 k"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_page_says_by_which_rule_and_in_which_precision_it_was_certified(made, rule):
+    certify = {"rule": rule, "n0": 50, "n": N, "alpha": ALPHA, "precision": "bfloat16"}
+    without_figures = replace(made, study=study(certify=certify), models=(), ensembles=(), searches=(), certified=())
+    words = Page(render(without_figures)).words
+    assert RULES[rule] in words
+    assert "bfloat16" in words
+
+
+def test_an_acr_of_grid_radii_is_flagged(made):
+    flag = "Rule radius_grid proves radii at the grid alone"
+    assert not any(sentence.startswith(flag) for sentence in warnings(made, summarize(made)))
+    on_grid = replace(made, certified=tuple(replace(c, rule="radius_grid", two_sided=np.nan) for c in made.certified))
+    assert any(sentence.startswith(flag) for sentence in warnings(on_grid, summarize(on_grid)))
+    assert {row[-4].text for row in result_table(summarize(on_grid)).rows} == {"–"}
 
 
 HOSTILE = """<script>alert('x')</script> & "$\\frac{" 'onload=' <b> ]]> _é"""
@@ -184,7 +207,7 @@ def test_what_is_missing_is_left_out_or_named(made, changes):
 
 
 def test_a_study_of_models_alone_on_one_image_is_reported(made):
-    arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower")
+    arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
     models = [c for c in made.certified if c.kind == "model"]
     one = tuple(replace(c, **{name: getattr(c, name)[:1] for name in arrays}) for c in models)
     words = Page(render(replace(made, ensembles=(), certified=one))).words
@@ -259,11 +282,10 @@ def test_the_tsv_read_back_equals_the_summaries(made):
         assert (row["id"], row["label"], row["kind"]) == (summary.id, summary.label, summary.kind)
         assert row["seed"] == ("" if summary.seed is None else str(summary.seed))
         assert [float(row[name]) for name in ("acr", "acr_low", "acr_high")] == list(vars(summary.acr).values())
-        for name in ("sigma", "accuracy", "abstained", "saturated", "training_seconds"):
+        for name in ("sigma", "accuracy", "abstained", "saturated", "training_seconds", "samples", "acr_two_sided"):
             assert float(row[name]) == getattr(summary, name)
-        assert [int(row[name]) for name in ("images", "passes", "samples")] == [
-            summary.images, summary.passes, summary.samples,
-        ]  # fmt: skip
+        assert [int(row[name]) for name in ("images", "passes")] == [summary.images, summary.passes]
+        assert row["rule"] == summary.rule
         shares = [float(row[f"certified_accuracy_{radius:g}"]) for radius in summary.radii]
         assert shares == list(summary.certified_accuracy)
         assert tuple(filter(None, row["members"].split(","))) == summary.members
@@ -278,6 +300,67 @@ def test_tabs_and_quotes_in_a_label_survive_the_tsv(made):
     summary = replace(summarize(made)[0], label='a\tb\n"c"')
     (row,) = csv.DictReader(io.StringIO(summary_tsv([summary]), newline=""), delimiter="\t")
     assert row["label"] == summary.label
+
+
+def derived_from(*, radius, prediction, label, stop):
+    """Counts and certificates with these values; the counts themselves do not matter."""
+    size = len(radius)
+    nothing = np.zeros((size, 2), int)
+    counts = ClassifierCounts(
+        id="m",
+        kind="model",
+        sigma=0.25,
+        rule=FixedRule(label_stop=True),
+        n0=N0,
+        n=N,
+        alpha=ALPHA,
+        seed=0,
+        example=10 * np.arange(size),
+        label=np.array(label),
+        selection=nothing,
+        pilot=nothing,
+        estimation=nothing,
+        stop=np.array(stop),
+        marks=np.zeros(0, int),
+        prefix=np.zeros((size, 0, 2), int),
+        probability_sum=np.zeros((size, 2)),
+        probability_square=np.zeros((size, 2)),
+        seconds=2.0,
+    )
+    radius, prediction = np.array(radius), np.array(prediction)
+    return counts, Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)
+
+
+@pytest.fixture
+def derived():
+    return derived_from(
+        radius=[0.9999999, 0.25, 0.5, 0.0], prediction=[1, 0, 1, -1], label=[1, 0, 0, 1], stop=["", "", "", "label"]
+    )
+
+
+def test_a_log_has_cohens_six_columns_with_radii_rounded_down(derived):
+    rows = list(csv.reader(io.StringIO(certification_log(*derived)), delimiter="\t"))
+    assert rows == [
+        ["idx", "label", "predict", "radius", "correct", "time"],
+        ["0", "1", "1", "0.999999", "1", "0.500"],
+        ["10", "0", "0", "0.250000", "1", "0.500"],
+        ["20", "0", "1", "0.500000", "0", "0.500"],
+        ["30", "1", "-1", "0.000000", "0", "0.500"],
+    ]
+
+
+def test_derived_certificates_are_tabulated_as_their_own_results(derived):
+    table = derived_table({"the model": derived}, radii=(0.0, 0.25, 0.5), with_radius=True)
+    assert table.columns == ("classifier", "ACR ± 95 %", "CA(0)", "CA(0.25)", "CA(0.5)", "abstained", "images")
+    (row,) = table.rows
+    assert row[1].value == pytest.approx((0.9999999 + 0.25) / 4)
+    assert [cell.value for cell in row[2:]] == [0.5, 0.5, 0.25, 0.0, 4]
+
+
+def test_predictions_are_tabulated_without_radii(derived):
+    table = derived_table({"the model": derived}, radii=(0.0, 0.25, 0.5), with_radius=False)
+    assert table.columns == ("classifier", "accuracy", "abstained", "images")
+    assert [cell.value for cell in table.rows[0][1:]] == [0.5, 0.0, 4]
 
 
 def test_figures_are_drawn_for_what_there_is(made):
@@ -338,7 +421,7 @@ def test_markdown_tables_hold_every_classifier_and_escape_pipes():
     made = results()
     text = summary_markdown(made, summarize(made))
     head, *lines = text.splitlines()
-    assert "n = 10,000" in head
+    assert "rule fixed, n0 = 100, n = 10,000, α = 0.001, float32" in head
     rows = [line for line in lines if line.startswith("|")]
     classifiers = [line for line in rows if "gaussian, seed 0" in line]
     assert len(classifiers) == len(SIGMAS)

@@ -186,7 +186,7 @@ def test_the_objective_is_the_acr_of_certify_on_streams_of_its_own(n: int) -> No
     radii = []
     for example, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), start=17):
         selected = int(count(image, example, Stream.SEARCH_SELECTION, 100, 100) < 50)
-        first = count(image, example, Stream.SEARCH_ESTIMATION, min(n, 500), n)
+        first = count(image, example, Stream.SEARCH_ESTIMATION, 1000, n)
         k = first if selected == 0 else n - first
         bound = beta.ppf(0.001, k, n - k + 1)
         radii.append(0.5 * norm.ppf(bound) if bound >= 0.5 and selected == label else 0.0)

@@ -1,6 +1,7 @@
 """Facts about the noise streams and about counting classes under noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,20 @@ from scipy.stats import chi2, kstest, kurtosis, norm, skew
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
-from rspipe.smoothing import Stream, check_logits, class_counts, evaluating, noise_block, noisy_blocks
+from rspipe.smoothing import (
+    Stream,
+    _normal_rows,
+    check_logits,
+    class_counts,
+    default_batch,
+    evaluating,
+    noise_block,
+    noisy_batches,
+)
 
 CPU = torch.device("cpu")
 KEY: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION, "block": 2}
+OF_A_STREAM: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.WEIGHTS}
 # Two-sided tails of a normal statistic beyond this have probability 2e-9: the chance that sound noise fails a check.
 SIGMAS = 6.0
 
@@ -90,6 +101,86 @@ def test_keys_share_no_stretch_of_noise() -> None:
     assert len(triples) == len(keys) * (length - 2)
 
 
+@pytest.mark.parametrize("shape", [(200, 1), (200, 2), (100, 3, 5), (300,)])
+def test_the_noise_is_box_mullers_transform_of_philox_words(shape: tuple[int, ...]) -> None:
+    """What makes noise the same on every machine and in every version: against the definition in float64."""
+    size = int(np.prod(shape[1:]))
+    pairs = -(-size // 2)
+    generator = np.random.Philox(key=np.array([5, 7], np.uint64), counter=np.array([0, 2, 1, 0], np.uint64))
+    words = generator.random_raw(shape[0] * pairs).reshape(shape[0], pairs)
+    low, high = words & 0xFFFFFFFF, (words >> 32).astype(np.int64)
+    radius = np.sqrt(-2 * np.log(((low & 0x7FFFFFFF) + 0.5) / 2**31))
+    angle = np.pi * np.where(high < 2**31, high, high - 2**32) / 2**31
+    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size]
+    # In float32 the uniform number has two roundings of 2^-25, its logarithm and the square root a few of 2^-24: an
+    # error of the radius's square, which is divided by the radius. The angle, up to pi, has three of 2^-24.
+    of_square = 2 * 2**-24 + 8 * 2**-24 * radius**2
+    tolerance = np.tile(of_square / radius + radius * np.pi * 2**-22, 2)[:, :size]
+    assert (abs(noise(shape).reshape(-1, size).double().numpy() - expected) <= tolerance).all()
+
+
+def test_no_words_give_noise_beyond_the_largest_radius() -> None:
+    """The least uniform number is 2^-32: sqrt(64 ln 2) = 6.660."""
+    halves = [0, 1, 0x3FFFFFFF, 0x7FFFFFFE, 0x7FFFFFFF, 0x80000000, 0xBFFFFFFF, 0xFFFFFFFF]
+    words = np.array([high << 32 | low for high in halves for low in halves], dtype=np.uint64)
+
+    class Fixed:
+        def random_raw(self, size: int) -> np.ndarray[Any, Any]:
+            assert size == words.size
+            return words.copy()
+
+    drawn = _normal_rows(Fixed(), words.size, 2)  # type: ignore[arg-type]
+    assert np.isfinite(drawn).all()
+    assert abs(drawn).max() <= np.hypot(*drawn.T.astype(np.float64)).max() < 6.661
+
+
+def in_batches(x: Tensor, *, n: int, block_size: int, batch_size: int | None, sigma: float = 0.5) -> Tensor:
+    """The noisy inputs that count, in one piece."""
+    batches = noisy_batches(x, sigma=sigma, n=n, block_size=block_size, batch_size=batch_size, **OF_A_STREAM)
+    return torch.cat([noisy[:use].clone() for noisy, use in batches])
+
+
+SHAPES = [(), (1,), (2,), (7,), (3, 5), (1, 8, 8), (3, 9, 7)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60])
+def test_a_block_drawn_in_parts_is_the_block_drawn_at_once(shape: tuple[int, ...], batch_size: int) -> None:
+    whole = torch.cat([noise_block((60, *shape), **OF_A_STREAM, block=b, device=CPU) for b in range(2)])
+    drawn = in_batches(torch.zeros(shape), n=120, block_size=60, batch_size=batch_size, sigma=1.0)
+    assert torch.equal(drawn, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3,), (3, 9, 7)], ids=str)
+def test_noisy_inputs_do_not_depend_on_how_many_run_at_once(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.linspace(0, 1, int(np.prod(shape))).reshape(shape).to(dtype)
+    whole = in_batches(x, n=150, block_size=60, batch_size=60, sigma=0.3)
+    for batch_size in (1, 4, 5, 12, 30, None):
+        assert torch.equal(in_batches(x, n=150, block_size=60, batch_size=batch_size, sigma=0.3), whole)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noisy_inputs_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    # Large and odd, so that torch shares the work out, at places that are no multiple of a vector.
+    x = torch.linspace(0, 1, 3 * 31 * 29).reshape(3, 31, 29).to(dtype)
+    with threads(1):
+        alone = in_batches(x, n=105, block_size=105, batch_size=105, sigma=0.3)
+    with threads(2):
+        shared = in_batches(x, n=105, block_size=105, batch_size=105, sigma=0.3)
+    assert torch.equal(alone, shared)
+
+
 def test_a_block_begins_with_the_noise_of_a_shorter_one() -> None:
     assert torch.equal(noise((100, 2, 3))[:17], noise((17, 2, 3)))
 
@@ -102,6 +193,7 @@ def test_the_streams_have_numbers_of_their_own_that_never_change() -> None:
         "SEARCH_SELECTION": 3,
         "SEARCH_ESTIMATION": 4,
         "PREDICTION": 5,
+        "PILOT": 6,
     }
 
 
@@ -123,6 +215,8 @@ def test_the_tails_of_the_noise_are_normal() -> None:
     for beyond in (2.0, 3.0, 4.0):
         p = 2 * norm.sf(beyond)
         assert abs((abs(values) > beyond).sum() - n * p) < SIGMAS * np.sqrt(n * p)
+    # Beyond the largest radius a normal number lies with probability 2.6e-11.
+    assert abs(values).max() <= 6.67
 
 
 def test_first_draws_of_many_keys_are_standard_normal() -> None:
@@ -139,6 +233,10 @@ def test_pixels_and_samples_of_a_block_are_uncorrelated() -> None:
     # The squares of d (d - 1) / 2 uncorrelated entries sum to a chi-squared number.
     assert float(chi2.sf((off**2).sum(), off.size)) > 1e-9
     assert abs((values[1:] * values[:-1]).sum()) / np.sqrt((n - 1) * d) < SIGMAS
+    # A cosine and a sine share their radius, which may not show in their squares.
+    square = (values**2 - 1) / np.sqrt(2)
+    off = (square.T @ square / np.sqrt(n))[np.triu_indices(d, 1)]
+    assert abs(off).max() < SIGMAS
 
 
 @pytest.mark.parametrize("name", ["seed", "example"])
@@ -154,29 +252,60 @@ def test_keys_use_all_64_bits() -> None:
 
 def test_noisy_inputs_are_the_input_plus_sigma_times_the_noise_of_each_block() -> None:
     x = torch.tensor([[0.5, 0.25]])
-    key: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.WEIGHTS}
-    blocks = list(noisy_blocks(x, sigma=0.5, n=25, block_size=10, **key))
-    assert [use for _, use in blocks] == [10, 10, 5]
-    for block, (noisy, _) in enumerate(blocks):
-        expected = x + 0.5 * noise_block((10, 1, 2), **key, block=block, device=CPU)
+    batches = list(noisy_batches(x, sigma=0.5, n=25, block_size=10, **OF_A_STREAM))
+    assert [use for _, use in batches] == [10, 10, 5]
+    for block, (noisy, _) in enumerate(batches):
+        expected = x + 0.5 * noise_block((10, 1, 2), **OF_A_STREAM, block=block, device=CPU)
         assert torch.equal(noisy, expected)
 
 
-@pytest.mark.parametrize("n", [10, 20])
-def test_no_block_is_drawn_beyond_the_last_sample(n: int) -> None:
-    key: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.WEIGHTS}
-    blocks = list(noisy_blocks(torch.zeros(1), sigma=0.5, n=n, block_size=10, **key))
-    assert [use for _, use in blocks] == [10] * (n // 10)
+@pytest.mark.parametrize(
+    ("n", "batch_size", "uses"),
+    [
+        (10, None, [10]),
+        (20, None, [10, 10]),
+        (10, 5, [5, 5]),
+        (13, 5, [5, 5, 3]),
+        (25, 2, [2] * 5 + [2] * 5 + [2, 2, 1]),
+        (5, 5, [5]),
+    ],
+)
+def test_no_batch_is_drawn_beyond_the_last_sample_and_all_have_one_shape(
+    n: int, batch_size: int | None, uses: list[int]
+) -> None:
+    batches = list(noisy_batches(torch.zeros(1), sigma=0.5, n=n, block_size=10, batch_size=batch_size, **OF_A_STREAM))
+    assert [use for _, use in batches] == uses
+    assert {len(noisy) for noisy, _ in batches} == {batch_size or 10}
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(3, None), (3, 5), (3, 10), (1, 2)])
+def test_fewer_samples_than_a_batch_are_a_batch_of_their_own_and_the_same_samples(n: int, batch_size: int) -> None:
+    x = torch.tensor([0.5, 0.25, 1.0])
+    ((noisy, use),) = noisy_batches(x, sigma=0.5, n=n, block_size=10, batch_size=batch_size, **OF_A_STREAM)
+    assert (len(noisy), use) == (n, n)
+    assert torch.equal(noisy, in_batches(x, n=10, block_size=10, batch_size=10)[:n])
+
+
+def test_a_batch_that_does_not_divide_the_block_is_refused() -> None:
+    batches = noisy_batches(torch.zeros(1), sigma=0.5, n=10, block_size=100, batch_size=30, **OF_A_STREAM)
+    with pytest.raises(ValueError, match="batch_size must divide block_size = 100, got 30"):
+        next(batches)
+
+
+@pytest.mark.parametrize("block_size", [1, 60, 97, 1000])
+@pytest.mark.parametrize("size", [0, 1, 64, 3072, 150_528, 1_000_000])
+def test_a_batch_is_the_largest_divisor_of_a_block_whose_numbers_fit_a_cache(size: int, block_size: int) -> None:
+    divisors = [d for d in range(1, block_size + 1) if block_size % d == 0]
+    fitting = [d for d in divisors if d * size <= 320_000]
+    assert default_batch(torch.zeros(size), block_size=block_size) == (max(fitting) if fitting else 1)
 
 
 @pytest.mark.parametrize(
     ("given", "noisy"), [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
 )
 def test_noise_is_added_in_float32_at_least(given: torch.dtype, noisy: torch.dtype) -> None:
-    x = torch.zeros(3, dtype=given)
-    key: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.WEIGHTS}
-    ((block, _),) = noisy_blocks(x, sigma=0.5, n=10, block_size=10, **key)
-    assert block.dtype == noisy
+    ((batch, _),) = noisy_batches(torch.zeros(3, dtype=given), sigma=0.5, n=10, block_size=10, **OF_A_STREAM)
+    assert batch.dtype == noisy
 
 
 def test_counts_are_those_of_the_classes_of_every_noisy_input() -> None:
@@ -185,6 +314,13 @@ def test_counts_are_those_of_the_classes_of_every_noisy_input() -> None:
     drawn = np.concatenate([noise_block((size, 2), **key, block=b, device=CPU).numpy() for b in range(3)])[:n]
     positive = int((np.float32(0.1) + np.float32(0.5) * drawn[:, 0] > 0).sum())
     assert counts(n, block_size=size) == [n - positive, 0, positive]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20, 50, None])
+def test_counts_do_not_depend_on_how_many_samples_run_at_once(batch_size: int | None) -> None:
+    x, whole = torch.tensor([0.1, 0.0]), counts(250)
+    call: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION, "block_size": 100}
+    assert class_counts(by_sign, x, sigma=0.5, n=250, batch_size=batch_size, **call).tolist() == whole
 
 
 def test_counts_cover_classes_that_never_occur() -> None:
@@ -248,6 +384,12 @@ def test_finite_logits_of_the_right_shape_pass() -> None:
 def test_logits_of_another_shape_are_refused_by_name(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"member 3 returned shape .* for 5 inputs; expected \[5, class\]"):
         check_logits(torch.zeros(shape), samples=5, name="member 3")
+
+
+def test_logits_of_another_number_of_classes_than_the_data_are_refused_by_name() -> None:
+    check_logits(torch.zeros(5, 3), samples=5, classes=3)
+    with pytest.raises(ModelError, match="member 3 knows 2 classes but the data have 3; give it the data's classes"):
+        check_logits(torch.zeros(5, 2), samples=5, name="member 3", classes=3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

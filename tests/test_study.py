@@ -14,7 +14,19 @@ from pydantic import ValidationError
 
 from rspipe.errors import StudyError
 from rspipe.methods import MACER, AdvMacer, Gaussian
-from rspipe.spec import CertifySpec, DigitsData, ParquetData, Spec, TrainingSpec, WeighSpec, content_id, nearest
+from rspipe.spec import (
+    CertifySpec,
+    DigitsData,
+    FixedRule,
+    ParquetData,
+    PlannedRule,
+    RadiusGridRule,
+    Spec,
+    TrainingSpec,
+    WeighSpec,
+    content_id,
+    nearest,
+)
 from rspipe.study import (
     Choice,
     EnsembleSpec,
@@ -211,6 +223,61 @@ def test_an_absolute_data_folder_stays(tmp_path: Path) -> None:
     assert study.data.folder == "/images"
 
 
+RULES = {
+    "fixed": FixedRule(),
+    "planned": PlannedRule(name="planned"),
+    "radius_grid": RadiusGridRule(name="radius_grid"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_given_by_its_name_or_as_a_table(tmp_path: Path, name: str) -> None:
+    by_name = load_study(write(tmp_path), overrides=[f"certify.rule={name}"])
+    as_table = load_study(write(tmp_path), overrides=[f"certify.rule={{name='{name}'}}"])
+    assert by_name.certify.rule == as_table.certify.rule == RULES[name]
+    assert by_name.id == as_table.id
+
+
+def test_images_get_all_samples_unless_the_file_says_otherwise(base: StudyConfig) -> None:
+    assert base.certify.rule == FixedRule(label_stop=False)
+    assert (base.certify.precision, base.certify.batch_size) == ("float32", None)
+
+
+def test_rules_are_parts_of_the_identity(tmp_path: Path) -> None:
+    rules = ["fixed", "planned", "radius_grid", "{name='fixed', label_stop=true}", "{name='planned', eps=0.02}"]
+    assert len({load_study(write(tmp_path), overrides=[f"certify.rule={rule}"]).id for rule in rules}) == len(rules)
+
+
+def test_a_rules_parameters_are_read_from_its_table(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        BASE + '\n[certify.rule]\nname = "radius_grid"\ngrid = [0.1, 0.3]\nfutility = 0.01\nlabel_stop = false\n'
+    )
+    study = load_study(tmp_path / "study.toml", overrides=["certify.rule.futility=0.02"])
+    assert study.certify.rule == RadiusGridRule(name="radius_grid", grid=(0.1, 0.3), futility=0.02, label_stop=False)
+
+
+def test_an_ensemble_may_be_combined_otherwise_than_by_an_average(tmp_path: Path) -> None:
+    group = "{members='gaussian x2 + macer x1', sigma=0.25, weights=['uniform', 'mme', 'consensus'], consensus=2}"
+    study = load_study(write(tmp_path), overrides=[f"ensembles=[{group}]"])
+    specs = study.ensemble_specs(study.model_specs)
+    assert [(spec.weights, spec.first) for spec in specs] == [("uniform", 0), ("mme", 0), ("consensus", 2)]
+    assert len({spec.members for spec in specs}) == 1
+    assert specs[1].id.startswith("gaussian-x2+macer-x1-mme-s0.25-")
+    assert len({spec.id for spec in specs}) == 3
+
+
+def test_how_many_are_asked_first_is_part_of_the_identity_of_a_consensus_alone(tmp_path: Path) -> None:
+    group = "{{members='gaussian x3 + macer x1', sigma=0.25, weights=['mme', 'consensus'], consensus={}}}"
+    found = []
+    for first in (2, 3):
+        overrides = ["models.0.seeds=[0, 1, 2]", f"ensembles=[{group.format(first)}]"]
+        study = load_study(write(tmp_path), overrides=overrides)
+        found.append([spec.id for spec in study.ensemble_specs(study.model_specs)])
+    (mme, consensus), (mme_again, other) = found
+    assert mme == mme_again
+    assert consensus != other
+
+
 # Overrides.
 
 
@@ -353,6 +420,8 @@ SPECS: tuple[Spec, ...] = (
         label="a x2", sigma=0.5, members=("a", "b"), weights="uniform", average="logits", weigh=WeighSpec(images=5)
     ),
     CertifySpec(images=100),
+    CertifySpec(rule=PlannedRule(name="planned"), batch_size=500),
+    CertifySpec(rule=RadiusGridRule(name="radius_grid")),
 )
 
 
@@ -415,7 +484,8 @@ WRONG = [
     ),
     (
         "ensembles.0.weights='unifrom'",
-        "ensembles[0].weights[0] = 'unifrom': Input should be 'uniform', 'esbrs_ratio' or 'esbrs_paper'",
+        "ensembles[0].weights[0] = 'unifrom': "
+        "Input should be 'uniform', 'esbrs_ratio', 'esbrs_paper', 'mme' or 'consensus'",
     ),
     ("ensembles.0.average='mean'", "ensembles[0].average = 'mean': Input should be 'probabilities' or 'logits'"),
     # Missing.
@@ -437,6 +507,44 @@ WRONG = [
     ("certify={n=10, alpha=1e-6}", "certify: n = 10 can never certify at alpha = 1e-06; use n >= 20"),
     ("certify.alpha=1", "certify.alpha = 1: Input should be less than 1"),
     ("certify.block_size=0", "certify.block_size = 0: Input should be greater than 0"),
+    ("certify.precision='float16'", "certify.precision = 'float16': Input should be 'float32' or 'bfloat16'"),
+    ("certify.batch_size=0", "certify.batch_size = 0: Input should be greater than 0"),
+    ("certify.batch_size=300", "certify: batch_size = 300 must divide block_size = 1000"),
+    ("certify={block_size=500, batch_size=1000}", "certify: batch_size = 1000 must divide block_size = 500"),
+    # Rules.
+    ("certify.rule='plannd'", "certify.rule: unknown rule 'plannd'; did you mean 'planned'?"),
+    ("certify.rule={name='radiusgrid'}", "certify.rule: unknown rule 'radiusgrid'; did you mean 'radius_grid'?"),
+    ("certify.rule='zzz'", "certify.rule: unknown rule 'zzz'; valid names: fixed, planned, radius_grid"),
+    ("certify.rule={eps=0.1}", "certify.rule: needs a name, e.g. rule.name"),
+    ("certify.rule={name='planned', epss=1}", "certify.rule: unknown key 'epss'; did you mean 'eps'?"),
+    ("certify.rule={name='fixed', pilot=9}", "certify.rule: unknown key 'pilot'; valid names: label_stop, name"),
+    ("certify.rule={name='planned', eps=-1}", "certify.rule.eps = -1: Input should be greater than or equal to 0"),
+    ("certify.rule={name='planned', eps=inf}", "certify.rule.eps = inf: Input should be a finite number"),
+    ("certify.rule={name='planned', futility=0}", "certify.rule.futility = 0: Input should be greater than 0"),
+    ("certify.rule={name='radius_grid', futility=1}", "certify.rule.futility = 1: Input should be less than 1"),
+    (
+        "certify.rule={name='planned', pilot=100}",
+        "certify: rule.pilot = 100 includes the selection and must exceed n0 = 100",
+    ),
+    (
+        "certify={rule='planned', n0=1000}",
+        "certify: rule.pilot = 1000 includes the selection and must exceed n0 = 1000",
+    ),
+    (
+        "certify.rule={name='radius_grid', grid=[0.5, 0.25]}",
+        "certify.rule: grid = [0.5, 0.25] must ascend, without repetition",
+    ),
+    (
+        "certify.rule={name='radius_grid', grid=[0.25, 0.25]}",
+        "certify.rule: grid = [0.25, 0.25] must ascend, without repetition",
+    ),
+    ("certify.rule={name='radius_grid', grid=[0.0]}", "certify.rule.grid[0] = 0.0: Input should be greater than 0"),
+    (
+        "certify.rule={name='radius_grid', grid=[]}",
+        "certify.rule.grid: Tuple should have at least 1 item after validation, not 0",
+    ),
+    ("certify={rule='planned', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
+    ("certify={rule='radius_grid', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
     ("weigh.draws=1", "weigh.draws = 1: Input should be greater than or equal to 2"),
     ("radii=[-1]", "radii[0] = -1: Input should be greater than or equal to 0"),
     ("search.0.trials=1", "search[0].trials = 1: Input should be greater than or equal to 2"),
@@ -537,6 +645,16 @@ WRONG = [
         "ensembles[0].members: 'gaussian x3' needs 3 models but sigma 0.25 has 2; "
         "add seeds to 'gaussian' or ask for fewer",
     ),
+    # Consensus.
+    ("ensembles.0.consensus=1", "ensembles[0].consensus = 1: Input should be greater than or equal to 2"),
+    (
+        "ensembles.0.weights=['uniform', 'consensus']",
+        "ensembles[0].consensus = 2 must be below the 2 members of 'gaussian x1 + macer x1'",
+    ),
+    (
+        "ensembles.0={members='gaussian x2 + macer x1', sigma=0.25, weights='consensus', consensus=3}",
+        "ensembles[0].consensus = 3 must be below the 3 members of 'gaussian x2 + macer x1'",
+    ),
     (
         "ensembles.0.sigma=0.5",
         "ensembles[0].members: 'macer x1' needs 1 models but sigma 0.5 has 0; add seeds to 'macer' or ask for fewer",
@@ -624,6 +742,14 @@ def test_an_empty_file_lacks_a_name(tmp_path: Path) -> None:
 
 def test_the_smallest_n_that_certifies_is_accepted() -> None:
     assert CertifySpec(n=10, alpha=0.001).n == 10
+
+
+def test_the_last_look_at_a_radius_grid_must_be_able_to_certify_by_its_share_of_alpha(tmp_path: Path) -> None:
+    """All of 250 samples have probability 2^-250 = 5.5e-76 at 1/2: below alpha, but not below 60 % of it."""
+    certify = "certify={{rule='{}', n=250, alpha=8e-76}}"
+    assert load_study(write(tmp_path), overrides=[certify.format("fixed")]).certify.n == 250
+    with pytest.raises(StudyError, match=r"certify: n = 250 can never certify at alpha = 4\.\d*e-76; use n >= 251$"):
+        load_study(write(tmp_path), overrides=[certify.format("radius_grid")])
 
 
 @pytest.mark.parametrize(

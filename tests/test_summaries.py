@@ -5,22 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rspipe.derivation import ClassifierCounts, derive
 from rspipe.metrics import average_certified_radius
 from rspipe.records import Interval
+from rspipe.spec import FixedRule, PlannedRule, RadiusGridRule
 from rspipe.summaries import (
     AVERAGING,
     BEST_MEMBER,
+    COMBINING,
     METHOD,
     MIXING,
     SEARCH,
     WEIGHTS,
     CertifiedClassifier,
     average_over_seeds,
+    certified_classifier,
     compare,
     summarize,
     verdict,
 )
-from tests.results_builder import N0, SIGMAS, N, ensemble, results, study, trained_model
+from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study, trained_model
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +38,23 @@ def classifier(id_, radius, *, kind="model", sigma=0.25, first=0):
     size = radius.size
     example = np.arange(first, first + size)
     wrong = (radius < 0).astype(np.int64)
-    half = np.full(size, 0.5)
-    return CertifiedClassifier(id_, kind, sigma, example, np.zeros(size, int), wrong, abs(radius), wrong, half, N, 1.0)
+    return CertifiedClassifier(
+        id=id_,
+        kind=kind,
+        sigma=sigma,
+        example=example,
+        label=np.zeros(size, int),
+        prediction=wrong,
+        radius=abs(radius),
+        n_a=wrong,
+        p_a_lower=np.full(size, 0.5),
+        n=np.full(size, N),
+        samples=np.full(size, N0 + N),
+        stopped=np.zeros(size, dtype=bool),
+        rule="fixed",
+        two_sided=0.0,
+        seconds=1.0,
+    )
 
 
 def small(certified, *, models=(), ensembles=(), of=None):
@@ -66,6 +85,93 @@ def test_a_summary_says_what_the_certificates_say(made):
         assert summary.abstained == np.mean(of.prediction == -1)
         assert summary.saturated == np.mean(of.n_a == N) > 0
         assert (summary.images, summary.samples) == (of.example.size, N0 + N)
+        assert (summary.rule, summary.acr_two_sided) == ("fixed", of.two_sided)
+
+
+def test_images_given_up_after_the_selection_are_wrong_but_did_not_abstain():
+    one = replace(
+        classifier("m", [0.5, 0.7, 0.0, 0.0, 0.0]),
+        prediction=np.array([0, 0, -1, -1, -1]),
+        stopped=np.array([False, False, False, True, True]),
+        samples=np.array([900, 700, 200, 100, 100]),
+        rule="planned",
+    )
+    (summary,) = summarize(small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]))
+    assert (summary.accuracy, summary.abstained, summary.samples, summary.rule) == (0.4, 0.2, 400, "planned")
+
+
+def test_saturated_images_have_all_of_their_own_samples_on_one_class():
+    n, n_a = np.array([1000, 200, 200, 0]), np.array([999, 200, 199, 0])
+    one = replace(classifier("m", [0.1] * 4), n=n, n_a=n_a)
+    (summary,) = summarize(small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]))
+    assert summary.saturated == 0.25
+
+
+RULES = {
+    "fixed": FixedRule(),
+    "planned": PlannedRule(name="planned"),
+    "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.25, 0.5)),
+}
+
+
+def counted(rule, **changes):
+    """Counts of three images of class 1 in n = 500: sure, in doubt, and given up after the selection."""
+    estimation = np.array([[10, 480, 10], [200, 240, 60], [0, 0, 0]])
+    prefix = np.array([[[4, 192, 4], [10, 480, 10]], [[80, 96, 24], [200, 240, 60]], np.full((2, 3), -1)])
+    content = {
+        "id": "m",
+        "kind": "ensemble",
+        "sigma": 0.5,
+        "rule": RULES[rule],
+        "n0": 100,
+        "n": 500,
+        "alpha": ALPHA,
+        "seed": 3,
+        "example": np.array([2, 5, 9]),
+        "label": np.ones(3, int),
+        "selection": np.array([[0, 100, 0], [30, 60, 10], [90, 5, 5]]),
+        "pilot": np.array([[20, 880, 0], [400, 500, 0], [0, 0, 0]]) * (rule == "planned"),
+        "estimation": estimation,
+        "stop": np.array(["", "", "label"]),
+        "marks": np.array([200, 500]),
+        "prefix": prefix,
+        "probability_sum": np.zeros((3, 3)),
+        "probability_square": np.zeros((3, 3)),
+        "seconds": 2.5,
+    }
+    return ClassifierCounts(**{**content, **changes})
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_certified_classifier_is_what_its_counts_say(rule):
+    counts = counted(rule)
+    found, own = certified_classifier(counts), derive(counts)
+    for name in ("id", "kind", "sigma", "seconds"):
+        assert getattr(found, name) == getattr(counts, name)
+    assert found.rule == rule
+    for name in ("example", "label"):
+        assert np.array_equal(getattr(found, name), getattr(counts, name))
+    for name in ("prediction", "radius", "n_a", "p_a_lower"):
+        assert np.array_equal(getattr(found, name), getattr(own, name))
+    assert found.prediction.tolist() == [1, -1, -1]
+    assert found.n.tolist() == [500, 500, 0]
+    pilot = 900 if rule == "planned" else 0
+    assert found.samples.tolist() == [600 + pilot, 600 + pilot, 100]
+    assert found.stopped.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("rule", ["fixed", "planned"])
+def test_the_two_sided_acr_stands_beside_the_rules_own(rule):
+    counts = counted(rule)
+    both = derive(counts, kind="two_sided")
+    # The image in doubt, 48 % against 40 %, is not certified by one side and the sure one gains.
+    assert both.prediction.tolist() == [1, -1, -1]
+    assert certified_classifier(counts).two_sided == pytest.approx(both.radius[0] / 3)
+    assert both.radius[0] > derive(counts).radius[0]
+
+
+def test_a_rule_without_two_sided_certificates_has_no_two_sided_acr():
+    assert np.isnan(certified_classifier(counted("radius_grid")).two_sided)
 
 
 def test_an_ensemble_costs_the_training_of_all_its_members(made):
@@ -202,6 +308,22 @@ def test_solved_weights_are_compared_with_uniform_ones_of_the_same_members_and_a
         ensembles=(*made.ensembles, logits),
         certified=(*made.certified, classifier(logits.id, [0.1] * 60, kind="ensemble")),
     )
+    assert len([d for d in compare(extended) if d.question == WEIGHTS]) == 4
+
+
+@pytest.mark.parametrize("method", ["mme", "consensus"])
+def test_other_combinations_are_compared_with_the_uniform_average_of_the_same_members(made, method):
+    assert not [d for d in compare(made) if d.question == COMBINING]
+    members = made.ensembles[0].members
+    same = ensemble("advmacer x2", 0.25, members, method=method)
+    logits = ensemble("advmacer x2", 0.25, members, method=method, average="logits")
+    extended = replace(
+        made,
+        ensembles=(*made.ensembles, same, logits),
+        certified=(*made.certified, *(classifier(one.id, [0.1] * 60, kind="ensemble") for one in (same, logits))),
+    )
+    (found,) = [d for d in compare(extended) if d.question == COMBINING]
+    assert (found.first, found.second) == (same.id, made.ensembles[0].id)
     assert len([d for d in compare(extended) if d.question == WEIGHTS]) == 4
 
 

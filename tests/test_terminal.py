@@ -87,7 +87,7 @@ def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("width", "last"),
-    [(200, "passes"), (140, "passes"), (110, "training"), (100, "CA(1)"), (70, "CA(0)"), (20, "ACR ± 95 %")],
+    [(200, "passes"), (140, "training"), (110, "training"), (100, "CA(1)"), (70, "CA(0)"), (20, "ACR ± 95 %")],
 )
 def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: str) -> None:
     table = result_table(summarize(results()))
@@ -95,3 +95,14 @@ def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: 
     assert shown[:3] == ["σ", "classifier", "ACR ± 95 %"]
     assert shown[-1] == last
     assert shown == [column for column in table.columns if column in shown]
+
+
+def test_details_go_before_radii_and_what_few_need_goes_first() -> None:
+    table = result_table(summarize(results()))
+    gone: list[str] = []
+    for width in range(220, 20, -1):
+        shown = fitting_columns(table, width)
+        gone += [column for column in table.columns if column not in shown and column not in gone]
+        assert not {*gone} & {*shown}
+    details = ["two-sided ACR", "passes", "saturated", "samples", "abstained", "training"]
+    assert gone == [*details, "CA(1)", "CA(0.5)", "CA(0.25)", "CA(0)"]

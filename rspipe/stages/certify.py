@@ -1,16 +1,18 @@
 """Certification: every base model and every ensemble of a noise level, from one pass of shared noise."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from rspipe.certificates import certify_counts
-from rspipe.datasets import Split, load_dataset
-from rspipe.ensembles import Classifier
+from rspipe.datasets import Split, check_images, load_dataset
+from rspipe.derivation import ClassifierCounts, derive
+from rspipe.ensembles import COMBINATIONS, Classifier, Combination
 from rspipe.records import EnsembleWeights, TrainedModel
-from rspipe.spec import content_id
+from rspipe.spec import CertifySpec, content_id
 from rspipe.stages.progress import OnProgress, Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
@@ -29,6 +31,8 @@ class _Candidate:
     weights: tuple[float, ...]
     average: str
     checksums: tuple[str, ...]
+    combination: Combination = "average"
+    first: int = 0
 
 
 def _candidates(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[_Candidate]:
@@ -38,7 +42,17 @@ def _candidates(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeig
         if model.status == "finished"
     ]
     mixed = [
-        _Candidate(one.id, "ensemble", one.sigma, one.members, one.weights, one.average, one.checksums)
+        _Candidate(
+            id=one.id,
+            kind="ensemble",
+            sigma=one.sigma,
+            members=one.members,
+            weights=one.weights,
+            average=one.average,
+            checksums=one.checksums,
+            combination=COMBINATIONS.get(one.method, "average"),
+            first=one.first,
+        )
         for one in ensembles
     ]
     return base + mixed
@@ -49,9 +63,9 @@ def certification_keys(
 ) -> dict[str, str]:
     """Return the identity of what determines the counts of each classifier, beside the example."""
     rule = study.certify.model_dump(mode="json", exclude={"images"})
-    shared = [rule, study.data.model_dump(mode="json"), "float32"]
+    shared = [rule, study.data.model_dump(mode="json")]
     return {
-        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average])
+        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average, one.combination, one.first])
         for one in _candidates(models, ensembles)
     }
 
@@ -63,6 +77,7 @@ def _works(
     study: StudyConfig,
     *,
     keys: dict[str, str],
+    classes: int,
 ) -> list[Work]:
     """Return passes over the examples that lack counts; examples that lack the same classifiers share a pass."""
     works = []
@@ -84,11 +99,13 @@ def _works(
                     members=tuple(members.index(member) for member in candidate.members),
                     weights=candidate.weights,
                     average="probabilities" if candidate.average == "probabilities" else "logits",
+                    combination=candidate.combination,
+                    first=candidate.first,
                 )
                 for candidate in wanted
             )
             chosen = Split(split.images[positions], split.labels[positions], split.index[positions])
-            works.append(Work(CountPass(sigma, members, classifiers, study.certify), chosen))
+            works.append(Work(CountPass(sigma, members, classifiers, study.certify, classes), chosen))
     return works
 
 
@@ -107,31 +124,68 @@ def certify_classifiers(
     """
     data = load_dataset(study.data)
     split = data.test.evenly_spaced(study.certify.images)
+    check_images(split, classes=data.classes)
     keys = certification_keys(study, models, ensembles)
     candidates = _candidates(models, ensembles)
     kinds = {candidate.id: candidate.kind for candidate in candidates}
-    works = _works(candidates, split, store.counted(), study, keys=keys)
-    total = sum(len(work.split) for work in works)
-    visited = 0
-    on_progress(Progress("certify", 0, total, "images"))
+    works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
+    tally = _Tally(sum(len(work.split) for work in works), study.certify)
+    on_progress(tally.progress())
 
     def on_block(visits: list[Visit]) -> None:
-        nonlocal visited
-        store.save_counts(pa.concat_tables(_table(works[one.work].sampling, one, kinds, keys) for one in visits))
-        visited += len(visits)
-        on_progress(Progress("certify", visited, total, "images"))
+        table = pa.concat_tables(_table(works[one.work].sampling, one, kinds, keys) for one in visits)
+        store.save_counts(table)
+        tally.add(len(visits), table)
+        on_progress(tally.progress())
 
     visit(store, works, classes=data.classes, cluster=cluster, on_block=on_block)
+
+
+class _Tally:
+    """How far certification is: images, their rate, and the samples that the rule has saved."""
+
+    def __init__(self, images: int, spec: CertifySpec) -> None:
+        self._images, self._spec = images, spec
+        self._done = self._rows = self._samples = 0
+        self._began: float | None = None
+        self._before = 0
+
+    def add(self, images: int, table: pa.Table) -> None:
+        """Count finished images."""
+        self._done += images
+        self._rows += table.num_rows
+        self._samples += pc.sum(table["samples"]).as_py()
+        if self._began is None:
+            # Actors take seconds to start; the rate is that of images after the first ones.
+            self._began, self._before = time.monotonic(), self._done
+
+    def progress(self) -> Progress:
+        """Return the state as the terminal shows it."""
+        detail = []
+        if self._began is not None and self._done > self._before:
+            rate = 60 * (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+            detail.append(f"{rate:.3g} images/min")
+        if self._rows and self._spec.rule.name != "fixed":
+            whole = self._rows * (self._spec.n0 + self._spec.n)
+            saved = 100 * (1 - self._samples / whole)
+            detail.append(
+                f"{saved:.0f} % of samples saved" if saved >= 0 else f"{-saved:.0f} % more samples than fixed"
+            )
+        return Progress("certify", self._done, self._images, "images", ", ".join(detail))
+
+
+_STREAMS = "selection 0, pilot 6, estimation 1"
 
 
 def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, str]) -> pa.Table:
     """Return one row per classifier: the counts, all that they depend on, and what follows from them."""
     assert isinstance(sampling, CountPass)
-    spec, classifiers = sampling.certify, sampling.classifiers
-    selection, estimation = one.arrays["selection"], one.arrays["estimation"]
-    result = certify_counts(selection, estimation, sigma=sampling.sigma, alpha=spec.alpha)
+    spec, classifiers, found = sampling.certify, sampling.classifiers, one.arrays
     rows = len(classifiers)
-    noise = "numpy Philox" if one.device == "cpu" else "torch CUDA Philox"
+    counts = [_counts(sampling, one, row) for row in range(rows)]
+    own = [derive(each) for each in counts]
+    reached = [int((prefix[:, 0] >= 0).sum()) for prefix in found["prefix"]]
+    noise = "numpy Philox, Box-Muller" if one.device == "cpu" else "torch CUDA Philox"
     return pa.table(
         {
             "example": np.full(rows, one.example),
@@ -139,23 +193,59 @@ def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, 
             "classifier": [classifier.id for classifier in classifiers],
             "kind": [kinds[classifier.id] for classifier in classifiers],
             "sigma": np.full(rows, sampling.sigma),
-            "prediction": result.prediction,
-            "radius": result.radius,
-            "p_a_lower": result.p_a_lower,
-            "n_a": result.n_a,
-            "selection": list(selection),
-            "estimation": list(estimation),
-            "rule": [spec.rule] * rows,
+            "prediction": np.concatenate([each.prediction for each in own]),
+            "radius": np.concatenate([each.radius for each in own]),
+            "p_a_lower": np.concatenate([each.p_a_lower for each in own]),
+            "n_a": np.concatenate([each.n_a for each in own]),
+            "selection": list(found["selection"]),
+            "pilot": list(found["pilot"]),
+            "estimation": list(found["estimation"]),
+            "stop": found["stop"].tolist(),
+            "samples": np.array([int(each.samples[0]) for each in counts]),
+            "marks": [found["marks"][:count] for count in reached],
+            "prefix": [prefix[:count].ravel() for prefix, count in zip(found["prefix"], reached, strict=True)],
+            "probability_sum": list(found["probability_sum"]),
+            "probability_square": list(found["probability_square"]),
+            "rule": [spec.rule.name] * rows,
+            "rule_parameters": [spec.rule.model_dump_json()] * rows,
             "n0": np.full(rows, spec.n0),
             "n": np.full(rows, spec.n),
             "alpha": np.full(rows, spec.alpha),
             "seed": np.full(rows, spec.seed),
+            "streams": [_STREAMS] * rows,
             "block_size": np.full(rows, spec.block_size),
+            "batch_size": np.full(rows, int(found["batch_size"])),
             "noise": [noise] * rows,
-            "precision": ["float32"] * rows,
+            "precision": [spec.precision] * rows,
             "device": [one.device] * rows,
             # Of the pass over this image, which all these classifiers share.
             "seconds": np.full(rows, one.seconds),
             "key": [keys[classifier.id] for classifier in classifiers],
         }
+    )
+
+
+def _counts(sampling: CountPass, one: Visit, row: int) -> ClassifierCounts:
+    """Return the counts of one classifier at one image."""
+    spec, found, kept = sampling.certify, one.arrays, slice(row, row + 1)
+    return ClassifierCounts(
+        id=sampling.classifiers[row].id,
+        kind="model",
+        sigma=sampling.sigma,
+        rule=spec.rule,
+        n0=spec.n0,
+        n=spec.n,
+        alpha=spec.alpha,
+        seed=spec.seed,
+        example=np.array([one.example]),
+        label=np.array([one.label]),
+        selection=found["selection"][kept],
+        pilot=found["pilot"][kept],
+        estimation=found["estimation"][kept],
+        stop=found["stop"][kept],
+        marks=found["marks"],
+        prefix=found["prefix"][kept],
+        probability_sum=found["probability_sum"][kept],
+        probability_square=found["probability_square"][kept],
+        seconds=one.seconds,
     )

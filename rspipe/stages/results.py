@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from rspipe.derivation import CertificateKind, ClassifierCounts, derive
+from rspipe.errors import StoreError
 from rspipe.figures import figure_svg
 from rspipe.records import Summary
 from rspipe.report import render_report, report_figures
 from rspipe.stages.certify import certification_keys
 from rspipe.stages.store import Store, read_json, write_text
 from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
-from rspipe.summaries import Results, compare, summarize
-from rspipe.tables import summary_markdown, summary_tsv
+from rspipe.summaries import Results, compare, display_name, summarize
+from rspipe.tables import Table, certification_log, derived_table, summary_markdown, summary_tsv
 
 
 def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
@@ -54,6 +56,45 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         ensembles=tuple(ensembles),
         certified=store.certified(certification_keys(study, models, ensembles)),
     )
+
+
+def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCounts]:
+    """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
+
+    Raises:
+        StoreError: There are none.
+    """
+    results = read_results(store, study)
+    keys = certification_keys(study, results.models, results.ensembles)
+    found = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
+    if not found:
+        raise StoreError(f"{store.run_dir}: holds no counts of this study; run pipelines/certify.py first")
+    names = {record.id: display_name(record) for record in results.models}
+    names |= {record.id: display_name(record) for record in results.ensembles}
+    known = sorted((id_ for id_ in names if id_ in found), key=lambda id_: found[id_].sigma)
+    return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
+
+
+def write_derived(
+    store: Store, study: StudyConfig, *, kind: CertificateKind, alpha: float | None, n: int | None
+) -> tuple[Table, Path]:
+    """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
+
+    The files are certification logs in Cohen's six columns, one per classifier, radii rounded down.
+
+    Raises:
+        StoreError: There are no counts.
+        ValueError: They cannot be derived.
+    """
+    all_counts = stored_counts(store, study)
+    level, most = alpha or study.certify.alpha, n or study.certify.n
+    folder = store.run_dir / "derived" / f"{study.certify.rule.name}-{kind}-alpha{level:g}-n{most}"
+    rows = {}
+    for name, counts in all_counts.items():
+        certificates = derive(counts, kind=kind, alpha=alpha, n=n)
+        write_text(folder / f"{counts.id}.tsv", certification_log(counts, certificates))
+        rows[name] = (counts, certificates)
+    return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
 def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Path]]:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,12 +47,15 @@ class Resources:
     """GPUs of each of them, may be a fraction."""
     workers: int | None = None
     """How many of them run side by side; as many as the cluster holds by default."""
+    threads_per_worker: int = 1
+    """Threads of each certification actor. More of them save memory where members are large; the last bits of
+    logits can depend on their number."""
     cpus: int | None = None
     """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
 
     def check(self) -> None:
         """Raise ClusterError for amounts that mean nothing."""
-        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "workers": 1, "cpus": 1}
+        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "workers": 1, "threads_per_worker": 1, "cpus": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
@@ -82,6 +85,10 @@ class Cluster:
         shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus_per_worker))
         # Halves and thirds of a GPU add up to one.
         return min(int(have / need + 1e-6) for have, need in shares if need > 0)
+
+    def now(self) -> "Cluster":
+        """Return what the cluster offers now: nodes come and go."""
+        return replace(self, nodes=_alive_nodes())
 
     def workers(self, work: int) -> int:
         """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
@@ -157,14 +164,20 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
             raise _refused(address, error, said()) from error
         try:
             _silence_loggers()
-            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield Cluster(
                 address=str(context.address_info.get("gcs_address", address)),
-                nodes=tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive),
+                nodes=_alive_nodes(),
                 resources=resources,
             )
         finally:
             ray.shutdown()
+
+
+def _alive_nodes() -> tuple[Node, ...]:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
 
 
 def _refused(address: str, error: Exception, native: str) -> ClusterError:
@@ -230,10 +243,10 @@ def worker_device(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
-def set_deterministic() -> None:
+def set_deterministic(*, threads: int = 1) -> None:
     """Ask this process for bit-reproducible results in float32 proper."""
     # The order of sums depends on the number of threads. Workers are many; each has one.
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # TensorFloat-32 is another precision, and another classifier.

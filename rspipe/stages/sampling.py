@@ -5,10 +5,12 @@ is either finished or not.
 """
 
 import io
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +19,62 @@ import torch
 from torch import nn
 
 from rspipe.architectures import build_network
+from rspipe.counting import count_image
 from rspipe.datasets import Split
-from rspipe.ensembles import Classifier, ensemble_counts
-from rspipe.errors import ClusterError, ModelError, RspipeError
+from rspipe.deployment import deploy
+from rspipe.ensembles import BatchLimit, Classifier
+from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
 from rspipe.moments import image_moments
-from rspipe.smoothing import Stream
-from rspipe.spec import CertifySpec, WeighSpec
+from rspipe.spec import CertifySpec, Precision, WeighSpec
 from rspipe.stages.progress import root_cause
-from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
+from rspipe.stages.runtime import Cluster, Resources, set_deterministic, worker_device
 from rspipe.stages.store import Store
 
+_log = logging.getLogger(__name__)
+
+_FRUITLESS_POOLS = 3
 _IMAGES_PER_BLOCK = 4
+# Beyond so many numbers of noisy input, summed over members, an image is a block of its own: less is lost in a kill.
+_NUMBERS_PER_BLOCK = 2e7
 
 
 @dataclass(frozen=True)
 class CountPass:
-    """Count the classes that classifiers return: CERTIFY's two samples."""
+    """Count the classes that classifiers return."""
 
     sigma: float
     members: tuple[str, ...]
     """Ids of the models that run."""
     classifiers: tuple[Classifier, ...]
     certify: CertifySpec
+    classes: int
 
-    def run(self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int) -> dict[str, Any]:
-        """Return counts [classifier, class] of both samples; the label plays no part."""
-        del label
-        spec = self.certify
+    @property
+    def precision(self) -> Precision:
+        """Of the forward pass."""
+        return self.certify.precision
 
-        def count(n: int, stream: Stream, block_size: int) -> np.ndarray[Any, Any]:
-            return ensemble_counts(
-                networks,
-                self.classifiers,
-                image,
-                sigma=self.sigma,
-                n=n,
-                seed=spec.seed,
-                example=example,
-                stream=stream,
-                block_size=min(n, block_size),
-            )
+    @property
+    def forward_samples(self) -> int:
+        """Samples of an image that members run on, at most, summed over members."""
+        return (self.certify.n0 + self.certify.n) * len(self.members)
 
-        return {
-            "selection": count(spec.n0, Stream.SELECTION, spec.block_size),
-            "estimation": count(spec.n, Stream.ESTIMATION, spec.block_size),
-        }
+    def run(
+        self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
+    ) -> dict[str, Any]:
+        """Return the arrays of `rspipe.counting.ImageCounts`; the label may only stop a count, never change it."""
+        found = count_image(
+            networks,
+            self.classifiers,
+            image,
+            label=label,
+            sigma=self.sigma,
+            spec=self.certify,
+            example=example,
+            classes=self.classes,
+            limit=limit,
+        )
+        return {field.name: np.asarray(getattr(found, field.name)) for field in fields(found)}
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,16 @@ class MomentPass:
     members: tuple[str, ...]
     average: str
     weigh: WeighSpec
+    precision: Precision
 
-    def run(self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int) -> dict[str, Any]:
+    @property
+    def forward_samples(self) -> int:
+        """Samples of an image that members run on, summed over members."""
+        return self.weigh.draws * len(self.members)
+
+    def run(
+        self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
+    ) -> dict[str, Any]:
         """Return mean [class - 1, k] and covariance [class - 1, k, k]."""
         moments = image_moments(
             networks,
@@ -84,6 +105,7 @@ class MomentPass:
             draws=self.weigh.draws,
             seed=self.weigh.seed,
             example=example,
+            limit=limit,
         )
         return {"mean": moments.mean, "covariance": moments.covariance}
 
@@ -112,12 +134,14 @@ class Visit:
     device: str
 
 
-def load_network(store: Store, model: str, *, classes: int, device: torch.device) -> nn.Module:
-    """Return a trained network in eval mode, in the memory layout that convolutions run fastest in."""
+def load_network(
+    store: Store, model: str, *, classes: int, device: torch.device, precision: Precision = "float32"
+) -> nn.Module:
+    """Return a trained network as it is deployed in a precision."""
     record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
     network.load_state_dict(store.parameters(model))
-    return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+    return deploy(network.to(device), precision=precision)
 
 
 class Roster:
@@ -158,20 +182,23 @@ def _pool() -> Iterator[Any]:
 class Sampler:
     """The actor: keeps its networks between blocks."""
 
-    def __init__(self, run_dir: str, passes: list[Pass], classes: int, gpus: float, roster: Any) -> None:
+    def __init__(self, run_dir: str, passes: list[Pass], classes: int, roster: Any, resources: Resources) -> None:
         import ray
 
         if not ray.get(roster.join.remote(ray.get_runtime_context().current_actor)):
             ray.actor.exit_actor()
-        set_deterministic()
+        set_deterministic(threads=resources.threads_per_worker)
         self._store, self._passes, self._classes = Store(Path(run_dir)), passes, classes
-        self._device = worker_device(gpus)
-        self._networks: dict[str, nn.Module] = {}
+        self._device = worker_device(resources.gpus_per_worker)
+        self._networks: dict[tuple[str, Precision], nn.Module] = {}
+        self._limits = [BatchLimit() for _ in passes]
 
-    def _network(self, model: str) -> nn.Module:
-        if model not in self._networks:
-            self._networks[model] = load_network(self._store, model, classes=self._classes, device=self._device)
-        return self._networks[model]
+    def _network(self, model: str, precision: Precision) -> nn.Module:
+        if (model, precision) not in self._networks:
+            self._networks[model, precision] = load_network(
+                self._store, model, classes=self._classes, device=self._device, precision=precision
+            )
+        return self._networks[model, precision]
 
     def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Return one row per row of the block, with the found arrays as bytes."""
@@ -182,13 +209,17 @@ class Sampler:
         ):
             began = time.monotonic()
             sampling = self._passes[int(which)]
-            networks = [self._network(model) for model in sampling.members]
+            networks = [self._network(model, sampling.precision) for model in sampling.members]
             # The block is read-only memory of Ray's; torch wants its own.
             image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
             try:
-                found = sampling.run(networks, image, int(label), int(example))
+                found = sampling.run(networks, image, int(label), int(example), limit=self._limits[int(which)])
             except ModelError as error:
                 raise ModelError(f"{error} (image {example}, members {', '.join(sampling.members)})") from error
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise ClusterError(
+                    f"out of memory at image {example} ({error}); lower certify.batch_size or run fewer workers"
+                ) from error
             rows["work"].append(int(which))
             rows["example"].append(int(example))
             rows["label"].append(int(label))
@@ -214,37 +245,72 @@ def visit(
 ) -> None:
     """Run passes over images on a pool of actors; `on_block` gets each finished block as it arrives, in any order.
 
+    When an actor or its node dies, a new pool goes on with the images that no block has brought yet.
+
     Raises:
-        ClusterError: The resources are not there, or the actors kept failing.
+        ClusterError: The resources are not there, or actors kept dying.
         RspipeError: What an actor ran into, e.g. a model that returns NaN.
     """
-    rows = [
-        {"work": which, "example": int(example), "label": int(label), "image": image.numpy()}
+    waiting = {
+        (which, int(example)): {"work": which, "example": int(example), "label": int(label), "image": image.numpy()}
         for which, work in enumerate(works)
         for image, label, example in zip(work.split.images, work.split.labels, work.split.index, strict=True)
-    ]
-    if not rows:
-        return
+    }
+
+    def arrived(visits: list[Visit]) -> None:
+        for one in visits:
+            del waiting[one.work, one.example]
+        on_block(visits)
+
+    fruitless = 0
+    while waiting:
+        before = len(waiting)
+        try:
+            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster, on_block=arrived)
+        except WorkersLostError as error:
+            fruitless = 0 if len(waiting) < before else fruitless + 1
+            if fruitless == _FRUITLESS_POOLS:
+                raise
+            _log.warning("warning: %s; going on with the %d images left", error, len(waiting))
+            cluster = cluster.now()
+
+
+def _run_pool(
+    store: Store,
+    works: Sequence[Work],
+    rows: list[dict[str, Any]],
+    *,
+    classes: int,
+    cluster: Cluster,
+    on_block: Callable[[list[Visit]], None],
+) -> None:
+    """Run one pool of actors over rows until they are done or an actor is lost."""
     import ray
     from ray.data import ActorPoolStrategy
 
     asked = cluster.resources
-    blocks = -(-len(rows) // _IMAGES_PER_BLOCK)
+    size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
+    images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
+    blocks = -(-len(rows) // images)
     try:
-        with _pool() as roster:
+        with _pool() as roster, warnings.catch_warnings():
+            # `max_restarts` loses its place in 2.64, beyond our pin, and has no other yet.
+            warnings.simplefilter("ignore", DeprecationWarning)
             data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
                 Sampler,
                 fn_constructor_kwargs={
                     "run_dir": str(store.run_dir),
                     "passes": [work.sampling for work in works],
                     "classes": classes,
-                    "gpus": asked.gpus_per_worker,
                     "roster": roster,
+                    "resources": asked,
                 },
-                batch_size=None if asked.gpus_per_worker == 0 else _IMAGES_PER_BLOCK,
+                batch_size=None if asked.gpus_per_worker == 0 else images,
                 compute=ActorPoolStrategy(size=cluster.workers(blocks)),
                 num_cpus=asked.cpus_per_worker,
                 num_gpus=asked.gpus_per_worker or None,
+                # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.
+                max_restarts=0,
             )
             for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                 on_block(list(_visits(block)))

@@ -33,13 +33,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from rspipe.certificates import certify_counts
+from rspipe.derivation import ClassifierCounts
 from rspipe.errors import StoreError
 from rspipe.records import EnsembleWeights, Record, SearchResult, TrainedModel, Trial
-from rspipe.spec import content_id
+from rspipe.spec import RuleSpec, content_id
 from rspipe.study import StudyConfig
-from rspipe.summaries import CertifiedClassifier
+from rspipe.summaries import CertifiedClassifier, certified_classifier
 
 R = TypeVar("R", bound=Record)
 
@@ -47,7 +49,12 @@ _log = logging.getLogger(__name__)
 
 _STUDY = "study.json"
 _ROW = ["classifier", "example"]
-_COLUMNS = (*_ROW, "key", "kind", "sigma", "label", "selection", "estimation", "n", "alpha", "seconds")
+_HISTOGRAMS = ("selection", "pilot", "estimation")
+_NUMBERS = ("sigma", "n0", "n", "alpha", "seed", "seconds")
+_COLUMNS = (*_ROW, "key", "kind", "label", "stop", "rule_parameters", *_HISTOGRAMS, *_NUMBERS)
+_NOTED = ("marks", "prefix")
+_SOFT = ("probability_sum", "probability_square")
+_RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
@@ -144,6 +151,12 @@ class Store:
                 f"run directory {self.run_dir} is not visible on {platform.node()}; "
                 "choose one on storage that all nodes share with --run-dir"
             )
+
+    def check_owner(self, study: StudyConfig) -> None:
+        """Raise StoreError unless this is the run directory of a study: for those who read it without opening it."""
+        if not (self.run_dir / _STUDY).is_file():
+            raise StoreError(f"{self.run_dir} is no run directory; run the study first, or name another with --run-dir")
+        _check_owner(self.run_dir, study)
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -301,15 +314,22 @@ class Store:
         table = self.counts(names)
         return set() if table is None else set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
-    def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
-        """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
+    def classifier_counts(self, keys: Mapping[str, str], *, complete: bool = False) -> tuple[ClassifierCounts, ...]:
+        """Return the counts of every classifier of `keys` under its certification key, ordered by example.
+
+        Args:
+            keys: Key by classifier.
+            complete: Whether to read what only other certificates than the rule's own are derived from.
 
         Raises:
             StoreError: An example has two different counts under one key.
         """
-        table = self.counts(_COLUMNS)
-        if table is None:
+        known = self.counts(["rule"])
+        if known is None:
             return ()
+        grid = "radius_grid" in pc.unique(known["rule"]).to_pylist()
+        table = self.counts([*_COLUMNS, *(_NOTED if complete or grid else ()), *(_SOFT if complete else ())])
+        assert table is not None
         frame = table.filter(pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))).to_pandas()
         frame = frame[frame["key"] == frame["classifier"].map(keys)]
         for (classifier, example), rows in frame[frame.duplicated(_ROW, keep=False)].groupby(_ROW):
@@ -321,29 +341,18 @@ class Store:
                     f"{self.run_dir / 'certificates'}: {classifier} has two different counts for image {example}; "
                     "two processes wrote here: delete the folder and certify again"
                 )
-        frame = frame.drop_duplicates(_ROW)
-        classifiers = []
-        for (classifier, kind, sigma), rows in frame.groupby(["classifier", "kind", "sigma"], sort=True):
-            ordered = rows.sort_values("example")
-            selection = np.stack(ordered["selection"].to_list()).astype(np.int64)
-            estimation = np.stack(ordered["estimation"].to_list()).astype(np.int64)
-            result = certify_counts(selection, estimation, sigma=float(sigma), alpha=float(ordered["alpha"].iloc[0]))
-            classifiers.append(
-                CertifiedClassifier(
-                    id=str(classifier),
-                    kind="model" if kind == "model" else "ensemble",
-                    sigma=float(sigma),
-                    example=ordered["example"].to_numpy(np.int64),
-                    label=ordered["label"].to_numpy(np.int64),
-                    prediction=result.prediction,
-                    radius=result.radius,
-                    n_a=result.n_a,
-                    p_a_lower=result.p_a_lower,
-                    n=int(ordered["n"].iloc[0]),
-                    seconds=float(ordered["seconds"].sum()),
-                )
-            )
-        return tuple(classifiers)
+        return tuple(
+            _classifier_counts(rows.sort_values("example"))
+            for _, rows in frame.drop_duplicates(_ROW).groupby("classifier", sort=True)
+        )
+
+    def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
+        """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
+
+        Raises:
+            StoreError: An example has two different counts under one key.
+        """
+        return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
 
     # --- common ---------------------------------------------------------------------------------------------------
 
@@ -355,6 +364,47 @@ class Store:
             return kind.from_json(read_json(path))
         except TypeError as error:
             raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
+
+
+def _classifier_counts(rows: Any) -> ClassifierCounts:
+    """Return the counts that a data frame of one classifier, ordered by example, holds."""
+
+    def stacked(name: str, kind: type[np.int64] | type[np.float64]) -> NDArray[Any]:
+        return np.stack(rows[name].to_list()).astype(kind)
+
+    first = rows.iloc[0]
+    selection = stacked("selection", np.int64)
+    images, classes = selection.shape
+    marks, prefix = np.zeros(0, np.int64), np.zeros((images, 0, classes), np.int64)
+    if "marks" in rows:
+        marks = max(rows["marks"], key=len).astype(np.int64)
+        prefix = np.full((images, len(marks), classes), -1, np.int64)
+        for row, noted in enumerate(rows["prefix"]):
+            reached = noted.reshape(-1, classes)
+            prefix[row, : len(reached)] = reached
+    soft = "probability_sum" in rows
+    nothing = np.zeros((images, 0))
+    return ClassifierCounts(
+        id=str(first["classifier"]),
+        kind="model" if first["kind"] == "model" else "ensemble",
+        sigma=float(first["sigma"]),
+        rule=_RULE.validate_json(first["rule_parameters"]),
+        n0=int(first["n0"]),
+        n=int(first["n"]),
+        alpha=float(first["alpha"]),
+        seed=int(first["seed"]),
+        example=rows["example"].to_numpy(np.int64),
+        label=rows["label"].to_numpy(np.int64),
+        selection=selection,
+        pilot=stacked("pilot", np.int64),
+        estimation=stacked("estimation", np.int64),
+        stop=rows["stop"].to_numpy(str),
+        marks=marks,
+        prefix=prefix,
+        probability_sum=stacked("probability_sum", np.float64) if soft else nothing,
+        probability_square=stacked("probability_square", np.float64) if soft else nothing,
+        seconds=float(rows["seconds"].sum()),
+    )
 
 
 def _first_difference(old: Any, new: Any, place: str = "") -> str:
@@ -415,15 +465,7 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
     run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
     first = run_dir / "environment.json"
     if (run_dir / _STUDY).is_file():
-        known = read_json(run_dir / _STUDY)
-        if known.get("id") != study.id:
-            identity = study.identity
-            before = {name: value for name, value in known.get("study", {}).items() if name in identity}
-            difference = _first_difference(before, identity)
-            raise StoreError(
-                f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
-                f"({difference}); choose another with --run-dir"
-            )
+        _check_owner(run_dir, study)
         if first.is_file():
             _note_changes(run_dir, read_json(first), environment)
     if not first.is_file():
@@ -431,6 +473,18 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
     # What a study is called and which radii it reports may change within its identity.
     write_text(run_dir / "study.toml", source)
     write_json(run_dir / _STUDY, content)
+
+
+def _check_owner(run_dir: Path, study: StudyConfig) -> None:
+    known = read_json(run_dir / _STUDY)
+    if known.get("id") != study.id:
+        identity = study.identity
+        before = {name: value for name, value in known.get("study", {}).items() if name in identity}
+        difference = _first_difference(before, identity)
+        raise StoreError(
+            f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
+            f"({difference}); choose another with --run-dir"
+        )
 
 
 def _note_changes(run_dir: Path, before: dict[str, str], now: dict[str, str]) -> None:

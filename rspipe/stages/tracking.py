@@ -101,6 +101,8 @@ def _certificate_points(
     yield _Point("acr_high", summary.acr.high)
     yield _Point("abstained", summary.abstained)
     yield _Point("saturated", summary.saturated)
+    yield _Point("acr_two_sided", summary.acr_two_sided)
+    yield _Point("samples_per_image", summary.samples)
     yield _Point("training_seconds", summary.training_seconds)
     yield _Point("training_passes", summary.passes)
     for radius, share in zip(summary.radii, summary.certified_accuracy, strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rspipe.datasets import Split, load_dataset
+from rspipe.ensembles import COMBINATIONS
 from rspipe.errors import SolverError
 from rspipe.moments import MarginPairs, all_pairs, runner_up_pairs
 from rspipe.records import EnsembleWeights
@@ -16,7 +17,7 @@ from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import MomentPass, Visit, Work, visit
 from rspipe.stages.store import Store
 from rspipe.study import EnsembleSpec, StudyConfig
-from rspipe.weights import WeightSolution, solve_weights
+from rspipe.weights import Method, WeightSolution, solve_weights
 
 FloatArray = NDArray[np.float64]
 
@@ -25,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 def _moments_id(store: Store, moments: MomentPass) -> str:
     members = [(member, store.existing_model(member).checksum) for member in moments.members]
-    content = [members, moments.average, moments.weigh.model_dump(mode="json")]
+    content = [members, moments.average, moments.weigh.model_dump(mode="json"), moments.precision]
     return f"{moments.average}-s{moments.sigma:g}-{content_id(content)}"
 
 
-def _needed(store: Store, ensembles: Sequence[EnsembleSpec]) -> list[MomentPass]:
+def _needed(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> list[MomentPass]:
     """Return the passes that the ensembles without weights need: all members of a noise level at once."""
     groups: dict[tuple[float, str], list[EnsembleSpec]] = {}
     for ensemble in ensembles:
@@ -40,6 +41,7 @@ def _needed(store: Store, ensembles: Sequence[EnsembleSpec]) -> list[MomentPass]
             members=tuple(sorted({member for ensemble in group for member in ensemble.members})),
             average=average,
             weigh=group[0].weigh,
+            precision=study.certify.precision,
         )
         for (sigma, average), group in sorted(groups.items())
         if any(store.ensemble_weights(ensemble.id) is None for ensemble in group)
@@ -58,7 +60,7 @@ def weigh_ensembles(
 
     The weights see the calibration split and the noise stream of the weights only.
     """
-    passes = _needed(store, ensembles)
+    passes = _needed(store, study, ensembles)
     data = load_dataset(study.data)
     split = data.calibration.evenly_spaced(study.weigh.images)
     _estimate(store, passes, split, classes=data.classes, cluster=cluster, on_progress=on_progress)
@@ -121,10 +123,13 @@ def solve_ensemble(ensemble: EnsembleSpec, mean: FloatArray, covariance: FloatAr
     """
     pairs: MarginPairs = (all_pairs if ensemble.weights == "esbrs_paper" else runner_up_pairs)(mean, covariance)
     k = len(ensemble.members)
+    if ensemble.weights in COMBINATIONS:
+        return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), "no weights", "none", 0.0)
     try:
         if len(pairs.mean) == 0:
             raise ValueError("the uniform ensemble gets no calibration image right")
-        return solve_weights(pairs.mean, pairs.covariance, method=ensemble.weights)
+        method: Method = ensemble.weights  # type: ignore[assignment]
+        return solve_weights(pairs.mean, pairs.covariance, method=method)
     except (ValueError, SolverError) as error:
         logger.warning("ensemble %s falls back to uniform weights: %s", ensemble.id, error)
         return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), f"uniform, since {error}", "none", 0.0)
@@ -147,4 +152,5 @@ def _record(store: Store, ensemble: EnsembleSpec, solution: WeightSolution, *, i
         images=images,
         draws=ensemble.weigh.draws,
         checksums=tuple(store.existing_model(member).checksum for member in ensemble.members),
+        first=ensemble.first,
     )

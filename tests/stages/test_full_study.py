@@ -12,10 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.stats import norm
 
+from rspipe.certificates import clopper_pearson_lower
 from tests.stages.processes import (
     PIPELINES,
     TINY,
@@ -255,6 +258,83 @@ def test_the_report_is_made_without_a_cluster(reference: tuple[Path, str], tmp_p
     status, output = run("report.py", *words, environment={"RAY_ADDRESS": "127.0.0.1:9"})
     assert status == 0, output
     assert_same_results(run_dir, reference[0])
+
+
+def derive(run_dir: Path, *words: str) -> Path:
+    """Derive from a run directory in this process, without Ray; return the folder of the files."""
+    before = {path.name for path in run_dir.glob("derived/*")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["derive.py", "--study", str(TINY), "--run-dir", str(run_dir), *words])
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+        patch.syspath_prepend(PIPELINES)
+        runpy.run_path(str(PIPELINES / "derive.py"), run_name="__main__")
+    (made,) = [path for path in run_dir.glob("derived/*") if path.name not in before]
+    return made
+
+
+def log_of(path: Path) -> dict[int, tuple[int, float]]:
+    """Return (prediction, radius) by example of a certification log in Cohen's six columns."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+    cells = [line.split("\t") for line in lines[1:]]
+    assert all(int(correct) == int(label == prediction) for _, label, prediction, _, correct, _ in cells)
+    return {int(example): (int(prediction), float(radius)) for example, _, prediction, radius, *_ in cells}
+
+
+def test_other_certificates_are_derived_from_the_counts_without_sampling(
+    reference: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    stored = rows_of(run_dir)
+    classifiers = {classifier for classifier, _ in stored}
+    own, loose = derive(run_dir), derive(run_dir, "--alpha", "0.01")
+    two_sided = derive(run_dir, "--certificate", "two_sided")
+    fewer = derive(run_dir, "--n", "1000")
+    assert {path.stem for path in own.iterdir()} == classifiers
+    for classifier in classifiers:
+        ours = log_of(own / f"{classifier}.tsv")
+        assert len(ours) == 60
+        for example, (prediction, radius) in ours.items():
+            row = stored[classifier, example]
+            assert prediction == row["prediction"]
+            # Rounded down, never up: a larger radius is no certificate.
+            assert 0 <= float(str(row["radius"])) - radius < 1e-6
+            assert log_of(loose / f"{classifier}.tsv")[example][1] >= radius
+            first = clopper_pearson_lower(
+                np.array(row["prefix"]).reshape(-1, 10)[row["marks"].index(1000)][np.argmax(row["selection"])],
+                1000,
+                alpha=0.001,
+            )
+            expected = 0.25 * norm.ppf(first) if first >= 0.5 else 0.0
+            assert log_of(fewer / f"{classifier}.tsv")[example][1] == pytest.approx(expected, abs=1e-6)
+    assert {path.stem for path in two_sided.iterdir()} == classifiers
+    shown = capsys.readouterr().out
+    assert "ACR" in shown
+    assert "gaussian, seed 0" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--n", "3"], "n = 3 can never certify at alpha = 0.001; use n >= 10"),
+        (["--n", "5000"], "n must lie in [1, 2000]"),
+        (["--alpha", "2"], "alpha"),
+        (["--certificate", "soft", "--n", "1000"], "probabilities were not kept at n = 1000"),
+        (["--set", "certify.n=3000"], "belongs to study tiny-"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_derived_is_one_clear_line(
+    words: Sequence[str], says: str, reference: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--study", str(TINY), "--run-dir", str(reference[0]), *words]
+    assert says in one_line("derive.py", given, capsys)
+
+
+def test_a_folder_without_counts_has_nothing_to_derive_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--study", str(TINY), "--run-dir", str(tmp_path)]
+    assert "is no run directory; run the study first" in one_line("derive.py", words, capsys)
 
 
 def test_a_stage_script_prints_its_options(tmp_path: Path) -> None:

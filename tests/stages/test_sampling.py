@@ -1,26 +1,30 @@
 """Passes over images on a real pool of actors give what the core gives in one process."""
 
+import errno
 import gc
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 import torch
 
-from rspipe.certificates import certify_counts
+from rspipe.counting import count_image
 from rspipe.datasets import Dataset, load_dataset
-from rspipe.ensembles import Classifier, ensemble_counts
-from rspipe.errors import ModelError, StoreError
+from rspipe.derivation import derive
+from rspipe.ensembles import Classifier
+from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
 from rspipe.moments import image_moments
 from rspipe.records import EnsembleWeights, TrainedModel
-from rspipe.smoothing import Stream
+from rspipe.stages import certify, sampling
 from rspipe.stages.certify import certification_keys, certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster
-from rspipe.stages.sampling import load_network
+from rspipe.stages.sampling import CountPass, Visit, Work, load_network, visit
 from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, checksum
 from rspipe.stages.train import train_models, train_one
@@ -31,9 +35,14 @@ TINY = Path(__file__).parent / "tiny.toml"
 IMAGES = 10
 
 
+def ruled(rule: str, *more: str) -> StudyConfig:
+    overrides = ["training.epochs=2", f"certify.images={IMAGES}", f"weigh.images={IMAGES}", f"certify.rule={rule}"]
+    return load_study(TINY, overrides=[*overrides, *more])
+
+
 @pytest.fixture(scope="module")
 def study() -> StudyConfig:
-    return load_study(TINY, overrides=["training.epochs=2", f"certify.images={IMAGES}", f"weigh.images={IMAGES}"])
+    return ruled("fixed")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,8 @@ def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)
 
 
 def with_workers(cluster: Cluster, workers: int) -> Cluster:
-    return replace(cluster, resources=replace(cluster.resources, workers=workers))
+    share = min(1.0, 2 / workers)
+    return replace(cluster, resources=replace(cluster.resources, workers=workers, cpus_per_worker=share))
 
 
 def silent(progress: Progress) -> None:
@@ -102,50 +112,66 @@ def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+def expected_rows(
+    store: Store, study: StudyConfig, data: Dataset, models: list[TrainedModel], classifiers: tuple[Classifier, ...]
+) -> dict[tuple[str, int], dict[str, object]]:
+    """Return what the core counts in this process, by classifier and example."""
+    networks = [load_network(store, model.id, classes=10, device=torch.device("cpu")) for model in models]
+    split, spec = data.test.evenly_spaced(IMAGES), study.certify
+    expected: dict[tuple[str, int], dict[str, object]] = {}
+    for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
+        found = count_image(
+            networks, classifiers, image, label=label, sigma=0.25, spec=spec, example=example, classes=10
+        )
+        for row, classifier in enumerate(classifiers):
+            reached = [prefix for prefix in found.prefix[row].tolist() if prefix[0] >= 0]
+            expected[classifier.id, example] = {
+                "label": label,
+                "selection": found.selection[row].tolist(),
+                "pilot": found.pilot[row].tolist(),
+                "estimation": found.estimation[row].tolist(),
+                "stop": str(found.stop[row]),
+                "marks": found.marks[: len(reached)].tolist(),
+                "prefix": [count for prefix in reached for count in prefix],
+                "probability_sum": found.probability_sum[row].tolist(),
+                "probability_square": found.probability_square[row].tolist(),
+                "samples": int((found.selection + found.pilot + found.estimation)[row].sum()),
+            }
+    return expected
+
+
+@pytest.mark.parametrize(("workers", "rule"), [(1, "fixed"), (2, "radius_grid"), (4, "planned")])
 def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
     workers: int,
+    rule: str,
     cluster: Cluster,
-    study: StudyConfig,
     data: Dataset,
     store: Store,
     trained: tuple[Path, list[TrainedModel]],
 ) -> None:
-    models = trained[1]
-    both = ensemble(models)
-    certify_classifiers(store, study, models, [both], cluster=with_workers(cluster, workers), on_progress=silent)
-    found = rows(store)
-    networks = [load_network(store, model.id, classes=10, device=torch.device("cpu")) for model in models]
+    study, models = ruled(rule), trained[1]
+    mme = replace(ensemble(models, (0.5, 0.5)), id="mme", method="mme")
+    certify_classifiers(
+        store, study, models, [ensemble(models), mme], cluster=with_workers(cluster, workers), on_progress=silent
+    )
     classifiers = (
         Classifier(models[0].id, (0,), (1.0,)),
         Classifier(models[1].id, (1,), (1.0,)),
         Classifier("both", (0, 1), (0.3, 0.7), "probabilities"),
+        Classifier("mme", (0, 1), (0.5, 0.5), "probabilities", "mme"),
     )
-    split, spec = data.test.evenly_spaced(IMAGES), study.certify
-    for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
-        selection, estimation = (
-            ensemble_counts(
-                networks,
-                classifiers,
-                image,
-                sigma=0.25,
-                n=n,
-                seed=spec.seed,
-                example=example,
-                stream=stream,
-                block_size=min(n, spec.block_size),
-            )
-            for n, stream in ((spec.n0, Stream.SELECTION), (spec.n, Stream.ESTIMATION))
-        )
-        certificates = certify_counts(selection, estimation, sigma=0.25, alpha=spec.alpha)
-        for position, classifier in enumerate(classifiers):
-            row = found.pop((classifier.id, example))
-            assert row["selection"] == selection[position].tolist()
-            assert row["estimation"] == estimation[position].tolist()
-            assert row["radius"] == certificates.radius[position]
-            assert row["prediction"] == certificates.prediction[position]
-            assert row["label"] == label
-    assert not found
+    expected = expected_rows(store, study, data, models, classifiers)
+    found = rows(store)
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        assert {name: found[key][name] for name in wanted} == wanted, key
+        assert found[key]["rule"] == rule
+    counts = store.classifier_counts(certification_keys(study, models, [ensemble(models), mme]), complete=True)
+    for one in counts:
+        certificates = derive(one)
+        for position, example in enumerate(one.example.tolist()):
+            assert found[one.id, example]["radius"] == certificates.radius[position]
+            assert found[one.id, example]["prediction"] == certificates.prediction[position]
 
 
 def test_a_classifier_has_the_same_counts_alone_as_among_others(
@@ -189,7 +215,16 @@ def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
 
     here = certification_keys(study, models, [ensemble(models)])
     assert keys("certify.images=20", "radii=[0.0]", "weigh.draws=7") == here
-    for other in ("certify.n=3000", "certify.seed=1", "certify.alpha=0.01", "certify.block_size=100", "data.seed=1"):
+    for other in (
+        "certify.n=3000",
+        "certify.seed=1",
+        "certify.alpha=0.01",
+        "certify.block_size=100",
+        "data.seed=1",
+        "certify.rule=planned",
+        "certify.precision=bfloat16",
+        "certify.batch_size=10",
+    ):
         assert not set(keys(other).values()) & set(here.values()), other
     reweighted = certification_keys(study, models, [ensemble(models, (0.5, 0.5))])
     assert {name for name in here if here[name] != reweighted[name]} == {"both"}
@@ -279,3 +314,97 @@ def test_a_failed_pass_leaves_no_actor_behind_although_its_error_is_kept(
             time.sleep(0.2)
     finally:
         gc.enable()
+
+
+def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_saves(
+    cluster: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    seen: list[Progress] = []
+    study = ruled("radius_grid", "certify.n=10000")
+    certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=seen.append)
+    assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
+    assert seen[-1].done == IMAGES
+    table = store.counts()
+    assert table is not None
+    saved = 100 * (1 - sum(table["samples"].to_pylist()) / (IMAGES * 10_100))
+    assert saved > 20
+    assert seen[-1].detail.endswith(f"images/min, {saved:.0f} % of samples saved")
+
+
+def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(
+    cluster: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ruled("fixed")
+    data = load_dataset(study.data)
+    split = data.test
+    bright = replace(data, test=replace(split, images=split.images * 255))
+    monkeypatch.setattr(certify, "load_dataset", lambda _: bright)
+    with pytest.raises(DataError, match=r"image \d+ has values from 0 to 255, outside \[0, 1\]; scale the images"):
+        certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    assert store.counts() is None
+
+
+def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
+    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    from rspipe.stages import store as store_module
+
+    written = store_module.pq.write_table
+    calls: list[Path] = []
+
+    def full(table: pa.Table, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            # Half of a part fits.
+            path.write_bytes(b"PAR1")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(table, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module.pq, "write_table", full)
+        with pytest.raises(StoreError, match=r"could not be written: .*No space left on device; free space .* resume"):
+            certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    kept = rows(store)
+    assert 0 < len(kept) < IMAGES
+    assert not [path for path in (store.run_dir / "certificates").iterdir() if path.suffix != ".parquet"]
+    certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    assert len(rows(store)) == IMAGES
+    assert {key: row for key, row in rows(store).items() if key in kept} == kept
+
+
+@pytest.mark.parametrize(("brought", "pools"), [((0, 0, 0), 3), ((0, 0, 1, 0, 0, 0), 6), ((0, 9, 0, 0, 0), 5)])
+def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
+    brought: tuple[int, ...],
+    pools: int,
+    study: StudyConfig,
+    data: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    split = data.test.evenly_spaced(IMAGES)
+    asked: list[list[int]] = []
+    found: list[int] = []
+
+    class Nodes:
+        def now(self) -> "Nodes":
+            return self
+
+    def pool(store: Any, works: Any, waiting: list[dict[str, Any]], *, on_block: Any, **_: Any) -> None:
+        asked.append([row["example"] for row in waiting])
+        for row in waiting[: brought[len(asked) - 1]]:
+            on_block([Visit(0, row["example"], row["label"], 0.0, {}, "cpu")])
+        raise WorkersLostError("a node is gone")
+
+    monkeypatch.setattr(sampling, "_run_pool", pool)
+    work = Work(CountPass(0.25, ("a",), (), study.certify, 10), split)
+
+    def on_block(visits: list[Visit]) -> None:
+        found.extend(one.example for one in visits)
+
+    with pytest.raises(WorkersLostError, match="a node is gone"):
+        visit(Store(Path("/nowhere")), [work], classes=10, cluster=Nodes(), on_block=on_block)  # type: ignore[arg-type]
+    assert len(asked) == pools
+    for examples, before in zip(asked, [0, *np.cumsum(brought)], strict=False):
+        assert examples == split.index.tolist()[before:]
+    assert found == split.index.tolist()[: sum(brought)]
+    assert f"going on with the {IMAGES} images left" in caplog.text

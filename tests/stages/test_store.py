@@ -3,16 +3,25 @@
 import errno
 import multiprocessing
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import Tensor, nn
 
+from rspipe.counting import ImageCounts
+from rspipe.derivation import KINDS, CertificateKind, derive
+from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import StoreError
 from rspipe.records import TrainedModel, Trial
+from rspipe.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.stages.certify import _table
+from rspipe.stages.sampling import CountPass, Visit
 from rspipe.stages.store import Store, checksum, load_torch, open_store, write_atomically
 from rspipe.study import StudyConfig, load_study
 from tests.results_builder import ensemble, trained_model
@@ -25,22 +34,33 @@ def study() -> StudyConfig:
     return load_study(TINY)
 
 
-def counts_table(example: int, *, classifier: str = "a", key: str = "k") -> pa.Table:
-    return pa.table(
-        {
-            "example": [example],
-            "label": [1],
-            "classifier": [classifier],
-            "kind": ["model"],
-            "sigma": [0.5],
-            "selection": [[1, 99]],
-            "estimation": [[10, 990]],
-            "n": [1000],
-            "alpha": [0.001],
-            "seconds": [0.1],
-            "key": [key],
-        }
-    )
+RULES: dict[str, RuleSpec] = {
+    "fixed": FixedRule(),
+    "planned": PlannedRule(name="planned", pilot=200, eps=0.05),
+    "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.25, 0.5)),
+}
+
+
+def counts_table(
+    example: int, *, classifier: str = "a", key: str = "k", rule: str = "fixed", **arrays: np.ndarray[Any, Any]
+) -> pa.Table:
+    """The rows that certification writes of an image, from arrays like those of a pass; 990 of 1000 by default."""
+    spec = CertifySpec(rule=RULES[rule], n0=100, n=1000)
+    estimation = np.array([[10, 990]])
+    content = {
+        "selection": np.array([[1, 99]]),
+        "pilot": np.zeros((1, 2), np.int64),
+        "estimation": estimation,
+        "stop": np.array([""]),
+        "marks": np.array([200, 500, 1000]),
+        "prefix": np.array([[[2, 198], [5, 495], [10, 990]]]),
+        "probability_sum": estimation * 0.9,
+        "probability_square": estimation * 0.81,
+        "batch_size": np.array(100),
+    }
+    one = Visit(work=0, example=example, label=1, seconds=0.1, arrays={**content, **arrays}, device="cpu")
+    sampling = CountPass(0.5, ("m",), (Classifier(classifier, (0,), (1.0,)),), spec, 2)
+    return _table(sampling, one, {classifier: "model"}, {classifier: key})
 
 
 def test_a_run_directory_refuses_another_study_and_says_what_differs(tmp_path: Path, study: StudyConfig) -> None:
@@ -175,7 +195,7 @@ def test_the_same_counts_stored_twice_count_once(tmp_path: Path) -> None:
 def test_different_counts_under_one_key_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save_counts(counts_table(1))
-    other = counts_table(1).set_column(6, "estimation", pa.array([[20, 980]]))
+    other = counts_table(1, estimation=np.array([[20, 980]]))
     store.save_counts(pa.concat_tables([other, counts_table(2)]))
     with pytest.raises(StoreError, match="a has two different counts for image 1"):
         store.certified({"a": "k"})
@@ -192,6 +212,150 @@ def test_certificates_follow_from_the_counts_and_are_ordered_by_example(tmp_path
     assert classifier.example.tolist() == [1, 3, 5]
     assert np.all(classifier.prediction == 1)
     assert np.all(classifier.n_a == 990)
+    assert np.all(classifier.samples == 1100)
+    assert (classifier.kind, classifier.sigma, classifier.rule) == ("model", 0.5, "fixed")
+    assert classifier.seconds == pytest.approx(0.3)
+
+
+class Sure(nn.Module):
+    """Class 1 of three, but for the noise in the first number."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return torch.stack([-batch[:, 0], batch[:, 0] + self.bias, batch[:, 1] - 1.5], dim=1)
+
+
+CLASSIFIERS = (
+    Classifier("sure", (0,), (1.0,)),
+    Classifier("doubt", (1,), (1.0,)),
+    Classifier("wrong", (2,), (1.0,)),
+    Classifier("both", (0, 1), (0.5, 0.5), "probabilities"),
+)
+KEYS = {one.id: f"key of {one.id}" for one in CLASSIFIERS}
+
+
+def passed(rule: str, store: Store, *, examples: Sequence[int] = (7, 3, 5)) -> dict[str, list[ImageCounts]]:
+    """Pass over images, store what is found, each image in a part of its own, and return it by classifier."""
+    spec = CertifySpec(rule=RULES[rule], n0=100, n=3000, alpha=0.01, block_size=500, seed=4)
+    networks = [Sure(4.0), Sure(0.05), Sure(-9.0)]
+    sampling = CountPass(0.5, ("x", "y", "z"), CLASSIFIERS, spec, 3)
+    kinds = {one.id: "ensemble" if one.id == "both" else "model" for one in CLASSIFIERS}
+    found: dict[str, list[ImageCounts]] = {one.id: [] for one in CLASSIFIERS}
+    for example in examples:
+        arrays = sampling.run(networks, torch.zeros(2), 1, example, limit=BatchLimit())
+        one = Visit(work=0, example=example, label=1, seconds=0.5, arrays=arrays, device="cpu")
+        store.save_counts(_table(sampling, one, kinds, KEYS))
+        for classifier in CLASSIFIERS:
+            found[classifier.id].append(ImageCounts(**arrays))
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("complete", [True, False])
+def test_counts_come_back_as_they_were_made(tmp_path: Path, rule: str, complete: bool) -> None:
+    store = Store(tmp_path)
+    found = passed(rule, store)
+    stored = store.classifier_counts(KEYS, complete=complete)
+    assert [one.id for one in stored] == sorted(KEYS)
+    order = np.argsort((7, 3, 5))
+    for counts in stored:
+        row = [one.id for one in CLASSIFIERS].index(counts.id)
+
+        def made(name: str, row: int = row, id_: str = counts.id) -> np.ndarray[Any, Any]:
+            return np.stack([getattr(one, name)[row] for one in found[id_]])[order]
+
+        assert counts.example.tolist() == [3, 5, 7]
+        assert counts.label.tolist() == [1, 1, 1]
+        assert counts.kind == ("ensemble" if counts.id == "both" else "model")
+        assert counts.rule == RULES[rule]
+        assert (counts.sigma, counts.n0, counts.n, counts.alpha, counts.seed) == (0.5, 100, 3000, 0.01, 4)
+        assert counts.seconds == 1.5
+        for name in ("selection", "pilot", "estimation", "stop"):
+            assert np.array_equal(getattr(counts, name), made(name)), name
+            assert getattr(counts, name).dtype.kind == made(name).dtype.kind
+        noted = complete or rule == "radius_grid"
+        prefix = made("prefix")
+        reached = int((prefix[..., 0] >= 0).any(0).sum()) if noted else 0
+        assert counts.marks.tolist() == [200, 500, 1000, 2000, 3000][:reached]
+        assert np.array_equal(counts.prefix, prefix[:, :reached])
+        for name in ("probability_sum", "probability_square"):
+            assert np.array_equal(getattr(counts, name), made(name) if complete else np.zeros((3, 0))), name
+    early = {"fixed": set(), "planned": {"label", "planned"}, "radius_grid": {"label", "settled"}}[rule]
+    assert {str(one) for counts in stored for one in counts.stop} - {""} == early
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_certificates_of_stored_counts_are_those_of_the_pass(tmp_path: Path, rule: str) -> None:
+    """Also by the radius grid where no image needed all samples, so that not every look was noted."""
+    store = Store(tmp_path)
+    passed(rule, store)
+    table = store.counts()
+    assert table is not None
+    rows = {(row["classifier"], row["example"]): row for row in table.to_pylist()}
+    for classifier in store.certified(KEYS):
+        for position, example in enumerate(classifier.example.tolist()):
+            row = rows[classifier.id, example]
+            for name in ("prediction", "radius", "p_a_lower", "n_a", "samples"):
+                assert getattr(classifier, name)[position] == row[name], name
+    if rule == "radius_grid":
+        marks = [len(counts.marks) for counts in store.classifier_counts(KEYS)]
+        assert min(marks) < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_certificates_can_be_derived_from_what_is_stored(tmp_path: Path, kind: CertificateKind) -> None:
+    store = Store(tmp_path)
+    passed("planned", store)
+    found = {one.id: derive(one, kind=kind, alpha=0.05) for one in store.classifier_counts(KEYS, complete=True)}
+    assert found["sure"].prediction.tolist() == [1, 1, 1]
+    assert found["wrong"].prediction.tolist() == [-1, -1, -1]
+
+
+def test_a_row_says_all_that_its_counts_depend_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    passed("planned", store, examples=(3,))
+    table = store.counts()
+    assert table is not None
+    (row,) = [row for row in table.to_pylist() if row["classifier"] == "sure"]
+    expected = {
+        "example": 3,
+        "label": 1,
+        "kind": "model",
+        "sigma": 0.5,
+        "rule": "planned",
+        "rule_parameters": RULES["planned"].model_dump_json(),
+        "n0": 100,
+        "n": 3000,
+        "alpha": 0.01,
+        "seed": 4,
+        "streams": "selection 0, pilot 6, estimation 1",
+        "block_size": 500,
+        "batch_size": 500,
+        "noise": "numpy Philox, Box-Muller",
+        "precision": "float32",
+        "device": "cpu",
+        "seconds": 0.5,
+        "key": "key of sure",
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_counts_under_several_rules_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in RULES:
+        store.save_counts(counts_table(1, key=name, rule=name))
+    for name, rule in RULES.items():
+        (counts,) = store.classifier_counts({"a": name})
+        assert counts.rule == rule
+    assert store.classifier_counts({"a": "another"}) == ()
+    assert store.classifier_counts({"b": "fixed"}) == ()
+
+
+def test_a_directory_without_counts_has_no_classifiers(tmp_path: Path) -> None:
+    assert Store(tmp_path).classifier_counts(KEYS, complete=True) == ()
 
 
 def model(**changes: object) -> TrainedModel:

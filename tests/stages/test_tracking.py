@@ -1,6 +1,7 @@
 """What MLflow holds of a study, and that it may be missing."""
 
 import json
+import math
 import socket
 from collections import Counter
 from dataclasses import replace
@@ -121,9 +122,24 @@ def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(st
     assert [(point.step, point.value) for point in history] == [(e["epoch"], e["loss"]) for e in record.history]
     summary = next(one for one in summarize(content) if one.id == record.id)
     assert run.data.metrics["acr"] == summary.acr.estimate
+    assert run.data.metrics["acr_two_sided"] == summary.acr_two_sided
+    assert run.data.metrics["samples_per_image"] == summary.samples
     assert run.data.metrics["certified_accuracy/r_0.50"] == summary.certified_accuracy[2]
     assert run.data.tags["rspipe.sigma"] == "0.25"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+
+
+def test_a_rule_without_two_sided_certificates_has_no_such_acr(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = content.models[0]
+    on_grid = [replace(one, rule="radius_grid", two_sided=math.nan) for one in content.certified if one.id == record.id]
+    few = replace(content, models=(record,), searches=(), trials=(), ensembles=(), certified=tuple(on_grid))
+    publish(store, few)
+    metrics = child(runs(store), record).data.metrics
+    assert math.isnan(metrics.get("acr_two_sided", math.nan))
+    assert metrics["acr"] > 0
+    assert not [one for one in caplog.records if one.name.startswith("rspipe")]
 
 
 def test_a_diverged_model_is_a_failed_run_without_an_acr(store: Store, content: Results) -> None:

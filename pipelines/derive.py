@@ -1,0 +1,52 @@
+"""Derive other certificates from the stored counts of a study, without sampling: no GPU, no Ray."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from session import DIGITS, print_table, resolve_run_dir, run
+
+from rspipe.derivation import CertificateKind
+from rspipe.errors import StudyError
+from rspipe.stages.results import write_derived
+from rspipe.stages.store import Store
+from rspipe.study import load_study
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to derive, and from which study."""
+
+    study: Path = DIGITS
+    """The study file."""
+    run_dir: Path | None = None
+    """Where its results are; runs/<study id> by default."""
+    override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
+    """The overrides of the study file that it was run with."""
+    certificate: CertificateKind = "certify"
+    """certify: the rule's own; two_sided: bounds the runner-up, too; soft: of the mean probability instead of votes
+    (another classifier); predict: PREDICT's class, without a radius."""
+    alpha: float | None = None
+    """Failure probability of each certificate; the study's by default."""
+    n: int | None = None
+    """Estimation samples, at most; all by default."""
+
+
+def derive(wanted: Wanted) -> None:
+    """Print the derived results of every classifier, and write them image by image below the run directory."""
+    study = load_study(wanted.study, overrides=wanted.override)
+    store = Store(resolve_run_dir(wanted.run_dir, study))
+    store.check_owner(study)
+    try:
+        table, folder = write_derived(store, study, kind=wanted.certificate, alpha=wanted.alpha, n=wanted.n)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    console = Console()
+    print_table(console, table, title=f"{study.name}: {folder.name}")
+    console.print(f"Image by image: {folder}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    run(derive, description=__doc__, options=Wanted)
