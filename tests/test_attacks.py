@@ -1,14 +1,21 @@
-"""The attack on the smoothed soft classifier, on models where the answer is known."""
+"""The attacks on the smoothed soft classifier, on models where the answer is known."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from rspipe.attacks import smoothed_pgd, warmed_up
+from rspipe.attacks import fixed_step_path, projected, smoothed_pgd, warmed_up
+
+# A deadline would fail on a busy machine.
+many = settings(deadline=None, derandomize=True)
 
 
 def linear(weights: list[list[float]], *, bias: float = 0.0) -> nn.Module:
@@ -106,6 +113,7 @@ def test_the_clip_to_the_unit_box_comes_before_the_projection_to_the_ball() -> N
     np.testing.assert_allclose((found - image)[0].numpy(), delta, rtol=1e-12)
 
 
+@many
 @given(
     seed=st.integers(0, 2**32),
     eps=st.floats(0.01, 10),
@@ -172,6 +180,31 @@ def test_a_vanishing_gradient_is_replaced_by_noise_of_the_generator() -> None:
     assert not torch.equal(first, other)
 
 
+class Dim(nn.Module):
+    """Knows nothing of dark images: logits are 0 unless the first pixel exceeds a half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = linear([[1.0, 2.0], [4.0, -2.0]])
+
+    def forward(self, batch: Tensor) -> Tensor:
+        logits: Tensor = self.linear(batch)
+        return torch.where(batch[:, :1] > 0.5, logits, torch.zeros_like(logits))
+
+
+def test_only_the_gradients_that_vanish_are_replaced_and_by_standard_noise_that_is_not_normalized() -> None:
+    network, seen = Dim(), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    images = torch.tensor([[0.4, 0.5], [0.6, 0.5], [0.4, 0.6]], dtype=torch.float64)
+    labels, noise = torch.tensor([0, 0, 1]), torch.zeros(3, 1, 2, dtype=torch.float64)
+    attack(network, images, labels, noise, eps=1e-3, steps=100, seed=5)
+    moved = seen[1] - images
+    normal = torch.randn(3, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    step = 2e-3 / 100
+    torch.testing.assert_close(moved[[0, 2]], step * normal[[0, 2]], rtol=1e-9, atol=0)
+    torch.testing.assert_close(moved[1], step * torch.tensor([0.6, -0.8], dtype=torch.float64), rtol=1e-9, atol=0)
+
+
 def test_images_with_a_gradient_use_no_noise_of_the_generator() -> None:
     network, images, labels, noise = scene(8)
     generator = torch.Generator().manual_seed(0)
@@ -186,7 +219,21 @@ def test_a_confidently_wrong_classifier_gives_no_nan() -> None:
     assert bool(attack(network, images, torch.tensor([0]), noise, eps=0.1, steps=2).isfinite().all())
 
 
-def test_parameters_get_no_gradient_and_stay_trainable_or_frozen_as_they_were() -> None:
+def unlimited(
+    network: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, *, eps: float, steps: int, seed: int = 0
+) -> Tensor:
+    """Where the steps of fixed length lead: an attack like `attack`, without its ball."""
+    return fixed_step_path(network, images, labels, noise, step=eps, steps=steps)[-1]
+
+
+def each_attack(test: Callable[..., None]) -> Callable[..., None]:
+    both = [pytest.param(attack, id="smoothed_pgd"), pytest.param(unlimited, id="fixed_step_path")]
+    decorated: Callable[..., None] = pytest.mark.parametrize("attack", both)(test)
+    return decorated
+
+
+@each_attack
+def test_parameters_get_no_gradient_and_stay_trainable_or_frozen_as_they_were(attack: Any) -> None:
     network, images, labels, noise = scene(9)
     first, *rest = network.parameters()
     first.requires_grad_(False)
@@ -208,14 +255,26 @@ class Mode(nn.Module):
         return batch
 
 
-def test_the_network_runs_in_eval_mode() -> None:
+@each_attack
+def test_the_network_runs_in_eval_mode(attack: Any) -> None:
     network, images, labels, noise = scene(10)
     mode = Mode()
     attack(nn.Sequential(mode, network).train(), images, labels, noise, eps=0.5, steps=2)
     assert mode.modes == [False, False]
 
 
-def test_every_module_keeps_its_own_mode() -> None:
+@each_attack
+def test_statistics_of_batch_normalization_are_left_as_they_were(attack: Any) -> None:
+    network, images, labels, noise = scene(14)
+    norm = nn.BatchNorm2d(1)
+    norm(torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    attack(nn.Sequential(norm, network).train(), images, labels, noise, eps=0.5, steps=2)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+@each_attack
+def test_every_module_keeps_its_own_mode(attack: Any) -> None:
     network, images, labels, noise = scene(11)
     mode = Mode()
     whole = nn.Sequential(mode, network).train()
@@ -224,7 +283,8 @@ def test_every_module_keeps_its_own_mode() -> None:
     assert [module.training for module in whole.modules()] == [m is not mode for m in whole.modules()]
 
 
-def test_a_failure_leaves_the_network_as_it_was() -> None:
+@each_attack
+def test_a_failure_leaves_the_network_as_it_was(attack: Any) -> None:
     network, images, labels, noise = scene(12)
     network.train()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -233,7 +293,8 @@ def test_a_failure_leaves_the_network_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_images_and_noise_are_left_as_they_were() -> None:
+@each_attack
+def test_images_and_noise_are_left_as_they_were(attack: Any) -> None:
     network, images, labels, noise = scene(13)
     before = images.clone(), noise.clone()
     attack(network, images, labels, noise, eps=0.5, steps=2)
@@ -247,3 +308,133 @@ def test_images_and_noise_are_left_as_they_were() -> None:
 )
 def test_the_radius_warms_up_linearly_from_the_first_epoch(epoch: int, warmup: int, expected: float) -> None:
     assert warmed_up(2.0, epoch=epoch, warmup=warmup) == pytest.approx(expected)
+
+
+def by_hand(
+    weights: NDArray[np.float64],
+    image: NDArray[np.float64],
+    label: int,
+    noise: NDArray[np.float64],
+    *,
+    step: float,
+    steps: int,
+    radius: float | None,
+) -> list[NDArray[np.float64]]:
+    """The path of one image on a linear classifier, from the gradient in closed form."""
+    path = [image]
+    for _ in range(steps):
+        p = softmax((path[-1] + noise) @ weights.T, axis=1)
+        gradient = -(p[:, [label]] * (weights[label] - p @ weights)).sum(0) / p[:, label].sum()
+        delta = path[-1] + step * gradient / (np.linalg.norm(gradient) + 1e-8) - image
+        if radius is not None:
+            delta *= min(1.0, radius / np.linalg.norm(delta))
+        path.append(np.clip(image + delta, 0, 1))
+    return path
+
+
+@many
+@given(
+    seed=st.integers(0, 2**32),
+    copies=st.integers(1, 4),
+    step=st.floats(0.01, 1),
+    steps=st.integers(1, 5),
+    radius=st.none() | st.floats(0.01, 1),
+)
+def test_the_path_of_fixed_steps_is_that_of_its_definition(
+    seed: int, copies: int, step: float, steps: int, radius: float | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights, images = rng.normal(size=(3, 6)), rng.uniform(size=(4, 6))
+    labels, noise = rng.integers(0, 3, 4), 0.5 * rng.normal(size=(4, copies, 6))
+    found = fixed_step_path(
+        linear(weights.tolist()),
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        torch.from_numpy(noise),
+        step=step,
+        steps=steps,
+        radius=radius,
+    )
+    for i, label in enumerate(labels.tolist()):
+        expected = by_hand(weights, images[i], label, noise[i], step=step, steps=steps, radius=radius)
+        np.testing.assert_allclose(torch.stack(found)[:, i].numpy(), np.stack(expected), rtol=1e-7, atol=1e-9)
+
+
+PLAIN = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0]), torch.zeros(1, 1, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_fixed_step_has_the_length_given_whatever_the_number_of_steps(steps: int) -> None:
+    path = torch.cat(fixed_step_path(linear([[1.0, 2.0], [4.0, -2.0]]), *PLAIN, step=0.05, steps=steps))
+    assert path.diff(dim=0).norm(dim=1).tolist() == pytest.approx([0.05] * steps)
+
+
+def test_a_path_of_fixed_steps_holds_the_images_and_every_state() -> None:
+    network, images, labels, noise = scene(15)
+    path = fixed_step_path(network, images, labels, noise, step=0.1, steps=3)
+    assert len(path) == 4
+    assert torch.equal(path[0], images)
+    assert torch.equal(path[2], fixed_step_path(network, images, labels, noise, step=0.1, steps=2)[-1])
+
+
+def test_fixed_steps_are_divided_by_the_norm_of_the_gradient_plus_1e_8() -> None:
+    # p_1 = exp(-bias) to first order, and the gradient p_1 (3, -4) has length 1e-8.
+    network = linear([[1.0, 2.0], [4.0, -2.0]])
+    bias = np.log(5e8) + np.array([1.0, 2.0]) @ [-0.5, -0.5] - np.array([4.0, -2.0]) @ [-0.5, -0.5]
+    with torch.no_grad():
+        network.bias.copy_(torch.tensor([bias, 0.0]))  # type: ignore[operator]
+    path = torch.cat(fixed_step_path(network, *PLAIN, step=0.1, steps=1))
+    expected = 0.05 * np.array([0.6, -0.8])
+    np.testing.assert_allclose((path[1] - path[0]).numpy(), expected, rtol=1e-6)
+
+
+def test_fixed_steps_leave_an_image_without_gradient_where_it_is() -> None:
+    network, images, labels, noise = scene(7)
+    last = network[-1]  # type: ignore[index]
+    nn.init.zeros_(last.weight)
+    assert torch.equal(unlimited(network, images, labels, noise, eps=0.3, steps=2), images)
+
+
+def test_fixed_steps_lead_as_far_as_they_like_without_a_ball() -> None:
+    network = linear([[0.0, 0.0], [1.0, 0.0]])
+    image = torch.tensor([[0.1, 0.5]], dtype=torch.float64)
+    path = torch.cat(fixed_step_path(network, image, *PLAIN[1:], step=0.2, steps=4))
+    np.testing.assert_allclose(path[:, 0].numpy(), [0.1, 0.3, 0.5, 0.7, 0.9], rtol=1e-7)
+
+
+def test_every_fixed_step_is_clipped_to_the_unit_box() -> None:
+    network, images, labels, noise = scene(16)
+    path = torch.stack(fixed_step_path(network, images, labels, noise, step=2.0, steps=3))
+    assert bool(((path >= 0) & (path <= 1)).all())
+    assert bool(((path[1] == 0) | (path[1] == 1)).any())
+
+
+def test_the_projection_to_the_ball_of_fixed_steps_comes_before_the_clip_to_the_unit_box() -> None:
+    network = linear([[0.0, 0.0], [0.6, 0.8]])
+    image = torch.tensor([[0.95, 0.5]], dtype=torch.float64)
+    found = fixed_step_path(network, image, *PLAIN[1:], step=0.4, steps=1, radius=0.2)[-1]
+    # The step (.24, .32) is scaled to (.12, .16), and that is cut to (.05, .16) by the box.
+    np.testing.assert_allclose((found - image)[0].numpy(), [0.05, 0.16], rtol=1e-7)
+
+
+@many
+@given(seed=st.integers(0, 2**32), radius=st.floats(0.01, 3))
+def test_projected_points_lie_in_the_ball_and_the_box_and_those_inside_stay(seed: int, radius: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(20, 3, 3, generator=generator, dtype=torch.float64)
+    points = images + 0.5 * torch.randn(20, 3, 3, generator=generator, dtype=torch.float64)
+    found = projected(points, images, radius=radius)
+    assert float((found - images).flatten(1).norm(dim=1).max()) <= radius * (1 + 1e-12)
+    assert bool(((found >= 0) & (found <= 1)).all())
+    torch.testing.assert_close(projected(found, images, radius=radius), found, rtol=0, atol=1e-12)
+
+
+def test_points_projected_to_a_ball_of_radius_zero_are_the_images() -> None:
+    _, images, _, _ = scene(17)
+    assert torch.equal(projected(images, images, radius=0.0), images)
+    torch.testing.assert_close(projected(images + 0.1, images, radius=0.0), images, rtol=0, atol=0)
+
+
+def test_fixed_steps_of_a_confidently_wrong_classifier_give_no_nan() -> None:
+    network = linear([[0.0, 0.0], [4000.0, 4000.0]])
+    assert bool(torch.cat(fixed_step_path(network, *PLAIN, step=0.1, steps=2)).isfinite().all())

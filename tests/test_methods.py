@@ -6,24 +6,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 from torch import Tensor, nn
 
 from rspipe import macer_loss
-from rspipe.methods import MACER, AdvMacer, Gaussian, SmoothAdv
+from rspipe.methods import (
+    MACER,
+    AdvMacer,
+    Consistency,
+    Gaussian,
+    MethodSpec,
+    SmoothAdv,
+    SmoothAdvConsistency,
+    SmoothMix,
+    Stability,
+)
 from rspipe.spec import TrainingSpec
 
 SIGMA = 0.5
+# A deadline would fail on a busy machine.
+many = settings(deadline=None, derandomize=True)
 METHODS: tuple[Any, ...] = (
     Gaussian(name="gaussian"),
     SmoothAdv(name="smoothadv", T=2, m=3, eps=0.1),
     MACER(name="macer", lbd=2.0, gamma=6.0, beta=2.0, m=3),
     AdvMacer(name="advmacer", lbd=2.0, gamma=6.0, beta=2.0, T=2, m=3, eps=0.1),
+    Stability(name="stability"),
+    Consistency(name="consistency", m=3),
+    SmoothAdvConsistency(name="smoothadv_consistency", T=2, m=3, eps=0.1),
+    SmoothMix(name="smoothmix", T=2, m=3, alpha=0.1, mix_step=1),
 )
+WITH_BALL = (METHODS[1], METHODS[3], METHODS[6])
 
 
 def each_method(test: Callable[..., None]) -> Callable[..., None]:
@@ -72,6 +90,7 @@ def robustness(logits: Tensor, labels: list[int], **parameters: float) -> float:
     return float(on - off)
 
 
+@many
 @given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 6)),
@@ -235,7 +254,9 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def run(method: Any, network: nn.Module, *, epoch: int = 50) -> Any:
+    """The method's loss of the batch, in the precision of the network."""
     images, labels = batch()
+    images = images.to(next(network.parameters()).dtype)
     return method.loss(network, images, labels, sigma=SIGMA, epoch=epoch, generator=torch.Generator().manual_seed(11))
 
 
@@ -279,7 +300,7 @@ def test_advmacer_is_the_loss_of_macer_at_noisy_copies_of_the_adversarial_exampl
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", [METHODS[1], METHODS[3]], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", WITH_BALL, ids=lambda m: m.name)
 def test_attack_and_training_step_see_the_same_noise(method: Any) -> None:
     network = Recorder()
     run(method, network)
@@ -292,7 +313,7 @@ def test_attack_and_training_step_see_the_same_noise(method: Any) -> None:
     assert float((first - images.unsqueeze(1)).std()) == pytest.approx(SIGMA, rel=0.2)
 
 
-@pytest.mark.parametrize("method", [METHODS[1], METHODS[3]], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", WITH_BALL, ids=lambda m: m.name)
 @pytest.mark.parametrize(("epoch", "share"), [(0, 0.1), (4, 0.5), (9, 1.0), (30, 1.0)])
 def test_the_attack_grows_over_the_first_ten_epochs(method: Any, epoch: int, share: float) -> None:
     network = Recorder()
@@ -303,7 +324,7 @@ def test_the_attack_grows_over_the_first_ten_epochs(method: Any, epoch: int, sha
     torch.testing.assert_close(moved, torch.full_like(moved, share * method.eps), rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("method", METHODS[2:], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", METHODS[2:4], ids=lambda m: m.name)
 def test_lambda_is_deferred_until_its_epoch(method: Any) -> None:
     deferred = method.model_copy(update={"defer": 40})
     before, after = (run(deferred, Recorder(), epoch=epoch).parts["robustness"] for epoch in (39, 40))
@@ -326,12 +347,58 @@ def test_the_gradient_reaches_every_parameter(method: Any) -> None:
         assert bool((parameter.grad != 0).any())
 
 
+def slope_of_the_logits(method: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of a method's loss with respect to its logits [images, noise, class], by its formula."""
+    if method.name in ("macer", "advmacer"):
+        _, slope = reference(logits, labels, sigma=SIGMA, lbd=method.lbd, gamma=method.gamma, beta=method.beta)
+        return torch.from_numpy(slope)
+    p = softmax(logits.numpy(), axis=2)
+    return torch.from_numpy((p - np.eye(p.shape[2])[labels.numpy()][:, None]) / (p.shape[0] * p.shape[1]))
+
+
+@pytest.mark.parametrize("method", METHODS[:4], ids=lambda m: m.name)
+def test_the_gradient_is_that_of_the_formula_at_inputs_that_are_held_fixed(method: Any) -> None:
+    network = Recorder().double()
+    run(method, network).loss.backward()
+    found = torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+    inputs, labels = network.seen[-1], batch()[1]
+    logits = network(inputs)
+    slope = slope_of_the_logits(method, logits.detach().view(5, -1, 4), labels)
+    expected = torch.autograd.grad(logits, list(network.parameters()), slope.flatten(0, 1))
+    torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]), rtol=1e-7, atol=1e-10)
+
+
+@each_method
+def test_batch_normalization_sees_the_training_passes_and_not_the_attack(method: Any) -> None:
+    norm, seen = nn.BatchNorm2d(1), []
+    network = nn.Sequential(norm, Recorder()).train()
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0].detach())))
+    run(method, network)
+    training = 2 if method.name in ("stability", "smoothmix") else 1
+    assert [mode for mode, _ in seen] == [False] * (len(seen) - training) + [True] * training
+    assert int(norm.num_batches_tracked or 0) == training
+    mean = 0.0
+    for _, inputs in seen[-training:]:
+        mean += 0.1 * (float(inputs.mean()) - mean)
+    assert float(norm.running_mean or 0) == pytest.approx(mean, rel=1e-5)
+
+
+@each_method
+def test_a_loss_leaves_the_network_in_training_mode_with_trainable_parameters(method: Any) -> None:
+    network = Recorder().train()
+    run(method, network)
+    assert all(module.training for module in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 @each_method
 def test_logits_for_the_learning_curve_are_detached_and_those_of_the_loss(method: Any) -> None:
     network = Recorder()
     terms = run(method, network)
     assert not terms.logits.requires_grad
-    assert torch.equal(terms.logits.flatten(0, 1), network.said[-1])
+    # SmoothMix's last inputs are mixed ones, of no class.
+    said = network.said[-2 if method.name == "smoothmix" else -1]
+    assert torch.equal(terms.logits.flatten(0, 1), said)
 
 
 @each_method
@@ -351,15 +418,26 @@ def test_the_network_runs_as_often_as_the_method_says(method: Any) -> None:
 
 @each_method
 def test_the_loss_is_finite_with_a_single_noise_vector(method: Any) -> None:
-    single = method if method.name == "gaussian" else method.model_copy(update={"m": 1})
+    single = method.model_copy(update={"m": 1}) if "m" in type(method).model_fields else method
     assert bool(run(single, Recorder()).loss.isfinite())
 
 
 @pytest.mark.parametrize(
-    ("method", "images"), list(zip(METHODS, (100, 33, 100, 33), strict=True)), ids=[m.name for m in METHODS]
+    ("method", "images"),
+    list(zip(METHODS, (100, 33, 100, 33, 100, 33, 33, 33), strict=True)),
+    ids=[m.name for m in METHODS],
 )
-def test_a_batch_is_split_into_m_steps_by_the_attacking_methods(method: Any, images: int) -> None:
+def test_a_batch_is_split_into_m_steps_by_the_methods_whose_references_do(method: Any, images: int) -> None:
     assert method.images_per_step(100) == images
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    list(zip(METHODS, (1, 9, 3, 9, 2, 3, 9, 12), strict=True)),
+    ids=[m.name for m in METHODS],
+)
+def test_passes_are_those_of_attack_and_training_step(method: Any, passes: int) -> None:
+    assert method.passes_per_image == passes
 
 
 def test_defaults_are_the_papers() -> None:
@@ -368,6 +446,47 @@ def test_defaults_are_the_papers() -> None:
     assert AdvMacer(name="advmacer").model_dump() == {"name": "advmacer", **attack, **hinge}
     assert SmoothAdv(name="smoothadv").model_dump() == {"name": "smoothadv", **attack}
     assert MACER(name="macer").model_dump() == {"name": "macer", "m": 16, **hinge}
+
+
+def test_defaults_of_the_baselines_are_those_of_cifar10() -> None:
+    attack = {"T": 10, "m": 2, "eps": 2.0, "warmup": 10, "lbd": 1.0, "eta": 0.5}
+    mix = {"T": 4, "m": 2, "alpha": 1.0, "mix_step": 0, "maxnorm": None, "eta": 5.0, "warmup": 10}
+    assert Stability(name="stability").model_dump() == {"name": "stability", "lbd": 2.0}
+    assert Consistency(name="consistency").model_dump() == {"name": "consistency", "m": 2, "lbd": 10.0, "eta": 0.5}
+    found = SmoothAdvConsistency(name="smoothadv_consistency").model_dump()
+    assert found == {"name": "smoothadv_consistency", **attack}
+    assert SmoothMix(name="smoothmix").model_dump() == {"name": "smoothmix", **mix}
+
+
+@each_method
+def test_a_method_is_found_by_its_name(method: Any) -> None:
+    found: Any = TypeAdapter(MethodSpec).validate_python(method.model_dump())
+    assert found == method
+
+
+IMPOSSIBLE = {
+    "T": (0, -1, 1.5),
+    "m": (0, -1, 1.5),
+    "eps": (0.0, -1.0, float("nan"), float("inf")),
+    "alpha": (0.0, -1.0, float("inf")),
+    "maxnorm": (0.0, -1.0, float("inf")),
+    "gamma": (0.0, -1.0, float("inf")),
+    "beta": (0.0, -1.0, float("inf")),
+    "lbd": (-1.0, float("nan"), float("inf")),
+    "eta": (-1.0, float("nan"), float("inf")),
+    "warmup": (-1, 0.5),
+    "defer": (-1, 0.5),
+    "mix_step": (-1, 0.5),
+}
+
+
+@each_method
+def test_impossible_hyper_parameters_are_refused(method: Any) -> None:
+    values = method.model_dump()
+    for name in values.keys() - {"name"}:
+        for value in IMPOSSIBLE[name]:
+            with pytest.raises(ValidationError, match=rf"^1 validation error.*\n{name}\n"):
+                type(method).model_validate({**values, name: value})
 
 
 def test_the_default_schedule_is_the_papers() -> None:

@@ -5,10 +5,27 @@ from typing import Annotated
 from pydantic import Field
 
 from rspipe.methods.advmacer import AdvMacer
+from rspipe.methods.consistency import Consistency
 from rspipe.methods.gaussian import Gaussian
 from rspipe.methods.macer import MACER
 from rspipe.methods.smoothadv import SmoothAdv
+from rspipe.methods.smoothadv_consistency import SmoothAdvConsistency
+from rspipe.methods.smoothmix import SmoothMix
+from rspipe.methods.stability import Stability
 
-MethodSpec = Annotated[Gaussian | SmoothAdv | MACER | AdvMacer, Field(discriminator="name")]
+MethodSpec = Annotated[
+    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix,
+    Field(discriminator="name"),
+]
 
-__all__ = ["MACER", "AdvMacer", "Gaussian", "MethodSpec", "SmoothAdv"]
+__all__ = [
+    "MACER",
+    "AdvMacer",
+    "Consistency",
+    "Gaussian",
+    "MethodSpec",
+    "SmoothAdv",
+    "SmoothAdvConsistency",
+    "SmoothMix",
+    "Stability",
+]

@@ -75,7 +75,7 @@ class RadiusHinge(Spec):
     beta: PositiveFloat = 16.0
     """Inverse temperature of the robustness loss."""
     defer: NonNegativeInt = 0
-    """First epochs in which lambda is 0."""
+    """First epochs in which lambda is 0. The published models that wait for the drop after 50 epochs waited for 51."""
 
     def terms(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Terms:
         """Return MACER's loss of logits [batch, noise, class]; `epoch` counts from 0."""

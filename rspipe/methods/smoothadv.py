@@ -16,7 +16,8 @@ class SmoothAdv(Spec):
     """Adversarial training of the soft smoothed classifier, with the noise shared by attack and training step.
 
     As in the reference, a batch of B images is split into m mini-batches of B // m images, each seen in m noisy
-    copies and each an optimizer step of its own.
+    copies and each an optimizer step of its own. All m copies enter the training step, as in the published models
+    (the reference's --train-multi-noise; without it, it trains on the first copy alone, in one step per batch).
     """
 
     name: Literal["smoothadv"]
@@ -25,7 +26,7 @@ class SmoothAdv(Spec):
     m: PositiveInt = 8
     """Noise vectors per image."""
     eps: PositiveFloat = 1.0
-    """Radius of the attack's L2 ball, in pixel units."""
+    """Radius of the attack's L2 ball, in pixel units: the papers' 512 is 2.0, for their code divides by 256."""
     warmup: NonNegativeInt = 10
     """Epochs over which the attack's radius grows linearly to eps."""
 
