@@ -4,11 +4,13 @@ Every figure is a ratio taken in one run on one machine; rates of different runs
 """
 
 import io
+import multiprocessing
 import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,7 @@ from rspipe.study import StudyConfig
 
 SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
+WORKERS = os.cpu_count() or 1
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Part = Literal["memory", "forward", "ensembles", "ray"]
 
@@ -96,7 +99,7 @@ def singles(k: int) -> list[Classifier]:
 
 
 def timed(call: Callable[..., Any], *, least: int, seconds: float, device: str) -> Callable[[], float]:
-    """Return a function that measures samples per second of `call(n)` with n chosen to last so long."""
+    """Return a function that measures samples per second of `call(n=...)`, with n chosen to last so long."""
 
     def once(n: int) -> float:
         began = time.perf_counter()
@@ -106,8 +109,29 @@ def timed(call: Callable[..., Any], *, least: int, seconds: float, device: str) 
         return time.perf_counter() - began
 
     once(least)
-    n = least * max(1, round(seconds * 1.0 / once(least)))
+    n = least * max(1, round(seconds / once(least)))
     return lambda: n / once(n)
+
+
+def _work(architecture: str, precision: Precision, seconds: float) -> tuple[int, float]:
+    """Run one worker as the stage does, with one thread, for about so long; return its samples and their time."""
+    torch.set_num_threads(1)
+    x, networks = torch.rand(SHAPES[architecture]), [deploy(network_of(architecture), precision=precision)]
+    batch = default_batch(x, block_size=1000)
+    call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
+    call(n=batch)
+    began = time.perf_counter()
+    call(n=batch)
+    n = batch * max(1, round(seconds / (time.perf_counter() - began)))
+    began = time.perf_counter()
+    call(n=n)
+    return n, time.perf_counter() - began
+
+
+def workers_rate(pool: ProcessPoolExecutor, architecture: str, precision: Precision, *, seconds: float) -> float:
+    """Return samples per second of one single-thread worker per CPU, as the stage starts them."""
+    jobs = [pool.submit(_work, architecture, precision, seconds) for _ in range(WORKERS)]
+    return sum(n / spent for n, spent in (job.result() for job in jobs))
 
 
 def medians(measures: dict[str, Callable[[], float]], *, repeats: int) -> dict[str, float]:
@@ -130,61 +154,58 @@ def matmul_rate(dtype: torch.dtype, *, device: str) -> Callable[[], float]:
     return timed(multiply, least=1, seconds=1.0, device=device)
 
 
-def multiply_adds(network: nn.Module, x: Tensor) -> float:
+def multiply_adds(architecture: str) -> float:
     """Return the multiply-adds of one sample."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x[None].cpu())
+        network_of(architecture)(torch.rand(1, *SHAPES[architecture]))
     return counter.get_total_flops() / 2
 
 
 def forward(options: Options, console: Console) -> None:
     """Print samples per second of the published loop and of rspipe, per architecture."""
-    table = Table(title=f"Samples per second on {options.device}, {torch.get_num_threads()} threads, one classifier")
-    columns = (
-        "network",
-        "loop, batch 1,000",
-        "loop, best (its batch)",
-        "float32",
-        "bfloat16",
-        "float32 / best",
-        "bfloat16 / best",
-        "bfloat16 / 1,000",
-        "share of matmul, float32",
-        "bfloat16",
-    )
+    table = Table(title=f"Samples per second on {options.device}, one classifier")
+    columns = ("network", "rspipe as", "loop, 1,000", "loop, best", "float32", "bfloat16", "float32 / best")
+    columns += ("bfloat16 / best", "bfloat16 / 1,000", "share of matmul, float32", "bfloat16")
     for column in columns:
         table.add_column(column, justify="right")
-    for architecture in options.architectures:
-        plain = network_of(architecture).to(options.device)
-        x = torch.rand(SHAPES[architecture], device=options.device)
-        work = multiply_adds(network_of(architecture), x)
-        common: dict[str, Any] = {"seconds": options.seconds, "device": options.device}
-        measures: dict[str, Callable[[], float]] = {}
-        for batch in (100, 400, 1000):
-            measures[f"loop {batch}"] = timed(partial(published_loop, plain, x, batch=batch), least=batch, **common)
-        for precision, dtype in PRECISIONS.items():
-            networks, batch = [deploy(plain, precision=precision)], default_batch(x, block_size=1000)
-            call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
-            measures[precision] = timed(call, least=batch, **common)
-            measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
-        found = medians(measures, repeats=options.repeats)
-        best = max((100, 400, 1000), key=lambda batch: found[f"loop {batch}"])
-        top = found[f"loop {best}"]
-        table.add_row(
-            architecture,
-            f"{found['loop 1000']:,.0f}",
-            f"{top:,.0f} ({best})",
-            f"{found['float32']:,.0f}",
-            f"{found['bfloat16']:,.0f}",
-            f"{found['float32'] / top:.2f}",
-            f"{found['bfloat16'] / top:.2f}",
-            f"{found['bfloat16'] / found['loop 1000']:.2f}",
-            f"{100 * found['float32'] * work / MATMUL**3 / found['matmul float32']:.0f} %",
-            f"{100 * found['bfloat16'] * work / MATMUL**3 / found['matmul bfloat16']:.0f} %",
-        )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
+        for architecture in options.architectures:
+            found = medians(_measures(architecture, options, pool), repeats=options.repeats)
+            work = multiply_adds(architecture) / MATMUL**3
+            best = max((100, 400, 1000), key=lambda batch, found=found: found[f"loop {batch}"])
+            top = found[f"loop {best}"]
+            for mode in ("one process", f"{WORKERS} workers"):
+                if f"{mode} float32" not in found:
+                    continue
+                single, half = found[f"{mode} float32"], found[f"{mode} bfloat16"]
+                rates = (f"{found['loop 1000']:,.0f}", f"{top:,.0f} ({best})", f"{single:,.0f}", f"{half:,.0f}")
+                ratios = (f"{rate:.2f}" for rate in (single / top, half / top, half / found["loop 1000"]))
+                shares = (single * work / found["matmul float32"], half * work / found["matmul bfloat16"])
+                table.add_row(architecture, mode, *rates, *ratios, *(f"{100 * share:.0f} %" for share in shares))
     console.print(table)
+
+
+def _measures(architecture: str, options: Options, pool: ProcessPoolExecutor) -> dict[str, Callable[[], float]]:
+    """Return what is measured of an architecture, by name."""
+    plain = network_of(architecture).to(options.device)
+    x = torch.rand(SHAPES[architecture], device=options.device)
+    measures: dict[str, Callable[[], float]] = {}
+    for batch in (100, 400, 1000):
+        call = partial(published_loop, plain, x, batch=batch)
+        measures[f"loop {batch}"] = timed(call, least=batch, seconds=options.seconds, device=options.device)
+    for precision, dtype in PRECISIONS.items():
+        networks, least = [deploy(plain, precision=precision)], default_batch(x, block_size=1000)
+        call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
+        alone = timed(call, least=least, seconds=options.seconds, device=options.device)
+        measures[f"one process {precision}"] = alone
+        if options.device == "cpu":
+            together = partial(workers_rate, pool, architecture, precision, seconds=options.seconds)
+            measures[f"{WORKERS} workers {precision}"] = together
+        measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
+    return measures
 
 
 def ensembles(options: Options, console: Console) -> None:

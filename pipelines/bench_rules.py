@@ -11,7 +11,7 @@ import pandas as pd
 import tyro
 from scipy.special import ndtr
 
-from rspipe import rules
+from rspipe import risks, rules
 from rspipe.certificates import FloatArray, IntArray, clopper_pearson_lower
 
 N0, PILOT, N, ALPHA, FUTILITY = 100, 1000, 100_000, 0.001, 0.001
@@ -71,14 +71,14 @@ def plans() -> list[IntArray]:
     return [rules.planned_sizes(n=N, alpha=ALPHA, pilot=PILOT, eps=eps, grid=grid) for eps in EPS]
 
 
-def risks() -> FloatArray:
+def false_claims() -> FloatArray:
     """Return the probability of a false claim [rule, p] of CERTIFY, of each plan and of the radius grid."""
-    fixed = rules.error_probability(PROBABILITIES, N, alpha=ALPHA)
+    fixed = risks.error_probability(PROBABILITIES, N, alpha=ALPHA)
     planned = [
-        rules.planned_error_probability(PROBABILITIES, sizes, pilot=PILOT, alpha=ALPHA, futility=FUTILITY)
+        risks.planned_error_probability(PROBABILITIES, sizes, pilot=PILOT, alpha=ALPHA, futility=FUTILITY)
         for sizes in plans()
     ]
-    return np.stack([fixed, *planned, rules.looks_error_probability(PROBABILITIES, rules.looks(N, ALPHA))])
+    return np.stack([fixed, *planned, risks.looks_error_probability(PROBABILITIES, rules.looks(N, ALPHA))])
 
 
 def savings(images: Images) -> Iterator[tuple[float, float, str]]:
@@ -87,10 +87,10 @@ def savings(images: Images) -> Iterator[tuple[float, float, str]]:
     yield N0 + N * right.mean(), N0 + N, "ACR +0.00 %"
     acr = rules.expected_radius(p, N, alpha=ALPHA)[back] @ right
     for sizes in plans():
-        samples, radius = rules.planned_cost(p, sizes, pilot=PILOT, alpha=ALPHA, futility=FUTILITY)
+        samples, radius = risks.planned_cost(p, sizes, pilot=PILOT, alpha=ALPHA, futility=FUTILITY)
         change = 100 * (radius[back] @ right / acr - 1)
         yield np.where(right, samples[back], N0).mean(), samples[back].mean(), f"ACR {change:+.2f} %"
-    price = partial(rules.looks_cost, p, sigma=images.sigma, grid=GRID, futility=FUTILITY)
+    price = partial(risks.looks_cost, p, sigma=images.sigma, grid=GRID, futility=FUTILITY)
     (samples, claimed), (_, fixed) = price(rules.looks(N, ALPHA)), price([rules.Look(N, ALPHA)])
     drawn, points = N0 + samples[back], 100 * (right @ (claimed - fixed)[back]) / right.size
     worst = points[np.abs(points).argmax()]
@@ -103,7 +103,7 @@ def bench_rules(logs: Path = Path(__file__).parents[2] / "shared" / "data" / "ce
     Args:
         logs: Folder of certification logs, *sigma<number>.tsv.
     """
-    errors = risks() / ALPHA
+    errors = false_claims() / ALPHA
     print(f"Probability of a false claim / alpha, n = {N}, alpha = {ALPHA}")
     print(f"{'p':>9}", *(f"{name:>11}" for name in ("fixed", *RULES[1:])))
     for p, row in zip([*PROBABILITIES, "maximum"], [*errors.T, errors.max(1)], strict=True):

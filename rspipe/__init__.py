@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rspipe.certificates import ABSTAIN as ABSTAIN
-    from rspipe.certificates import Certificate as Certificate
     from rspipe.certificates import certified_radius as certified_radius
-    from rspipe.certificates import certify as certify
     from rspipe.certificates import clopper_pearson_lower as clopper_pearson_lower
     from rspipe.certificates import clopper_pearson_upper as clopper_pearson_upper
-    from rspipe.certificates import predict as predict
     from rspipe.deployment import deploy as deploy
     from rspipe.methods.macer import macer_loss as macer_loss
     from rspipe.metrics import average_certified_radius as average_certified_radius
     from rspipe.metrics import certified_accuracy as certified_accuracy
+    from rspipe.smoothed import Certificate as Certificate
+    from rspipe.smoothed import certify as certify
+    from rspipe.smoothed import predict as predict
     from rspipe.weights import WeightSolution as WeightSolution
     from rspipe.weights import solve_weights as solve_weights
 
 _HOME = {
     "ABSTAIN": "certificates",
-    "Certificate": "certificates",
+    "Certificate": "smoothed",
     "average_certified_radius": "metrics",
     "certified_accuracy": "metrics",
     "certified_radius": "certificates",
-    "certify": "certificates",
+    "certify": "smoothed",
     "clopper_pearson_lower": "certificates",
     "clopper_pearson_upper": "certificates",
     "deploy": "deployment",
     "macer_loss": "methods.macer",
-    "predict": "certificates",
+    "predict": "smoothed",
     "solve_weights": "weights",
     "WeightSolution": "weights",
 }

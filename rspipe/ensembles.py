@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rspipe.smoothing import check_logits, evaluating
 
 Combination = Literal["average", "mme", "consensus"]
+_FEW_CLASSES = 15
 COMBINATIONS: dict[str, Combination] = {"mme": "mme", "consensus": "consensus"}
 """The combination that a study file names among the weightings; any other weighting is an average."""
 
@@ -65,8 +66,23 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         classifiers: What to evaluate.
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
-    probabilities = {member: out.softmax(1) for member, out in logits.items()}
+    probabilities = {member: _softmax(out) for member, out in logits.items()}
     return [_scores(classifier, logits, probabilities) for classifier in classifiers]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return the softmax over the classes of [sample, class]."""
+    if logits.device.type == "cpu" and logits.shape[1] <= _FEW_CLASSES:
+        # Vectors of samples instead of short rows: four times as fast for ten classes. The sum over classes is spelt
+        # out, since a library's would depend on a sample's place in the batch.
+        powers = logits.t().contiguous()
+        # Not in place: a single row is contiguous either way, and still the caller's.
+        powers = (powers - powers.amax(0)).exp_()
+        total = powers[0].clone()
+        for power in powers[1:]:
+            total += power
+        return powers.div_(total).t().contiguous()
+    return logits.softmax(1)
 
 
 def _scores(classifier: Classifier, logits: Mapping[int, Tensor], probabilities: Mapping[int, Tensor]) -> Scores:
@@ -77,7 +93,7 @@ def _scores(classifier: Classifier, logits: Mapping[int, Tensor], probabilities:
         return _widest_margin([probabilities[member] for member in classifier.members])
     if classifier.average == "logits":
         score = _average(classifier, logits)
-        averaged = Scores(score.argmax(1), score.softmax(1))
+        averaged = Scores(score.argmax(1), _softmax(score))
     else:
         score = _average(classifier, probabilities)
         averaged = Scores(score.argmax(1), score)

@@ -17,6 +17,7 @@ SIGNATURES = {
     "certified_radius": (("p_a_lower",), {"sigma"}),
     "average_certified_radius": (("radius", "correct"), set()),
     "certified_accuracy": (("radius", "correct", "radii"), set()),
+    "deploy": (("network",), {"precision"}),
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
     "solve_weights": (("mean", "covariance"), {"method"}),
 }

@@ -70,7 +70,7 @@ def test_label_stop_costs_the_selection_of_wrong_images_and_everything_of_right_
 
 
 def test_no_rule_risks_more_than_alpha() -> None:
-    risks = bench.risks()
+    risks = bench.false_claims()
     assert risks.shape == (len(bench.RULES), len(bench.PROBABILITIES))
     assert risks.max() <= bench.ALPHA
 

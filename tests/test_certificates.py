@@ -20,19 +20,17 @@ from torch import Tensor, nn
 
 from rspipe.certificates import (
     ABSTAIN,
-    Certificate,
     certified_radius,
-    certify,
     certify_counts,
     claims,
     clopper_pearson_lower,
     clopper_pearson_upper,
-    predict,
     predict_counts,
     radius_cap,
     two_sided_counts,
 )
 from rspipe.errors import ModelError
+from rspipe.smoothed import Certificate, certify, predict
 
 PHI = NormalDist()
 # Two-sided: the chance that a correct program fails a check made at this level with fresh seeds.

@@ -257,6 +257,23 @@ def test_sums_are_of_the_probabilities_of_a_classifiers_own_samples(rule: str) -
         np.testing.assert_allclose(found.probability_square[position], (used**2).sum(0), rtol=0, atol=N**2 * 2**-53)
 
 
+@pytest.mark.parametrize("classes", [10, 33])
+def test_sums_of_many_classes_on_many_threads_are_the_same_alone_and_among_others(classes: int) -> None:
+    """Of so many numbers that torch shares the work out."""
+    rng = np.random.default_rng(0)
+    members = [Affine(*map(tuple, rng.normal(size=(classes, 3)).tolist())) for _ in range(7)]
+    call: dict[str, Any] = {"label": None, "sigma": SIGMA, "spec": certify_spec("fixed", batch_size=1000)}
+    call |= {"example": 7, "classes": classes}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = count_image(members, [single(member) for member in range(7)], X, **call)
+        for member in range(7):
+            assert_same(count_image(members, [single(member)], X, **call), row(together, member))
+    finally:
+        torch.set_num_threads(before)
+
+
 # Planned.
 
 

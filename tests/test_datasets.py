@@ -272,6 +272,8 @@ def tiny(images: Tensor, labels: Sequence[int] = (0, 1, 2)) -> Split:
 def test_images_between_zero_and_one_with_labels_of_the_data_may_be_certified() -> None:
     images = torch.rand(3, 1, 2, 2)
     images[0, 0, 0] = torch.tensor([0.0, 1.0])
+    with pytest.raises(DataError):
+        check_images(tiny(images + 1e-6), classes=3)
     check_images(tiny(images), classes=3)
     check_images(fresh(DigitsData()).test, classes=10)
     check_images(tiny(torch.zeros(0, 1, 2, 2), ()), classes=3)
@@ -280,8 +282,8 @@ def test_images_between_zero_and_one_with_labels_of_the_data_may_be_certified() 
 @pytest.mark.parametrize(
     ("value", "span"),
     [
-        (-1e-6, "-1e-06 to 0.5"),
-        (1.000001, "0.5 to 1"),
+        (-0.001, "-0.001 to 0.5"),
+        (1.001, "0.5 to 1.001"),
         (255.0, "0.5 to 255"),
         (float("inf"), "0.5 to inf"),
         (float("nan"), "nan to nan"),

@@ -16,8 +16,9 @@ from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vis
 
 from rspipe import deployment
 from rspipe.architectures import Normalize, build_network
-from rspipe.deployment import Precision, deploy
+from rspipe.deployment import deploy
 from rspipe.errors import ModelError
+from rspipe.spec import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 INPUTS = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32)}

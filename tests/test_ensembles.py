@@ -175,7 +175,8 @@ def test_mme_returns_the_class_of_the_member_with_the_widest_margin(
     (found,) = classify([mme(*range(len(members)))], by_position(*members))
     assert found.classes.tolist() == [expected]
     chosen = [scores for scores in members if scores.index(max(scores)) == expected][-1]
-    assert torch.equal(found.probabilities, torch.tensor([chosen]).softmax(1))
+    # Both are float32 softmaxes, each right to a few roundings.
+    torch.testing.assert_close(found.probabilities, torch.tensor([chosen]).softmax(1), rtol=1e-6, atol=1e-7)
 
 
 def test_mme_decides_sample_by_sample() -> None:
@@ -461,9 +462,14 @@ def test_a_size_that_no_longer_fits_is_halved_again() -> None:
     network.most = 5
     limit.run(network, torch.zeros(60, 3))
     assert limit.size == 4
-    # A smaller batch that does not fit either is what is halved, not the size that was remembered.
-    network.most = 1
+
+
+def test_a_smaller_batch_that_does_not_fit_is_halved_not_the_size_that_was_remembered() -> None:
+    limit, network = BatchLimit(), Small(30, real_allocation)
+    limit.run(network, torch.zeros(100, 3))
+    network.most, network.tried = 1, []
     assert len(limit.run(network, torch.zeros(3, 3))) == 3
+    assert network.tried == [3, 2, 1, 1, 1]
     assert limit.size == 1
 
 

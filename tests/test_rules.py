@@ -19,17 +19,19 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta, binom
 
 from rspipe.certificates import clopper_pearson_lower, clopper_pearson_upper, radius_cap
-from rspipe.rules import (
-    Look,
+from rspipe.risks import (
     error_probability,
-    expected_radius,
-    floor_to_grid,
-    futile,
-    looks,
     looks_cost,
     looks_error_probability,
     planned_cost,
     planned_error_probability,
+)
+from rspipe.rules import (
+    Look,
+    expected_radius,
+    floor_to_grid,
+    futile,
+    looks,
     planned_sizes,
     proven,
     settled,

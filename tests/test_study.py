@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from rspipe.errors import StudyError
-from rspipe.methods import MACER, AdvMacer, Gaussian
+from rspipe.methods import MACER, AdvMacer, Gaussian, MethodSpec
 from rspipe.spec import (
     CertifySpec,
     DigitsData,
@@ -456,6 +456,7 @@ def test_a_spec_cannot_be_changed() -> None:
 
 # What is said of a wrong file.
 
+METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(MethodSpec)[0]))
 WRONG = [
     # Unknown keys.
     ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),
@@ -470,7 +471,7 @@ WRONG = [
     ("models.1.method.name='mazer'", "models[1].method: unknown method 'mazer'; did you mean 'macer'?"),
     (
         "models.1.method.name='zzz'",
-        "models[1].method: unknown method 'zzz'; valid names: advmacer, gaussian, macer, smoothadv",
+        f"models[1].method: unknown method 'zzz'; valid names: {', '.join(METHOD_NAMES)}",
     ),
     ("data={name='digit'}", "data: unknown data 'digit'; did you mean 'digits'?"),
     (

@@ -132,7 +132,7 @@ def counted(rule, **changes):
         "selection": np.array([[0, 100, 0], [30, 60, 10], [90, 5, 5]]),
         "pilot": np.array([[20, 880, 0], [400, 500, 0], [0, 0, 0]]) * (rule == "planned"),
         "estimation": estimation,
-        "stop": np.array(["", "", "label"]),
+        "stop": np.array(["", "futility", "label"]),
         "marks": np.array([200, 500]),
         "prefix": prefix,
         "probability_sum": np.zeros((3, 3)),
