@@ -36,7 +36,7 @@ from rspipe.smoothing import default_batch
 from rspipe.spec import CertifySpec, Precision
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.progress import Progress
-from rspipe.stages.runtime import Resources, connect
+from rspipe.stages.runtime import Resources, connect, keep_freed_memory, set_deterministic
 from rspipe.stages.store import Store, checksum, write_text
 from rspipe.study import StudyConfig
 
@@ -115,7 +115,8 @@ def timed(call: Callable[..., Any], *, least: int, seconds: float, device: str) 
 
 def _work(architecture: str, precision: Precision, seconds: float) -> tuple[int, float]:
     """Run one worker as the stage does, with one thread, for about so long; return its samples and their time."""
-    torch.set_num_threads(1)
+    set_deterministic()
+    keep_freed_memory()
     x, networks = torch.rand(SHAPES[architecture]), [deploy(network_of(architecture), precision=precision)]
     batch = default_batch(x, block_size=1000)
     call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
@@ -158,8 +159,9 @@ def multiply_adds(architecture: str) -> float:
     """Return the multiply-adds of one sample."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    network = network_of(architecture)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network_of(architecture)(torch.rand(1, *SHAPES[architecture]))
+        network(torch.rand(1, *SHAPES[architecture]))
     return counter.get_total_flops() / 2
 
 
@@ -213,6 +215,9 @@ def ensembles(options: Options, console: Console) -> None:
     table = Table(title="Six members and twenty ensembles of them against the six members, time (to reach: <= 1.15)")
     for column in ("network", "precision", "probabilities", "logits", "MME", "consensus"):
         table.add_column(column, justify="right")
+    # As in a worker of the stage.
+    set_deterministic()
+    keep_freed_memory()
     k = 6
     for architecture in options.architectures:
         if architecture == "cifar_resnet110":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rspipe.ensembles import BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.rules import futile, looks, planned_sizes, settled, size_grid
-from rspipe.smoothing import Stream, noisy_batches
+from rspipe.smoothing import Stream, evaluating, noisy_batches
 from rspipe.spec import CertifySpec
 
 IntArray = NDArray[np.int64]
@@ -89,7 +89,9 @@ class _Source:
     def count(self, stream: Stream, n: int, active: IntArray) -> IntArray:
         """Return counts [classifier, class] of n samples; zeros for classifiers that are not active."""
         counts = np.zeros((len(self.classifiers), self.classes), np.int64)
-        if active.size:
+        if not active.size:
+            return counts
+        with evaluating(*self.networks):
             for noisy, use in self.noise(stream, n):
                 drawn = _classes(self.scores(noisy, active))
                 counts[active] += self.histogram(drawn[:, :use])
@@ -146,7 +148,8 @@ def count_image(
         stop[(stop == "") & (targets < spec.n)] = "planned"
     targets[np.isin(stop, ["label", "futility"])] = 0
     estimate = _Estimate(source, selected, targets)
-    estimate.run()
+    with evaluating(*networks):
+        estimate.run()
     if rule.name == "radius_grid":
         stop[(stop == "") & (estimate.targets < spec.n)] = "settled"
     return ImageCounts(

@@ -30,7 +30,7 @@ def deploy(network: nn.Module, *, precision: Precision) -> nn.Module:
 
     It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient.
 
-    float32: the network's layers and parameters as they are, in channels-last memory order.
+    float32: the network's layers and parameters as they are, in channels-last memory order where that is faster.
 
     bfloat16: also, batch normalization is folded into the convolution before it, then parameters and activations are
     rounded to bfloat16. What comes before the first parameters (`Normalize`) and a final linear layer stay float32:
@@ -64,8 +64,22 @@ def deploy(network: nn.Module, *, precision: Precision) -> nn.Module:
         _round(traced)
         if all(parameter.device.type == "cpu" for parameter in traced.parameters()) and _has_fused_convolutions():
             _fuse(traced)
+    elif not _likes_channels_last(traced):
+        return _Deployed(network).eval()
     traced.delete_all_unused_submodules()
     return _Deployed(_ChannelsLast(traced)).eval()
+
+
+def _likes_channels_last(traced: fx.GraphModule) -> bool:
+    """Whether a float32 network gains by channels-last order.
+
+    Pooling and batch normalization run several times as fast in it; convolutions alone hardly care, and flattening
+    for a linear layer has to undo it.
+    """
+    kinds = ("Pool", "BatchNorm")
+    layers = (type(module).__name__ for module in traced.modules())
+    calls = (str(getattr(node.target, "__name__", node.target)) for node in traced.graph.nodes)
+    return any(kind in name for name in layers for kind in kinds) or any("pool" in name for name in calls)
 
 
 class _Deployed(nn.Module):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from rspipe.smoothing import check_logits, evaluating
+from rspipe.smoothing import check_logits
 
 Combination = Literal["average", "mme", "consensus"]
 _FEW_CLASSES = 15
@@ -66,8 +67,39 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         classifiers: What to evaluate.
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
-    probabilities = {member: _softmax(out) for member, out in logits.items()}
-    return [_scores(classifier, logits, probabilities) for classifier in classifiers]
+    members = _Members(logits)
+    scores = [_score(classifier, members) for classifier in classifiers]
+    averaged = [row for row, one in enumerate(classifiers) if len(one.members) > 1 and one.average == "logits"]
+    soft = dict(zip(averaged, _softmax_each([scores[row] for row in averaged]), strict=True))
+    return [_decide(one, members, scores[row], soft.get(row)) for row, one in enumerate(classifiers)]
+
+
+class _Members:
+    """What members make of a batch; each quantity is computed of all of them at once, when it is first needed."""
+
+    def __init__(self, logits: Mapping[int, Tensor]) -> None:
+        self.logits = logits
+
+    @cached_property
+    def probabilities(self) -> dict[int, Tensor]:
+        """[sample, class] by position."""
+        return dict(zip(self.logits, _softmax_each(list(self.logits.values())), strict=True))
+
+    @cached_property
+    def classes(self) -> dict[int, Tensor]:
+        """[sample] by position."""
+        return {member: logits.argmax(1) for member, logits in self.logits.items()}
+
+    @cached_property
+    def margins(self) -> dict[int, Tensor]:
+        """[sample] by position, between the two largest probabilities."""
+        top = {member: probabilities.topk(2, dim=1).values for member, probabilities in self.probabilities.items()}
+        return {member: two[:, 0] - two[:, 1] for member, two in top.items()}
+
+
+def _softmax_each(logits: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the softmax of each tensor [sample, class]."""
+    return torch.split(_softmax(torch.cat(list(logits))), len(logits[0])) if logits else ()
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -85,20 +117,23 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def _scores(classifier: Classifier, logits: Mapping[int, Tensor], probabilities: Mapping[int, Tensor]) -> Scores:
+def _score(classifier: Classifier, members: _Members) -> Tensor:
+    """Return what a classifier averages [sample, class], or the logits of its only member."""
+    if len(classifier.members) == 1:
+        return members.logits[classifier.members[0]]
+    return _average(classifier, members.logits if classifier.average == "logits" else members.probabilities)
+
+
+def _decide(classifier: Classifier, members: _Members, score: Tensor, soft: Tensor | None) -> Scores:
+    """Return the class of each sample; `soft` are the probabilities of an average of logits."""
     first = classifier.members[0]
     if len(classifier.members) == 1:
-        return Scores(logits[first].argmax(1), probabilities[first])
+        return Scores(members.classes[first], members.probabilities[first])
     if classifier.combination == "mme":
-        return _widest_margin([probabilities[member] for member in classifier.members])
-    if classifier.average == "logits":
-        score = _average(classifier, logits)
-        averaged = Scores(score.argmax(1), _softmax(score))
-    else:
-        score = _average(classifier, probabilities)
-        averaged = Scores(score.argmax(1), score)
+        return _widest_margin(classifier.members, members)
+    averaged = Scores(score.argmax(1), score if soft is None else soft)
     if classifier.combination == "consensus":
-        return _consensus([logits[member].argmax(1) for member in classifier.members[: classifier.first]], averaged)
+        return _consensus([members.classes[member] for member in classifier.members[: classifier.first]], averaged)
     return averaged
 
 
@@ -112,13 +147,13 @@ def _average(classifier: Classifier, source: Mapping[int, Tensor]) -> Tensor:
     return score
 
 
-def _widest_margin(probabilities: Sequence[Tensor]) -> Scores:
-    stacked = torch.stack(list(probabilities))
-    top = stacked.topk(2, dim=2).values
+def _widest_margin(positions: Sequence[int], members: _Members) -> Scores:
     # The first of equals.
-    winner = (top[..., 0] - top[..., 1]).argmax(0)
-    chosen = stacked[winner, torch.arange(stacked.shape[1], device=stacked.device)]
-    return Scores(chosen.argmax(1), chosen)
+    winner = torch.stack([members.margins[member] for member in positions]).argmax(0)
+    classes = torch.stack([members.classes[member] for member in positions])
+    probabilities = torch.stack([members.probabilities[member] for member in positions])
+    samples = torch.arange(len(winner), device=winner.device)
+    return Scores(classes[winner, samples], probabilities[winner, samples])
 
 
 def _consensus(classes: Sequence[Tensor], averaged: Scores) -> Scores:
@@ -170,7 +205,7 @@ def member_logits(
     """Return the logits [sample, class] of networks on the same noisy inputs by position, checked to be finite.
 
     Args:
-        networks: The members.
+        networks: The members, within `rspipe.smoothing.evaluating`.
         noisy: [sample, ...].
         needed: Positions of those to run; all when None.
         limit: How many samples to run at once.
@@ -181,8 +216,7 @@ def member_logits(
     """
     limit, logits = limit or BatchLimit(), {}
     for position in range(len(networks)) if needed is None else needed:
-        with evaluating(networks[position]):
-            out = limit.run(networks[position], noisy)
+        out = limit.run(networks[position], noisy)
         check_logits(out, samples=noisy.shape[0], name=f"member {position}", classes=classes)
         classes = out.shape[1]
         logits[position] = out

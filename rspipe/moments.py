@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rspipe.ensembles import BatchLimit, member_logits
-from rspipe.smoothing import Stream, noisy_batches
+from rspipe.smoothing import Stream, evaluating, noisy_batches
 
 FloatArray = NDArray[np.float64]
 
@@ -88,13 +88,14 @@ def image_moments(
         limit: How many samples to run at once.
     """
     total: Moments | None = None
-    for noisy, use in noisy_batches(
-        x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
-    ):
-        logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
-        scores = [out.softmax(1) for out in logits] if average == "probabilities" else logits
-        block = Moments.of(label_margins(scores, label))
-        total = block if total is None else total.merge(block)
+    with evaluating(*networks):
+        for noisy, use in noisy_batches(
+            x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
+        ):
+            logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
+            scores = [out.softmax(1) for out in logits] if average == "probabilities" else logits
+            block = Moments.of(label_margins(scores, label))
+            total = block if total is None else total.merge(block)
     assert total is not None
     return total
 

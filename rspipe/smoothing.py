@@ -187,11 +187,12 @@ def noisy_batches(
 
 
 @contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Put a module in eval mode without gradients, and back."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module) and training:
-        model.eval()
+def evaluating(*models: object) -> Iterator[None]:
+    """Put modules in eval mode without gradients, and back."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
     try:
         with torch.inference_mode():
             yield
@@ -213,7 +214,7 @@ def check_logits(
             f"{name} knows {logits.shape[1]} classes but the data have {classes}; give it the data's classes"
         )
     # A sum of finite numbers is finite but for overflow, and far cheaper to find.
-    if not math.isfinite(float(logits.sum())) and not bool(logits.isfinite().all()):
+    if not math.isfinite(float(logits.detach().sum())) and not bool(logits.isfinite().all()):
         raise ModelError(f"{name} returned NaN or infinite logits; certify nothing with it")
 
 

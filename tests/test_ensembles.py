@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rspipe.ensembles import COMBINATIONS, BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.errors import ModelError
+from rspipe.smoothing import evaluating
 
 Average = Literal["probabilities", "logits"]
 BOTH = pytest.mark.parametrize("average", ["probabilities", "logits"])
@@ -336,7 +337,8 @@ def test_a_consensus_asks_two_members_at_least_and_not_all(first: int) -> None:
 
 def test_member_logits_are_the_networks_outputs_by_position() -> None:
     members, batch = networks(), torch.ones(2, 3)
-    found = member_logits(members, batch)
+    with evaluating(*members):
+        found = member_logits(members, batch)
     assert list(found) == [0, 1, 2]
     for position, member in enumerate(members):
         assert torch.equal(found[position], member(batch).detach())
@@ -356,15 +358,6 @@ def test_only_needed_members_run() -> None:
 
     found = member_logits([Recording(number) for number in range(4)], torch.zeros(5, 3), needed=[1, 3])
     assert ran == list(found) == [1, 3]
-
-
-def test_members_in_train_mode_run_in_eval_mode_and_get_their_modes_back() -> None:
-    member, batch = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), torch.randn(50, 3)
-    in_eval = member_logits([member.eval()], batch)[0]
-    in_train = member_logits([member.train()], batch)[0]
-    assert torch.equal(in_eval, in_train)
-    assert not in_train.requires_grad
-    assert all(module.training for module in member.modules())
 
 
 def test_a_member_that_returns_nan_is_named() -> None:

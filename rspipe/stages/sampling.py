@@ -27,7 +27,7 @@ from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostErro
 from rspipe.moments import image_moments
 from rspipe.spec import CertifySpec, Precision, WeighSpec
 from rspipe.stages.progress import root_cause
-from rspipe.stages.runtime import Cluster, Resources, set_deterministic, worker_device
+from rspipe.stages.runtime import Cluster, Resources, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
 
 _log = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ class Sampler:
         if not ray.get(roster.join.remote(ray.get_runtime_context().current_actor)):
             ray.actor.exit_actor()
         set_deterministic(threads=resources.threads_per_worker)
+        keep_freed_memory()
         self._store, self._passes, self._classes = Store(Path(run_dir)), passes, classes
         self._device = worker_device(resources.gpus_per_worker)
         self._networks: dict[tuple[str, Precision], nn.Module] = {}

@@ -11,7 +11,7 @@ from rspipe.fitting import evaluate, fit
 from rspipe.records import SearchResult, Trial
 from rspipe.searching import trial_parameters, trial_spec, validation_acr
 from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
-from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
+from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
 from rspipe.stages.train import dataset_on
 from rspipe.study import SearchSpec
@@ -50,6 +50,7 @@ def _trainable(
     import ray.tune
 
     set_deterministic()
+    keep_freed_memory()
     which, index, piece = config["work"]
     search, store = searches[which], Store(Path(run_dir))
 

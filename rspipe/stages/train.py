@@ -16,7 +16,7 @@ from rspipe.fitting import State, evaluate, fit
 from rspipe.records import TrainedModel
 from rspipe.spec import DataSpec
 from rspipe.stages.progress import OnProgress, Progress, make_board, watch
-from rspipe.stages.runtime import Cluster, set_deterministic, worker_device
+from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store, checksum
 from rspipe.study import ModelSpec
 
@@ -90,6 +90,7 @@ def train_loop(config: dict[str, Any]) -> None:
     from ray.train.collective import barrier
 
     set_deterministic()
+    keep_freed_memory()
     board, specs = config["board"], config["specs"]
     if ray.train.get_context().get_world_rank() == 0:
         ray.get(board.restart.remote())
