@@ -58,7 +58,7 @@ class Options:
     """Time of a measurement; every one is repeated."""
     repeats: int = 3
     """Measurements of each rate, taken in turns with what it is compared with; the median counts."""
-    ray_seconds: float = 90.0
+    ray_seconds: float = 180.0
     """Work of the plain loop that Ray is compared with, about."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -259,7 +259,9 @@ RAY_SAMPLES = 5_000
 
 def ray_stage(options: Options, console: Console) -> None:
     """Print the cost of the certification stage on Ray Data against a plain loop over the same images."""
-    torch.set_num_threads(1)
+    # As a worker of the stage: what is left is the cost of Ray.
+    set_deterministic()
+    keep_freed_memory()
     network = network_of(RAY_NETWORK)
     deployed, x = [deploy(network, precision="bfloat16")], torch.rand(SHAPES[RAY_NETWORK])
     certification(deployed, x, n=1000, classifiers=singles(1), precision="bfloat16")
@@ -292,7 +294,7 @@ def ray_stage(options: Options, console: Console) -> None:
                 f"object store: {traffic / images / 1e3:.1f} kB per image (to reach: < 1,000)"
             )
     one, two, both = times.values()
-    console.print(f"Ray Data stage / plain loop, one thread each: {one / loop:.3f} (to reach: <= 1.05)")
+    console.print(f"Ray Data stage / plain loop, one thread each, start included: {one / loop:.3f} (to reach: <= 1.05)")
     console.print(f"two actors of one thread against one of two, rate: {two / both:.3f} (to reach: >= 0.90)")
 
 

@@ -165,8 +165,10 @@ def _results(results: Results, summaries: Sequence[Summary]) -> str:
         content += _paragraph(f"No radius can exceed σ Φ⁻¹(α^(1/n)) = {cap:.3f} here.", style="soft")
     return content + _paragraph(
         "ACR: average certified radius, wrong and abstained images count 0. CA(r): share of images classified "
-        "correctly with a certified radius of at least r. Saturated: all n samples fell on one class. Training and "
-        "passes (forward and backward, of one noisy image) are those of all members together.",
+        "correctly with a certified radius of at least r. Saturated: all n samples fell on one class. Two-sided ACR: by "
+        "certificates that bound the runner-up's probability, too, not to be compared with others. Samples: of an "
+        "image, on average. Training and passes (forward and backward, of one noisy image) are those of all members "
+        "together.",
         style="soft",
     )
 
@@ -252,6 +254,15 @@ def _training(results: Results, figures: dict[str, Figure]) -> str:
     )
 
 
+_RULES = {
+    "fixed": "Rule fixed: every image gets n0 samples that select the class and n others that bound its probability.",
+    "planned": "Rule planned: a pilot, apart from the samples that bound the probability, chooses their number, at most "
+    "n. The claim is CERTIFY's at the same α; the radius is a little smaller on average, by eps σ at most.",
+    "radius_grid": "Rule radius_grid: counts are looked at again and again, each time with a share of α, until the "
+    "answer at each radius of the grid is clear. Radii are proven at the grid alone.",
+}
+
+
 def _reading(results: Results, summaries: Sequence[Summary]) -> str:
     certify = results.study.certify
     images = max((summary.images for summary in summaries), default=0)
@@ -261,6 +272,7 @@ def _reading(results: Results, summaries: Sequence[Summary]) -> str:
         f"A certificate says: with probability at least 1 − α = {1 - certify.alpha:g} over the noise samples, the "
         "smoothed classifier's prediction does not change within the radius. This failure probability is per image "
         f"and classifier{expected}.",
+        _RULES[certify.rule.name],
         "Radii are L2 distances in pixel units, pixels in [0, 1]. The certificate is for the smoothed classifier, "
         "with the forward pass computed as it was here; it says nothing about the base classifier alone.",
         "An ensemble is one base classifier: its weights were frozen before the test images, and its certificate is as "

@@ -482,6 +482,9 @@ def _override(config: dict[str, Any], assignment: str) -> None:
         if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
             place = place[int(parent)]
         elif isinstance(place, dict):
+            if parent == "rule" and isinstance(place.get(parent), str):
+                # A rule may be given by its name alone; here it gets parameters beside it.
+                place[parent] = {"name": place[parent]}
             place = place.setdefault(parent, {})
         else:
             raise StudyError(f"override {assignment!r}: there is no {parent!r} in the study file")

@@ -16,11 +16,7 @@ from rspipe.records import Difference, EnsembleWeights, Interval, SearchResult, 
 from rspipe.study import StudyConfig
 from rspipe.summaries import Results, average_over_seeds, display_name
 
-RULES = {
-    "fixed": "CERTIFY (Cohen et al. 2019)",
-    "planned": "planned CERTIFY: a pilot chooses the number of samples",
-    "radius_grid": "radius grid: radii are proven at the grid's radii only",
-}
+RULES = {"fixed": "CERTIFY (Cohen et al. 2019)", "planned": "planned CERTIFY", "radius_grid": "radius grid"}
 """The rules in words, by name."""
 
 Tone = Literal["", "good", "bad", "muted"]

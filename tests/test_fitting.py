@@ -13,7 +13,16 @@ from torch.nn.functional import cross_entropy
 from rspipe.architectures import ARCHITECTURES, build_network
 from rspipe.datasets import Dataset, Split, load_dataset
 from rspipe.fitting import Fit, State, evaluate, fit
-from rspipe.methods import MACER, AdvMacer, Gaussian, SmoothAdv
+from rspipe.methods import (
+    MACER,
+    AdvMacer,
+    Consistency,
+    Gaussian,
+    SmoothAdv,
+    SmoothAdvConsistency,
+    SmoothMix,
+    Stability,
+)
 from rspipe.spec import DigitsData, TrainingSpec
 from rspipe.study import ModelSpec
 
@@ -22,7 +31,20 @@ METHODS: tuple[Any, ...] = (
     SmoothAdv(name="smoothadv", T=2, m=2, eps=0.25, warmup=2),
     MACER(name="macer", lbd=1.0, gamma=4.0, beta=1.0, m=3, defer=1),
     AdvMacer(name="advmacer", lbd=1.0, gamma=4.0, beta=1.0, T=1, m=3, eps=0.25, warmup=2, defer=1),
+    Stability(name="stability"),
+    Consistency(name="consistency", m=2),
+    SmoothAdvConsistency(name="smoothadv_consistency", T=1, m=2, eps=0.25, warmup=2),
+    SmoothMix(name="smoothmix", T=2, m=2, alpha=0.1, warmup=2),
 )
+TERMS = {
+    "macer": ("robustness",),
+    "advmacer": ("robustness",),
+    "stability": ("stability",),
+    "consistency": ("consistency", "entropy"),
+    "smoothadv_consistency": ("consistency", "entropy"),
+    "smoothmix": ("mixup",),
+}
+"""Of the loss, beside the cross-entropy."""
 EPOCHS = 4
 
 
@@ -191,7 +213,8 @@ def test_passes_are_the_noisy_images_that_went_forward_and_backward(method: Any,
 
 
 @pytest.mark.parametrize(
-    ("method", "per_image", "seen"), list(zip(METHODS, (1, 6, 3, 6), (96, 96, 96, 90), strict=True))
+    ("method", "per_image", "seen"),
+    list(zip(METHODS, (1, 6, 3, 6, 2, 2, 4, 8), (96, 96, 96, 90, 96, 96, 96, 96), strict=True)),
 )
 def test_passes_are_those_of_the_paper(method: Any, per_image: int, seen: int) -> None:
     # 97 images: 3 steps of 32 images, 6 of 16 = 32 // 2, 3 of 32, 9 of 10 = 32 // 3; the remainder is dropped.
@@ -245,7 +268,7 @@ def test_a_clipped_gradient_has_the_length_asked_for() -> None:
 
 @each_method
 def test_the_history_has_an_entry_per_epoch_with_the_terms_of_the_loss(method: Any) -> None:
-    parts = {"cross_entropy"} if method.name in ("gaussian", "smoothadv") else {"cross_entropy", "robustness"}
+    parts = {"cross_entropy", *TERMS.get(method.name, ())}
     history = fit(spec(method), digits()).history
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     for entry in history:

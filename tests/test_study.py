@@ -12,6 +12,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from pipelines.session import DIGITS
 from rspipe.errors import StudyError
 from rspipe.methods import MACER, AdvMacer, Gaussian, MethodSpec
 from rspipe.spec import (
@@ -763,3 +764,8 @@ def test_the_last_look_at_a_radius_grid_must_be_able_to_certify_by_its_share_of_
 )
 def test_a_hint_names_the_nearest_valid_name_or_all_of_them(name: str, valid: list[str], hint: str) -> None:
     assert nearest(name, valid) == hint
+
+
+def test_a_rule_named_by_one_override_takes_its_parameters_from_another() -> None:
+    study = load_study(DIGITS, overrides=["certify.rule=planned", "certify.rule.eps=0.02"])
+    assert study.certify.rule == PlannedRule(name="planned", eps=0.02)
