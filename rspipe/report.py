@@ -165,8 +165,8 @@ def _results(results: Results, summaries: Sequence[Summary]) -> str:
         content += _paragraph(f"No radius can exceed σ Φ⁻¹(α^(1/n)) = {cap:.3f} here.", style="soft")
     return content + _paragraph(
         "ACR: average certified radius, wrong and abstained images count 0. CA(r): share of images classified "
-        "correctly with a certified radius of at least r. Saturated: all n samples fell on one class. Two-sided ACR: by "
-        "certificates that bound the runner-up's probability, too, not to be compared with others. Samples: of an "
+        "correctly with a certified radius of at least r. Saturated: all n samples fell on one class. Two-sided ACR: "
+        "by certificates that bound the runner-up's probability, too, not to be compared with others. Samples: of an "
         "image, on average. Training and passes (forward and backward, of one noisy image) are those of all members "
         "together.",
         style="soft",
@@ -256,8 +256,8 @@ def _training(results: Results, figures: dict[str, Figure]) -> str:
 
 _RULES = {
     "fixed": "Rule fixed: every image gets n0 samples that select the class and n others that bound its probability.",
-    "planned": "Rule planned: a pilot, apart from the samples that bound the probability, chooses their number, at most "
-    "n. The claim is CERTIFY's at the same α; the radius is a little smaller on average, by eps σ at most.",
+    "planned": "Rule planned: a pilot, apart from the samples that bound the probability, chooses their number, at "
+    "most n. The claim is CERTIFY's at the same α; as far as the pilot can tell, at most eps σ of the radius is lost.",
     "radius_grid": "Rule radius_grid: counts are looked at again and again, each time with a share of α, until the "
     "answer at each radius of the grid is clear. Radii are proven at the grid alone.",
 }
