@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 from torch import Tensor, nn
 
+from rspipe.architectures import build_network
 from rspipe.certificates import certified_radius
 from rspipe.counting import ImageCounts, count_image
+from rspipe.deployment import deploy
 from rspipe.derivation import CertificateKind, ClassifierCounts, derive
 from rspipe.ensembles import BatchLimit, Classifier, classify
 from rspipe.errors import ModelError
 from rspipe.rules import looks, planned_sizes, size_grid
 from rspipe.smoothing import Stream, class_counts, noisy_batches
-from rspipe.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.spec import CertifySpec, FixedRule, PlannedRule, Precision, RadiusGridRule, RuleSpec
 
 PHI = NormalDist()
 # The chance that a correct program fails a check made at this level with fresh seeds.
@@ -555,3 +557,14 @@ def test_planned_and_grid_samples_are_fewer_than_n_on_average() -> None:
     means = {rule: of_linear(rule).samples.mean() for rule in RULES}
     assert means["fixed"] == 1030
     assert max(means["planned"], means["radius_grid"]) < 1000
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_imagenet_shapes_with_a_thousand_classes_need_no_special_case(precision: Precision) -> None:
+    network = deploy(build_network("resnet50", classes=1000, seed=0), precision=precision)
+    spec = CertifySpec(n0=3, n=12, precision=precision)
+    image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+    found = count_image([network], [single(0)], image, label=None, sigma=SIGMA, spec=spec, example=0, classes=1000)
+    assert found.batch_size == 2
+    assert (found.selection.sum(), found.estimation.sum()) == (3, 12)
+    assert found.probability_sum.sum() == pytest.approx(12, rel=1e-5)
