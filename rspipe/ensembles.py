@@ -68,10 +68,14 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
     members = _Members(logits)
-    scores = [_score(classifier, members) for classifier in classifiers]
-    averaged = [row for row, one in enumerate(classifiers) if len(one.members) > 1 and one.average == "logits"]
-    soft = dict(zip(averaged, _softmax_each([scores[row] for row in averaged]), strict=True))
-    return [_decide(one, members, scores[row], soft.get(row)) for row, one in enumerate(classifiers)]
+    averages = {row: _average(one, members) for row, one in enumerate(classifiers) if _is_average(one)}
+    of_logits = [row for row in averages if classifiers[row].average == "logits"]
+    soft = averages | dict(zip(of_logits, _softmax_each([averages[row] for row in of_logits]), strict=True))
+    return [_decide(one, members, averages.get(row), soft.get(row)) for row, one in enumerate(classifiers)]
+
+
+def _is_average(classifier: Classifier) -> bool:
+    return len(classifier.members) > 1 and classifier.combination != "mme"
 
 
 class _Members:
@@ -117,43 +121,41 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def _score(classifier: Classifier, members: _Members) -> Tensor:
-    """Return what a classifier averages [sample, class], or the logits of its only member."""
-    if len(classifier.members) == 1:
-        return members.logits[classifier.members[0]]
-    return _average(classifier, members.logits if classifier.average == "logits" else members.probabilities)
-
-
-def _decide(classifier: Classifier, members: _Members, score: Tensor, soft: Tensor | None) -> Scores:
-    """Return the class of each sample; `soft` are the probabilities of an average of logits."""
+def _decide(classifier: Classifier, members: _Members, average: Tensor | None, soft: Tensor | None) -> Scores:
+    """Return the class of each sample, from the average of the members and its probabilities where there is one."""
     first = classifier.members[0]
-    if len(classifier.members) == 1:
-        return Scores(members.classes[first], members.probabilities[first])
-    if classifier.combination == "mme":
+    if average is None or soft is None:
+        if len(classifier.members) == 1:
+            return Scores(members.classes[first], members.probabilities[first])
         return _widest_margin(classifier.members, members)
-    averaged = Scores(score.argmax(1), score if soft is None else soft)
+    averaged = Scores(average.argmax(1), soft)
     if classifier.combination == "consensus":
         return _consensus([members.classes[member] for member in classifier.members[: classifier.first]], averaged)
     return averaged
 
 
-def _average(classifier: Classifier, source: Mapping[int, Tensor]) -> Tensor:
+def _average(classifier: Classifier, members: _Members) -> Tensor:
+    """Return the weighted average [sample, class] of the members' probabilities or logits."""
+    source = members.logits if classifier.average == "logits" else members.probabilities
     # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
-    members = zip(classifier.members, classifier.weights, strict=True)
-    member, weight = next(members)
+    pairs = zip(classifier.members, classifier.weights, strict=True)
+    member, weight = next(pairs)
     score = source[member] * weight
-    for member, weight in members:
+    for member, weight in pairs:
         score += source[member] * weight
     return score
 
 
 def _widest_margin(positions: Sequence[int], members: _Members) -> Scores:
-    # The first of equals.
-    winner = torch.stack([members.margins[member] for member in positions]).argmax(0)
-    classes = torch.stack([members.classes[member] for member in positions])
-    probabilities = torch.stack([members.probabilities[member] for member in positions])
-    samples = torch.arange(len(winner), device=winner.device)
-    return Scores(classes[winner, samples], probabilities[winner, samples])
+    first, *others = positions
+    best, classes, probabilities = members.margins[first], members.classes[first], members.probabilities[first]
+    for member in others:
+        # The first of equals stays.
+        wider = members.margins[member] > best
+        best = torch.where(wider, members.margins[member], best)
+        classes = torch.where(wider, members.classes[member], classes)
+        probabilities = torch.where(wider.unsqueeze(1), members.probabilities[member], probabilities)
+    return Scores(classes, probabilities)
 
 
 def _consensus(classes: Sequence[Tensor], averaged: Scores) -> Scores:

@@ -2,7 +2,8 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,6 +71,41 @@ def make_board(work: int) -> Any:
     import ray
 
     return ray.remote(num_cpus=0)(Board).remote(work)
+
+
+class Roster:
+    """The actors of a pool. Lives in a Ray actor of its own, which should import little: it starts beside the pool.
+
+    Ray Data frees its actors by dropping references. An error that is being handled refers to them, too, and they
+    would hold their CPUs for as long as it is kept: so they are ended by name.
+    """
+
+    def __init__(self) -> None:
+        self._open = True
+        self._members: list[Any] = []
+
+    def join(self, member: Any) -> bool:
+        """Note an actor that has started; False when the pool is closed."""
+        self._members.append(member)
+        return self._open
+
+    def close(self) -> list[Any]:
+        """Admit no actor any more, and return those that have joined."""
+        self._open = False
+        return self._members
+
+
+@contextmanager
+def pool() -> Iterator[Any]:
+    """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
+    import ray
+
+    roster = ray.remote(num_cpus=0)(Roster).remote()
+    try:
+        yield roster
+    finally:
+        for member in ray.get(roster.close.remote()):
+            ray.kill(member)
 
 
 def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit: str, on_progress: OnProgress) -> T:

@@ -9,7 +9,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
 from rspipe.moments import image_moments
 from rspipe.spec import CertifySpec, Precision, WeighSpec
-from rspipe.stages.progress import root_cause
+from rspipe.stages.progress import pool, root_cause
 from rspipe.stages.runtime import Cluster, Resources, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
 
@@ -144,41 +143,6 @@ def load_network(
     return deploy(network.to(device), precision=precision)
 
 
-class Roster:
-    """The actors of a pool. Lives in a Ray actor of its own.
-
-    Ray Data frees its actors by dropping references. An error that is being handled refers to them, too, and they
-    would hold their CPUs for as long as it is kept: so they are ended by name.
-    """
-
-    def __init__(self) -> None:
-        self._open = True
-        self._members: list[Any] = []
-
-    def join(self, member: Any) -> bool:
-        """Note an actor that has started; False when the pool is closed."""
-        self._members.append(member)
-        return self._open
-
-    def close(self) -> list[Any]:
-        """Admit no actor any more, and return those that have joined."""
-        self._open = False
-        return self._members
-
-
-@contextmanager
-def _pool() -> Iterator[Any]:
-    """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
-    import ray
-
-    roster = ray.remote(num_cpus=0)(Roster).remote()
-    try:
-        yield roster
-    finally:
-        for member in ray.get(roster.close.remote()):
-            ray.kill(member)
-
-
 class Sampler:
     """The actor: keeps its networks between blocks."""
 
@@ -294,7 +258,7 @@ def _run_pool(
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
     try:
-        with _pool() as roster, warnings.catch_warnings():
+        with pool() as roster, warnings.catch_warnings():
             # `max_restarts` loses its place in 2.64, beyond our pin, and has no other yet.
             warnings.simplefilter("ignore", DeprecationWarning)
             data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
