@@ -13,13 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.certificates import FloatArray, IntArray
 from rspipe.ensembles import BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing import Stream, evaluating, noisy_batches
 from rspipe.spec import CertifySpec
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

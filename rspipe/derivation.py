@@ -11,12 +11,19 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rspipe.certificates import ABSTAIN, Certificates, certify_counts, claims, predict_counts, two_sided_counts
+from rspipe.certificates import (
+    ABSTAIN,
+    Certificates,
+    FloatArray,
+    IntArray,
+    certify_counts,
+    check_alpha,
+    claims,
+    predict_counts,
+    two_sided_counts,
+)
 from rspipe.rules import Look, floor_to_grid, looks, proven
 from rspipe.spec import RuleSpec, check_can_certify
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
 KINDS: tuple[CertificateKind, ...] = get_args(CertificateKind)
@@ -127,8 +134,7 @@ def derive(
         ValueError: It cannot be derived from these counts, or alpha or n is out of range.
     """
     level, chosen = counts.alpha if alpha is None else alpha, counts if n is None else first_samples(counts, n)
-    if not 0 < level < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {level}")
+    check_alpha(level)
     if kind == "predict":
         return _predictions(chosen, alpha=level)
     if kind == "soft":

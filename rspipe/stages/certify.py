@@ -182,8 +182,8 @@ def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, 
     assert isinstance(sampling, CountPass)
     spec, classifiers, found = sampling.certify, sampling.classifiers, one.arrays
     rows = len(classifiers)
-    counts = [_counts(sampling, one, row) for row in range(rows)]
-    own = [derive(each) for each in counts]
+    counts = _counts(sampling, one)
+    own = derive(counts)
     reached = [int((prefix[:, 0] >= 0).sum()) for prefix in found["prefix"]]
     noise = "numpy Philox, Box-Muller" if one.device == "cpu" else "torch CUDA Philox"
     return pa.table(
@@ -193,15 +193,15 @@ def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, 
             "classifier": [classifier.id for classifier in classifiers],
             "kind": [kinds[classifier.id] for classifier in classifiers],
             "sigma": np.full(rows, sampling.sigma),
-            "prediction": np.concatenate([each.prediction for each in own]),
-            "radius": np.concatenate([each.radius for each in own]),
-            "p_a_lower": np.concatenate([each.p_a_lower for each in own]),
-            "n_a": np.concatenate([each.n_a for each in own]),
+            "prediction": own.prediction,
+            "radius": own.radius,
+            "p_a_lower": own.p_a_lower,
+            "n_a": own.n_a,
             "selection": list(found["selection"]),
             "pilot": list(found["pilot"]),
             "estimation": list(found["estimation"]),
             "stop": found["stop"].tolist(),
-            "samples": np.array([int(each.samples[0]) for each in counts]),
+            "samples": counts.samples,
             "marks": [found["marks"][:count] for count in reached],
             "prefix": [prefix[:count].ravel() for prefix, count in zip(found["prefix"], reached, strict=True)],
             "probability_sum": list(found["probability_sum"]),
@@ -225,11 +225,11 @@ def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, 
     )
 
 
-def _counts(sampling: CountPass, one: Visit, row: int) -> ClassifierCounts:
-    """Return the counts of one classifier at one image."""
-    spec, found, kept = sampling.certify, one.arrays, slice(row, row + 1)
+def _counts(sampling: CountPass, one: Visit) -> ClassifierCounts:
+    """Return the counts at one image with its classifiers in place of examples: they share all that is derived from."""
+    spec, found, rows = sampling.certify, one.arrays, len(sampling.classifiers)
     return ClassifierCounts(
-        id=sampling.classifiers[row].id,
+        id=f"image {one.example}",
         kind="model",
         sigma=sampling.sigma,
         rule=spec.rule,
@@ -237,15 +237,15 @@ def _counts(sampling: CountPass, one: Visit, row: int) -> ClassifierCounts:
         n=spec.n,
         alpha=spec.alpha,
         seed=spec.seed,
-        example=np.array([one.example]),
-        label=np.array([one.label]),
-        selection=found["selection"][kept],
-        pilot=found["pilot"][kept],
-        estimation=found["estimation"][kept],
-        stop=found["stop"][kept],
+        example=np.full(rows, one.example),
+        label=np.full(rows, one.label),
+        selection=found["selection"],
+        pilot=found["pilot"],
+        estimation=found["estimation"],
+        stop=found["stop"],
         marks=found["marks"],
-        prefix=found["prefix"][kept],
-        probability_sum=found["probability_sum"][kept],
-        probability_square=found["probability_square"][kept],
+        prefix=found["prefix"],
+        probability_sum=found["probability_sum"],
+        probability_square=found["probability_square"],
         seconds=one.seconds,
     )
