@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rspipe.smoothing import check_logits
 
 Combination = Literal["average", "mme", "consensus"]
-_FEW_CLASSES = 15
 COMBINATIONS: dict[str, Combination] = {"mme": "mme", "consensus": "consensus"}
 """The combination that a study file names among the weightings; any other weighting is an average."""
 
@@ -67,101 +66,135 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         classifiers: What to evaluate.
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
-    members = _Members(logits)
-    averages = {row: _average(one, members) for row, one in enumerate(classifiers) if _is_average(one)}
-    of_logits = [row for row in averages if classifiers[row].average == "logits"]
-    soft = averages | dict(zip(of_logits, _softmax_each([averages[row] for row in of_logits]), strict=True))
-    return [_decide(one, members, averages.get(row), soft.get(row)) for row, one in enumerate(classifiers)]
+    members, found = _Members(logits), dict[int, Scores]()
+    kinds: dict[str, list[int]] = {}
+    for row, one in enumerate(classifiers):
+        kinds.setdefault(_kind(one), []).append(row)
+    for kind, rows in kinds.items():
+        found |= zip(rows, members.scores(kind, [classifiers[row] for row in rows]), strict=True)
+    return [found[row] for row in range(len(classifiers))]
 
 
-def _is_average(classifier: Classifier) -> bool:
-    return len(classifier.members) > 1 and classifier.combination != "mme"
+def _kind(classifier: Classifier) -> str:
+    """Return what is computed of its members; a consensus is computed from an average."""
+    if len(classifier.members) == 1:
+        return "single"
+    return "mme" if classifier.combination == "mme" else classifier.average
 
 
 class _Members:
-    """What members make of a batch; each quantity is computed of all of them at once, when it is first needed."""
+    """What members make of a batch, in vectors of samples: [class, member, sample]."""
 
     def __init__(self, logits: Mapping[int, Tensor]) -> None:
-        self.logits = logits
+        self._place = {position: place for place, position in enumerate(logits)}
+        self._logits = torch.stack(list(logits.values())).permute(2, 0, 1).contiguous()
 
     @cached_property
-    def probabilities(self) -> dict[int, Tensor]:
-        """[sample, class] by position."""
-        return dict(zip(self.logits, _softmax_each(list(self.logits.values())), strict=True))
+    def _probabilities(self) -> Tensor:
+        return _softmax(self._logits)
 
     @cached_property
-    def classes(self) -> dict[int, Tensor]:
-        """[sample] by position."""
-        return {member: logits.argmax(1) for member, logits in self.logits.items()}
+    def _classes(self) -> Tensor:
+        """[member, sample]."""
+        return _largest(self._logits)
 
     @cached_property
-    def margins(self) -> dict[int, Tensor]:
-        """[sample] by position, between the two largest probabilities."""
-        top = {member: probabilities.topk(2, dim=1).values for member, probabilities in self.probabilities.items()}
-        return {member: two[:, 0] - two[:, 1] for member, two in top.items()}
+    def _rows(self) -> Tensor:
+        """[member, sample, class] probabilities."""
+        return _by_sample(self._probabilities)
+
+    def scores(self, kind: str, classifiers: Sequence[Classifier]) -> list[Scores]:
+        """Return what classifiers of one kind make of each sample."""
+        if kind == "single":
+            places = [self._place[one.members[0]] for one in classifiers]
+            return [Scores(self._classes[place], self._rows[place]) for place in places]
+        if kind == "mme":
+            return self._widest_margins(classifiers)
+        averages = self._averages(classifiers, self._logits if kind == "logits" else self._probabilities)
+        classes = _largest(averages)
+        asking = [row for row, one in enumerate(classifiers) if one.combination == "consensus"]
+        if asking:
+            classes[asking] = self._consensus([classifiers[row] for row in asking], classes[asking])
+        # Those of a consensus are the average's: agreement has none of its own.
+        rows = _by_sample(_softmax(averages) if kind == "logits" else averages)
+        return [Scores(*pair) for pair in zip(classes, rows, strict=True)]
+
+    def _slots(self, ensembles: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return places [slot, ensemble] of their members in order, and then of the first again."""
+        slots = max(len(members) for members in ensembles)
+        filled = [members + members[:1] * (slots - len(members)) for members in ensembles]
+        places = [[self._place[member] for member in members] for members in filled]
+        return torch.tensor(places, device=self._logits.device).t()
+
+    def _averages(self, classifiers: Sequence[Classifier], source: Tensor) -> Tensor:
+        """Return weighted averages [class, classifier, sample] of the members' probabilities or logits."""
+        places = self._slots([one.members for one in classifiers])
+        filled = [one.weights + (0.0,) * (len(places) - len(one.weights)) for one in classifiers]
+        weights = torch.tensor(filled, dtype=source.dtype, device=source.device).t()
+        total: Tensor | None = None
+        # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
+        for place, weight in zip(places, weights, strict=True):
+            term = source.index_select(1, place).mul_(weight[:, None])
+            total = term if total is None else total.add_(term)
+        assert total is not None
+        return total
+
+    def _widest_margins(self, classifiers: Sequence[Classifier]) -> list[Scores]:
+        two = _two_largest(self._probabilities)
+        margins = two[0] - two[1]
+        first, *others = self._slots([one.members for one in classifiers])
+        best, winner = margins[first], first[:, None]
+        for place in others:
+            # The first of equals stays.
+            margin = margins[place]
+            winner = torch.where(margin > best, place[:, None], winner)
+            best = torch.maximum(best, margin)
+        n = margins.shape[1]
+        flat = winner * n + torch.arange(n, device=margins.device)
+        rows = self._rows.flatten(0, 1).index_select(0, flat.flatten()).reshape(*flat.shape, -1)
+        return [Scores(*pair) for pair in zip(self._classes.flatten()[flat], rows, strict=True)]
+
+    def _consensus(self, classifiers: Sequence[Classifier], averaged: Tensor) -> Tensor:
+        """Return classes [classifier, sample]: those on which the first members agree, else the average's."""
+        places = self._slots([one.members[: one.first] for one in classifiers])
+        first, second, *others = (self._classes[place] for place in places)
+        agree = first == second
+        for other in others:
+            agree &= first == other
+        return torch.where(agree, first, averaged)
 
 
-def _softmax_each(logits: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the softmax of each tensor [sample, class]."""
-    return torch.split(_softmax(torch.cat(list(logits))), len(logits[0])) if logits else ()
+def _by_sample(scores: Tensor) -> Tensor:
+    """Return [row, sample, class] of [class, row, sample]."""
+    return scores.permute(1, 2, 0).contiguous()
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Return the softmax over the classes of [sample, class]."""
-    if logits.device.type == "cpu" and logits.shape[1] <= _FEW_CLASSES:
-        # Vectors of samples instead of short rows: four times as fast for ten classes. The sum over classes is spelt
-        # out, since a library's would depend on a sample's place in the batch.
-        powers = logits.t().contiguous()
-        # Not in place: a single row is contiguous either way, and still the caller's.
-        powers = (powers - powers.amax(0)).exp_()
-        total = powers[0].clone()
-        for power in powers[1:]:
-            total += power
-        return powers.div_(total).t().contiguous()
-    return logits.softmax(1)
+    """Return the softmax over the classes of [class, row, sample]."""
+    powers = (logits - logits.amax(0)).exp_()
+    # Spelt out, since a library's sum over classes would depend on a sample's place in the batch.
+    total = powers[0].clone()
+    for power in powers[1:]:
+        total += power
+    return powers.div_(total)
 
 
-def _decide(classifier: Classifier, members: _Members, average: Tensor | None, soft: Tensor | None) -> Scores:
-    """Return the class of each sample, from the average of the members and its probabilities where there is one."""
-    first = classifier.members[0]
-    if average is None or soft is None:
-        if len(classifier.members) == 1:
-            return Scores(members.classes[first], members.probabilities[first])
-        return _widest_margin(classifier.members, members)
-    averaged = Scores(average.argmax(1), soft)
-    if classifier.combination == "consensus":
-        return _consensus([members.classes[member] for member in classifier.members[: classifier.first]], averaged)
-    return averaged
+def _largest(scores: Tensor) -> Tensor:
+    """Return the largest class, the lowest of equals, [row, sample] of [class, row, sample]."""
+    # Maxima over vectors of samples, several times as fast as argmax on a CPU; comparisons are slow there unless they
+    # return what they compare.
+    is_largest = torch.eq(scores, scores.amax(0), out=torch.empty_like(scores))
+    countdown = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)
+    return len(scores) - is_largest.mul_(countdown[:, None, None]).amax(0).to(torch.int64)
 
 
-def _average(classifier: Classifier, members: _Members) -> Tensor:
-    """Return the weighted average [sample, class] of the members' probabilities or logits."""
-    source = members.logits if classifier.average == "logits" else members.probabilities
-    # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
-    pairs = zip(classifier.members, classifier.weights, strict=True)
-    member, weight = next(pairs)
-    score = source[member] * weight
-    for member, weight in pairs:
-        score += source[member] * weight
-    return score
-
-
-def _widest_margin(positions: Sequence[int], members: _Members) -> Scores:
-    first, *others = positions
-    best, classes, probabilities = members.margins[first], members.classes[first], members.probabilities[first]
-    for member in others:
-        # The first of equals stays.
-        wider = members.margins[member] > best
-        best = torch.where(wider, members.margins[member], best)
-        classes = torch.where(wider, members.classes[member], classes)
-        probabilities = torch.where(wider.unsqueeze(1), members.probabilities[member], probabilities)
-    return Scores(classes, probabilities)
-
-
-def _consensus(classes: Sequence[Tensor], averaged: Scores) -> Scores:
-    agree = torch.stack([one == classes[0] for one in classes[1:]]).all(0)
-    # The probabilities are those of the average: agreement has none of its own.
-    return Scores(torch.where(agree, classes[0], averaged.classes), averaged.probabilities)
+def _two_largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest and the second largest over the classes, [row, sample] of [class, row, sample]."""
+    first, second = torch.maximum(values[0], values[1]), torch.minimum(values[0], values[1])
+    for value in values[2:]:
+        second = torch.maximum(second, torch.minimum(first, value))
+        first = torch.maximum(first, value)
+    return first, second
 
 
 class BatchLimit:
