@@ -199,7 +199,7 @@ class _Estimate:
                 rows = np.flatnonzero(used == size)
                 those = torch.stack([scores[row].probabilities[:size] for row in rows]).to(torch.float64)
                 self.sums[0, active[rows]] += those.sum(1)
-                self.sums[1, active[rows]] += those.square().sum(1)
+                self.sums[1, active[rows]] += those.square_().sum(1)
             position = end
 
     def _count(self, drawn: IntArray, active: IntArray, begin: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -122,15 +122,15 @@ class _Members:
     def _slots(self, ensembles: Sequence[tuple[int, ...]]) -> Tensor:
         """Return places [slot, ensemble] of their members in order, and then of the first again."""
         slots = max(len(members) for members in ensembles)
-        filled = [members + members[:1] * (slots - len(members)) for members in ensembles]
-        places = [[self._place[member] for member in members] for members in filled]
-        return torch.tensor(places, device=self._logits.device).t()
+        filled = (members + members[:1] * (slots - len(members)) for members in ensembles)
+        places = tuple(tuple(self._place[member] for member in members) for members in filled)
+        return _table(places, torch.int64, self._logits.device)
 
     def _averages(self, classifiers: Sequence[Classifier], source: Tensor) -> Tensor:
         """Return weighted averages [class, classifier, sample] of the members' probabilities or logits."""
         places = self._slots([one.members for one in classifiers])
-        filled = [one.weights + (0.0,) * (len(places) - len(one.weights)) for one in classifiers]
-        weights = torch.tensor(filled, dtype=source.dtype, device=source.device).t()
+        filled = tuple(one.weights + (0.0,) * (len(places) - len(one.weights)) for one in classifiers)
+        weights = _table(filled, source.dtype, source.device)
         total: Tensor | None = None
         # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
         for place, weight in zip(places, weights, strict=True):
@@ -162,6 +162,12 @@ class _Members:
         for other in others:
             agree &= first == other
         return torch.where(agree, first, averaged)
+
+
+@lru_cache(maxsize=64)
+def _table(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return rows as the columns of a tensor; the same in every batch of a pass, therefore remembered."""
+    return torch.tensor(rows, dtype=dtype, device=device).t().contiguous()
 
 
 def _by_sample(scores: Tensor) -> Tensor:
