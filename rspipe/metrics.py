@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from rspipe.records import Interval
 
@@ -43,7 +43,7 @@ def _mean_interval(values: FloatArray, *, confidence: float) -> Interval:
     mean = float(values.mean())
     if values.size < 2:
         return Interval(estimate=mean, low=float("-inf"), high=float("inf"))
-    half = float(norm.ppf(0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(values.size))
+    half = float(ndtri(0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(values.size))
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
@@ -61,7 +61,7 @@ def paired_difference(
 
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Return pointwise Wilson intervals (low, high) of shares over `examples` images."""
-    p, z = np.asarray(share, dtype=np.float64), float(norm.ppf(0.5 + confidence / 2))
+    p, z = np.asarray(share, dtype=np.float64), float(ndtri(0.5 + confidence / 2))
     middle = (p + z**2 / (2 * examples)) / (1 + z**2 / examples)
     half = z / (1 + z**2 / examples) * np.sqrt(p * (1 - p) / examples + z**2 / (4 * examples**2))
     return middle - half, middle + half

@@ -4,7 +4,6 @@ import math
 from functools import partial
 
 import numpy as np
-from scipy.stats import qmc
 from torch import nn
 
 from rspipe.certificates import certify_counts
@@ -37,6 +36,8 @@ def trial_parameters(search: SearchSpec) -> tuple[dict[str, float | int], ...]:
     A fixed sequence, unlike one that adapts to what finished first, gives the same winner after any interruption and
     for any number of trials side by side.
     """
+    from scipy.stats import qmc
+
     names = sorted(search.space)
     own = {name: getattr(search.method, name) for name in names}
     whole = {name: isinstance(value, int) for name, value in own.items()}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from rspipe.architectures import ARCHITECTURES
+from rspipe.architectures import find_architecture
 from rspipe.errors import StudyError
 from rspipe.methods import MethodSpec
 from rspipe.spec import (
@@ -35,12 +35,10 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _known_architecture(name: str) -> str:
-    if name not in ARCHITECTURES:
-        raise PydanticCustomError(
-            "unknown_architecture",
-            "unknown architecture '{name}'{hint}",
-            {"name": name, "hint": nearest(name, ARCHITECTURES)},
-        )
+    try:
+        find_architecture(name)
+    except StudyError as error:
+        raise PydanticCustomError("unknown_architecture", "{reason}", {"reason": str(error)}) from error
     return name
 
 
