@@ -3,16 +3,20 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
+REPOSITORY = Path(__file__).resolve().parents[2]
+PIPELINES = REPOSITORY / "pipelines"
 TINY = Path(__file__).parent / "tiny.toml"
+RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def start(script: str, *words: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
@@ -27,7 +31,9 @@ def start(script: str, *words: str, environment: dict[str, str] | None = None) -
     )
 
 
-def start_on_terminal(script: str, *words: str) -> tuple["subprocess.Popen[bytes]", list[str]]:
+def start_on_terminal(
+    script: str, *words: str, environment: dict[str, str] | None = None
+) -> tuple["subprocess.Popen[bytes]", list[str]]:
     """Start a pipeline on a terminal of its own; return it and the list that gets what it shows."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -35,6 +41,7 @@ def start_on_terminal(script: str, *words: str) -> tuple["subprocess.Popen[bytes
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
+        env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
     os.close(theirs)
@@ -120,3 +127,51 @@ def kill_one(pid: int, name: str) -> bool:
             os.kill(candidate, signal.SIGKILL)
             return True
     return False
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running Ray head that wants a token."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+    """Of a client that knows the token."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return free ports outside of the range that Ray's workers use."""
+    ports: list[int] = []
+    for port in range(20_500 + os.getpid() % 5000, 30_000):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("0.0.0.0", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError("no free ports")
+
+
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
+    """End a head and every process it started."""
+    below = [pid for pid, _ in descendants(process.pid)]
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(3)
+    for pid in [process.pid, *below]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def submit(head: Head, *words: str, options: tuple[str, ...] = (), cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `ray job submit` to its end, with its output in one text."""
+    return subprocess.run(
+        [RAY, "job", "submit", f"--address={head.dashboard}", *options, "--", "python", *words],
+        cwd=cwd,
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )

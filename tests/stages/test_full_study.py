@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 import shutil
 import signal
@@ -22,8 +23,8 @@ from rspipe.certificates import clopper_pearson_lower
 from tests.stages.processes import (
     PIPELINES,
     TINY,
+    Head,
     descendants,
-    finish,
     kill,
     kill_one,
     run,
@@ -64,13 +65,14 @@ def assert_same_results(run_dir: Path, reference: Path) -> None:
         assert json.loads((run_dir / "weights" / path.name).read_text()) == json.loads(path.read_text())
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the reduced study once, undisturbed; return its directory and what it printed."""
-    run_dir = tmp_path_factory.mktemp("reference") / "run"
-    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
-    assert status == 0, output
-    return run_dir, output
+def assert_quiet(output: str) -> None:
+    noise = [line for line in output.splitlines() if "ray" in line.lower() and "Ray at" not in line]
+    assert noise == [], "Ray's own output reached the terminal"
+
+
+def on(head: Head) -> dict[str, str]:
+    """Return the environment of a pipeline that is to run on a head."""
+    return {**head.environment, "RAY_ADDRESS": head.address}
 
 
 def test_a_study_goes_through_every_stage_and_says_where_its_results_are(reference: tuple[Path, str]) -> None:
@@ -79,8 +81,6 @@ def test_a_study_goes_through_every_stage_and_says_where_its_results_are(referen
         assert stage in output
     assert str(run_dir / "report.html") in output
     assert "mlflow" in output
-    noise = [line for line in output.splitlines() if "ray" in line.lower() and "Ray at" not in line]
-    assert noise == [], "Ray's own output reached the terminal"
 
 
 def test_every_base_model_and_every_ensemble_is_certified_on_every_image(reference: tuple[Path, str]) -> None:
@@ -95,7 +95,7 @@ def test_every_base_model_and_every_ensemble_is_certified_on_every_image(referen
     assert "<svg" in (run_dir / "report.html").read_text(encoding="utf-8")
 
 
-def test_running_a_finished_study_again_does_nothing_again(reference: tuple[Path, str]) -> None:
+def test_running_a_finished_study_again_does_nothing_again(head: Head, reference: tuple[Path, str]) -> None:
     run_dir, _ = reference
     before = {
         path: path.stat().st_mtime_ns
@@ -103,54 +103,52 @@ def test_running_a_finished_study_again_does_nothing_again(reference: tuple[Path
         for path in (run_dir / folder).rglob("*")
         if path.is_file()
     }
-    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--ray-address", head.address)
+    status, output = run("full_study.py", *words, environment=head.environment)
     assert status == 0, output
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "train: 0/0 models" in output
+    # Ray names the head by another of its addresses.
+    assert re.search(rf"Ray at [\d.]+:{head.address.rpartition(':')[2]}\b", output)
 
 
-def test_a_study_killed_at_every_stage_ends_with_the_same_numbers(reference: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_study_whose_workers_and_driver_are_killed_at_every_stage_ends_with_the_same_numbers(
+    reference: tuple[Path, str], tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
-    stages = {
-        "search": lambda: any(run_dir.glob("search/*/trial-*.json")),
-        "training": lambda: any(run_dir.glob("models/*/model.json")),
-        "weighing": (run_dir / "moments").exists,
-        "certification": lambda: any(run_dir.glob("certificates/part-*.parquet")),
+    stages: dict[str, tuple[str, str | None]] = {
+        "search": ("search/*/trial-*.json", None),
+        "training": ("models/*/model.json", "ray::RayTrainWorker"),
+        "weighing": ("moments", None),
+        "certification": ("certificates/part-*.parquet", "ray::MapWorker"),
     }
-    for stage, reached in stages.items():
+    for stage, (results, worker) in stages.items():
         process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
-        wait_until(reached, process)
+        wait_until(lambda results=results: any(run_dir.glob(results)), process)
+        if worker is not None:
+            assert kill_one(process.pid, worker), list(descendants(process.pid))
+            there = set(run_dir.glob(results))
+            # The stage goes on by itself.
+            wait_until(lambda results=results, there=there: set(run_dir.glob(results)) - there, process)
         kill(process)
         finished = {path: path.stat().st_mtime_ns for path in run_dir.glob("models/*/model.json")}
         assert not (run_dir / "report.html").exists(), f"the study had ended before it was killed during {stage}"
     status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
     assert status == 0, output
+    assert_quiet(output)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
-    assert_same_results(run_dir, reference[0])
-
-
-def test_a_study_whose_workers_are_killed_ends_by_itself_with_the_same_numbers(
-    reference: tuple[Path, str], tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "run"
-    process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
-    wait_until(lambda: any(run_dir.glob("models/*/model.json")), process)
-    assert kill_one(process.pid, "ray::RayTrainWorker"), list(descendants(process.pid))
-    wait_until(lambda: any(run_dir.glob("certificates/part-*.parquet")), process)
-    assert kill_one(process.pid, "ray::MapWorker"), list(descendants(process.pid))
-    status, output = finish(process)
-    assert status == 0, output
     assert_same_results(run_dir, reference[0])
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_study_on_a_terminal_asked_to_end_says_how_it_goes_on(
-    asked: signal.Signals, reference: tuple[Path, str], tmp_path: Path
+    asked: signal.Signals, head: Head, reference: tuple[Path, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(reference[0], run_dir)
     shutil.rmtree(run_dir / "certificates")
-    process, shown = start_on_terminal("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    words = ("--study", str(TINY), "--run-dir", str(run_dir))
+    process, shown = start_on_terminal("full_study.py", *words, environment=on(head))
     deadline = time.monotonic() + 120
     while not any(run_dir.glob("certificates/part-*.parquet")):
         assert process.poll() is None, "".join(shown)
@@ -165,11 +163,14 @@ def test_a_study_on_a_terminal_asked_to_end_says_how_it_goes_on(
     assert "Traceback" not in text
 
 
-def test_one_script_per_stage_gives_what_the_full_study_gives(reference: tuple[Path, str], tmp_path: Path) -> None:
+def test_one_script_per_stage_gives_what_the_full_study_gives(
+    head: Head, reference: tuple[Path, str], tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     for script in ("tune.py", "train.py", "weigh.py", "certify.py", "report.py"):
-        status, output = run(script, "--study", str(TINY), "--run-dir", str(run_dir))
+        status, output = run(script, "--study", str(TINY), "--run-dir", str(run_dir), environment=on(head))
         assert status == 0, output
+        assert_quiet(output)
     assert_same_results(run_dir, reference[0])
 
 
@@ -234,7 +235,7 @@ def test_a_run_directory_of_another_study_is_refused(
 
 
 def test_an_unreachable_mlflow_is_one_warning_and_the_study_still_ends(
-    reference: tuple[Path, str], tmp_path: Path
+    head: Head, reference: tuple[Path, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(reference[0], run_dir)
@@ -243,7 +244,8 @@ def test_an_unreachable_mlflow_is_one_warning_and_the_study_still_ends(
     for lost in ("certificates", "weights"):
         shutil.rmtree(run_dir / lost)
     words = ("--study", str(TINY), "--run-dir", str(run_dir))
-    status, output = run("full_study.py", *words, environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    unreachable = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    status, output = run("full_study.py", *words, environment={**on(head), **unreachable})
     assert status == 0, output
     assert output.count("cannot be written") == 1
     assert_same_results(run_dir, reference[0])

@@ -13,7 +13,6 @@ import pytest
 import ray
 import torch
 
-from rspipe.counting import count_image
 from rspipe.datasets import Dataset, load_dataset
 from rspipe.derivation import derive
 from rspipe.ensembles import Classifier
@@ -30,8 +29,9 @@ from rspipe.stages.store import Store, checksum
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.study import StudyConfig, load_study
+from tests.stages.counted import expected_rows, rows
+from tests.stages.processes import TINY
 
-TINY = Path(__file__).parent / "tiny.toml"
 IMAGES = 10
 
 
@@ -100,44 +100,6 @@ def with_workers(cluster: Cluster, workers: int) -> Cluster:
 
 def silent(progress: Progress) -> None:
     del progress
-
-
-def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:
-    """Return the stored rows by classifier and example, without times."""
-    table = store.counts()
-    assert table is not None
-    listed = [{name: value for name, value in row.items() if name != "seconds"} for row in table.to_pylist()]
-    found = {(row["classifier"], row["example"]): row for row in listed}
-    assert len(found) == len(listed)
-    return found
-
-
-def expected_rows(
-    store: Store, study: StudyConfig, data: Dataset, models: list[TrainedModel], classifiers: tuple[Classifier, ...]
-) -> dict[tuple[str, int], dict[str, object]]:
-    """Return what the core counts in this process, by classifier and example."""
-    networks = [load_network(store, model.id, classes=10, device=torch.device("cpu")) for model in models]
-    split, spec = data.test.evenly_spaced(IMAGES), study.certify
-    expected: dict[tuple[str, int], dict[str, object]] = {}
-    for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
-        found = count_image(
-            networks, classifiers, image, label=label, sigma=0.25, spec=spec, example=example, classes=10
-        )
-        for row, classifier in enumerate(classifiers):
-            reached = [prefix for prefix in found.prefix[row].tolist() if prefix[0] >= 0]
-            expected[classifier.id, example] = {
-                "label": label,
-                "selection": found.selection[row].tolist(),
-                "pilot": found.pilot[row].tolist(),
-                "estimation": found.estimation[row].tolist(),
-                "stop": str(found.stop[row]),
-                "marks": found.marks[: len(reached)].tolist(),
-                "prefix": [count for prefix in reached for count in prefix],
-                "probability_sum": found.probability_sum[row].tolist(),
-                "probability_square": found.probability_square[row].tolist(),
-                "samples": int((found.selection + found.pilot + found.estimation)[row].sum()),
-            }
-    return expected
 
 
 @pytest.mark.parametrize(("workers", "rule"), [(1, "fixed"), (2, "radius_grid"), (4, "planned")])

@@ -1,0 +1,57 @@
+"""Fixtures of the stages: a Ray head that wants a token, and one undisturbed run of the reduced study."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.stages.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """Start a head of two CPUs in the repository's folder; stop it in the end."""
+    gcs, dashboard, agent, agent_grpc, client = free_ports(5)
+    # Sockets want a short path.
+    temporary = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
+    words = [RAY, "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
+    words += [f"--port={gcs}", f"--temp-dir={temporary}", "--include-dashboard=true"]
+    words += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    words += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--ray-client-server-port={client}"]
+    log = (Path(temporary) / "head.log").open("wb")
+    process = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", dashboard), timeout=1).close()
+                break
+            assert process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.3)
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        kill_all(process)
+        log.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def reference(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the reduced study once, undisturbed, as a job; return its directory and what it printed."""
+    elsewhere = tmp_path_factory.mktemp("reference")
+    run_dir = elsewhere / "run"
+    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    done = submit(head, *words, cwd=elsewhere)
+    assert done.returncode == 0, done.stdout
+    return run_dir, done.stdout

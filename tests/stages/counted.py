@@ -1,0 +1,51 @@
+"""Counts as they are stored, and as the core counts them in this process."""
+
+from collections.abc import Sequence
+
+import torch
+
+from rspipe.counting import count_image
+from rspipe.datasets import Dataset
+from rspipe.ensembles import Classifier
+from rspipe.records import TrainedModel
+from rspipe.stages.sampling import load_network
+from rspipe.stages.store import Store
+from rspipe.study import StudyConfig
+
+
+def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:
+    """Return the stored rows by classifier and example, without times."""
+    table = store.counts()
+    assert table is not None
+    listed = [{name: value for name, value in row.items() if name != "seconds"} for row in table.to_pylist()]
+    found = {(row["classifier"], row["example"]): row for row in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+def expected_rows(
+    store: Store, study: StudyConfig, data: Dataset, models: Sequence[TrainedModel], classifiers: Sequence[Classifier]
+) -> dict[tuple[str, int], dict[str, object]]:
+    """Return what the core counts in this process, by classifier and example."""
+    networks = [load_network(store, model.id, classes=10, device=torch.device("cpu")) for model in models]
+    split, spec = data.test.evenly_spaced(study.certify.images), study.certify
+    expected: dict[tuple[str, int], dict[str, object]] = {}
+    for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
+        found = count_image(
+            networks, classifiers, image, label=label, sigma=0.25, spec=spec, example=example, classes=10
+        )
+        for row, classifier in enumerate(classifiers):
+            reached = [prefix for prefix in found.prefix[row].tolist() if prefix[0] >= 0]
+            expected[classifier.id, example] = {
+                "label": label,
+                "selection": found.selection[row].tolist(),
+                "pilot": found.pilot[row].tolist(),
+                "estimation": found.estimation[row].tolist(),
+                "stop": str(found.stop[row]),
+                "marks": found.marks[: len(reached)].tolist(),
+                "prefix": [count for prefix in reached for count in prefix],
+                "probability_sum": found.probability_sum[row].tolist(),
+                "probability_square": found.probability_square[row].tolist(),
+                "samples": int((found.selection + found.pilot + found.estimation)[row].sum()),
+            }
+    return expected
