@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.stages.processes import REPOSITORY, TINY, Head, run, submit
 
 
@@ -40,9 +42,18 @@ def test_a_refused_token_is_one_line_that_says_what_to_export(head: Head, tmp_pa
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" in line
 
 
-def test_resources_that_the_cluster_cannot_give_are_refused(head: Head, tmp_path: Path) -> None:
-    words = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address)
-    status, output = run("train.py", *words, "--resources.workers", "5", environment=head.environment)
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("--resources.workers", "5"), "lower --resources.workers"),
+        (("--resources.gpus-per-worker", "1"), "lower --resources.* or add nodes"),
+    ],
+)
+def test_resources_that_the_cluster_cannot_give_are_refused(
+    words: tuple[str, ...], remedy: str, head: Head, tmp_path: Path
+) -> None:
+    given = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address, *words)
+    status, output = run("train.py", *given, environment=head.environment)
     assert status == 2, output
     (line,) = output.strip().splitlines()
-    assert "the cluster has 2 CPUs and 0 GPUs; lower --resources.workers" in line
+    assert f"the cluster has 2 CPUs and 0 GPUs; {remedy}" in line

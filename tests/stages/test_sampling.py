@@ -98,6 +98,12 @@ def with_workers(cluster: Cluster, workers: int) -> Cluster:
     return replace(cluster, resources=replace(cluster.resources, workers=workers, cpus_per_worker=share))
 
 
+@pytest.fixture
+def one_actor(cluster: Cluster) -> Cluster:
+    """The cluster, with pools of a single actor: they start in half the time."""
+    return with_workers(cluster, 1)
+
+
 def silent(progress: Progress) -> None:
     del progress
 
@@ -137,18 +143,18 @@ def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
 
 
 def test_a_classifier_has_the_same_counts_alone_as_among_others(
-    cluster: Cluster, study: StudyConfig, store: Store, tmp_path: Path, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, tmp_path: Path, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     models = trained[1]
-    certify_classifiers(store, study, models, [ensemble(models)], cluster=cluster, on_progress=silent)
+    certify_classifiers(store, study, models, [ensemble(models)], cluster=one_actor, on_progress=silent)
     alone = store_of(tmp_path / "alone", trained[0])
-    certify_classifiers(alone, study, models[1:], [], cluster=cluster, on_progress=silent)
+    certify_classifiers(alone, study, models[1:], [], cluster=one_actor, on_progress=silent)
     among = rows(store)
     assert rows(alone) == {key: row for key, row in among.items() if key[0] == models[1].id}
 
 
 def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     models, totals = trained[1], []
 
@@ -156,13 +162,13 @@ def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
         if progress.done == 0:
             totals.append(progress.total)
 
-    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
     lost = sorted((store.run_dir / "certificates").glob("part-*.parquet"))[0]
     kept = rows(store)
     lost.unlink()
     missing = len(kept) - len(rows(store))
-    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
-    certify_classifiers(store, study, models[:1], [], cluster=cluster, on_progress=watch)
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
     assert totals == [IMAGES, missing, 0]
     assert rows(store) == kept
 
@@ -196,10 +202,10 @@ def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
 
 
 def test_moments_of_a_pool_are_those_of_the_core(
-    cluster: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
-    records = weigh_ensembles(store, study, specs, cluster=cluster, on_progress=silent)
+    records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
     assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
     (path,) = (store.run_dir / "moments").glob("*.npz")
     arrays = store.moments(path.stem)
@@ -223,20 +229,20 @@ def test_moments_of_a_pool_are_those_of_the_core(
 
 
 def test_a_model_that_returns_nan_ends_certification_with_its_name(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     parameters = {name: value * torch.nan for name, value in store.parameters(trained[1][0].id).items()}
     broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
     (store.run_dir / "models").unlink()
     store.save_model(broken, parameters)
     with pytest.raises(ModelError, match=r"NaN or infinite logits.* \(image \d+, members broken\)$") as failed:
-        certify_classifiers(store, study, [broken], [], cluster=cluster, on_progress=silent)
+        certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
     assert "\n" not in str(failed.value)
     assert store.counts() is None
 
 
 def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     models = trained[1]
     strange = replace(models[0], id="strange")
@@ -244,30 +250,30 @@ def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
     (store.run_dir / "models").unlink()
     store.save_model(strange, parameters)
     with pytest.raises(StoreError, match=r"weights\.pt is not what model\.json describes; delete the folder"):
-        certify_classifiers(store, study, [strange], [], cluster=cluster, on_progress=silent)
+        certify_classifiers(store, study, [strange], [], cluster=one_actor, on_progress=silent)
     assert store.counts() is None
 
 
 def test_workers_that_do_not_see_the_run_directory_say_so(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     (store.run_dir / "study.json").unlink()
     with pytest.raises(StoreError, match=r"is not visible on .*; choose one on storage that all nodes share"):
-        certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+        certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     with pytest.raises(StoreError, match="is not visible on"):
-        train_models(store, study.model_specs[2:3], cluster=cluster, on_progress=silent)
+        train_models(store, study.model_specs[2:3], cluster=one_actor, on_progress=silent)
     with pytest.raises(StoreError, match="is not visible on"):
-        run_searches(store, study.search_specs, cluster=cluster, on_progress=silent)
+        run_searches(store, study.search_specs, cluster=one_actor, on_progress=silent)
 
 
 def test_a_failed_pass_leaves_no_actor_behind_although_its_error_is_kept(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     (store.run_dir / "study.json").unlink()
     gc.disable()
     try:
         with pytest.raises(StoreError) as kept:
-            certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+            certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
         # The traceback holds on to all that Ray Data still refers to, the actors among it.
         assert kept.tb is not None
         deadline = time.monotonic() + 30
@@ -279,11 +285,11 @@ def test_a_failed_pass_leaves_no_actor_behind_although_its_error_is_kept(
 
 
 def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_saves(
-    cluster: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     seen: list[Progress] = []
     study = ruled("radius_grid", "certify.n=10000")
-    certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=seen.append)
+    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=seen.append)
     assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
     assert seen[-1].done == IMAGES
     table = store.counts()
@@ -307,7 +313,7 @@ def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_draw
 
 
 def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
-    cluster: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     from rspipe.stages import store as store_module
 
@@ -325,11 +331,11 @@ def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module.pq, "write_table", full)
         with pytest.raises(StoreError, match=r"could not be written: .*No space left on device; free space .* resume"):
-            certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+            certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     kept = rows(store)
     assert 0 < len(kept) < IMAGES
     assert not [path for path in (store.run_dir / "certificates").iterdir() if path.suffix != ".parquet"]
-    certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     assert len(rows(store)) == IMAGES
     assert {key: row for key, row in rows(store).items() if key in kept} == kept
 
