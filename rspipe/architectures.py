@@ -37,13 +37,9 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        if (
-            len(mean) != len(std)
-            or not mean
-            or not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(mean, std, strict=True))
-        ):
+        if not len(mean) == len(std) > 0 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise ValueError(f"mean and std must have one finite number per channel, std above 0, got {mean} and {std}")
-        self.built_with: MeanStd = (mean, std)
+        self.built_with: MeanStd = tuple(mean), tuple(std)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -62,9 +58,9 @@ def _normalize_layers(network: nn.Module) -> list[Normalize]:
 
 
 def normalization(network: nn.Module) -> MeanStd | None:
-    """Return what a network normalizes its input with; None when it has no `Normalize` layer."""
+    """Return what a network normalizes its input with; None unless it has exactly one `Normalize` layer."""
     layers = _normalize_layers(network)
-    return (_decimals(layers[0].mean), _decimals(layers[0].std)) if layers else None
+    return (_decimals(layers[0].mean), _decimals(layers[0].std)) if len(layers) == 1 else None
 
 
 def set_normalization(network: nn.Module, to: Normalization) -> None:
@@ -99,10 +95,10 @@ def _mean_std(layer: Normalize, to: Normalization) -> MeanStd:
         return (0.0,) * len(mean), (1.0,) * len(mean)
     if isinstance(to, str):
         raise ValueError(f"normalization must be one of {get_args(NormalizationName)} or (mean, std), got {to!r}")
-    other, _ = Normalize(*to).built_with
-    if len(other) != len(mean):
+    other = Normalize(*to).built_with
+    if len(other[0]) != len(mean):
         raise ValueError(f"normalization must have {len(mean)} channels, as the network's own, got {to}")
-    return to
+    return other
 
 
 def digits_cnn(classes: int) -> nn.Module:
@@ -233,7 +229,7 @@ def _find_in_torchvision(name: str) -> Builder:
     if name in models.list_models():
         home = models.get_model_builder(name).__module__
         raise StudyError(
-            f"{name!r} is not among torchvision's classifiers of images, it belongs to {home}; choose one of those"
+            f"torchvision's {name!r} ({home}) is not among its classifiers of images; choose one, e.g. 'resnet18'"
         )
     known = sorted({*ARCHITECTURES, *classifiers})
     if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
@@ -250,18 +246,18 @@ def _find_own(name: str) -> Builder:
         raise StudyError(f"architecture {name!r} is not of the form 'module:function', e.g. 'mynets.small:build'")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - the user's own code runs and may raise anything
+    except Exception as error:
         raise StudyError(
             f"module {module_name!r} cannot be imported ({_reason(error)}); "
             "install it or put its folder on PYTHONPATH, here and on every worker"
         ) from error
     build: Any = getattr(module, function, None)
     if build is None:
-        found = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module_name]
+        found = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise StudyError(f"module {module_name!r} has no function {function!r}{nearest(function, found)}")
     if not callable(build):
         raise StudyError(
-            f"{name!r} is a {type(build).__name__}; name a function from the number of classes to a torch.nn.Module"
+            f"{name!r} is of type {type(build).__name__}; name a function from the number of classes to a network"
         )
     return build  # type: ignore[no-any-return]
 
@@ -297,10 +293,10 @@ def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             network: object = build(classes)
-        except Exception as error:  # noqa: BLE001 - the user's own code runs and may raise anything
+        except Exception as error:
             raise ModelError(
                 f"architecture {architecture!r} cannot be built for {classes} classes ({_reason(error)}); "
-                "its builder must take the number of classes alone"
+                "mend its builder, which gets the number of classes alone"
             ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -326,12 +322,12 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
         classes: Of the data.
     """
     size = "x".join(map(str, shape))
-    normalized = normalization(network)
-    if normalized is not None and len(normalized[0]) not in (1, shape[0]):
+    channels = [len(layer.mean) for layer in _normalize_layers(network)]
+    if channels and channels[0] not in (1, shape[0]):
         # Broadcasting would make the missing channels up.
         raise ModelError(
-            f"architecture {architecture!r} takes {len(normalized[0])} channels but images are {size}; "
-            "read them in the other mode, or choose an architecture for such images"
+            f"architecture {architecture!r} takes {channels[0]} channels but images are {size}; "
+            "read them with as many channels, or choose another architecture"
         )
     place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
@@ -339,7 +335,7 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
             logits: object = copy.deepcopy(network).eval()(torch.zeros(2, *shape, device=place))
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's own code runs and may raise anything
+    except Exception as error:
         raise ModelError(
             f"architecture {architecture!r} does not take images of {size} ({_reason(error)}); "
             "use images of the size it is made for, or another architecture"

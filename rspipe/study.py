@@ -562,7 +562,7 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
             raise _refusal(path, error, within="training") from error
     try:
         study = StudyConfig.model_validate(_inherit(config))
-        if study.data.name == "parquet" and not Path(study.data.folder).is_absolute():
+        if study.data.name != "digits" and not Path(study.data.folder).is_absolute():
             folder = str((path.parent / study.data.folder).resolve())
             study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
         # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.

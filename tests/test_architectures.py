@@ -1,15 +1,30 @@
 """Base classifiers by name: shapes, normalization, initialization."""
 
+import copy
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rspipe.architectures import ARCHITECTURES, Normalize, build_network
+from rspipe.architectures import (
+    ARCHITECTURES,
+    CIFAR10,
+    IMAGENET,
+    Normalize,
+    build_network,
+    check_input,
+    find_architecture,
+    normalization,
+    set_normalization,
+)
+from rspipe.errors import ModelError, StudyError
 from rspipe.methods import Gaussian
 from rspipe.spec import DigitsData, TrainingSpec
 from rspipe.study import ModelSpec
@@ -174,7 +189,10 @@ def test_a_network_can_be_traced(name: str) -> None:
 
 
 def test_torchvision_is_imported_only_where_it_is_used() -> None:
-    code = "import sys, rspipe.architectures; sys.exit('torchvision' in sys.modules)"
+    code = (
+        "import sys; from rspipe.architectures import ARCHITECTURES, find_architecture; "
+        "list(map(find_architecture, ARCHITECTURES)); sys.exit('torchvision' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -192,3 +210,290 @@ def test_an_architecture_unlike_any_is_refused_with_all_names() -> None:
 def test_an_architecture_that_is_no_name_is_refused(value: object) -> None:
     with pytest.raises(ValidationError, match="should be a valid string"):
         spec(value)
+
+
+# --- torchvision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet18", 32), ("squeezenet1_1", 32), ("mobilenet_v3_small", 32), ("googlenet", 32), ("inception_v3", 75)],
+)
+def test_a_torchvision_classifier_returns_one_logit_per_class_in_training_and_after(name: str, side: int) -> None:
+    network = build_network(name, classes=7, seed=0)
+    assert normalization(network) == IMAGENET
+    for training in (True, False):
+        logits = network.train(training)(torch.rand(2, 3, side, side))
+        assert logits.shape == (2, 7)
+
+
+def test_every_classifier_of_torchvision_is_offered_and_nothing_else_is() -> None:
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    assert {"resnet18", "wide_resnet50_2", "densenet121", "vit_b_16"} <= set(classifiers)
+    for name in classifiers:
+        assert spec(name).architecture == name
+    for name in set(models.list_models()) - set(classifiers):
+        with pytest.raises(StudyError, match=f"torchvision's '{name}' .* is not among its classifiers of images"):
+            find_architecture(name)
+
+
+def test_the_initialization_of_a_torchvision_classifier_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = flat(build_network("squeezenet1_1", classes=10, seed=5))
+    torch.manual_seed(2)
+    assert torch.equal(flat(build_network("squeezenet1_1", classes=10, seed=5)), first)
+
+
+def test_an_unknown_architecture_is_compared_with_the_names_of_torchvision_too() -> None:
+    with pytest.raises(ValidationError, match="unknown architecture 'ResNet18'; did you mean 'resnet18'\\?"):
+        spec("ResNet18")
+
+
+def test_a_torchvision_classifier_that_takes_no_number_of_classes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    def stubborn(name: str, *, weights: object = None) -> nn.Module:
+        return nn.Identity()
+
+    monkeypatch.setattr(models, "get_model", stubborn)
+    with pytest.raises(
+        ModelError, match=r"architecture 'resnet18' cannot be built for 10 classes \(TypeError: .*num_cl"
+    ):
+        build_network("resnet18", classes=10, seed=0)
+
+
+def test_without_torchvision_only_names_that_need_it_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert spec("lenet").architecture == "lenet"
+    with pytest.raises(StudyError, match=r"'resnet18' is none of .*, and torchvision cannot be imported"):
+        find_architecture("resnet18")
+
+
+# --- the user's own ---------------------------------------------------------------------------------------------------
+
+OWN = """
+from torch import nn
+from rspipe.architectures import Normalize
+
+limit = 3
+
+def build(classes):
+    return nn.Sequential(Normalize((0.5,), (0.25,)), nn.Flatten(), nn.Linear(64, classes))
+
+def nothing(classes):
+    return {"classes": classes}
+
+def two(classes, depth):
+    return nn.Linear(depth, classes)
+
+def lazy(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+class Net(nn.Linear):
+    def __init__(self, classes):
+        super().__init__(64, classes)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an importable module with builders."""
+    package = tmp_path / "own_nets"
+    package.mkdir()
+    (package / "small.py").write_text(OWN)
+    (package / "broken.py").write_text("import no_such_package_anywhere")
+    (package / "typo.py").write_text("def build(classes)\n    return None")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("own_nets")]:
+        monkeypatch.delitem(sys.modules, name)
+    return "own_nets.small"
+
+
+def test_a_function_of_the_users_own_is_an_architecture_by_its_name(own: str) -> None:
+    name = f"{own}:build"
+    assert spec(name).architecture == name
+    first = build_network(name, classes=3, seed=5)
+    torch.manual_seed(1)
+    assert torch.equal(flat(build_network(name, classes=3, seed=5)), flat(first))
+    assert not torch.equal(flat(build_network(name, classes=3, seed=6)), flat(first))
+    assert first(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    assert normalization(first) == ((0.5,), (0.25,))
+
+
+def test_a_class_of_the_users_own_is_an_architecture_too(own: str) -> None:
+    assert build_network(f"{own}:Net", classes=3, seed=5)(torch.zeros(2, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["own_nets.small:", ":build", "own_nets/small.py:build", "a:b:c", "a..b:c"])
+def test_a_name_with_a_colon_has_the_form_module_and_function(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' is not of the form 'module:function', e.g. 'mynets.small:bu"):
+        spec(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("no_nets_here", "ModuleNotFoundError: No module named 'no_nets_here'"),
+        ("own_nets.large", "ModuleNotFoundError: No module named 'own_nets.large'"),
+        ("own_nets.broken", "ModuleNotFoundError: No module named 'no_such_package_anywhere'"),
+        ("own_nets.typo", "SyntaxError: .*typo.py, line 1"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_reason(own: str, module: str, reason: str) -> None:
+    with pytest.raises(ValidationError, match=f"module '{module}' cannot be imported \\({reason}.*and on every worker"):
+        spec(f"{module}:build")
+
+
+def test_a_function_that_is_missing_is_compared_with_those_of_the_module(own: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"module 'own_nets.small' has no function 'bild'; did you mean 'build'\?"
+    ):
+        spec(f"{own}:bild")
+    with pytest.raises(ValidationError, match="no function 'xyzzy'; valid names: Net, build, lazy, nothing, two"):
+        spec(f"{own}:xyzzy")
+
+
+def test_what_is_no_function_is_no_architecture(own: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"'own_nets.small:limit' is of type int; name a function from the number of"
+    ):
+        spec(f"{own}:limit")
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("nothing", "'own_nets.small:nothing' returned a dict; it must return a torch.nn.Module"),
+        ("two", "'own_nets.small:two' cannot be built for 3 classes \\(TypeError: .*'depth'"),
+        ("lazy", "'own_nets.small:lazy' has lazy layers"),
+    ],
+)
+def test_a_builder_that_makes_no_network_is_refused_in_one_line(own: str, function: str, problem: str) -> None:
+    with pytest.raises(ModelError, match=problem) as refusal:
+        build_network(f"{own}:{function}", classes=3, seed=0)
+    assert "\n" not in str(refusal.value)
+
+
+# --- normalization ----------------------------------------------------------------------------------------------------
+
+
+def test_the_normalization_of_a_network_is_told_in_the_decimals_it_was_given() -> None:
+    assert normalization(build_network("cifar_resnet20", classes=10, seed=0)) == CIFAR10
+    assert normalization(build_network("cifar_resnet20", classes=10, seed=0).double()) == CIFAR10
+    assert normalization(build_network("digits_cnn", classes=10, seed=0)) == ((0.5,), (0.5,))
+    assert normalization(build_network("lenet", classes=10, seed=0)) is None
+
+
+def test_a_network_without_normalization_gets_bitwise_what_it_gets_without_the_layer() -> None:
+    network, images = build_network("cifar_resnet20", classes=10, seed=0).eval(), torch.rand(4, 3, 32, 32)
+    assert isinstance(network, nn.Sequential)
+    names, body = list(network.state_dict()), network[1]
+    set_normalization(network, "none")
+    assert normalization(network) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert torch.equal(network(images), body(images))
+    set_normalization(network, "centre")
+    assert torch.equal(network(images), body(images - torch.tensor(CIFAR10[0]).view(3, 1, 1)))
+    set_normalization(network, IMAGENET)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+    assert torch.equal(network(images), body((images - mean) / std))
+    set_normalization(network, "architecture")
+    assert normalization(network) == CIFAR10
+    assert list(network.state_dict()) == names
+
+
+def test_a_network_without_the_layer_has_no_normalization_to_set() -> None:
+    network = build_network("lenet", classes=10, seed=0)
+    set_normalization(network, "none")
+    set_normalization(network, "architecture")
+    with pytest.raises(ModelError, match=r"the network has 0 Normalize layers, so its .* cannot be set to 'centre'"):
+        set_normalization(network, "centre")
+
+
+def test_a_normalization_is_the_same_after_it_was_in_a_record() -> None:
+    network, images = build_network("cifar_resnet20", classes=10, seed=0).eval(), torch.rand(2, 3, 32, 32)
+    set_normalization(network, IMAGENET)
+    rebuilt = build_network("cifar_resnet20", classes=10, seed=0).eval()
+    set_normalization(rebuilt, json.loads(json.dumps(normalization(network))))
+    assert normalization(rebuilt) == IMAGENET
+    assert torch.equal(rebuilt(images), network(images))
+
+
+def test_a_normalization_that_does_not_exist_or_fit_is_refused() -> None:
+    network = build_network("cifar_resnet20", classes=10, seed=0)
+    with pytest.raises(ValueError, match=r"normalization must be one of .*'centre'.*, got 'center'"):
+        set_normalization(network, "center")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="normalization must have 3 channels"):
+        set_normalization(network, ((0.5,), (0.5,)))
+    for mean, std in [((0.5,), (0.0,)), ((0.5,), (0.5, 0.5)), ((), ()), ((float("nan"),), (1.0,))]:
+        with pytest.raises(ValueError, match="one finite number per channel, std above 0"):
+            Normalize(mean, std)
+
+
+# --- images that do not fit -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_an_architecture_takes_the_images_it_is_made_for(name: str) -> None:
+    check_input(build_network(name, classes=4, seed=0), INPUTS[name], architecture=name, classes=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "problem"),
+    [
+        ("digits_cnn", (1, 28, 28), "does not take images of 1x28x28 \\(RuntimeError: "),
+        ("lenet", (1, 8, 8), "does not take images of 1x8x8 \\(RuntimeError: "),
+        ("cifar_resnet20", (3, 16, 16), "does not take images of 3x16x16 \\(RuntimeError: "),
+        ("cifar_resnet20", (3, 64, 64), "does not take images of 3x64x64 \\(RuntimeError: "),
+        ("alexnet", (3, 32, 32), "does not take images of 3x32x32 \\(RuntimeError: "),
+        # torchvision asserts.
+        ("vit_b_32", (3, 32, 32), "does not take images of 3x32x32 \\(AssertionError: Wrong image height"),
+        ("resnet18", (1, 28, 28), "takes 3 channels but images are 1x28x28; "),
+        ("lenet", (3, 28, 28), "does not take images of 3x28x28 \\(RuntimeError: "),
+    ],
+)
+def test_images_of_another_size_are_refused_in_one_line(name: str, shape: tuple[int, ...], problem: str) -> None:
+    with torch.device("meta"):
+        network = build_network(name, classes=10, seed=0)
+    with pytest.raises(ModelError, match=f"architecture '{name}' {problem}") as refusal:
+        check_input(network, shape, architecture=name, classes=10)
+    assert "\n" not in str(refusal.value)
+
+
+class Returns(nn.Module):
+    """A network with a state that returns what a function makes of its images."""
+
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.norm, self.make, self.calls = nn.BatchNorm2d(1), make, 0
+        self.dropout = nn.Dropout().eval()
+
+    def forward(self, images: Tensor) -> object:
+        self.calls += 1
+        return self.make(self.norm(images))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda x: (x.flatten(1), x), "returns a tuple; it must return logits alone"),
+        (lambda x: x.flatten(1)[:, :4], "returns \\[2, 4\\] for 2 images of 1x8x8, not \\[2, 5\\]"),
+        (lambda x: x, "returns \\[2, 1, 8, 8\\] for 2 images"),
+        (lambda x: x.flatten(1).mean(0)[:5], "returns \\[5\\] for 2 images"),
+    ],
+)
+def test_what_is_not_one_logit_per_class_is_refused(make: Callable[[Tensor], object], problem: str) -> None:
+    with pytest.raises(ModelError, match=f"architecture 'mine' {problem}"):
+        check_input(Returns(make), (1, 8, 8), architecture="mine", classes=5)
+
+
+def test_trying_a_network_leaves_it_and_the_random_state_as_they_were() -> None:
+    network = Returns(lambda x: x.flatten(1)[:, :5])
+    modes = [module.training for module in network.modules()]
+    state, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    check_input(network, (1, 8, 8), architecture="mine", classes=5)
+    assert network.calls == 0
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)

@@ -149,11 +149,13 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
     resources.check()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    import ray
-
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("local", "auto"):
         _reachable(address)
+        # Something listens: what Ray would go on trying for twenty seconds is a token that the head refuses.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
+    import ray
+
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     with _native_stderr(log) as said:
         try:

@@ -116,6 +116,7 @@ def test_a_study_whose_workers_and_driver_are_killed_at_every_stage_ends_with_th
     reference: tuple[Path, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
+    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
     stages: dict[str, tuple[str, str | None]] = {
         "search": ("search/*/trial-*.json", None),
         "training": ("models/*/model.json", "ray::RayTrainWorker"),
@@ -123,7 +124,7 @@ def test_a_study_whose_workers_and_driver_are_killed_at_every_stage_ends_with_th
         "certification": ("certificates/part-*.parquet", "ray::MapWorker"),
     }
     for stage, (results, worker) in stages.items():
-        process = start("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+        process = start("full_study.py", *words)
         wait_until(lambda results=results: any(run_dir.glob(results)), process)
         if worker is not None:
             assert kill_one(process.pid, worker), list(descendants(process.pid))
@@ -133,7 +134,7 @@ def test_a_study_whose_workers_and_driver_are_killed_at_every_stage_ends_with_th
         kill(process)
         finished = {path: path.stat().st_mtime_ns for path in run_dir.glob("models/*/model.json")}
         assert not (run_dir / "report.html").exists(), f"the study had ended before it was killed during {stage}"
-    status, output = run("full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+    status, output = run("full_study.py", *words)
     assert status == 0, output
     assert_quiet(output)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
