@@ -197,8 +197,8 @@ class Session:
         """Train every base classifier that is known."""
         specs = known_models(self.store, self.study)
         for record in train_models(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
-            if record.status == "diverged":
-                self._warn(f"{record.id} diverged and is left out: {record.message}")
+            if record.status != "finished":
+                self._warn(f"{record.id} {record.status} and is left out: {record.message}")
             elif record.collapsed:
                 self._warn(f"{record.id} predicts a single class on the validation split")
         self._publish()
@@ -207,7 +207,7 @@ class Session:
         """Solve the weights of every ensemble whose members are trained."""
         specs = finished_ensembles(self.store, self.study)
         known = self.study.ensemble_specs(known_models(self.store, self.study))
-        self._warn_of_missing(known, specs, "a member is not trained, or diverged")
+        self._warn_of_missing(known, specs, "a member is not trained, diverged or collapsed")
         weigh_ensembles(self.store, self.study, specs, cluster=self.cluster, on_progress=self.terminal.show)
         self._publish()
 

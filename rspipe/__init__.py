@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rspipe.certificates import certified_radius as certified_radius
     from rspipe.certificates import clopper_pearson_lower as clopper_pearson_lower
     from rspipe.certificates import clopper_pearson_upper as clopper_pearson_upper
+    from rspipe.checkpoints import check_clean_accuracy as check_clean_accuracy
+    from rspipe.checkpoints import load_checkpoint as load_checkpoint
     from rspipe.deployment import deploy as deploy
     from rspipe.methods.macer import macer_loss as macer_loss
     from rspipe.metrics import average_certified_radius as average_certified_radius
@@ -28,9 +30,11 @@ _HOME = {
     "certified_accuracy": "metrics",
     "certified_radius": "certificates",
     "certify": "smoothed",
+    "check_clean_accuracy": "checkpoints",
     "clopper_pearson_lower": "certificates",
     "clopper_pearson_upper": "certificates",
     "deploy": "deployment",
+    "load_checkpoint": "checkpoints",
     "macer_loss": "methods.macer",
     "predict": "smoothed",
     "solve_weights": "weights",

@@ -205,6 +205,11 @@ class Dataset:
     calibration: Split
     test: Split
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self.validation.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
+
 
 def _whole(images: Tensor, labels: Tensor) -> Split:
     return Split(images, labels, torch.arange(len(labels)))

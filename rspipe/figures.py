@@ -278,7 +278,7 @@ def _wrapped(record: EnsembleWeights) -> str:
 
 
 def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Figure | None:
-    """Return a measure of the training history (`loss`, `noisy_accuracy`) by epoch; None without any."""
+    """Return a measure of the training history by epoch, e.g. `loss` or `validation_acr`; None without any."""
     models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
     if not models:
         return None
@@ -292,7 +292,7 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
             colour, line = styles[model.label]
             name = "_" if model.label in named else _legend_text(model.label)
             axes.plot(epochs, values, line, color=colour, linewidth=1.1, label=name)
-            if model.status == "diverged":
+            if model.status != "finished":
                 axes.plot(epochs[-1], values[-1], "x", color=colour)
             named.add(model.label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -331,7 +331,7 @@ def search_figure(trials: Sequence[Trial], search: SearchResult) -> Figure | Non
 
 
 def _draw_trial(axes: Axes, x: float, trial: Trial, *, best: bool) -> None:
-    marker = "x" if trial.status == "diverged" else ("*" if best else "o")
+    marker = "x" if trial.status != "finished" else ("*" if best else "o")
     colour = "#D55E00" if best else "#0072B2"
     axes.plot(x, trial.objective, marker, color=colour, markersize=10 if best else 4.5)
 

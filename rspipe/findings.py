@@ -69,9 +69,9 @@ def warnings(results: Results, summaries: Sequence[Summary]) -> list[str]:
     found = []
     for model in results.models:
         name = f"{display_name(model)} at σ = {model.train_sigma:g}"
-        if model.status == "diverged":
+        if model.status != "finished":
             reason = f" ({model.message})" if model.message else ""
-            found.append(f"{name} diverged{reason}: it is not certified and no ensemble can hold it.")
+            found.append(f"{name} {model.status}{reason}: it is not certified and no ensemble can hold it.")
         elif model.collapsed:
             found.append(f"{name} collapsed: it predicts a single class on the validation images.")
     known = {*(model.id for model in results.models), *(record.id for record in results.ensembles)}

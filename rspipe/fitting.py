@@ -2,22 +2,33 @@
 
 import copy
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.special import ndtri
 from torch import Tensor, nn
 
-from rspipe.architectures import build_network
-from rspipe.datasets import Dataset, Split, crop_flip
+from rspipe.architectures import build_network, check_input
+from rspipe.datasets import Dataset, Split, training_batch
 from rspipe.records import Status
+from rspipe.smoothing import evaluating
 from rspipe.study import ModelSpec
 
 State = dict[str, Any]
 """What an interrupted training goes on from: epoch, network, optimizer, history, seconds, passes. Plain."""
+
+
+_CURVE_POINTS = 30
+"""Times that a training is looked at on the validation split, about."""
+_WATCHED_IMAGES, _WATCHED_DRAWS = 100, 16
+_COLLAPSE_SHARE, _COLLAPSE_EPOCHS = 0.2, 10
+"""For such a share of all epochs, and so many, may a network know one class before its training is ended."""
+_EVALUATED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -42,18 +53,35 @@ def _train_epoch(
     spec: ModelSpec, network: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, *, epoch: int
 ) -> tuple[dict[str, float], int]:
     """Train one epoch; return the means of loss, parts and noisy accuracy, and the images seen."""
-    images, labels = data.train.images, data.train.labels
-    generator = epoch_generator(spec.seed, epoch, images.device)
-    order = torch.randperm(len(images), generator=generator, device=images.device)
+    labels = data.train.labels
+    generator = epoch_generator(spec.seed, epoch, labels.device)
+    order = torch.randperm(len(labels), generator=generator, device=labels.device)
     step = spec.method.images_per_step(spec.training.batch_size)
     # As in the references, a remainder smaller than a step is dropped, unless it is all there is.
     steps = max(1, len(order) // step)
-    totals: dict[str, Tensor] = {}
     network.train()
-    for chosen in torch.split(order[: steps * step], step):
-        batch = images[chosen]
-        if data.augment == "crop_flip":
-            batch = crop_flip(batch, generator=generator)
+    # Dropout and its like draw from torch's global stream.
+    with torch.random.fork_rng([labels.device] if labels.device.type == "cuda" else []):
+        torch.manual_seed(generator.initial_seed())
+        batches = torch.split(order[: steps * step], step)
+        totals = _train_steps(spec, network, optimizer, data, batches=batches, epoch=epoch, generator=generator)
+    return {name: float(total / steps) for name, total in totals.items()}, min(len(order), steps * step)
+
+
+def _train_steps(
+    spec: ModelSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    *,
+    batches: Sequence[Tensor],
+    epoch: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy."""
+    labels, totals = data.train.labels, dict[str, Tensor]()
+    for chosen in batches:
+        batch = training_batch(data, chosen, generator=generator)
         terms = spec.method.loss(
             network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
         )
@@ -65,7 +93,7 @@ def _train_epoch(
         right = (terms.logits.argmax(-1) == labels[chosen].unsqueeze(1)).float().mean()
         for name, value in {"loss": terms.loss.detach(), **terms.parts, "noisy_accuracy": right}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value
-    return {name: float(total / steps) for name, total in totals.items()}, min(len(order), steps * step)
+    return totals
 
 
 def fit(
@@ -76,17 +104,25 @@ def fit(
     The result depends on the spec, the data, the device and the software alone: training that goes on from a state
     ends with the same parameters, bit for bit on a CPU, as training that was never interrupted.
 
+    About thirty times the network is looked at on validation images (`watch`), apart from `seconds`; a network that
+    knows a single class for a fifth of all epochs, ten at least, has collapsed, and its training ends.
+
     Args:
         spec: What to train.
         data: Its tensors say the device.
         state: Where to go on, as last passed to `on_epoch`; from the start when None.
         on_epoch: Called after each epoch with the state, whose tensors change in the next epoch.
+
+    Raises:
+        ModelError: The architecture does not fit the images or the classes.
     """
-    training, device = spec.training, data.train.images.device
+    training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.seed).to(device)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
+    check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
+    watched = data.validation.evenly_spaced(min(_WATCHED_IMAGES, len(data.validation)))
     history: list[dict[str, float]] = []
     seconds, passes, start = 0.0, 0, 0
     if state is not None:
@@ -101,15 +137,23 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr
         means, images = _train_epoch(spec, network, optimizer, data, epoch=epoch)
-        spent = time.monotonic() - began
-        seconds, passes = seconds + spent, passes + images * spec.method.passes_per_image
-        history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, **means})
+        spent, made = time.monotonic() - began, images * spec.method.passes_per_image
+        seconds, passes = seconds + spent, passes + made
+        history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **means})
         finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not finite or not math.isfinite(means["loss"]):
             message = (
                 f"loss or parameters became NaN or infinite in epoch {epoch + 1}; lower lr or lbd, or defer lambda"
             )
             return Fit(network.eval(), "diverged", message, tuple(history), seconds, passes)
+        if (epoch + 1) % max(1, training.epochs // _CURVE_POINTS) == 0 or epoch + 1 == training.epochs:
+            history[-1] |= watch(network, watched, sigma=spec.train_sigma, seed=spec.seed)
+            if (since := _collapsed_since(history, epochs=training.epochs)) is not None:
+                message = (
+                    f"has known a single class on noisy validation images since epoch {since}; "
+                    "lower eps, lbd or lr, or defer them"
+                )
+                return Fit(network.eval(), "collapsed", message, tuple(history), seconds, passes)
         if on_epoch is not None:
             on_epoch(
                 {
@@ -122,6 +166,44 @@ def fit(
                 }
             )
     return Fit(network.eval(), "finished", "", tuple(history), seconds, passes)
+
+
+def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[str, float]:
+    """Return how a network in training does on validation images, under noise that is the same in every epoch.
+
+    `validation_acr` is an estimate from 16 draws, (k + 1/2) / (n + 1) in the place of a bound: to be compared along a
+    curve, and no certificate. It cannot exceed 1.9 sigma.
+
+    Returns:
+        `validation_accuracy` without noise, `validation_noisy_accuracy`, `validation_acr` in pixel units, and
+        `validation_classes`, the number of classes that the network returns under noise.
+    """
+    generator = epoch_generator(seed, -2, split.labels.device)
+    shape = (_WATCHED_DRAWS, *split.images.shape)
+    with evaluating(network):
+        clean = network(split.images).argmax(1)
+        draws = sigma * torch.randn(shape, generator=generator, device=split.images.device)
+        drawn = torch.stack([network(split.images + noise).argmax(1) for noise in draws])
+    count, predicted = (drawn[:, None] == drawn[None]).sum(0).max(0)
+    # The draw whose class is the most frequent one at each image.
+    predicted = drawn.gather(0, predicted[None])[0]
+    share = (count.double() + 0.5) / (_WATCHED_DRAWS + 1)
+    radius = sigma * torch.from_numpy(ndtri(share.clamp(min=0.5).cpu().numpy()))
+    return {
+        "validation_accuracy": float((clean == split.labels).double().mean()),
+        "validation_noisy_accuracy": float((drawn == split.labels).double().mean()),
+        "validation_acr": float((radius * (predicted == split.labels).cpu()).mean()),
+        "validation_classes": float(len(torch.unique(drawn))) if len(torch.unique(split.labels)) > 1 else math.nan,
+    }
+
+
+def _collapsed_since(history: Sequence[dict[str, float]], *, epochs: int) -> int | None:
+    """Return the epoch since when the network has known a single class, if that is for long; None otherwise."""
+    looks = [entry for entry in history if "validation_classes" in entry]
+    alone = list(itertools.takewhile(lambda entry: entry["validation_classes"] == 1, reversed(looks)))
+    if not alone or alone[0]["epoch"] - alone[-1]["epoch"] < max(_COLLAPSE_EPOCHS, _COLLAPSE_SHARE * epochs):
+        return None
+    return int(alone[-1]["epoch"])
 
 
 @dataclass(frozen=True)
@@ -137,11 +219,15 @@ class Evaluation:
 
 def evaluate(network: nn.Module, split: Split, *, sigma: float, seed: int) -> Evaluation:
     """Evaluate a network in eval mode on a split."""
-    generator = epoch_generator(seed, -1, split.images.device)
-    noise = torch.randn(split.images.shape, generator=generator, device=split.images.device)
+    device = split.labels.device
+    generator = epoch_generator(seed, -1, device)
+    parts = []
     with torch.inference_mode():
-        clean = network(split.images).argmax(1)
-        noisy = network(split.images + sigma * noise).argmax(1)
+        for positions in torch.split(torch.arange(len(split), device=device), _EVALUATED_AT_ONCE):
+            images = split.batch(positions)
+            noise = torch.randn(images.shape, generator=generator, device=device)
+            parts.append((network(images).argmax(1), network(images + sigma * noise).argmax(1)))
+    clean, noisy = (torch.cat(part) for part in zip(*parts, strict=True))
     several = bool((split.labels != split.labels[0]).any())
     return Evaluation(
         clean_accuracy=float((clean == split.labels).double().mean()),

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-Status = Literal["finished", "diverged"]
+Status = Literal["finished", "diverged", "collapsed"]
+"""How a training ended; only what finished is certified or a member of an ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class TrainedModel(Record):
     collapsed: bool
     """True when it predicts a single class on the validation split."""
     history: tuple[dict[str, float], ...]
-    """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `loss`, the method's loss terms, `noisy_accuracy`."""
+    """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `samples_per_second` (noisy samples that went forward and
+    backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what `rspipe.fitting.watch` returns."""
     clean_accuracy: float
     """Share of the validation images classified correctly without noise."""
     noisy_accuracy: float

@@ -56,7 +56,7 @@ def report_figures(results: Results, summaries: Sequence[Summary]) -> dict[str, 
             figures[f"cost-time-{at}"] = cost_figure(summaries, sigma=sigma)
             figures[f"cost-passes-{at}"] = cost_figure(summaries, sigma=sigma, cost="passes")
         figures[f"weights-{at}"] = weights_figure(results, sigma=sigma)
-        for what in ("loss", "noisy_accuracy"):
+        for what in ("loss", "noisy_accuracy", "validation_acr"):
             figures[f"training-{what}-{at}"] = learning_curve_figure(results, sigma=sigma, measure=what)
     for index, search in enumerate(results.searches):
         figures[f"search-{index}"] = search_figure(results.trials, search)

@@ -258,8 +258,8 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
     """Return one row per trained model; accuracies are those on the validation split."""
 
     def state(model: TrainedModel) -> Cell:
-        if model.status == "diverged":
-            return Cell(f"diverged: {model.message}" if model.message else "diverged", tone="bad")
+        if model.status != "finished":
+            return Cell(f"{model.status}: {model.message}" if model.message else model.status, tone="bad")
         return Cell("one class only", tone="bad") if model.collapsed else Cell("finished")
 
     return _table(

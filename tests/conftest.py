@@ -19,8 +19,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from rspipe.stages.runtime import Cluster, Resources, connect
+
+
+class OneProcessForStages(LoadScopeScheduling):
+    """Tests of the stages run one after another, since they share two CPUs and a cluster; other files beside them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "stages" if file.startswith("tests/stages/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProcessForStages:
+    """Return how tests are dealt to processes."""
+    return OneProcessForStages(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ SIGNATURES = {
     "certified_radius": (("p_a_lower",), {"sigma"}),
     "average_certified_radius": (("radius", "correct"), set()),
     "certified_accuracy": (("radius", "correct", "radii"), set()),
+    "check_clean_accuracy": (("network", "images", "labels"), {"expected", "tolerance", "batch_size"}),
     "deploy": (("network",), {"precision"}),
+    "load_checkpoint": (("path",), {"architecture", "classes", "normalization"}),
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
     "solve_weights": (("mean", "covariance"), {"method"}),
 }

@@ -5,14 +5,17 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, norm
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rspipe.architectures import ARCHITECTURES, build_network
 from rspipe.datasets import Dataset, Split, load_dataset
-from rspipe.fitting import Fit, State, evaluate, fit
+from rspipe.errors import ModelError
+from rspipe.fitting import Fit, State, _collapsed_since, evaluate, fit, watch
 from rspipe.methods import (
     MACER,
     AdvMacer,
@@ -45,6 +48,7 @@ TERMS = {
     "smoothmix": ("mixup",),
 }
 """Of the loss, beside the cross-entropy."""
+WATCHED = ("validation_accuracy", "validation_noisy_accuracy", "validation_acr", "validation_classes")
 EPOCHS = 4
 
 
@@ -94,7 +98,7 @@ def same_parameters(one: nn.Module, other: nn.Module) -> bool:
 
 
 def without_seconds(history: tuple[dict[str, float], ...]) -> list[dict[str, float]]:
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+    return [{key: value for key, value in entry.items() if "second" not in key} for entry in history]
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
@@ -182,6 +186,9 @@ class Counted(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         logits: Tensor = self.linear(batch.flatten(1))
+        if not torch.is_grad_enabled():
+            # It is looked at, not trained.
+            return logits
         self.forwards += len(batch)
         self.seen.append(batch.detach().flatten())
         logits.register_hook(self._count)
@@ -272,7 +279,16 @@ def test_the_history_has_an_entry_per_epoch_with_the_terms_of_the_loss(method: A
     history = fit(spec(method), digits()).history
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     for entry in history:
-        assert set(entry) == {"epoch", "lr", "seconds", "loss", "noisy_accuracy", *parts}
+        assert set(entry) == {
+            "epoch",
+            "lr",
+            "seconds",
+            "samples_per_second",
+            "loss",
+            "noisy_accuracy",
+            *parts,
+            *WATCHED,
+        }
         assert entry["loss"] == pytest.approx(sum(entry[part] for part in parts), rel=1e-5)
         assert 0 <= entry["noisy_accuracy"] <= 1
         assert entry["seconds"] > 0
@@ -336,6 +352,103 @@ class Infinite(nn.Module):
 def test_training_whose_loss_is_infinite_is_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES, "infinite", lambda _: Infinite())
     assert fit(spec(architecture="infinite"), digits()).status == "diverged"
+
+
+class Stubborn(nn.Module):
+    """Knows class 3 alone, whatever it learns at a learning rate of almost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias[3:4], 1.0)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        logits: Tensor = self.linear(batch.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ended", "status"), [(8, 8, "finished"), (20, 11, "collapsed"), (100, 24, "collapsed")]
+)
+def test_training_that_knows_one_class_for_long_ends_and_says_so(
+    epochs: int, ended: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "stubborn", lambda _: Stubborn())
+    seen: list[int] = []
+    of = spec(architecture="stubborn", epochs=epochs, lr=1e-30)
+    done = fit(of, digits(33), on_epoch=lambda state: seen.append(state["epoch"]))
+    assert (done.status, len(done.history)) == (status, ended)
+    if status == "collapsed":
+        first = 1 if epochs < 60 else 3
+        assert f"a single class on noisy validation images since epoch {first}; lower" in done.message
+        assert seen == list(range(1, ended))
+
+
+def test_a_collapse_that_is_overcome_ends_nothing() -> None:
+    def look(epoch: int, classes: float) -> dict[str, float]:
+        return {"epoch": epoch, "validation_classes": classes}
+
+    alone = [look(epoch, 1.0) for epoch in range(1, 11)]
+    assert _collapsed_since([*alone, look(11, 2.0)], epochs=20) is None
+    assert _collapsed_since([*alone, {"epoch": 11}], epochs=20) is None
+    assert _collapsed_since([*alone, look(11, 1.0)], epochs=20) == 1
+    assert _collapsed_since([look(1, 4.0), *alone[1:], look(11, 1.0)], epochs=20) is None
+    # Images of one class tell nothing.
+    assert _collapsed_since([look(epoch, float("nan")) for epoch in range(1, 15)], epochs=20) is None
+
+
+def test_what_is_watched_is_measured_under_the_noise_of_every_epoch() -> None:
+    split = greys(*[0.6] * 300, *[0.1] * 100, labels=(1,) * 300 + (2,) * 100)
+    found = watch(Threshold(), split, sigma=0.4, seed=0)
+    torch.manual_seed(7)
+    assert watch(Threshold(), split, sigma=0.4, seed=0) == found
+    assert watch(Threshold(), split, sigma=0.4, seed=1) != found
+    assert found["validation_accuracy"] == 0.75
+    assert found["validation_classes"] == 2
+    # The mean of 16 pixels has standard deviation .1: P(mean > .5) = Phi(1), in 16 draws of 300 images.
+    p = norm.cdf(1)
+    assert abs(found["validation_noisy_accuracy"] - 0.75 * p) < 0.75 * 5 * (p * (1 - p) / 4800) ** 0.5
+    k = np.arange(17)
+    radius = 0.4 * norm.ppf(np.maximum((k + 0.5) / 17, 0.5)) * (k > 8)
+    mean = float(binom.pmf(k, 16, p) @ radius)
+    spread = float(binom.pmf(k, 16, p) @ radius**2) - mean**2
+    assert abs(found["validation_acr"] - 0.75 * mean) < 0.75 * 5 * (spread / 300) ** 0.5
+
+
+def test_the_estimate_of_the_radius_is_capped_by_the_number_of_draws() -> None:
+    found = watch(Threshold(), greys(0.1, 0.9, labels=(0, 1)), sigma=0.01, seed=0)
+    assert found["validation_acr"] == pytest.approx(0.01 * norm.ppf(16.5 / 17))
+
+
+class Dropping(nn.Module):
+    """A network with dropout, which draws from torch's global stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        logits: Tensor = self.net(batch)
+        return logits
+
+
+def test_a_network_with_dropout_is_trained_reproducibly_and_leaves_the_global_stream_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "dropping", lambda _: Dropping())
+    of = spec(architecture="dropping")
+    torch.manual_seed(0)
+    whole, seen = states(of, digits())
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(3), drawn)
+    assert same_parameters(fit(of, digits(), state=seen[1]).network, whole.network)
+
+
+def test_images_of_the_wrong_size_are_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"architecture 'lenet' does not take images of 1x8x8 .*; use images of"):
+        fit(spec(architecture="lenet"), digits())
 
 
 class Threshold(nn.Module):

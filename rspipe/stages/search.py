@@ -127,8 +127,10 @@ def _conclude(store: Store, search: SearchSpec) -> SearchResult:
     trials = [store.existing_trial(search.id, index) for index in range(search.trials)]
     # The first of equals, so that the settings in the study file win a tie.
     best = max(trials, key=lambda trial: (trial.objective, -trial.index))
-    if best.status == "diverged":
-        raise ModelError(f"search {search.id}: every trial diverged; lower training.lr or narrow the space")
+    if best.status != "finished":
+        raise ModelError(
+            f"search {search.id}: every trial diverged or collapsed; lower training.lr or narrow the space"
+        )
     result = SearchResult(
         id=search.id,
         label=search.label,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.datasets import Dataset, load_dataset
 from rspipe.errors import RspipeError
 from rspipe.fitting import State, evaluate, fit
 from rspipe.records import TrainedModel
@@ -28,17 +28,14 @@ def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
     """Return a data set with all splits on a device, kept for the life of the worker."""
     data = load_dataset(spec)
 
-    def move(split: Split) -> Split:
-        return Split(split.images.to(device), split.labels.to(device), split.index)
-
     return Dataset(
         name=data.name,
         classes=data.classes,
         augment=data.augment,
-        train=move(data.train),
-        validation=move(data.validation),
-        calibration=move(data.calibration),
-        test=move(data.test),
+        train=data.train.to(device),
+        validation=data.validation.to(device),
+        calibration=data.calibration.to(device),
+        test=data.test.to(device),
     )
 
 
@@ -75,7 +72,7 @@ def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = N
         seconds=result.seconds,
         passes=result.passes,
         parameters=sum(parameter.numel() for parameter in result.network.parameters()),
-        device=str(data.train.images.device),
+        device=str(data.train.labels.device),
         precision="float32",
         checksum=checksum(result.network.state_dict()),
     )

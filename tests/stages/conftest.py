@@ -16,13 +16,6 @@ import pytest
 from tests.stages.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the stages in one process: they share two CPUs and a cluster."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("stages"))
-
-
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """Start a head of two CPUs in the repository's folder; stop it in the end."""
