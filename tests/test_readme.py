@@ -40,5 +40,5 @@ def test_every_file_and_name_of_the_readme_exists(readme: str) -> None:
     assert len(paths) >= 8
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
     names = set(re.findall(r"rspipe\.(\w+)\(", readme))
-    assert len(names) == 9
+    assert len(names) == 11
     assert [name for name in names if not callable(getattr(rspipe, name))] == []
