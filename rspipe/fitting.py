@@ -49,6 +49,21 @@ def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Genera
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+class _InBfloat16(nn.Module):
+    """A network whose convolutions and products run in bfloat16 and channels last; logits come back in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+
 def _train_epoch(
     spec: ModelSpec, network: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, *, epoch: int
 ) -> tuple[dict[str, float], int]:
@@ -80,10 +95,11 @@ def _train_steps(
 ) -> dict[str, Tensor]:
     """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy."""
     labels, totals = data.train.labels, dict[str, Tensor]()
+    trained = network if spec.training.precision == "float32" else _InBfloat16(network)
     for chosen in batches:
         batch = training_batch(data, chosen, generator=generator)
         terms = spec.method.loss(
-            network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
+            trained, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
         )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.loss)

@@ -6,7 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rspipe.rules import looks
@@ -247,6 +255,15 @@ class TrainingSpec(Spec):
     weight_decay: NonNegativeFloat = 1e-4
     grad_clip: PositiveFloat | None = None
     """Largest L2 norm of the gradient; none by default, as in the references."""
+    precision: Precision = "float32"
+    """Of the forward and backward passes; parameters, optimizer and loss stay float32. The certified classifier has a
+    precision of its own, `certify.precision`."""
+
+    @model_serializer(mode="wrap")
+    def _without_default_precision(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Models that were trained before there was a choice keep their identity.
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if (name, value) != ("precision", "float32")}
 
 
 def check_can_certify(n: int, alpha: float) -> None:

@@ -446,6 +446,24 @@ def test_a_network_with_dropout_is_trained_reproducibly_and_leaves_the_global_st
     assert same_parameters(fit(of, digits(), state=seen[1]).network, whole.network)
 
 
+@each_method
+def test_the_loss_curve_in_bfloat16_is_that_in_float32_but_for_rounding(method: Any) -> None:
+    exact, rounded = (fit(spec(method, precision=precision), digits()) for precision in ("float32", "bfloat16"))
+    assert all(parameter.dtype == torch.float32 for parameter in rounded.network.parameters())
+    assert not same_parameters(exact.network, rounded.network)
+    curves = [[entry["loss"] for entry in done.history] for done in (exact, rounded)]
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+
+
+def test_the_precision_of_training_is_part_of_an_identity_where_it_is_not_the_default() -> None:
+    plain = spec().training
+    assert "precision" not in plain.model_dump()
+    assert TrainingSpec.model_validate(plain.model_dump()) == plain
+    rounded = spec(precision="bfloat16").training
+    assert rounded.model_dump()["precision"] == "bfloat16"
+    assert rounded.digest != plain.digest
+
+
 def test_images_of_the_wrong_size_are_refused_in_one_line() -> None:
     with pytest.raises(ModelError, match=r"architecture 'lenet' does not take images of 1x8x8 .*; use images of"):
         fit(spec(architecture="lenet"), digits())

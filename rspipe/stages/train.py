@@ -73,7 +73,7 @@ def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = N
         passes=result.passes,
         parameters=sum(parameter.numel() for parameter in result.network.parameters()),
         device=str(data.train.labels.device),
-        precision="float32",
+        precision=spec.training.precision,
         checksum=checksum(result.network.state_dict()),
     )
     store.save_model(record, result.network.state_dict())

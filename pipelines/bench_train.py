@@ -1,0 +1,204 @@
+"""Training speed: images per second of every method, against a straightforward loop.
+
+Every figure is a ratio taken in one run on one machine; rates of different runs or machines are not comparable.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from rspipe.architectures import build_network
+from rspipe.datasets import Dataset, Split
+from rspipe.fitting import fit
+from rspipe.methods import (
+    MACER,
+    AdvMacer,
+    Consistency,
+    Gaussian,
+    MethodSpec,
+    SmoothAdv,
+    SmoothAdvConsistency,
+    SmoothMix,
+    Stability,
+)
+from rspipe.spec import DigitsData, TrainingSpec
+from rspipe.stages.runtime import keep_freed_memory, set_deterministic
+from rspipe.study import ModelSpec
+
+METHODS: dict[str, MethodSpec] = {
+    "gaussian": Gaussian(name="gaussian"),
+    "stability": Stability(name="stability"),
+    "smoothadv": SmoothAdv(name="smoothadv", T=2, m=8, warmup=0),
+    "macer": MACER(name="macer", m=16, lbd=4.0, gamma=8.0, beta=16.0),
+    "advmacer": AdvMacer(name="advmacer", T=2, m=8, lbd=4.0, gamma=8.0, beta=16.0, warmup=0),
+    "consistency": Consistency(name="consistency", m=2),
+    "smoothadv_consistency": SmoothAdvConsistency(name="smoothadv_consistency", T=2, m=2, warmup=0),
+    "smoothmix": SmoothMix(name="smoothmix", T=2, m=2, alpha=0.5, warmup=0),
+}
+SHAPE, CLASSES, SIGMA, MATMUL = (3, 32, 32), 10, 0.5, 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    architecture: str = "cifar_resnet20"
+    batch_size: int = 256
+    steps: int = 2
+    """Optimizer steps of a measurement."""
+    repeats: int = 3
+    """Measurements of each rate, taken in turns with what it is compared with; the median counts."""
+    threads: int = torch.get_num_threads()
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Pictures(TorchDataset[tuple[Tensor, int]]):
+    """Images as files hold them, augmented one by one."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._pixels = (data.train.images.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        self._labels = data.train.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = Image.fromarray(np.pad(self._pixels[index], ((4, 4), (4, 4), (0, 0))))
+        top, left = np.random.randint(0, 9, 2).tolist()  # noqa: NPY002
+        picture = picture.crop((left, top, left + SHAPE[2], top + SHAPE[1]))
+        if np.random.random() < 0.5:  # noqa: NPY002
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255, self._labels[index]
+
+
+class _OnePassPerCopy(nn.Module):
+    """The network, run once per noisy copy of the images."""
+
+    def __init__(self, network: nn.Module, copies: int) -> None:
+        super().__init__()
+        self.network, self.copies = network, copies
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        if len(noisy) % self.copies:
+            logits: Tensor = self.network(noisy)
+            return logits
+        each = noisy.unflatten(0, (-1, self.copies)).unbind(1)
+        return torch.stack([self.network(copy) for copy in each], 1).flatten(0, 1)
+
+
+def straightforward(spec: ModelSpec, data: Dataset, *, device: str) -> float:
+    """Train in float32, NCHW, from a DataLoader, with a forward pass per noisy copy; return images per second."""
+    method = spec.method
+    network = build_network(spec.architecture, classes=CLASSES, seed=0).to(device)
+    looped = _OnePassPerCopy(network, getattr(method, "m", 1)).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    generator = torch.Generator(device).manual_seed(0)
+    loader = DataLoader(_Pictures(data), batch_size=method.images_per_step(spec.training.batch_size), shuffle=True)
+    began, seen = time.perf_counter(), 0
+    for images, labels in loader:
+        terms = method.loss(looped, images.to(device), labels.to(device), sigma=SIGMA, epoch=10**6, generator=generator)
+        optimizer.zero_grad()
+        torch.autograd.backward(terms.loss)
+        optimizer.step()
+        seen += len(images)
+    _wait(device)
+    return seen / (time.perf_counter() - began)
+
+
+def rspipe_rate(spec: ModelSpec, data: Dataset, *, device: str) -> float:
+    """Train one epoch as the training stage does; return images per second."""
+    history = fit(spec, data).history
+    _wait(device)
+    return len(data.train) / history[0]["seconds"]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def model_spec(method: MethodSpec, options: Options, *, precision: str) -> ModelSpec:
+    """Return a model of one epoch."""
+    training: dict[str, Any] = {"epochs": 1, "batch_size": options.batch_size, "lr": 1e-3, "precision": precision}
+    return ModelSpec(
+        label="model",
+        # Only its name: the images are those of `random_images`.
+        data=DigitsData(),
+        architecture=options.architecture,
+        method=method,
+        training=TrainingSpec(**training),
+        train_sigma=SIGMA,
+        seed=0,
+    )
+
+
+def random_images(count: int, device: str) -> Dataset:
+    """Return images of CIFAR's shape, on the device."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> Split:
+        images = torch.rand((n, *SHAPE), generator=generator)
+        return Split(images, torch.arange(n) % CLASSES, torch.arange(n)).to(torch.device(device))
+
+    return Dataset("random", CLASSES, "crop_flip", split(count), split(10), split(10), split(10))
+
+
+def measured(options: Options) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield images per second of each method, by the name of what was measured."""
+    for name in options.methods:
+        method = METHODS[name]
+        data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
+        measures: dict[str, Callable[[], float]] = {
+            "loop": partial(
+                straightforward, model_spec(method, options, precision="float32"), data, device=options.device
+            ),
+            **{
+                precision: partial(
+                    rspipe_rate, model_spec(method, options, precision=precision), data, device=options.device
+                )
+                for precision in ("float32", "bfloat16")
+            },
+        }
+        for measure in measures.values():
+            measure()
+        found: dict[str, list[float]] = {what: [] for what in measures}
+        for _ in range(options.repeats):
+            for what, measure in measures.items():
+                found[what].append(measure())
+        yield name, {what: float(np.median(rates)) for what, rates in found.items()}
+
+
+def main(options: Options) -> None:
+    """Measure."""
+    # As a worker of the stage.
+    set_deterministic(threads=options.threads)
+    keep_freed_memory()
+    console = Console(width=140)
+    console.print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, "
+        f"{options.device}; {options.architecture}, batch {options.batch_size}"
+    )
+    table = Table(title="Images per second; to reach: bfloat16 / loop >= 1.7 on a CPU that has it, >= 3 on a GPU")
+    for column in ("method", "loop", "float32", "bfloat16", "float32 / loop", "bfloat16 / loop"):
+        table.add_column(column, justify="right")
+    for name, rates in measured(options):
+        ratios = (f"{rates[what] / rates['loop']:.2f}" for what in ("float32", "bfloat16"))
+        table.add_row(name, *(f"{rates[what]:,.1f}" for what in rates), *ratios)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
