@@ -36,6 +36,8 @@ def start_on_terminal(
 ) -> tuple["subprocess.Popen[bytes]", list[str]]:
     """Start a pipeline on a terminal of its own; return it and the list that gets what it shows."""
     ours, theirs = pty.openpty()
+    # In the background of a shell without job control this process ignores Ctrl-C, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, str(PIPELINES / script), *words],
         stdin=theirs,
@@ -44,6 +46,7 @@ def start_on_terminal(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     shown: list[str] = []
 
