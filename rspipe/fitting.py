@@ -192,7 +192,7 @@ def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[
 
     Returns:
         `validation_accuracy` without noise, `validation_noisy_accuracy`, `validation_acr` in pixel units, and
-        `validation_classes`, the number of classes that the network returns under noise.
+        `validation_classes`, the number of classes that the network returns under noise, where the images have several.
     """
     generator = epoch_generator(seed, -2, split.labels.device)
     shape = (_WATCHED_DRAWS, *split.images.shape)
@@ -200,17 +200,19 @@ def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[
         clean = network(split.images).argmax(1)
         draws = sigma * torch.randn(shape, generator=generator, device=split.images.device)
         drawn = torch.stack([network(split.images + noise).argmax(1) for noise in draws])
-    count, predicted = (drawn[:, None] == drawn[None]).sum(0).max(0)
     # The draw whose class is the most frequent one at each image.
-    predicted = drawn.gather(0, predicted[None])[0]
+    count, which = (drawn[:, None] == drawn[None]).sum(0).max(0)
+    predicted = drawn.gather(0, which[None])[0]
     share = (count.double() + 0.5) / (_WATCHED_DRAWS + 1)
     radius = sigma * torch.from_numpy(ndtri(share.clamp(min=0.5).cpu().numpy()))
-    return {
+    found = {
         "validation_accuracy": float((clean == split.labels).double().mean()),
         "validation_noisy_accuracy": float((drawn == split.labels).double().mean()),
         "validation_acr": float((radius * (predicted == split.labels).cpu()).mean()),
-        "validation_classes": float(len(torch.unique(drawn))) if len(torch.unique(split.labels)) > 1 else math.nan,
     }
+    if len(torch.unique(split.labels)) > 1:
+        found["validation_classes"] = float(len(torch.unique(drawn)))
+    return found
 
 
 def _collapsed_since(history: Sequence[dict[str, float]], *, epochs: int) -> int | None:

@@ -394,8 +394,13 @@ def test_a_collapse_that_is_overcome_ends_nothing() -> None:
     assert _collapsed_since([*alone, {"epoch": 11}], epochs=20) is None
     assert _collapsed_since([*alone, look(11, 1.0)], epochs=20) == 1
     assert _collapsed_since([look(1, 4.0), *alone[1:], look(11, 1.0)], epochs=20) is None
-    # Images of one class tell nothing.
-    assert _collapsed_since([look(epoch, float("nan")) for epoch in range(1, 15)], epochs=20) is None
+    assert _collapsed_since([{"epoch": epoch} for epoch in range(1, 15)], epochs=20) is None
+
+
+def test_images_of_one_class_do_not_tell_whether_a_network_has_collapsed() -> None:
+    found = watch(Threshold(constant=1), greys(0.1, 0.9, labels=(1, 1)), sigma=0.1, seed=0)
+    assert "validation_classes" not in found
+    assert found["validation_noisy_accuracy"] == 1
 
 
 def test_what_is_watched_is_measured_under_the_noise_of_every_epoch() -> None:
