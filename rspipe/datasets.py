@@ -22,6 +22,7 @@ from rspipe.spec import (
     DigitsData,
     FashionMNISTData,
     FileAugmentation,
+    HeldOutData,
     ImageFolderData,
     ImageNetData,
     MNISTData,
@@ -234,6 +235,12 @@ def _held_out(whole: Split, order: NDArray[np.int64], *, validation: int, calibr
     }
 
 
+def _parts(whole: Split, spec: HeldOutData) -> dict[SplitName, Split]:
+    """Split a training part as a spec says."""
+    order = np.random.default_rng(spec.seed).permutation(len(whole))
+    return _held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+
+
 def _digits(spec: DigitsData) -> Dataset:
     from sklearn.datasets import load_digits
 
@@ -283,8 +290,7 @@ def _parquet(spec: ParquetData) -> Dataset:
         raise DataError(f"data.folder = {spec.folder!r} is no folder; create it or point data.folder elsewhere")
     whole = _whole(*_read_parquet(folder / spec.train, mode=spec.mode, classes=spec.classes))
     test = _whole(*_read_parquet(folder / spec.test, mode=spec.mode, classes=spec.classes))
-    order = np.random.default_rng(spec.seed).permutation(len(whole))
-    held = _held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+    held = _parts(whole, spec)
     return Dataset(name=spec.title, classes=spec.classes, augment=spec.augment, test=test, **held)
 
 
@@ -372,8 +378,7 @@ def _torchvision(spec: TorchvisionSpec) -> Dataset:
     whole = wholes[0]
     if len(wholes) > 1:
         whole = _whole(torch.cat([part.images for part in wholes]), torch.cat([part.labels for part in wholes]))
-    order = np.random.default_rng(spec.seed).permutation(len(whole))
-    held = _held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+    held = _parts(whole, spec)
     return Dataset(name=spec.title, classes=10, augment=spec.augment, test=read("test"), **held)
 
 
@@ -461,8 +466,7 @@ def _image_folder(spec: ImageNetData | ImageFolderData) -> Dataset:
         return FileSplit(files, torch.tensor(source.targets, dtype=torch.int64), torch.arange(len(files.paths)))
 
     whole = split(found)
-    order = np.random.default_rng(spec.seed).permutation(len(whole))
-    held = _held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+    held = _parts(whole, spec)
     train = held.pop("train")
     at_random = spec.augment == "resized_crop_flip"
     return Dataset(

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -77,7 +77,18 @@ class DigitsData(Spec):
     """Seed of the split."""
 
 
-class ParquetData(Spec):
+class HeldOutData(Spec):
+    """What data sets that come as a training and a test part have in common."""
+
+    validation: PositiveInt = 1000
+    """Images held out of training for the search."""
+    calibration: PositiveInt = 1000
+    """Images held out of training for ensemble weights."""
+    seed: Seed = 0
+    """Seed of the split."""
+
+
+class ParquetData(HeldOutData):
     """Encoded images and labels in Parquet files with columns `image` (bytes) and `label`."""
 
     name: Literal["parquet"]
@@ -90,75 +101,50 @@ class ParquetData(Spec):
     classes: PositiveInt
     mode: Literal["L", "RGB"] = "RGB"
     augment: Literal["none", "crop_flip"] = "none"
-    validation: PositiveInt = 1000
-    calibration: PositiveInt = 1000
-    seed: Seed = 0
 
 
-class TorchvisionData(Spec):
+class TorchvisionData(HeldOutData):
     """What the small data sets that torchvision reads have in common. They have ten classes."""
 
     folder: str = Field(exclude=True)
     """torchvision's `root`: absolute, or relative to the study file. Not part of the identity."""
     download: bool = Field(default=False, exclude=True)
     """Fetch what is missing. Not part of the identity."""
-    validation: PositiveInt = 1000
-    """Images held out of training for the search."""
-    calibration: PositiveInt = 1000
-    """Images held out of training for ensemble weights."""
-    seed: Seed = 0
-    """Seed of the split."""
 
 
 class MNISTData(TorchvisionData):
     """MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
 
+    title: ClassVar[str] = "MNIST"
     name: Literal["mnist"]
     augment: Literal["none", "crop_flip"] = "none"
-
-    @property
-    def title(self) -> str:
-        """Name of the data set in reports."""
-        return "MNIST"
 
 
 class FashionMNISTData(TorchvisionData):
     """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
 
+    title: ClassVar[str] = "Fashion-MNIST"
     name: Literal["fashion_mnist"]
     augment: Literal["none", "crop_flip"] = "none"
-
-    @property
-    def title(self) -> str:
-        """Name of the data set in reports."""
-        return "Fashion-MNIST"
 
 
 class CIFAR10Data(TorchvisionData):
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32 pixels."""
 
+    title: ClassVar[str] = "CIFAR-10"
     name: Literal["cifar10"]
     augment: Literal["none", "crop_flip"] = "crop_flip"
-
-    @property
-    def title(self) -> str:
-        """Name of the data set in reports."""
-        return "CIFAR-10"
 
 
 class SVHNData(TorchvisionData):
     """SVHN: 73,257 and 26,032 colour images of 32x32 pixels; class c is the digit c."""
 
+    title: ClassVar[str] = "SVHN"
     name: Literal["svhn"]
     augment: Literal["none", "crop_flip"] = "crop_flip"
     """Cropping and flipping, as MACER trains on SVHN, though a digit is not its mirror image."""
     extra: bool = False
     """Train on the 531,131 images of the extra part, too (7 GB as float32)."""
-
-    @property
-    def title(self) -> str:
-        """Name of the data set in reports."""
-        return "SVHN"
 
 
 FileAugmentation = Literal["none", "crop_flip", "resized_crop_flip"]
@@ -174,9 +160,10 @@ def _check_size(size: int | None, resize: int | None) -> None:
         )
 
 
-class ImageNetData(Spec):
+class ImageNetData(HeldOutData):
     """ImageNet (ILSVRC 2012): 1,281,167 and 50,000 colour images; its validation split is the test split."""
 
+    title: ClassVar[str] = "ImageNet"
     name: Literal["imagenet"]
     folder: str = Field(exclude=True)
     """Where `train` and `val` are: absolute, or relative to the study file. Not part of the identity."""
@@ -185,17 +172,6 @@ class ImageNetData(Spec):
     resize: PositiveInt = 256
     """Shorter side of the picture that it is cut out of."""
     augment: FileAugmentation = "resized_crop_flip"
-    validation: PositiveInt = 1000
-    """Images held out of training for the search."""
-    calibration: PositiveInt = 1000
-    """Images held out of training for ensemble weights."""
-    seed: Seed = 0
-    """Seed of the split."""
-
-    @property
-    def title(self) -> str:
-        """Name of the data set in reports."""
-        return "ImageNet"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "ImageNetData":
@@ -203,7 +179,7 @@ class ImageNetData(Spec):
         return self
 
 
-class ImageFolderData(Spec):
+class ImageFolderData(HeldOutData):
     """Image files in `train/<class>/` and `test/<class>/`; classes are numbered in the order of their names."""
 
     name: Literal["image_folder"]
@@ -222,12 +198,6 @@ class ImageFolderData(Spec):
     """Shorter side of the picture that it is cut out of; `size` by default."""
     mode: Literal["L", "RGB"] = "RGB"
     augment: FileAugmentation = "none"
-    validation: PositiveInt = 1000
-    """Images held out of training for the search."""
-    calibration: PositiveInt = 1000
-    """Images held out of training for ensemble weights."""
-    seed: Seed = 0
-    """Seed of the split."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "ImageFolderData":

@@ -4,6 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,8 @@ _CHECKPOINT_SECONDS = 5.0
 def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
     """Return a data set with all splits on a device, kept for the life of the worker."""
     data = load_dataset(spec)
-
-    return Dataset(
-        name=data.name,
-        classes=data.classes,
-        augment=data.augment,
+    return replace(
+        data,
         train=data.train.to(device),
         validation=data.validation.to(device),
         calibration=data.calibration.to(device),
