@@ -38,7 +38,7 @@ from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Resources, connect, keep_freed_memory, set_deterministic
 from rspipe.stages.store import Store, checksum, write_text
-from rspipe.study import StudyConfig
+from rspipe.study import ModelSpec, StudyConfig
 
 SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
@@ -334,18 +334,14 @@ def _study(folder: Path, *, images: int) -> StudyConfig:
     )
 
 
-def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Resources) -> tuple[float, float, float]:
-    """Return the time of the certification stage, that until its first image, and bytes put into the object store."""
-    run_dir.mkdir()
-    store, state = Store(run_dir), network.state_dict()
-    write_text(run_dir / "study.json", "{}")
-    (spec,) = study.model_specs
+def save_untrained(store: Store, spec: ModelSpec, parameters: dict[str, torch.Tensor]) -> TrainedModel:
+    """Store parameters as those of a trained model; return its record."""
     record = TrainedModel(
         id=spec.id,
         label=spec.label,
-        method="gaussian",
-        train_sigma=SIGMA,
-        seed=0,
+        method=spec.method.name,
+        train_sigma=spec.train_sigma,
+        seed=spec.seed,
         spec=spec.model_dump(mode="json"),
         status="finished",
         message="",
@@ -355,12 +351,22 @@ def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Res
         noisy_accuracy=0.0,
         seconds=0.0,
         passes=0,
-        parameters=0,
+        parameters=sum(parameter.numel() for parameter in parameters.values()),
         device="cpu",
         precision="float32",
-        checksum=checksum(state),
+        checksum=checksum(parameters),
     )
-    store.save_model(record, state)
+    store.save_model(record, parameters)
+    return record
+
+
+def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Resources) -> tuple[float, float, float]:
+    """Return the time of the certification stage, that until its first image, and bytes put into the object store."""
+    run_dir.mkdir()
+    store, state = Store(run_dir), network.state_dict()
+    write_text(run_dir / "study.json", "{}")
+    (spec,) = study.model_specs
+    record = save_untrained(store, spec, state)
     first: list[float] = []
 
     def on_progress(progress: Progress) -> None:

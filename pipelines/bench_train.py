@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from bench_certify import MATMUL, matmul_rate, medians
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +48,7 @@ METHODS: dict[str, MethodSpec] = {
     "smoothadv_consistency": SmoothAdvConsistency(name="smoothadv_consistency", T=2, m=2, warmup=0),
     "smoothmix": SmoothMix(name="smoothmix", T=2, m=2, alpha=0.5, warmup=0),
 }
-SHAPE, CLASSES, SIGMA, MATMUL = (3, 32, 32), 10, 0.5, 2048
+SHAPE, CLASSES, SIGMA = (3, 32, 32), 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Options:
     repeats: int = 3
     """Measurements of each rate, taken in turns with what it is compared with; the median counts."""
     threads: int = torch.get_num_threads()
+    compiled: bool = torch.cuda.is_available()
+    """Whether to measure compiled training, too."""
+    profile: str | None = None
+    """A method: print where the time of its bfloat16 training goes instead."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -125,14 +130,23 @@ def rspipe_rate(spec: ModelSpec, data: Dataset, *, device: str) -> float:
     return len(data.train) / history[0]["seconds"]
 
 
+def last_epoch_rate(spec: ModelSpec, data: Dataset, *, device: str) -> float:
+    """Train two epochs; return images per second of the second."""
+    twice = spec.model_copy(update={"training": spec.training.model_copy(update={"epochs": 2})})
+    history = fit(twice, data).history
+    _wait(device)
+    return len(data.train) / history[1]["seconds"]
+
+
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def model_spec(method: MethodSpec, options: Options, *, precision: str) -> ModelSpec:
+def model_spec(method: MethodSpec, options: Options, *, precision: str, compiled: bool = False) -> ModelSpec:
     """Return a model of one epoch."""
     training: dict[str, Any] = {"epochs": 1, "batch_size": options.batch_size, "lr": 1e-3, "precision": precision}
+    training["compiled"] = compiled
     return ModelSpec(
         label="model",
         # Only its name: the images are those of `random_images`.
@@ -156,29 +170,50 @@ def random_images(count: int, device: str) -> Dataset:
     return Dataset("random", CLASSES, "crop_flip", split(count), split(10), split(10), split(10))
 
 
+def operations(spec: ModelSpec, data: Dataset) -> float:
+    """Return the floating-point operations of matrix products and convolutions that training takes per image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        fit(spec, data)
+    return float(counter.get_total_flops()) / len(data.train)
+
+
 def measured(options: Options) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield images per second of each method, by the name of what was measured."""
+    """Yield, for each method, rates by the name of what was measured: images, and matrix products, per second.
+
+    `operations` are floating-point operations per image.
+    """
     for name in options.methods:
         method = METHODS[name]
         data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
+        spec = partial(model_spec, method, options)
         measures: dict[str, Callable[[], float]] = {
-            "loop": partial(
-                straightforward, model_spec(method, options, precision="float32"), data, device=options.device
-            ),
-            **{
-                precision: partial(
-                    rspipe_rate, model_spec(method, options, precision=precision), data, device=options.device
-                )
-                for precision in ("float32", "bfloat16")
-            },
+            "loop": partial(straightforward, spec(precision="float32"), data, device=options.device),
+            "float32": partial(rspipe_rate, spec(precision="float32"), data, device=options.device),
+            "bfloat16": partial(rspipe_rate, spec(precision="bfloat16"), data, device=options.device),
         }
+        if options.compiled:
+            compiled = spec(precision="bfloat16", compiled=True)
+            # Compilation happens in the first epoch.
+            measures["compiled"] = partial(last_epoch_rate, compiled, data, device=options.device)
+        for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
         for measure in measures.values():
             measure()
-        found: dict[str, list[float]] = {what: [] for what in measures}
-        for _ in range(options.repeats):
-            for what, measure in measures.items():
-                found[what].append(measure())
-        yield name, {what: float(np.median(rates)) for what, rates in found.items()}
+        found = medians(measures, repeats=options.repeats)
+        yield name, {**found, "operations": operations(spec(precision="float32"), data)}
+
+
+def profile(options: Options, console: Console) -> None:
+    """Print where the time of training goes, by kind of operation."""
+    method = METHODS[str(options.profile)]
+    data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
+    spec = model_spec(method, options, precision="bfloat16")
+    fit(spec, data)
+    with torch.profiler.profile() as found:
+        fit(spec, data)
+    console.print(found.key_averages().table(sort_by=f"self_{options.device}_time_total", row_limit=20))
 
 
 def main(options: Options) -> None:
@@ -191,13 +226,30 @@ def main(options: Options) -> None:
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, "
         f"{options.device}; {options.architecture}, batch {options.batch_size}"
     )
+    if options.profile is not None:
+        profile(options, console)
+        return
     table = Table(title="Images per second; to reach: bfloat16 / loop >= 1.7 on a CPU that has it, >= 3 on a GPU")
-    for column in ("method", "loop", "float32", "bfloat16", "float32 / loop", "bfloat16 / loop"):
+    ways = ("float32", "bfloat16", "compiled")[: 2 + options.compiled]
+    columns = ("loop", *ways, *(f"{way} / loop" for way in ways), *(f"{way}, share of matmul" for way in ways))
+    for column in ("method", *columns):
         table.add_column(column, justify="right")
     for name, rates in measured(options):
-        ratios = (f"{rates[what] / rates['loop']:.2f}" for what in ("float32", "bfloat16"))
-        table.add_row(name, *(f"{rates[what]:,.1f}" for what in rates), *ratios)
+        ratios = [f"{rates[way] / rates['loop']:.2f}" for way in ways]
+        shares = [
+            rates[way]
+            * rates["operations"]
+            / (2 * MATMUL**3 * rates[f"matmul {way if way == 'float32' else 'bfloat16'}"])
+            for way in ways
+        ]
+        cells = [f"{rates[way]:,.1f}" for way in ("loop", *ways)]
+        table.add_row(name, *cells, *ratios, *(f"{100 * share:.0f} %" for share in shares))
+        console.print(f"{name}: {', '.join(ratios)}")
     console.print(table)
+    console.print(
+        "Share of matmul: operations of convolutions and products per second, over those of a product of "
+        f"{MATMUL} x {MATMUL} matrices in the same precision."
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Wanted:
     """Where its results are; runs/<study id> by default."""
     override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
     """The overrides of the study file that it was run with."""
+    allow_code: bool = False
+    """Let the study file name architectures as module:function; as when it was run."""
     certificate: CertificateKind = "certify"
     """certify: the rule's own; two_sided: bounds the runner-up, too; soft: of the mean probability instead of votes
     (another classifier); predict: PREDICT's class, without a radius."""
@@ -36,7 +38,7 @@ class Wanted:
 
 def derive(wanted: Wanted) -> None:
     """Print the derived results of every classifier, and write them image by image below the run directory."""
-    study = load_study(wanted.study, overrides=wanted.override)
+    study = load_study(wanted.study, overrides=wanted.override, allow_code=wanted.allow_code)
     store = Store(resolve_run_dir(wanted.run_dir, study))
     store.check_owner(study)
     try:

@@ -57,6 +57,8 @@ class Options:
     """Where results go, and where the same study resumes; runs/<study id> by default (see RSPIPE_RUNS)."""
     override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
     """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
+    allow_code: bool = False
+    """Let the study file name architectures as module:function, whose code then runs here and on every worker."""
     ray_address: str | None = None
     """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
     resources: Resources = field(default_factory=Resources)
@@ -274,7 +276,7 @@ def print_table(console: Console, content: Content, *, title: str) -> bool:
     shown = fitting_columns(content, console.width)
     table = Table(title=escape(title), title_justify="left")
     for column in shown:
-        name = column == "classifier"
+        name = column in ("classifier", "against")
         table.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
     for row in content.rows:
         cells = dict(zip(content.columns, row, strict=True))
@@ -326,7 +328,7 @@ def open_session(options: Options) -> Iterator[Session]:
     Raises:
         RspipeError: Any of these fails; MLflow alone only costs a warning.
     """
-    study = load_study(options.study, overrides=options.override)
+    study = load_study(options.study, overrides=options.override, allow_code=options.allow_code)
     _check_data(study)
     terminal = Terminal()
     handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)

@@ -4,8 +4,8 @@ import io
 import json
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -91,10 +91,14 @@ class ImageFiles:
         Raises:
             DataError: A file is unreadable or, where images are taken as they are, of another size than the first.
         """
+        return as_images(self.pixels(positions))
+
+    def pixels(self, positions: Sequence[int]) -> Tensor:
+        """Return what `decode` does as bytes: uint8 [position, channel, height, width]."""
         return self._stacked((self._middle(self.paths[position]) for position in positions), count=len(positions))
 
-    def random_crops(self, positions: Sequence[int], *, generator: torch.Generator) -> Tensor:
-        """Return random parts of the pictures, half of them flipped, as images [position, channel, height, width].
+    def random_pixels(self, positions: Sequence[int], *, seed: int) -> Tensor:
+        """Return random parts of the pictures, half of them flipped: uint8 [position, channel, height, width].
 
         A part has .08 to 1 of the picture's area and an aspect ratio of 3/4 to 4/3, as is usual for ImageNet.
 
@@ -103,8 +107,9 @@ class ImageFiles:
         """
         from PIL import Image
 
-        draws = torch.rand((len(positions), 10, 4), generator=generator, device=generator.device).tolist()
-        flips = (torch.rand(len(positions), generator=generator, device=generator.device) < 0.5).tolist()
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.rand((len(positions), 10, 4), generator=generator).tolist()
+        flips = (torch.rand(len(positions), generator=generator) < 0.5).tolist()
         _, height, width = self.shape
 
         def part(position: int, tries: Sequence[Sequence[float]], flip: bool) -> Any:
@@ -134,10 +139,15 @@ class ImageFiles:
         return image
 
     def _stacked(self, images: Iterable[Any], *, count: int) -> Tensor:
-        pixels = np.empty((count, *self.shape), np.float32)
+        pixels = np.empty((count, *self.shape), np.uint8)
         for place, image in zip(pixels, images, strict=True):
             place[:] = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-        return torch.from_numpy(pixels).div_(255)
+        return torch.from_numpy(pixels)
+
+
+def as_images(pixels: Tensor) -> Tensor:
+    """Return bytes as float32 in [0, 1]."""
+    return pixels.to(torch.float32).div_(255)
 
 
 class FileSplit(Split):
@@ -146,7 +156,7 @@ class FileSplit(Split):
     files: ImageFiles
     """Of the whole source: image i of the split is file `index[i]`."""
     at_random: bool
-    """Whether images are random parts of the pictures (`training_batch`), so that they have no pixels of their own."""
+    """Whether images are random parts of the pictures, so that they have no pixels of their own."""
 
     def __init__(self, files: ImageFiles, labels: Tensor, index: Tensor, *, at_random: bool = False) -> None:
         # A split is frozen: what it holds is set here, once, but for the images.
@@ -162,7 +172,7 @@ class FileSplit(Split):
         if self.at_random:
             raise DataError(
                 "data.augment = 'resized_crop_flip' cuts training images out anew each time, so they are no tensor; "
-                "train from rspipe.datasets.training_batch or choose another data.augment"
+                "train from `training_pixels` or choose another data.augment"
             )
         size = 4 * len(self) * int(np.prod(self.files.shape))
         if size > _LARGEST:
@@ -180,10 +190,10 @@ class FileSplit(Split):
         """Return the images at `positions`, decoded, on the device of the labels."""
         return self.files.decode(self.index[positions.to(self.index.device)].tolist()).to(self.labels.device)
 
-    def random_batch(self, positions: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Return random parts of the pictures at `positions`, on the device of the labels."""
+    def some(self, positions: Tensor) -> ImageFiles:
+        """Return the files of the images at `positions`, in this order."""
         chosen = self.index[positions.to(self.index.device)].tolist()
-        return self.files.random_crops(chosen, generator=generator).to(self.labels.device)
+        return replace(self.files, paths=tuple(self.files.paths[which] for which in chosen))
 
     def at(self, positions: Tensor) -> "FileSplit":
         """Return the images at `positions` as a split, still to be decoded."""
@@ -517,15 +527,33 @@ def load_dataset(spec: DataSpec) -> Dataset:
     return _torchvision(spec)
 
 
-def training_batch(data: Dataset, positions: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Return the training images at `positions`, augmented as the data set asks for, on the device of the labels.
+def training_pixels(files: ImageFiles, *, at_random: bool, seed: int) -> Tensor:
+    """Return what a training step sees of its files: random parts, which the seed decides, or whole images.
+
+    Returns:
+        uint8 [file, channel, height, width].
 
     Raises:
         DataError: A file is unreadable.
     """
-    if isinstance(data.train, FileSplit) and data.train.at_random:
-        return data.train.random_batch(positions, generator=generator)
-    images = data.train.batch(positions)
+    positions = range(len(files.paths))
+    return files.random_pixels(positions, seed=seed) if at_random else files.pixels(positions)
+
+
+Step = tuple[Tensor, int]
+"""Positions of the images of a training step, and the seed of what is random in decoding them."""
+PixelSource = Callable[[FileSplit, Sequence[Step]], Iterator[Tensor]]
+"""Yields `training_pixels` of every step of an epoch, in order."""
+
+
+def decoded_here(split: FileSplit, steps: Sequence[Step]) -> Iterator[Tensor]:
+    """Yield the pixels of every step, decoded one by one by who asks for them."""
+    for positions, seed in steps:
+        yield training_pixels(split.some(positions), at_random=split.at_random, seed=seed)
+
+
+def augmented(data: Dataset, images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Return training images with the augmentation that works on tensors, where the data set asks for it."""
     return crop_flip(images, generator=generator) if data.augment == "crop_flip" else images
 
 

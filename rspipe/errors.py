@@ -5,6 +5,8 @@
     ├── DataError      images or labels are missing or unreadable
     ├── ModelError     a base classifier does not behave like one (NaN logits, wrong shape)
     ├── SolverError    no solver found usable ensemble weights
+    ├── LogError       a file is no certification log, or cannot be read
+    ├── MismatchError  results that do not answer the same question are not compared
     ├── StoreError     the run directory belongs to another study, is in use, or is damaged
     └── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
         └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
@@ -31,6 +33,14 @@ class ModelError(RspipeError):
 
 class SolverError(RspipeError):
     """The weights of an ensemble could not be solved for."""
+
+
+class LogError(RspipeError):
+    """A file is no certification log, or cannot be read."""
+
+
+class MismatchError(RspipeError):
+    """Results that do not answer the same question are not compared."""
 
 
 class StoreError(RspipeError):

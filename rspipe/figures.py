@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from rspipe.certificates import radius_cap
+from rspipe.ensembles import COMBINATIONS
+from rspipe.membership import names_seeds
 from rspipe.metrics import accuracy_band, certified_accuracy
 from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
 from rspipe.summaries import (
@@ -32,10 +34,12 @@ FloatArray = NDArray[np.float64]
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow is too faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
 _LINES = ("-", "--", "-.", ":")
-_MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
+MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
+_MOST_BARS = 12
+"""Ensembles whose weights are drawn where all are subsets."""
 _LEGEND_CHARACTERS = 90
 """That fit across a figure, with 8 per column for handle and gap."""
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -56,7 +60,8 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _panel(title: str, x: str, y: str, *, height: float = 3.6) -> tuple[Figure, Axes]:
+def new_panel(title: str, x: str, y: str, *, height: float = 3.6) -> tuple[Figure, Axes]:
+    """Return a figure of one panel, to be made and drawn into within `STYLE`."""
     figure = Figure(figsize=(5.6, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot(facecolor="white")
     axes.set_title(title, loc="left")
@@ -65,7 +70,7 @@ def _panel(title: str, x: str, y: str, *, height: float = 3.6) -> tuple[Figure, 
     return figure, axes
 
 
-def _spread(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"], text: Callable[[float], str]) -> None:
+def spread_axis(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"], text: Callable[[float], str]) -> None:
     """Label an axis in plain text, and make it logarithmic where positive values span more than a decade."""
     finite = [value for value in values if np.isfinite(value)]
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -83,7 +88,7 @@ def _legend_text(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _legend(figure: Figure) -> None:
+def draw_legend(figure: Figure) -> None:
     """Put the legend below the axes, in as many columns as the longest name leaves room for."""
     lengths = [len(text) + 8 for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
 
@@ -134,7 +139,7 @@ def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure
     cap = radius_cap(sigma=sigma, n=results.study.certify.n, alpha=alpha)
     largest = max(float(credited_radius(c).max(initial=0.0)) for c in classifiers)
     end = min(cap * 1.02, max(largest * 1.05, 0.1 * cap))
-    figure, axes = _panel(
+    figure, axes = new_panel(
         f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy", height=4.2
     )
     if end >= cap:
@@ -158,14 +163,14 @@ def certified_accuracy_figure(results: Results, *, sigma: float) -> Figure | Non
     if not models:
         return None
     styles = _model_colours(results.models)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes, grid = _radius_panel(results, sigma=sigma, title="Models")
         for label, classifiers in models.items():
             seeds = len(classifiers)
             name = f"{label} (mean of {seeds} seeds)" if seeds > 1 else label
             colour, line = styles[label]
             _draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
-        _legend(figure)
+        draw_legend(figure)
     return figure
 
 
@@ -179,7 +184,7 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
         return None
     best = sorted(ensembles, key=lambda pair: -float(credited_radius(pair[1]).mean()))[:most]
     shown = f"{len(best)} of {len(ensembles)} ensembles with the largest ACR" if len(ensembles) > most else "Ensembles"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes, grid = _radius_panel(results, sigma=sigma, title=shown)
         label = baseline_label(results.study)
         if baseline := certified_models(results, sigma=sigma).get(label):
@@ -190,7 +195,7 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
         for record, classifier in best:
             line = _LINES[methods.index(record.method) % len(_LINES)]
             _draw_curve(axes, [classifier], grid, name=display_name(record), colour=colours[record.label][0], line=line)
-        _legend(figure)
+        draw_legend(figure)
     return figure
 
 
@@ -207,10 +212,10 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
     models = label_colours([s.label for s in summaries if s.kind == "model"])
     ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind == "ensemble"))
     what = "training time of all members (s)" if cost == "training_seconds" else "passes of all members in training"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         at = [summary for summary in summaries if summary.sigma == sigma]
         entries = len({(summary.label, summary.weighting == "uniform") for summary in at})
-        figure, axes = _panel(f"ACR against cost, σ = {sigma:g}", what, "ACR", height=3.4 + 0.1 * entries)
+        figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", what, "ACR", height=3.4 + 0.1 * entries)
         named = set()
         for summary in at:
             uniform = summary.weighting in ("", "uniform")
@@ -218,7 +223,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
                 colour, marker, name = models[summary.label][0], "o", summary.label
             else:
                 position = ensembles.index(summary.label)
-                colour, marker = "#333333", _MARKERS[position % len(_MARKERS)]
+                colour, marker = "#333333", MARKERS[position % len(MARKERS)]
                 name = summary.label if uniform else f"{summary.label} (solved weights)"
             half = (summary.acr.high - summary.acr.low) / 2
             axes.errorbar(
@@ -234,20 +239,21 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
             )
             named.add(name)
         costs = [float(getattr(summary, cost)) for summary in at]
-        _spread(axes, costs, which="x", text="{:g}".format if cost == "training_seconds" else quantity)
-        _legend(figure)
+        spread_axis(axes, costs, which="x", text="{:g}".format if cost == "training_seconds" else quantity)
+        draw_legend(figure)
     return figure
 
 
 def weights_figure(results: Results, *, sigma: float) -> Figure | None:
     """Return the solved weights of all ensembles at a noise level as bars; None where none was solved for."""
-    records = [r for r in results.ensembles if r.sigma == sigma and r.method != "uniform"]
+    solved = [r for r in results.ensembles if r.sigma == sigma and r.method not in ("uniform", *COMBINATIONS)]
+    records = [r for r in solved if not names_seeds(r.label)] or solved[:_MOST_BARS]
     if not records:
         return None
     trained = {model.id: model for model in results.models}
     styles = _model_colours(results.models)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _panel(
+    with mpl.rc_context(STYLE):
+        figure, axes = new_panel(
             f"Solved weights, σ = {sigma:g}", "weight", "", height=max(1.9, 1.3 + 0.42 * len(records))
         )
         named = set()
@@ -268,7 +274,7 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
         axes.invert_yaxis()
         axes.set_xlim(0.0, 1.0)
         axes.grid(visible=False)
-        _legend(figure)
+        draw_legend(figure)
     return figure
 
 
@@ -283,8 +289,8 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
     if not models:
         return None
     styles = _model_colours(results.models)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
         named = set()
         for model in models:
             points = [(entry["epoch"], entry[measure]) for entry in model.history if measure in entry]
@@ -298,8 +304,8 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if measure == "loss":
             losses = [entry["loss"] for model in models for entry in model.history if "loss" in entry]
-            _spread(axes, losses, which="y", text="{:g}".format)
-        _legend(figure)
+            spread_axis(axes, losses, which="y", text="{:g}".format)
+        draw_legend(figure)
     return figure
 
 
@@ -311,7 +317,7 @@ def search_figure(trials: Sequence[Trial], search: SearchResult) -> Figure | Non
     names = sorted({name for trial in trials for name in trial.parameters})
     columns = min(3, 1 + len(names))
     rows = -(-(1 + len(names)) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.5 + 1.9 * rows), layout="constrained", facecolor="white")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         figure.suptitle(
@@ -340,10 +346,19 @@ def figure_svg(figure: Figure, *, name: str = "figure") -> str:
     """Return a figure as SVG to be put into a page: the same text for the same figure, ids prefixed by `name`."""
     text = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<[^<>]*\sid=")', rf"\g<1>{name}-", svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     return re.sub(r'(<[^<>]*\s(?:xlink:)?href="#)', rf"\g<1>{name}-", svg)
+
+
+def figure_pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF for a paper: letters stay text, and the same figure gives the same bytes."""
+    content = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    with mpl.rc_context({**STYLE, "pdf.fonttype": 42}):
+        figure.savefig(content, format="pdf", metadata=nothing)
+    return content.getvalue()

@@ -5,18 +5,20 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from scipy.special import ndtri
 from torch import Tensor, nn
 
 from rspipe.architectures import build_network, check_input
-from rspipe.datasets import Dataset, Split, training_batch
+from rspipe.data_parallel import Group, from_first, is_first, shared, sum_gradients
+from rspipe.datasets import Dataset, FileSplit, PixelSource, Split, as_images, augmented, decoded_here
 from rspipe.records import Status
 from rspipe.smoothing import evaluating
+from rspipe.spec import TrainingSpec
 from rspipe.study import ModelSpec
 
 State = dict[str, Any]
@@ -43,10 +45,14 @@ class Fit:
     passes: int
 
 
+def _derived_seed(*parts: int) -> int:
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """Return the generator of all randomness of one epoch, so that an epoch can be repeated on its own."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator(device).manual_seed(_derived_seed(seed, epoch))
 
 
 class _InBfloat16(nn.Module):
@@ -64,8 +70,36 @@ class _InBfloat16(nn.Module):
         return logits.float()
 
 
+@dataclass(frozen=True)
+class Means:
+    """By what a training runs: who decodes its images, and with whom it shares the work."""
+
+    pixels: PixelSource = decoded_here
+    """Decodes the images of data sets that are files, ahead of the steps that need them."""
+    group: Group | None = None
+    """Processes that train the model together, each on a part of every batch; this one alone when None."""
+
+
+ALONE = Means()
+"""One process that does everything."""
+
+
+def _as_trained(network: nn.Module, training: TrainingSpec, group: Group | None) -> nn.Module:
+    """Return the network as training runs it: in its precision, compiled, shared. The parameters are the network's."""
+    trained = network if training.precision == "float32" else _InBfloat16(network)
+    if training.compiled:
+        trained = cast(nn.Module, torch.compile(trained))
+    return trained if group is None else shared(trained, group)
+
+
 def _train_epoch(
-    spec: ModelSpec, network: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, *, epoch: int
+    spec: ModelSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    *,
+    epoch: int,
+    means: Means,
 ) -> tuple[dict[str, float], int]:
     """Train one epoch; return the means of loss, parts and noisy accuracy, and the images seen."""
     labels = data.train.labels
@@ -74,12 +108,14 @@ def _train_epoch(
     step = spec.method.images_per_step(spec.training.batch_size)
     # As in the references, a remainder smaller than a step is dropped, unless it is all there is.
     steps = max(1, len(order) // step)
-    network.train()
-    # Dropout and its like draw from torch's global stream.
+    batches = torch.split(order[: steps * step], step)
+    # Dropout and its like draw from torch's global stream; where several processes train, each from its own.
+    own = generator.initial_seed() + (0 if means.group is None else torch.distributed.get_rank(means.group))
     with torch.random.fork_rng([labels.device] if labels.device.type == "cuda" else []):
-        torch.manual_seed(generator.initial_seed())
-        batches = torch.split(order[: steps * step], step)
-        totals = _train_steps(spec, network, optimizer, data, batches=batches, epoch=epoch, generator=generator)
+        torch.manual_seed(own)
+        totals = _train_steps(
+            spec, network, optimizer, data, batches=batches, epoch=epoch, generator=generator, means=means
+        )
     return {name: float(total / steps) for name, total in totals.items()}, min(len(order), steps * step)
 
 
@@ -92,17 +128,21 @@ def _train_steps(
     batches: Sequence[Tensor],
     epoch: int,
     generator: torch.Generator,
+    means: Means,
 ) -> dict[str, Tensor]:
     """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy."""
     labels, totals = data.train.labels, dict[str, Tensor]()
-    trained = network if spec.training.precision == "float32" else _InBfloat16(network)
-    for chosen in batches:
-        batch = training_batch(data, chosen, generator=generator)
+    network.train()
+    seeds = [_derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
+    for chosen, images in zip(batches, _images(data, batches, seeds=seeds, means=means), strict=True):
+        batch = augmented(data, images, generator=generator)
         terms = spec.method.loss(
-            trained, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
+            network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
         )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.loss)
+        if means.group is not None:
+            sum_gradients(network, means.group)
         if spec.training.grad_clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), spec.training.grad_clip)
         optimizer.step()
@@ -112,8 +152,30 @@ def _train_steps(
     return totals
 
 
+def _images(data: Dataset, batches: Sequence[Tensor], *, seeds: Sequence[int], means: Means) -> Iterator[Tensor]:
+    """Yield the images of every step, on the device of the labels."""
+    train = data.train
+    if not isinstance(train, FileSplit):
+        yield from map(train.batch, batches)
+        return
+    # Decoding is what these data cost: where processes share the work, the first has it done for all.
+    first = is_first(means.group)
+    decoded = means.pixels(train, list(zip(batches, seeds, strict=True))) if first else itertools.repeat(None)
+    for chosen, pixels in zip(batches, decoded, strict=first):
+        if means.group is not None:
+            shape = (len(chosen), *train.files.shape)
+            yield as_images(from_first(pixels, shape=shape, like=train.labels, group=means.group))
+        elif pixels is not None:
+            yield as_images(pixels.to(train.labels.device))
+
+
 def fit(
-    spec: ModelSpec, data: Dataset, *, state: State | None = None, on_epoch: Callable[[State], None] | None = None
+    spec: ModelSpec,
+    data: Dataset,
+    *,
+    state: State | None = None,
+    on_epoch: Callable[[State], None] | None = None,
+    means: Means = ALONE,
 ) -> Fit:
     """Train a base classifier.
 
@@ -128,6 +190,8 @@ def fit(
         data: Its tensors say the device.
         state: Where to go on, as last passed to `on_epoch`; from the start when None.
         on_epoch: Called after each epoch with the state, whose tensors change in the next epoch.
+        means: By what the training runs. Who decodes changes nothing; several processes give what one does, up to
+            rounding. All of them call this with the same arguments and return the same.
 
     Raises:
         ModelError: The architecture does not fit the images or the classes.
@@ -138,6 +202,7 @@ def fit(
         network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
+    trained = _as_trained(network, training, means.group)
     watched = data.validation.evenly_spaced(min(_WATCHED_IMAGES, len(data.validation)))
     history: list[dict[str, float]] = []
     seconds, passes, start = 0.0, 0, 0
@@ -152,12 +217,12 @@ def fit(
         lr = training.lr * training.lr_decay ** (epoch // training.lr_step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        means, images = _train_epoch(spec, network, optimizer, data, epoch=epoch)
+        averages, images = _train_epoch(spec, trained, optimizer, data, epoch=epoch, means=means)
         spent, made = time.monotonic() - began, images * spec.method.passes_per_image
         seconds, passes = seconds + spent, passes + made
-        history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **means})
+        history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages})
         finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        if not finite or not math.isfinite(means["loss"]):
+        if not finite or not math.isfinite(averages["loss"]):
             message = (
                 f"loss or parameters became NaN or infinite in epoch {epoch + 1}; lower lr or lbd, or defer lambda"
             )

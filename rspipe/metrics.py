@@ -39,24 +39,29 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) 
     return np.asarray((credited >= np.asarray(radii, dtype=np.float64)[..., None]).mean(-1), dtype=np.float64)
 
 
-def _mean_interval(values: FloatArray, *, confidence: float) -> Interval:
-    mean = float(values.mean())
-    if values.size < 2:
-        return Interval(estimate=mean, low=float("-inf"), high=float("inf"))
-    half = float(ndtri(0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(values.size))
+def standard_error(values: ArrayLike) -> float:
+    """Return the standard error of the mean of [example] values, for the choice of examples; infinite for a single."""
+    given = np.asarray(values, dtype=np.float64)
+    return float(given.std(ddof=1) / np.sqrt(given.size)) if given.size > 1 else float("inf")
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean of [example] values with a normal interval for the choice of examples; infinite for a single."""
+    given = np.asarray(values, dtype=np.float64)
+    mean, half = float(given.mean()), float(ndtri(0.5 + confidence / 2)) * standard_error(given)
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
 def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """Return the ACR with a normal interval for the choice of test images."""
-    return _mean_interval(_credited(radius, correct), confidence=confidence)
+    return mean_interval(_credited(radius, correct), confidence=confidence)
 
 
 def paired_difference(
     radius_a: ArrayLike, correct_a: ArrayLike, radius_b: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0.95
 ) -> Interval:
     """Return the difference of ACR, a minus b, on the same images in the same order, with a paired normal interval."""
-    return _mean_interval(_credited(radius_a, correct_a) - _credited(radius_b, correct_b), confidence=confidence)
+    return mean_interval(_credited(radius_a, correct_a) - _credited(radius_b, correct_b), confidence=confidence)
 
 
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:

@@ -1,10 +1,12 @@
 """Records: what came out of a stage. Plain frozen dataclasses that travel as JSON."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 Status = Literal["finished", "diverged", "collapsed"]
 """How a training ended; only what finished is certified or a member of an ensemble."""
+TrialStatus = Literal[Status, "stopped", "invalid"]
+"""How a trial ended: `stopped` by early stopping, `invalid` where its hyper-parameters do not fit together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +19,12 @@ class Record:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the record that `to_json` described; lists become tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        """Return the record that `to_json` described; lists become tuples, at any depth but inside dictionaries."""
+        return cls(**{key: _with_tuples(value) for key, value in values.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,8 @@ class TrainedModel(Record):
     precision: str
     checksum: str
     """Of the parameters: certificates and ensemble weights hold for these and no others."""
+    normalization: tuple[tuple[float, ...], ...] | None = None
+    """Mean and standard deviation per channel of the network's first layer; None where it has no such layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +70,23 @@ class Trial(Record):
     index: int
     """Position in the search's own sequence; 0 are the method's settings in the study file."""
     parameters: dict[str, float | int]
+    """Of the hyper-parameters whose conditions hold."""
     objective: float
-    """Certified ACR on the validation split; 0 where training diverged."""
+    """Certified ACR on the validation split; 0 where training did not finish."""
     noisy_accuracy: float
-    status: Status
+    status: TrialStatus
     message: str
     seconds: float
     passes: int
+    error: float | None = None
+    """Standard error of the objective for the choice of validation images. All trials of a search share the images and
+    the noise, so their differences are known better; another training seed is not in it."""
+    accuracy: float = 0.0
+    """Clean accuracy of the smoothed classifier: certified accuracy at radius 0 on the validation split."""
+    epochs: int = 0
+    """That were trained."""
+    watched: dict[str, float] = field(default_factory=dict)
+    """The estimates of the ACR that trials are compared by while they train, by epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +132,47 @@ class EnsembleWeights(Record):
     """Of the members' parameters."""
     first: int = 0
     """Members that are asked first, for `consensus` alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryCheck(Record):
+    """Attacks on a certified classifier, inside, on and beyond the certified radius of test images."""
+
+    classifier: str
+    """Its id."""
+    name: str
+    """What it is called in tables."""
+    sigma: float
+    key: str
+    """Identity of what its certificates depend on."""
+    images: int
+    """That were certified with the right class and a radius above 0, of which these were attacked."""
+    steps: int
+    draws: int
+    n: int
+    alpha: float
+    """Probability that a prediction is wrong, at most."""
+    factors: tuple[float, ...]
+    """Distances allowed to the attack, in units of each image's certified radius."""
+    same: tuple[int, ...]
+    """Images at each distance whose prediction was still the certified class."""
+    abstained: tuple[int, ...]
+    changed: tuple[int, ...]
+    """Images predicted as another class."""
+    ever_changed: tuple[int, ...]
+    """Images predicted as another class at this distance or a smaller one."""
+    distance: tuple[float, ...]
+    """Mean distance that was gone, in units of the radius: the box [0, 1] may keep an attack short."""
+
+    @property
+    def broken(self) -> int:
+        """Predictions that changed within the certified radius: there should be none."""
+        return sum(count for factor, count in zip(self.factors, self.changed, strict=True) if factor <= 1)
+
+    @property
+    def expected_broken(self) -> float:
+        """How many predictions within the radius are wrong, at most, on average, by the errors of prediction alone."""
+        return self.alpha * self.images * sum(factor <= 1 for factor in self.factors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,11 @@ from importlib.resources import files
 
 from matplotlib.figure import Figure
 
+from rspipe.attack_report import attack_part
 from rspipe.certificates import radius_cap
+from rspipe.claims import compare_with_published, judge_claims
+from rspipe.ensemble_figures import ensemble_figures
+from rspipe.ensemble_report import Part, ensemble_parts
 from rspipe.figures import (
     certified_accuracy_figure,
     cost_figure,
@@ -18,17 +22,22 @@ from rspipe.figures import (
     weights_figure,
 )
 from rspipe.findings import answers, best, warnings
+from rspipe.membership import names_seeds
 from rspipe.records import Difference, Summary
+from rspipe.search_figures import search_figures
+from rspipe.search_notes import search_note, search_notes
 from rspipe.spec import DataSpec
 from rspipe.summaries import QUESTIONS, Results, average_over_seeds, baseline_label
 from rspipe.tables import (
     RULES,
     Table,
+    claim_table,
     difference_table,
     duration,
     ensemble_table,
     method_table,
     model_table,
+    published_table,
     quantity,
     result_table,
     search_table,
@@ -53,13 +62,16 @@ def report_figures(results: Results, summaries: Sequence[Summary]) -> dict[str, 
         if any(summary.sigma == sigma for summary in summaries):
             figures[f"accuracy-models-{at}"] = certified_accuracy_figure(results, sigma=sigma)
             figures[f"accuracy-ensembles-{at}"] = ensemble_accuracy_figure(results, sigma=sigma)
-            figures[f"cost-time-{at}"] = cost_figure(summaries, sigma=sigma)
-            figures[f"cost-passes-{at}"] = cost_figure(summaries, sigma=sigma, cost="passes")
+            named = [summary for summary in summaries if not names_seeds(summary.label)]
+            figures[f"cost-time-{at}"] = cost_figure(named, sigma=sigma)
+            figures[f"cost-passes-{at}"] = cost_figure(named, sigma=sigma, cost="passes")
         figures[f"weights-{at}"] = weights_figure(results, sigma=sigma)
         for what in ("loss", "noisy_accuracy", "validation_acr"):
             figures[f"training-{what}-{at}"] = learning_curve_figure(results, sigma=sigma, measure=what)
     for index, search in enumerate(results.searches):
         figures[f"search-{index}"] = search_figure(results.trials, search)
+    figures |= ensemble_figures(results)
+    figures |= search_figures(results)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -197,6 +209,26 @@ def _differences(differences: Sequence[Difference]) -> str:
     )
 
 
+def _claims(results: Results) -> str:
+    """What others have published or claimed; nothing where the study file names none."""
+    content = ""
+    if claims := judge_claims(results):
+        content += _element("h3", "Claims") + _table(claim_table(claims), name="larger ACR")
+        content += _paragraph(
+            "Reproduced: the paired 95 % interval of the difference lies above 0; contradicted: below. Not "
+            "significant: these images do not decide.",
+            style="soft",
+        )
+    if published := compare_with_published(results):
+        content += _element("h3", "Published results") + _table(published_table(published), name="entry")
+        content += _paragraph(
+            "The interval is for the ACR on all the images that the published one is over; that of the difference "
+            "holds the spread of the published seeds, too. Neither knows how another training would have come out.",
+            style="soft",
+        )
+    return content
+
+
 def _cost(results: Results, figures: dict[str, Figure]) -> str:
     content = _figures(figures, "cost-")
     if not content:
@@ -220,24 +252,35 @@ def _ensembles(results: Results, figures: dict[str, Figure]) -> str:
         + _paragraph(
             "Weights are chosen on the calibration images and are the same for every test image. esbrs_ratio: pooled "
             "mean margin over its standard deviation, larger is better. esbrs_paper: weighted variance of the margins, "
-            "smaller is better. Gap: how far, relatively, the solved program can be from its optimum.",
+            "smaller is better. esbrs_acr and auto: ACR in units of σ if margins were Gaussian, larger is better. "
+            "sween: log-loss under noise, smaller is better. Gap: how far, relatively, the solved program can be from "
+            "its optimum; of sween in nats; of esbrs_acr how much the linearized objective could still rise: a local "
+            "optimum.",
             style="soft",
         )
     )
 
 
-def _search(results: Results, figures: dict[str, Figure]) -> str:
+def _part(part: Part, *, title: str = "") -> str:
+    content = _element("h3", escape(title)) if title else ""
+    content += _table(part.table, name="ensemble") + (_list(part.sentences) if part.sentences else "")
+    return content + (_paragraph(part.note, style="soft") if part.note else "")
+
+
+def _ensembling(results: Results, figures: dict[str, Figure]) -> str:
+    sigmas = sorted({c.sigma for c in results.certified})
+    parts = [(sigma, part) for sigma in sigmas for part in ensemble_parts(results, sigma=sigma)]
+    content = "".join(_part(part, title=f"{part.title}, σ = {sigma:g}") for sigma, part in parts)
+    return content + _figures(figures, "size-", "landscape-")
+
+
+def _search(results: Results, figures: dict[str, Figure], differences: Sequence[Difference]) -> str:
     if not results.searches:
         return ""
     content = _table(search_table(results.searches), name="search") + _figures(figures, "search-")
     for search in results.searches:
         content += _details(f"Trials of {search.label}, σ = {search.sigma:g}", _table(trial_table(results, search)))
-    return content + _paragraph(
-        "Objective: ACR on the validation images. The winner is the best of its trials there, so the gain flatters it; "
-        "the paired differences on test images do not. Star: winner; cross: diverged; dashed: the settings of the "
-        "study file (trial 0).",
-        style="soft",
-    )
+    return content + _list(search_notes(results, differences)) + _paragraph(search_note(results), style="soft")
 
 
 def _training(results: Results, figures: dict[str, Figure]) -> str:
@@ -310,12 +353,15 @@ def render_report(results: Results, summaries: Sequence[Summary], differences: S
     figures = report_figures(results, summaries)
     sections = {
         "Findings": _findings(results, summaries, differences),
+        "Claims and published results": _claims(results),
         "Results": _results(results, summaries),
         "Certified accuracy": _curves(figures),
         "Paired differences": _differences(differences),
         "ACR against cost": _cost(results, figures),
         "Ensembles and weights": _ensembles(results, figures),
-        "Search": _search(results, figures),
+        "What ensembles give, and why": _ensembling(results, figures),
+        "Attacks around certified images": _part(attacks) if (attacks := attack_part(results)) else "",
+        "Search": _search(results, figures, differences),
         "Training": _training(results, figures),
         "How to read this; guarantees and limits": _reading(results, summaries),
         "Parameters and environment": _parameters(results),

@@ -46,6 +46,8 @@ class Spec(BaseModel):
     """Base of all specs: immutable, no unknown keys, identified by content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    also_written: ClassVar[tuple[str, ...]] = ()
+    """Keys that a study file has at this place beside the fields."""
 
     @model_validator(mode="before")
     @classmethod
@@ -54,7 +56,9 @@ class Spec(BaseModel):
             for key in values:
                 if key not in cls.model_fields:
                     raise PydanticCustomError(
-                        "unknown_key", "unknown key '{key}'{hint}", {"key": key, "hint": nearest(key, cls.model_fields)}
+                        "unknown_key",
+                        "unknown key '{key}'{hint}",
+                        {"key": key, "hint": nearest(key, (*cls.model_fields, *cls.also_written))},
                     )
         return values
 
@@ -228,12 +232,16 @@ class TrainingSpec(Spec):
     precision: Precision = "float32"
     """Of the forward and backward passes; parameters, optimizer and loss stay float32. The certified classifier has a
     precision of its own, `certify.precision`."""
+    compiled: bool = False
+    """Whether torch.compile makes the passes faster: minutes of compilation, and the last bits of the results, are
+    its price. For GPUs and long trainings; needs a C++ compiler on every node."""
 
     @model_serializer(mode="wrap")
-    def _without_default_precision(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Models that were trained before there was a choice keep their identity.
         values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if (name, value) != ("precision", "float32")}
+        later = {"precision": "float32", "compiled": False}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def check_can_certify(n: int, alpha: float) -> None:
@@ -294,7 +302,8 @@ class RadiusGridRule(Spec):
         return self
 
 
-def _rule_by_name(value: Any) -> Any:
+def by_name(value: Any) -> Any:
+    """Return a table for what may be given by its name alone."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -304,7 +313,7 @@ RuleSpec = Annotated[FixedRule | PlannedRule | RadiusGridRule, Field(discriminat
 class CertifySpec(Spec):
     """How classifiers are certified on the test split."""
 
-    rule: Annotated[RuleSpec, BeforeValidator(_rule_by_name)] = FixedRule()
+    rule: Annotated[RuleSpec, BeforeValidator(by_name)] = FixedRule()
     """How many samples each estimate gets: a rule's name, or a table of its name and parameters."""
     n0: PositiveInt = 100
     """Noise samples that select the class."""

@@ -1,17 +1,32 @@
 """A study file (TOML) says everything that determines a study's numbers; here it becomes specs."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rspipe.algorithms import Algorithm, AlgorithmSpec, Objectives, Sobol, Stopping
 from rspipe.architectures import find_architecture
 from rspipe.errors import StudyError
+from rspipe.membership import MOST_IN_SUBSETS, Member, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.methods import MethodSpec
+from rspipe.space import ADVMACER_SPACE, Parameters, Space, applied, check_copies_fit, check_space, grid_size
 from rspipe.spec import (
     CertifySpec,
     DataSpec,
@@ -34,7 +49,17 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, (int, float, str)) else value
 
 
-def _known_architecture(name: str) -> str:
+_NO_CODE = {"allow_code": False}
+
+
+def _known_architecture(name: str, info: ValidationInfo) -> str:
+    if info.context == _NO_CODE and ":" in name:
+        # Before anything is imported. Who makes a spec in Python has chosen the module already.
+        raise PydanticCustomError(
+            "code_not_allowed",
+            "this runs code of module '{module}'; pass --allow-code if you trust that module and this study file",
+            {"module": name.partition(":")[0]},
+        )
     try:
         find_architecture(name)
     except StudyError as error:
@@ -46,16 +71,6 @@ Sigmas = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-def _check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) -> None:
-    """Raise unless an optimizer step holds at least one image with all its noisy copies."""
-    if method.images_per_step(training.batch_size) < 1:
-        raise PydanticCustomError(
-            "batch_too_small",
-            "{place}: m = {m} does not fit into batch_size = {batch}; raise training.batch_size or lower m",
-            {"place": place, "m": getattr(method, "m", 1), "batch": training.batch_size},
-        )
 
 
 class ModelSpec(Spec):
@@ -71,7 +86,7 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _batch_holds_copies(self) -> "ModelSpec":
-        _check_copies_fit(self.method, self.training, place=f"'{self.label}'")
+        check_copies_fit(self.method, self.training, place=f"'{self.label}'")
         return self
 
     @property
@@ -80,37 +95,18 @@ class ModelSpec(Spec):
         return f"{self.label}-s{self.train_sigma:g}-seed{self.seed}-{self.digest}"
 
 
-class Range(Spec):
-    """An interval of a hyper-parameter, both ends included; whole numbers where the hyper-parameter is one."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> "Range":
-        if not self.low < self.high:
-            raise PydanticCustomError(
-                "empty_range", "low = {low} must be below high = {high}", {"low": self.low, "high": self.high}
-            )
-        if self.log and self.low <= 0:
-            raise PydanticCustomError("log_range", "low = {low} must be positive on a log scale", {"low": self.low})
-        return self
+_LATER = {"algorithm": {"name": "sobol"}, "objectives": ("acr",), "early_stopping": None}
 
 
-class Choice(Spec):
-    """A list of values of a hyper-parameter."""
-
-    choices: Annotated[tuple[float | int, ...], Field(min_length=1)]
-
-
-def _kind_of_domain(value: Any) -> str:
-    chosen = isinstance(value, dict) and any(str(key).startswith("choice") for key in value)
-    return "Choice" if chosen or isinstance(value, Choice) else "Range"
+def _without_later_defaults(search: dict[str, Any]) -> dict[str, Any]:
+    # Searches from before there were other algorithms keep their identity.
+    plain = {**search, "objectives": tuple(search["objectives"])}
+    return {name: value for name, value in search.items() if name not in _LATER or plain[name] != _LATER[name]}
 
 
-Domain = Annotated[Annotated[Range, Tag("Range")] | Annotated[Choice, Tag("Choice")], Discriminator(_kind_of_domain)]
-Space = Annotated[dict[str, Domain], Field(min_length=1)]
+def _without_trials(search: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped search without the number of its trials, to which more can be added; not so of `sobol`."""
+    return {name: value for name, value in search.items() if name != "trials" or "algorithm" not in search}
 
 
 class SearchSpec(Spec):
@@ -128,11 +124,18 @@ class SearchSpec(Spec):
     seed: Seed
     n: PositiveInt
     alpha: Annotated[float, Field(gt=0, lt=1)]
+    algorithm: Algorithm = Sobol()
+    objectives: Objectives = ("acr",)
+    early_stopping: Stopping = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_later_defaults(serialize(self))
 
     @property
     def id(self) -> str:
         """Readable and unique."""
-        return f"{self.label}-s{self.sigma:g}-{self.digest}"
+        return f"{self.label}-s{self.sigma:g}-{content_id(_without_trials(self.model_dump(mode='json')))}"
 
 
 class EnsembleSpec(Spec):
@@ -152,13 +155,19 @@ class EnsembleSpec(Spec):
     @property
     def id(self) -> str:
         """Readable and unique."""
-        name = self.label.replace(" + ", "+").replace(" ", "-")
+        # File names end at 255 characters; the digest tells apart what is cut off.
+        name = self.label.replace(" + ", "+").replace(" ", "-")[:190]
         return f"{name}-{self.weights}-s{self.sigma:g}-{self.digest}"
 
 
-Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper", "mme", "consensus"]
+Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper", "esbrs_acr", "sween", "auto", "mme", "consensus"]
 """How members are combined: an average with uniform or solved weights, or another rule (`rspipe.ensembles`)."""
 Average = Literal["probabilities", "logits"]
+
+
+def ensemble_name(members: str, weights: str, average: str) -> str:
+    """Return an ensemble's name in tables: members and weighting, and what is averaged where it is logits."""
+    return f"{members} ({weights})" if average == "probabilities" else f"{members} ({weights}, {average})"
 
 
 class ModelGroup(Spec):
@@ -187,44 +196,92 @@ class SearchGroup(Spec):
     sigma: Sigmas
     seeds: Seeds
     space: Space
+    """What is varied, by name; of AdvMacer all that the paper leaves open by default."""
     trials: Annotated[int, Field(ge=2)] = 8
+    """The first has the study file's settings. More can be added later, except with `sobol`."""
     seed: Seed = 0
     n: PositiveInt = 1000
     """Noise samples per validation image."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    algorithm: Algorithm = Sobol()
+    """Its name, or a table of its name and parameters."""
+    objectives: Objectives = ("acr",)
+    """The first, `acr`, decides which trial wins."""
+    early_stopping: Stopping = None
+    """`true`, or a table of `grace` and `reduction`; off by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_space(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        if isinstance(method, dict) and method.get("name") == "advmacer" and "space" not in values:
+            return {**values, "space": ADVMACER_SPACE}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_later_defaults(serialize(self))
 
     @model_validator(mode="after")
     def _space_fits_method(self) -> "SearchGroup":
-        fields = type(self.method).model_fields
-        searchable = [name for name in fields if name != "name"]
         check_can_certify(self.n, self.alpha)
-        _check_copies_fit(self.method, self.training, place="method")
-        for name, domain in self.space.items():
-            if name not in searchable:
-                raise PydanticCustomError(
-                    "unknown_hyperparameter",
-                    "{method} has no hyper-parameter '{name}'{hint}",
-                    {"method": self.method.name, "name": name, "hint": nearest(name, searchable)},
-                )
-            ends = (domain.low, domain.high) if isinstance(domain, Range) else domain.choices
-            for end in ends:
-                try:
-                    method = type(self.method).model_validate({**self.method.model_dump(), name: end})
-                except ValidationError as error:
-                    reason = error.errors()[0]["msg"]
-                    raise PydanticCustomError(
-                        "value_out_of_range",
-                        "space.{name}: {value} is no value of it: {reason}",
-                        {"name": name, "value": end, "reason": reason},
-                    ) from error
-                _check_copies_fit(method, self.training, place=f"space.{name}")
+        check_copies_fit(self.method, self.training, place="method")
+        check_space(self.space, self.method, self.training)
         return self
+
+    @property
+    def possible_trials(self) -> int:
+        """The number of trials, or of a grid's points and the study file's own settings."""
+        if self.algorithm.name != "grid":
+            return self.trials
+        return 1 + grid_size(self.space, self.algorithm.levels, self.method, self.training)
+
+    @model_validator(mode="after")
+    def _can_proceed(self) -> "SearchGroup":
+        if self.objectives[0] != "acr" or len(set(self.objectives)) < len(self.objectives):
+            raise PydanticCustomError(
+                "objectives",
+                "objectives = {given} must begin with 'acr', which decides who wins, and name none twice",
+                {"given": str(list(self.objectives))},
+            )
+        if self.early_stopping is not None:
+            epochs = self.trial_epochs or self.training.epochs
+            if len(self.objectives) > 1:
+                raise PydanticCustomError(
+                    "stopping_by_several",
+                    "early_stopping compares trials by ACR alone; leave it out, or all objectives but 'acr'",
+                )
+            if (first := self.early_stopping.first_rung(epochs)) >= epochs:
+                raise PydanticCustomError(
+                    "grace_too_long",
+                    "early_stopping.grace = {grace} must be below the {epochs} epochs of a trial",
+                    {"grace": first, "epochs": epochs},
+                )
+        if self.algorithm.name == "grid" and self.trials <= (
+            size := grid_size(self.space, self.algorithm.levels, self.method, self.training)
+        ):
+            raise PydanticCustomError(
+                "grid_too_large",
+                "trials = {trials} are too few for the {size} points of the grid and the study file's own settings; "
+                "raise trials to {least}, or lower algorithm.levels",
+                {"trials": self.trials, "size": size, "least": size + 1},
+            )
+        return self
+
+
+def _kind_of_members(value: Any) -> str:
+    return "Ids" if isinstance(value, list | tuple) else "Words"
 
 
 class EnsembleGroup(Spec):
     """`[[ensembles]]`: the same members at every noise level (or at `sigma`), with each of the weightings."""
 
-    members: str
+    members: Annotated[
+        Annotated[str, Tag("Words")] | Annotated[tuple[str, ...], Tag("Ids")], Discriminator(_kind_of_members)
+    ]
+    """In the paper's words, or a list of models: ids, the digest of which may be left out."""
+    all_subsets: bool = False
+    """Form an ensemble of every subset of two or more of the members, of which there are eight at most."""
     weights: Annotated[tuple[Weighting, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (
         "uniform",
         "esbrs_ratio",
@@ -234,10 +291,125 @@ class EnsembleGroup(Spec):
     """Members that `consensus` asks first."""
     sigma: Sigmas | None = None
 
+    @model_validator(mode="after")
+    def _weights_fit_average(self) -> "EnsembleGroup":
+        if "sween" in self.weights and self.average == "logits":
+            raise PydanticCustomError(
+                "sween_of_logits", "weights 'sween' are those of an average of probabilities; drop average = 'logits'"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_subsets(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Studies that were run before there was a choice keep their identity.
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if (name, value) != ("all_subsets", False)}
+
+    @property
+    def text(self) -> str:
+        """Return the members as they are written."""
+        return self.members if isinstance(self.members, str) else ", ".join(self.members)
+
+    def wanted(self, *, place: str = "members") -> tuple[tuple[str, int], ...]:
+        """Return (label, count) pairs."""
+        if isinstance(self.members, str):
+            return parse_members(self.members, place=place)
+        labels = [model.label for model in parse_ids(self.members, place=place)]
+        return tuple((label, labels.count(label)) for label in dict.fromkeys(labels))
+
+    def sigmas(self, of_study: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the noise levels at which the ensembles are wanted."""
+        return self.sigma or (of_study if isinstance(self.members, str) else (parse_ids(self.members)[0].sigma,))
+
+    def choose(self, models: Sequence[Member]) -> tuple[Member, ...] | None:
+        """Return the members among the models of a noise level, in order; None where one is not there.
+
+        Raises:
+            StudyError: A model has another digest than the one named.
+        """
+        if isinstance(self.members, str):
+            have = [[model for model in models if model.label == label] for label, _ in self.wanted()]
+            counts = [count for _, count in self.wanted()]
+            enough = all(len(group) >= count for group, count in zip(have, counts, strict=True))
+            picked = [model for group, count in zip(have, counts, strict=True) for model in group[:count]]
+            return tuple(picked) if enough else None
+        found = {(model.label, model.seed): model for model in models}
+        named = parse_ids(self.members)
+        if any((one.label, one.seed) not in found for one in named):
+            return None
+        for one in named:
+            actual = found[one.label, one.seed].id
+            if one.text != actual and one.text.count("-") == actual.count("-"):
+                raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
+        return tuple(found[one.label, one.seed] for one in named)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the ensembles are called in tables, one for each of the weightings."""
+        return tuple(ensemble_name(self.text, weights, self.average) for weights in self.weights)
+
+
+class PublishedResult(Spec):
+    """`[[published]]`: what others report for an entry of the study, to stand beside what is measured."""
+
+    entry: str
+    """Label of models, compared in the mean over seeds, or an ensemble as in tables: "advmacer x3 (uniform)"."""
+    sigma: PositiveFloat
+    acr: NonNegativeFloat
+    """Mean over their seeds, where there are several."""
+    low: NonNegativeFloat | None = None
+    """Of their seeds; `acr` by default."""
+    high: NonNegativeFloat | None = None
+    images: PositiveInt = 10_000
+    """Test images that it is an average over; those certified here are taken for a sample of them."""
+    source: str
+    differs: str = ""
+    """In what the entry differs from what was published; empty where it is the same recipe."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "PublishedResult":
+        low, high = self.span
+        if not low <= self.acr <= high:
+            raise PydanticCustomError(
+                "published_order",
+                "low = {low}, acr = {acr} and high = {high} must ascend",
+                {"low": low, "acr": self.acr, "high": high},
+            )
+        return self
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest of their seeds."""
+        return (self.acr if self.low is None else self.low), (self.acr if self.high is None else self.high)
+
+
+class Claim(Spec):
+    """`[[claims]]`: a statement that one entry has a larger ACR than another, to be judged on the same images."""
+
+    first: str
+    """The entry with the larger ACR, named as in `PublishedResult`."""
+    second: str
+    sigma: Sigmas | None = None
+    """Noise levels; all where both entries are certified by default."""
+    by: float | None = None
+    """The difference that was published, at the only noise level named."""
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _one_difference(self) -> "Claim":
+        if self.by is not None and (self.sigma is None or len(self.sigma) != 1):
+            raise PydanticCustomError("claim_sigma", "by = {by} needs a single sigma beside it", {"by": self.by})
+        return self
+
+
+_SHARED = ("architecture", "training")
+"""What entries that train models inherit from the top of the file."""
+
 
 class StudyConfig(Spec):
     """A validated study file."""
 
+    also_written: ClassVar[tuple[str, ...]] = _SHARED
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str = ""
     data: DataSpec = DigitsData()
@@ -250,6 +422,8 @@ class StudyConfig(Spec):
     """Radii at which certified accuracy is tabulated, in pixel units."""
     baseline: Label | None = None
     """Label that the report compares every model with; the first model by default."""
+    published: tuple[PublishedResult, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def id(self) -> str:
@@ -259,16 +433,40 @@ class StudyConfig(Spec):
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the numbers, JSON-like."""
-        return self.model_dump(mode="json", exclude={"title", "radii", "baseline"})
+        content = self.model_dump(mode="json", exclude={"title", "radii", "baseline", "published", "claims"})
+        return {**content, "search": [_without_trials(search) for search in content["search"]]}
+
+    @cached_property
+    def default_groups(self) -> tuple[ModelGroup, ...]:
+        """The settings that searches start from, where no entry trains them: what a winner is compared with.
+
+        Not of `sobol`, whose studies say themselves what they compare.
+        """
+        found = []
+        for group in (search for search in self.search if search.algorithm.name != "sobol"):
+            start = (group.method, group.training, group.architecture)
+            there = {s for g in self.models if (g.method, g.training, g.architecture) == start for s in g.sigma}
+            if missing := tuple(sigma for sigma in group.sigma if sigma not in there):
+                found.append(
+                    ModelGroup(
+                        label=f"{group.label}_default",
+                        architecture=group.architecture,
+                        method=group.method,
+                        training=group.training,
+                        sigma=missing,
+                        seeds=group.seeds,
+                    )
+                )
+        return tuple(found)
 
     @property
     def groups(self) -> tuple["ModelGroup | SearchGroup", ...]:
         """Every entry that trains models."""
-        return (*self.models, *self.search)
+        return (*self.models, *self.default_groups, *self.search)
 
     @cached_property
     def model_specs(self) -> tuple[ModelSpec, ...]:
-        """Every base classifier that the file itself names."""
+        """Every base classifier whose settings the file itself names."""
         return tuple(
             ModelSpec(
                 label=group.label,
@@ -279,7 +477,7 @@ class StudyConfig(Spec):
                 train_sigma=sigma,
                 seed=seed,
             )
-            for group in self.models
+            for group in (*self.models, *self.default_groups)
             for sigma in group.sigma
             for seed in group.seeds
         )
@@ -296,26 +494,29 @@ class StudyConfig(Spec):
                 training=group.training.model_copy(update={"epochs": group.trial_epochs or group.training.epochs}),
                 sigma=sigma,
                 space=group.space,
-                trials=group.trials,
+                trials=group.possible_trials,
                 seed=group.seed,
                 n=group.n,
                 alpha=group.alpha,
+                algorithm=group.algorithm,
+                objectives=group.objectives,
+                early_stopping=group.early_stopping,
             )
             for group in self.search
             for sigma in group.sigma
         )
 
-    def winner_specs(self, search: SearchSpec, best: dict[str, float | int]) -> tuple[ModelSpec, ...]:
+    def winner_specs(self, search: SearchSpec, best: Parameters) -> tuple[ModelSpec, ...]:
         """Return the models to train with the hyper-parameters `best` that a search found."""
         group = next(g for g in self.search if g.label == search.label and search.sigma in g.sigma)
-        method = type(search.method).model_validate({**search.method.model_dump(), **best})
+        method, training = applied(best, group.method, group.training)
         return tuple(
             ModelSpec(
                 label=group.label,
                 data=self.data,
                 architecture=group.architecture,
                 method=method,
-                training=group.training,
+                training=training,
                 train_sigma=search.sigma,
                 seed=seed,
             )
@@ -329,30 +530,56 @@ class StudyConfig(Spec):
 
     def ensemble_specs(self, models: Iterable[ModelSpec]) -> tuple[EnsembleSpec, ...]:
         """Return the ensembles of the given models; those that name other models are left out."""
-        ids: dict[tuple[str, float], list[str]] = {}
+        at: dict[float, list[Member]] = {}
+        alike: Counter[tuple[float, str]] = Counter()
         for model in models:
-            ids.setdefault((model.label, model.train_sigma), []).append(model.id)
-        specs = []
+            position = alike[model.train_sigma, model.label]
+            at.setdefault(model.train_sigma, []).append(Member(model.id, model.label, model.seed, position))
+            alike[model.train_sigma, model.label] += 1
+        # The same ensemble may be named by several entries.
+        specs: dict[tuple[Any, ...], EnsembleSpec] = {}
         for group in self.ensembles:
-            wanted = parse_members(group.members)
-            for sigma in group.sigma or self.sigmas:
-                available = [ids.get((label, sigma), []) for label, _ in wanted]
-                if any(len(have) < count for have, (_, count) in zip(available, wanted, strict=True)):
+            for sigma in group.sigmas(self.sigmas):
+                pool = group.choose(at.get(sigma, []))
+                if pool is None:
                     continue
-                members = [id_ for have, (_, count) in zip(available, wanted, strict=True) for id_ in have[:count]]
-                specs += [
-                    EnsembleSpec(
-                        label=group.members,
-                        sigma=sigma,
-                        members=tuple(members),
-                        weights=weights,
-                        average=group.average,
-                        weigh=self.weigh,
-                        first=group.consensus if weights == "consensus" else 0,
-                    )
-                    for weights in group.weights
-                ]
-        return tuple(specs)
+                for members in subsets(pool) if group.all_subsets else (pool,):
+                    for spec in self._weighted(group, sigma, members):
+                        same = spec.members if spec.first else tuple(sorted(spec.members))
+                        specs.setdefault((sigma, same, spec.weights, spec.average, spec.first), spec)
+        return tuple(specs.values())
+
+    def _weighted(self, group: EnsembleGroup, sigma: float, members: tuple[Member, ...]) -> Iterable[EnsembleSpec]:
+        """Yield an ensemble with each of its entry's weightings."""
+        written = isinstance(group.members, str) and not group.all_subsets
+        for weights in group.weights:
+            if weights == "consensus" and group.consensus >= len(members):
+                continue
+            yield EnsembleSpec(
+                label=group.text if written else ensemble_label(members),
+                sigma=sigma,
+                members=tuple(member.id for member in members),
+                weights=weights,
+                average=group.average,
+                weigh=self.weigh,
+                first=group.consensus if weights == "consensus" else 0,
+            )
+
+    @model_validator(mode="after")
+    def _entries_exist(self) -> "StudyConfig":
+        labels = [group.label for group in self.groups]
+        entries = [*labels, *(name for ensemble in self.ensembles for name in ensemble.names)]
+        references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
+        for index, claim in enumerate(self.claims):
+            references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
+        for place, name in references:
+            if name not in entries:
+                raise PydanticCustomError(
+                    "unknown_entry",
+                    "{place}: there is no entry '{name}'{hint}",
+                    {"place": place, "name": name, "hint": nearest(name, entries)},
+                )
+        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> "StudyConfig":
@@ -374,38 +601,7 @@ class StudyConfig(Spec):
                     )
                 seeds[group.label, sigma] = set(group.seeds)
         for index, ensemble in enumerate(self.ensembles):
-            place = f"ensembles[{index}].members"
-            wanted = parse_members(ensemble.members, place=place)
-            size = sum(count for _, count in wanted)
-            if "consensus" in ensemble.weights and ensemble.consensus >= size:
-                raise PydanticCustomError(
-                    "consensus_too_large",
-                    "ensembles[{index}].consensus = {first} must be below the {size} members of '{text}'",
-                    {"index": index, "first": ensemble.consensus, "size": size, "text": ensemble.members},
-                )
-            for label, count in wanted:
-                if label not in labels:
-                    raise PydanticCustomError(
-                        "unknown_member",
-                        "{place}: no model is labelled '{label}'{hint}",
-                        {"place": place, "label": label, "hint": nearest(label, labels)},
-                    )
-                for sigma in ensemble.sigma or self.sigmas:
-                    have = len(seeds.get((label, sigma), ()))
-                    if have < count and (ensemble.sigma is not None or have > 0):
-                        raise PydanticCustomError(
-                            "too_many_members",
-                            "{place}: '{label} x{count}' needs {count} models but sigma {sigma} has {have}; "
-                            "add seeds to '{label}' or ask for fewer",
-                            {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
-                        )
-            if not any(all((label, sigma) in seeds for label, _ in wanted) for sigma in self.sigmas):
-                raise PydanticCustomError(
-                    "no_common_sigma",
-                    "{place}: '{text}' has no sigma at which all of its members are trained; "
-                    "add one to 'sigma' of a model",
-                    {"place": place, "text": ensemble.members},
-                )
+            self._members_fit(ensemble, seeds, place=f"ensembles[{index}]")
         if self.baseline is not None and self.baseline not in labels:
             raise PydanticCustomError(
                 "unknown_baseline",
@@ -414,31 +610,54 @@ class StudyConfig(Spec):
             )
         return self
 
-
-def parse_members(text: str, *, place: str = "members") -> tuple[tuple[str, int], ...]:
-    """Return (label, count) pairs of the paper's notation, e.g. "advmacer x1 + smoothadv x2"."""
-    pairs = []
-    for part in text.split("+"):
-        label, _, count = part.strip().partition(" x")
-        if not label or not count.strip().isdecimal() or int(count) < 1:
+    def _members_fit(self, ensemble: EnsembleGroup, seeds: dict[tuple[str, float], set[int]], *, place: str) -> None:
+        """Raise unless an entry's members are models of the study, by label and noise level."""
+        labels, text = [group.label for group in self.groups], ensemble.text
+        wanted = ensemble.wanted(place=f"{place}.members")
+        size = sum(count for _, count in wanted)
+        if "consensus" in ensemble.weights and ensemble.consensus >= size:
             raise PydanticCustomError(
-                "members",
-                "{place}: '{text}' is not of the form 'advmacer x1 + smoothadv x2'",
+                "consensus_too_large",
+                "{place}.consensus = {first} must be below the {size} members of '{text}'",
+                {"place": place, "first": ensemble.consensus, "size": size, "text": text},
+            )
+        if ensemble.all_subsets and size > MOST_IN_SUBSETS:
+            raise PydanticCustomError(
+                "too_many_subsets",
+                "{place}.all_subsets: '{text}' are {size} members; all subsets are formed of {most} at most",
+                {"place": place, "text": text, "size": size, "most": MOST_IN_SUBSETS},
+            )
+        place = f"{place}.members"
+        for label, count in wanted:
+            if label not in labels:
+                raise PydanticCustomError(
+                    "unknown_member",
+                    "{place}: no model is labelled '{label}'{hint}",
+                    {"place": place, "label": label, "hint": nearest(label, labels)},
+                )
+            for sigma in ensemble.sigmas(self.sigmas):
+                have = len(seeds.get((label, sigma), ()))
+                if have < count and (ensemble.sigma is not None or have > 0):
+                    raise PydanticCustomError(
+                        "too_many_members",
+                        "{place}: '{label} x{count}' needs {count} models but sigma {sigma} has {have}; "
+                        "add seeds to '{label}' or ask for fewer",
+                        {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
+                    )
+        if not isinstance(ensemble.members, str):
+            for one in parse_ids(ensemble.members):
+                if one.seed not in seeds.get((one.label, one.sigma), ()) or ensemble.sigma not in (None, (one.sigma,)):
+                    raise PydanticCustomError(
+                        "unknown_model",
+                        "{place}: the study has no '{text}' at this noise level; see sigma and seeds of '{label}'",
+                        {"place": place, "text": one.text, "label": one.label},
+                    )
+        if not any(all((label, sigma) in seeds for label, _ in wanted) for sigma in self.sigmas):
+            raise PydanticCustomError(
+                "no_common_sigma",
+                "{place}: '{text}' has no sigma at which all of its members are trained; add one to 'sigma' of a model",
                 {"place": place, "text": text},
             )
-        pairs.append((label.strip(), int(count)))
-    if len({label for label, _ in pairs}) < len(pairs):
-        raise PydanticCustomError("members", "{place}: '{text}' names a label twice", {"place": place, "text": text})
-    if sum(count for _, count in pairs) < 2:
-        raise PydanticCustomError(
-            "members",
-            "{place}: '{text}' is a single model; an ensemble has two or more",
-            {"place": place, "text": text},
-        )
-    return tuple(pairs)
-
-
-_SHARED = ("architecture", "training")
 
 
 def _inherit(config: dict[str, Any]) -> dict[str, Any]:
@@ -480,8 +699,8 @@ def _override(config: dict[str, Any], assignment: str) -> None:
         if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
             place = place[int(parent)]
         elif isinstance(place, dict):
-            if parent == "rule" and isinstance(place.get(parent), str):
-                # A rule may be given by its name alone; here it gets parameters beside it.
+            if parent in ("rule", "algorithm") and isinstance(place.get(parent), str):
+                # A rule or an algorithm may be given by its name alone; here it gets parameters beside it.
                 place[parent] = {"name": place[parent]}
             place = place.setdefault(parent, {})
         else:
@@ -496,10 +715,11 @@ def _override(config: dict[str, Any], assignment: str) -> None:
 
 _TAGS = {
     arg.model_fields["name"].annotation
-    for union in (MethodSpec, DataSpec, RuleSpec)
+    for union in (MethodSpec, DataSpec, RuleSpec, AlgorithmSpec)
     for arg in get_args(get_args(union)[0])
 }
 _TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)}
+_TAGGED = ("method", "data", "rule", "algorithm")
 
 
 def _place(location: Sequence[str | int]) -> str:
@@ -507,9 +727,9 @@ def _place(location: Sequence[str | int]) -> str:
     for position, part in enumerate(location):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part in _TAG_NAMES and position and location[position - 1] in ("method", "data", "rule"):
+        elif part in _TAG_NAMES and position and location[position - 1] in _TAGGED:
             continue
-        elif part not in ("Range", "Choice"):
+        elif part not in ("Range", "Choice", "Words", "Ids"):
             text += f".{part}" if text else part
     return text
 
@@ -537,8 +757,14 @@ def _refusal(path: Path, error: ValidationError, *, within: str = "") -> StudyEr
     return StudyError(f"{path}: {_one_line(first)}{more}")
 
 
-def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
+def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
     """Return the study that a TOML file describes, with `dotted.key=value` overrides applied.
+
+    Args:
+        path: Of the file.
+        overrides: In their order.
+        allow_code: Whether an architecture may be `module:function`. Otherwise a study file is data alone, and nothing
+            that it names is imported.
 
     Raises:
         StudyError: The file is missing, is not TOML, or says something impossible; the message names place,
@@ -561,12 +787,12 @@ def load_study(path: Path, *, overrides: Iterable[str] = ()) -> StudyConfig:
         except ValidationError as error:
             raise _refusal(path, error, within="training") from error
     try:
-        study = StudyConfig.model_validate(_inherit(config))
+        study = StudyConfig.model_validate(_inherit(config), context=None if allow_code else _NO_CODE)
         if study.data.name != "digits" and not Path(study.data.folder).is_absolute():
             folder = str((path.parent / study.data.folder).resolve())
             study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
         # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
-        _ = (study.model_specs, study.search_specs)
+        _ = (study.model_specs, study.search_specs, study.ensemble_specs(study.model_specs))
     except ValidationError as error:
         raise _refusal(path, error) from error
     return study

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rspipe.derivation import ClassifierCounts, derive
+from rspipe.diagnostics import MemberMargins
 from rspipe.ensembles import COMBINATIONS
-from rspipe.metrics import acr_interval, average_certified_radius, certified_accuracy, paired_difference
+from rspipe.membership import names_seeds
+from rspipe.metrics import acr_interval, average_certified_radius, certified_accuracy, mean_interval, paired_difference
 from rspipe.records import (
+    BoundaryCheck,
     Difference,
     EnsembleWeights,
     Interval,
@@ -22,7 +25,7 @@ from rspipe.records import (
     TrainedModel,
     Trial,
 )
-from rspipe.study import StudyConfig
+from rspipe.study import StudyConfig, ensemble_name
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -78,6 +81,9 @@ class Results:
     trials: tuple[Trial, ...]
     ensembles: tuple[EnsembleWeights, ...]
     certified: tuple[CertifiedClassifier, ...]
+    margins: tuple[MemberMargins, ...] = ()
+    """Of the members of ensembles on the calibration images, where they were read."""
+    attacks: tuple[BoundaryCheck, ...] = ()
 
 
 def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
@@ -118,16 +124,12 @@ QUESTIONS = (METHOD, SEARCH, AVERAGING, BEST_MEMBER, WEIGHTS, COMBINING, MIXING)
 """In the order of the report."""
 
 
-def _ensemble_name(label: str, method: str, average: str) -> str:
-    return f"{label} ({method})" if average == "probabilities" else f"{label} ({method}, {average})"
-
-
 def display_name(record: Summary | TrainedModel | EnsembleWeights) -> str:
     """Return a classifier's name in tables and figures: short, and unique at its noise level."""
     if isinstance(record, EnsembleWeights):
-        return _ensemble_name(record.label, record.method, record.average)
+        return ensemble_name(record.label, record.method, record.average)
     if isinstance(record, Summary) and record.kind == "ensemble":
-        return _ensemble_name(record.label, record.weighting, record.average)
+        return ensemble_name(record.label, record.weighting, record.average)
     return f"{record.label}, seed {record.seed}"
 
 
@@ -206,7 +208,7 @@ def average_over_seeds(results: Results) -> tuple[SeedAverage, ...]:
     averages = []
     for sigma in sorted({c.sigma for c in results.certified}):
         for label, classifiers in certified_models(results, sigma=sigma).items():
-            side = _Side.of_label(label, classifiers)
+            side = Side.of_label(label, classifiers)
             examples = side.examples()
             if examples.size == 0:
                 continue
@@ -216,7 +218,7 @@ def average_over_seeds(results: Results) -> tuple[SeedAverage, ...]:
                     label=label,
                     sigma=sigma,
                     seeds=len(classifiers),
-                    acr=acr_interval(side.credit(examples), np.ones(examples.size, dtype=bool)),
+                    acr=mean_interval(side.credit(examples)),
                     lowest=min(acr),
                     highest=max(acr),
                     training_seconds=float(np.mean([trained[c.id].seconds for c in classifiers])),
@@ -234,7 +236,7 @@ def verdict(interval: Interval) -> Literal["higher", "lower", "not significant"]
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """One side of a comparison: the mean credited radius of some classifiers."""
 
     id: str
@@ -242,12 +244,12 @@ class _Side:
     classifiers: Sequence[CertifiedClassifier]
 
     @classmethod
-    def of_label(cls, label: str, classifiers: Sequence[CertifiedClassifier]) -> "_Side":
+    def of_label(cls, label: str, classifiers: Sequence[CertifiedClassifier]) -> "Side":
         seeds = len(classifiers)
         return cls(label, f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)", classifiers)
 
     @classmethod
-    def of_ensemble(cls, record: EnsembleWeights, classifier: CertifiedClassifier) -> "_Side":
+    def of_ensemble(cls, record: EnsembleWeights, classifier: CertifiedClassifier) -> "Side":
         return cls(record.id, display_name(record), (classifier,))
 
     def examples(self) -> IntArray:
@@ -260,13 +262,30 @@ class _Side:
         return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
 
 
-def _differences(question: str, sigma: float, pairs: Iterable[tuple[_Side, _Side]]) -> Iterator[Difference]:
+def sides(results: Results, *, sigma: float) -> dict[str, Side]:
+    """Return every label and every ensemble at a noise level by its name in tables."""
+    models = {label: Side.of_label(label, found) for label, found in certified_models(results, sigma=sigma).items()}
+    ensembles = [Side.of_ensemble(*pair) for pair in certified_ensembles(results, sigma=sigma)]
+    return models | {side.label: side for side in ensembles}
+
+
+def acr_difference(first: Side, second: Side) -> tuple[Interval, int] | None:
+    """Return the paired difference of ACR on the images that all classifiers share, and their number; None without."""
+    examples = np.intersect1d(first.examples(), second.examples())
+    if examples.size == 0:
+        return None
+    everywhere = np.ones(examples.size, dtype=bool)
+    interval = paired_difference(first.credit(examples), everywhere, second.credit(examples), everywhere)
+    return interval, int(examples.size)
+
+
+def differences(question: str, sigma: float, pairs: Iterable[tuple[Side, Side]]) -> Iterator[Difference]:
+    """Yield the paired difference of each pair, on the images that all its classifiers share."""
     for first, second in pairs:
-        examples = np.intersect1d(first.examples(), second.examples())
-        if examples.size == 0:
+        found = acr_difference(first, second)
+        if found is None:
             continue
-        everywhere = np.ones(examples.size, dtype=bool)
-        interval = paired_difference(first.credit(examples), everywhere, second.credit(examples), everywhere)
+        interval, images = found
         yield Difference(
             sigma=sigma,
             first=first.id,
@@ -276,31 +295,31 @@ def _differences(question: str, sigma: float, pairs: Iterable[tuple[_Side, _Side
             question=question,
             difference=interval,
             verdict=verdict(interval),
-            images=int(examples.size),
+            images=images,
         )
 
 
-def _method_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side, _Side]]]:
+def _method_pairs(results: Results, sigma: float) -> dict[str, list[tuple[Side, Side]]]:
     """Labels against the baseline, and searched against set hyper-parameters; no pair twice."""
     models = certified_models(results, sigma=sigma)
-    sides = {label: _Side.of_label(label, classifiers) for label, classifiers in models.items()}
+    by_label = {label: Side.of_label(label, classifiers) for label, classifiers in models.items()}
     # A label may have an entry per noise level; each pair counts once.
     searched = dict.fromkeys(
         (search.label, group.label)
-        for search, group in product(results.study.search, results.study.models)
-        if search.method.name == group.method.name and search.label in sides and group.label in sides
+        for search, group in product(results.study.search, (*results.study.models, *results.study.default_groups))
+        if search.method.name == group.method.name and search.label in by_label and group.label in by_label
     )
     baseline = baseline_label(results.study)
-    against = [(label, baseline) for label in sides if baseline in sides and label != baseline]
+    against = [(label, baseline) for label in by_label if baseline in by_label and label != baseline]
     return {
-        METHOD: [(sides[a], sides[b]) for a, b in against if not {(a, b), (b, a)} & {*searched}],
-        SEARCH: [(sides[a], sides[b]) for a, b in searched],
+        METHOD: [(by_label[a], by_label[b]) for a, b in against if not {(a, b), (b, a)} & {*searched}],
+        SEARCH: [(by_label[a], by_label[b]) for a, b in searched],
     }
 
 
-def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Side, _Side]]]:
+def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[Side, Side]]]:
     """Ensembles against their members, against other weights, and mixed against intra-model ones."""
-    pairs: dict[str, list[tuple[_Side, _Side]]] = {
+    pairs: dict[str, list[tuple[Side, Side]]] = {
         question: [] for question in (AVERAGING, BEST_MEMBER, WEIGHTS, COMBINING, MIXING)
     }
     trained = {model.id: model for model in results.models}
@@ -308,23 +327,25 @@ def _ensemble_pairs(results: Results, sigma: float) -> dict[str, list[tuple[_Sid
     ensembles = certified_ensembles(results, sigma=sigma)
     uniform = [(record, c) for record, c in ensembles if record.method == "uniform"]
     for record, classifier in uniform:
-        side = _Side.of_ensemble(record, classifier)
+        side = Side.of_ensemble(record, classifier)
         if any(member not in certified or member not in trained for member in record.members):
             continue
         members = [certified[member] for member in record.members]
-        pairs[AVERAGING].append((side, _Side(f"members of {record.id}", "the mean of its members", members)))
+        pairs[AVERAGING].append((side, Side(f"members of {record.id}", "the mean of its members", members)))
         best = max((trained[member] for member in record.members), key=lambda model: model.noisy_accuracy)
-        pairs[BEST_MEMBER].append((side, _Side(best.id, display_name(best), (certified[best.id],))))
+        pairs[BEST_MEMBER].append((side, Side(best.id, display_name(best), (certified[best.id],))))
         # On test images the best of several is best partly by luck; hence the choice on validation images.
     for (a, of_a), (b, of_b) in product(ensembles, uniform):
         if a.method != "uniform" and (a.members, a.average) == (b.members, b.average):
             question = COMBINING if a.method in COMBINATIONS else WEIGHTS
-            pairs[question].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
+            pairs[question].append((Side.of_ensemble(a, of_a), Side.of_ensemble(b, of_b)))
     for (a, of_a), (b, of_b) in product(uniform, uniform):
         mixed, intra = ({trained[m].label for m in r.members if m in trained} for r in (a, b))
+        # Of the subsets of one size, one is compared: the first models of each label.
         alike = len(a.members) == len(b.members) and a.average == b.average
+        alike = alike and not (names_seeds(a.label) or names_seeds(b.label))
         if alike and len(mixed) > 1 and len(intra) == 1 and intra < mixed:
-            pairs[MIXING].append((_Side.of_ensemble(a, of_a), _Side.of_ensemble(b, of_b)))
+            pairs[MIXING].append((Side.of_ensemble(a, of_a), Side.of_ensemble(b, of_b)))
     return pairs
 
 
@@ -338,5 +359,5 @@ def compare(results: Results) -> tuple[Difference, ...]:
     found: dict[str, list[Difference]] = {question: [] for question in QUESTIONS}
     for sigma in sorted({c.sigma for c in results.certified}):
         for question, pairs in {**_method_pairs(results, sigma), **_ensemble_pairs(results, sigma)}.items():
-            found[question] += _differences(question, sigma, pairs)
+            found[question] += differences(question, sigma, pairs)
     return tuple(difference for question in QUESTIONS for difference in found[question])

@@ -10,9 +10,20 @@ from typing import Any, Literal
 import numpy as np
 
 from rspipe.certificates import Certificates
+from rspipe.claims import JudgedClaim, PublishedComparison, compare_with_published, judge_claims
 from rspipe.derivation import ClassifierCounts
+from rspipe.logs import write_log
 from rspipe.metrics import acr_interval, certified_accuracy
-from rspipe.records import Difference, EnsembleWeights, Interval, SearchResult, SeedAverage, Summary, TrainedModel
+from rspipe.records import (
+    Difference,
+    EnsembleWeights,
+    Interval,
+    SearchResult,
+    SeedAverage,
+    Summary,
+    TrainedModel,
+    TrialStatus,
+)
 from rspipe.study import StudyConfig
 from rspipe.summaries import Results, average_over_seeds, display_name
 
@@ -40,13 +51,13 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     numeric: tuple[bool, ...]
 
-
-def _table(rows: Iterable[dict[str, Cell]]) -> Table:
-    """Return the table of rows that all have the same columns, in order."""
-    listed = list(rows)
-    columns = tuple(listed[0]) if listed else ()
-    numeric = tuple(any(row[column].value is not None for row in listed) for column in columns)
-    return Table(columns, tuple(tuple(row[column] for column in columns) for row in listed), numeric)
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Cell]]) -> "Table":
+        """Return the table of rows that all have the same columns, in order."""
+        listed = list(rows)
+        columns = tuple(listed[0]) if listed else ()
+        numeric = tuple(any(row[column].value is not None for row in listed) for column in columns)
+        return cls(columns, tuple(tuple(row[column] for column in columns) for row in listed), numeric)
 
 
 def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
@@ -112,7 +123,7 @@ def result_table(summaries: Sequence[Summary]) -> Table:
             "passes": Cell(quantity(summary.passes), summary.passes),
         }
 
-    return _table(map(row, summaries))
+    return Table.of(map(row, summaries))
 
 
 def derived_table(
@@ -132,7 +143,7 @@ def derived_table(
             "images": _number(len(correct), digits=0),
         }
 
-    return _table(row(name, *pair) for name, pair in rows.items())
+    return Table.of(row(name, *pair) for name, pair in rows.items())
 
 
 _LOG_DECIMALS = 6
@@ -143,19 +154,19 @@ def certification_log(counts: ClassifierCounts, found: Certificates) -> str:
 
     The time is that of the pass over the image, shared by all classifiers of it.
     """
-    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
     floors = np.floor(found.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
-    seconds = counts.seconds / len(counts.example)
-    for row in zip(counts.example, counts.label, found.prediction, floors, strict=True):
-        example, label, prediction, radius = row
-        cells = (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), f"{seconds:.3f}")
-        lines.append("\t".join(map(str, cells)))
-    return "\n".join(lines) + "\n"
+    seconds = f"{counts.seconds / len(counts.example):.3f}"
+    return write_log(
+        (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds)
+        for example, label, prediction, radius in zip(
+            counts.example, counts.label, found.prediction, floors, strict=True
+        )
+    )
 
 
 def seed_table(averages: Sequence[SeedAverage]) -> Table:
     """Return one row per label and noise level, averaged over seeds."""
-    return _table(
+    return Table.of(
         {
             "σ": _number(average.sigma, digits=2),
             "method": Cell(average.label),
@@ -170,12 +181,19 @@ def seed_table(averages: Sequence[SeedAverage]) -> Table:
     )
 
 
-_TONES: dict[str, Tone] = {"higher": "good", "lower": "bad", "not significant": "muted"}
+TONES: dict[str, Tone] = {
+    "higher": "good",
+    "lower": "bad",
+    "not significant": "muted",
+    "reproduced": "good",
+    "contradicted": "bad",
+    "agrees": "good",
+}
 
 
 def difference_table(differences: Sequence[Difference]) -> Table:
     """Return one row per paired comparison."""
-    return _table(
+    return Table.of(
         {
             "σ": _number(difference.sigma, digits=2),
             "first": Cell(difference.first_label),
@@ -183,17 +201,57 @@ def difference_table(differences: Sequence[Difference]) -> Table:
             "first − second [95 %]": Cell(
                 bracketed(difference.difference, signed=True), difference.difference.estimate
             ),
-            "first is": Cell(difference.verdict, tone=_TONES[difference.verdict]),
+            "first is": Cell(difference.verdict, tone=TONES[difference.verdict]),
             "images": _number(difference.images, digits=0),
         }
         for difference in differences
     )
 
 
+def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
+    """Return one row per published result: published, measured, difference."""
+
+    def row(one: PublishedComparison) -> dict[str, Cell]:
+        published, (low, high) = one.published, one.published.span
+        span = f" [{number(low, digits=4)}, {number(high, digits=4)}]" if low < high else ""
+        return {
+            "σ": _number(published.sigma, digits=2),
+            "entry": Cell(one.label),
+            "published ACR": Cell(f"{number(published.acr, digits=4)}{span}", published.acr),
+            "measured [95 %]": Cell(bracketed(one.measured), one.measured.estimate),
+            "difference [95 %]": Cell(bracketed(one.difference, signed=True), one.difference.estimate),
+            "measured": Cell(one.verdict, tone=TONES[one.verdict]),
+            "images": Cell(f"{one.images:,} of {published.images:,}", one.images),
+            "source": Cell(published.source),
+            "other than published": Cell(published.differs or "nothing"),
+        }
+
+    return Table.of(map(row, comparisons))
+
+
+def claim_table(claims: Sequence[JudgedClaim]) -> Table:
+    """Return one row per claim and noise level: what was published, what is measured, and the verdict."""
+
+    def row(one: JudgedClaim) -> dict[str, Cell]:
+        difference, by = one.difference, one.claim.by
+        return {
+            "σ": _number(difference.sigma, digits=2),
+            "larger ACR": Cell(difference.first_label),
+            "than": Cell(difference.second_label),
+            "published": Cell("–" if by is None else number(by, signed=True), by),
+            "measured [95 %]": Cell(bracketed(difference.difference, signed=True), difference.difference.estimate),
+            "verdict": Cell(one.verdict, tone=TONES[one.verdict]),
+            "images": _number(difference.images, digits=0),
+            "source": Cell(one.claim.source),
+        }
+
+    return Table.of(map(row, claims))
+
+
 def ensemble_table(ensembles: Sequence[EnsembleWeights], models: Sequence[TrainedModel]) -> Table:
     """Return one row per ensemble: members, weights, and how good the solver says they are."""
     names = {model.id: display_name(model) for model in models}
-    return _table(
+    return Table.of(
         {
             "σ": _number(record.sigma, digits=2),
             "ensemble": Cell(display_name(record)),
@@ -216,7 +274,7 @@ def settings(parameters: dict[str, Any]) -> str:
 
 def search_table(searches: Sequence[SearchResult]) -> Table:
     """Return one row per search: the winner against the settings it started from, on the validation split."""
-    return _table(
+    return Table.of(
         {
             "σ": _number(search.sigma, digits=2),
             "search": Cell(search.label),
@@ -234,6 +292,9 @@ def search_table(searches: Sequence[SearchResult]) -> Table:
     )
 
 
+_ENDS: dict[TrialStatus, Tone] = {"finished": "", "stopped": "muted"}
+
+
 def trial_table(results: Results, search: SearchResult) -> Table:
     """Return one row per trial of a search."""
     trials = [trial for trial in results.trials if trial.search == search.id]
@@ -245,13 +306,16 @@ def trial_table(results: Results, search: SearchResult) -> Table:
         return {
             "trial": _number(trial.index, digits=0),
             **{name: Cell(f"{value:.4g}", value) for name, value in values.items()},
-            "validation ACR": _number(trial.objective),
+            "validation ACR": _number(trial.objective if trial.status == "finished" else math.nan),
+            "standard error": _number(math.nan if trial.error is None else trial.error),
+            "clean accuracy": _number(trial.accuracy if trial.status == "finished" else math.nan),
             "noisy accuracy": _number(trial.noisy_accuracy),
-            "status": Cell(trial.status, tone="" if trial.status == "finished" else "bad"),
+            "status": Cell(trial.status, tone=_ENDS.get(trial.status, "bad")),
             "training": Cell(duration(trial.seconds), trial.seconds),
+            "passes": Cell(quantity(trial.passes), trial.passes),
         }
 
-    return _table(map(row, range(len(trials))))
+    return Table.of(map(row, range(len(trials))))
 
 
 def model_table(models: Sequence[TrainedModel]) -> Table:
@@ -262,7 +326,7 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
             return Cell(f"{model.status}: {model.message}" if model.message else model.status, tone="bad")
         return Cell("one class only", tone="bad") if model.collapsed else Cell("finished")
 
-    return _table(
+    return Table.of(
         {
             "σ": _number(model.train_sigma, digits=2),
             "model": Cell(display_name(model)),
@@ -293,7 +357,7 @@ def flattened(content: Mapping[str, Any], place: str = "") -> dict[str, str]:
 
 def setting_table(content: dict[str, Any]) -> Table:
     """Return nested JSON-like content as rows of a dotted name and a value."""
-    return _table({"parameter": Cell(key), "value": Cell(value)} for key, value in flattened(content).items())
+    return Table.of({"parameter": Cell(key), "value": Cell(value)} for key, value in flattened(content).items())
 
 
 def method_table(study: StudyConfig) -> Table:
@@ -304,7 +368,7 @@ def method_table(study: StudyConfig) -> Table:
     }
     names = dict.fromkeys(name for entry in entries.values() for name in entry if name not in ("label", "sigma"))
     ordered = sorted(names, key=lambda name: name.startswith("space."))
-    return _table(
+    return Table.of(
         {"parameter": Cell(name)} | {head: Cell(entry.get(name, "–")) for head, entry in entries.items()}
         for name in ordered
     )
@@ -321,15 +385,21 @@ def markdown(table: Table) -> str:
 
 
 def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
-    """Return the result tables of a study as Markdown: methods averaged over seeds, then every classifier."""
+    """Return a study's tables as Markdown: claims, published results, means over seeds, every classifier."""
     certify = results.study.certify
     images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in summaries))
     head = (
         f"{results.study.title or results.study.name}: rule {certify.rule.name}, n0 = {certify.n0}, "
         f"n = {certify.n:,}, α = {certify.alpha:g}, {certify.precision}"
     )
-    tables = (markdown(seed_table(average_over_seeds(results))), markdown(result_table(summaries)))
-    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *tables])
+    tables = (
+        claim_table(judge_claims(results)),
+        published_table(compare_with_published(results)),
+        seed_table(average_over_seeds(results)),
+        result_table(summaries),
+    )
+    shown = [markdown(table) for table in tables if table.rows]
+    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *shown])
 
 
 _PLAIN = ("id", "label", "kind", "seed", "sigma", "images")
@@ -337,12 +407,12 @@ _ACR = ("acr", "acr_low", "acr_high", "acr_two_sided", "accuracy", "abstained", 
 _ORIGIN = ("rule", "samples", "training_seconds", "passes", "weighting", "average", "members", "weights")
 
 
-def summary_tsv(summaries: Sequence[Summary]) -> str:
-    """Return summaries as tab-separated values in full precision, one row per classifier; lists hold commas."""
+def summary_tsv(summaries: Sequence[Summary], *, delimiter: Literal["\t", ","] = "\t") -> str:
+    """Return summaries as separated values in full precision, one row per classifier; lists hold commas."""
     radii = list(dict.fromkeys(radius for summary in summaries for radius in summary.radii))
     text = io.StringIO()
     columns = [*_PLAIN, *_ACR, *(f"certified_accuracy_{radius:g}" for radius in radii), *_ORIGIN]
-    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for summary in summaries:
         shares = zip(summary.radii, summary.certified_accuracy, strict=True)

@@ -36,24 +36,19 @@ class WeightSolution:
     """The solver's word; "closed form" where none was needed."""
     solver: str
     gap: float
-    """Relative Frank-Wolfe gap of the quadratic program: a bound on how far its value is from the optimum."""
-
-
-def _symmetric_root(matrix: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh(matrix)
-    root: FloatArray = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return root
+    """Relative Frank-Wolfe gap of the quadratic program: a bound on how far its value is from the optimum. Other
+    programs say in their place what theirs is."""
 
 
 def _solve_qp(covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str, str]:
     """Return y >= 0 that minimizes y'Sy subject to constraint'y = 1, with the solver's status and name."""
     import cvxpy as cp
 
-    root = _symmetric_root(covariance)
     said = []
     for solver in _SOLVERS:
         y = cp.Variable(len(constraint), nonneg=True)
-        problem = cp.Problem(cp.Minimize(cp.sum_squares(root @ y)), [constraint @ y == 1])
+        # Half the time of a sum of squares; rounding may have taken the smallest eigenvalue below 0.
+        problem = cp.Problem(cp.Minimize(cp.quad_form(y, cp.psd_wrap(covariance))), [constraint @ y == 1])
         try:
             problem.solve(solver=solver)
         except cp.SolverError as error:
@@ -82,7 +77,13 @@ def _gap(y: FloatArray, covariance: FloatArray, constraint: FloatArray) -> float
     return 2 * max(value - theta, violated) / value
 
 
-def _checked(mean: ArrayLike, covariance: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def check_moments(mean: ArrayLike, covariance: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return mean margins [pair, k] and covariances [pair, k, k] as float64, of one pair or of several.
+
+    Raises:
+        ValueError: Shapes do not fit, or values cannot be moments. Whether covariances are symmetric and positive
+            semi-definite is checked of their average over pairs.
+    """
     mu, s = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
     if mu.ndim == 1:
         mu, s = mu[None], s[None]
@@ -91,14 +92,23 @@ def _checked(mean: ArrayLike, covariance: ArrayLike) -> tuple[FloatArray, FloatA
             f"mean must be [k] or [pair, k] and covariance [k, k] or [pair, k, k], "
             f"got {np.shape(mean)} and {np.shape(covariance)}"
         )
-    if not (np.all(np.isfinite(mu)) and np.all(np.isfinite(s))):
+    # NaN and infinity survive in an average, as does what is not symmetric.
+    pooled = s.mean(0)
+    if not (np.all(np.isfinite(mu)) and np.all(np.isfinite(pooled))):
         raise ValueError("mean and covariance must be finite; a member returned NaN or infinity")
-    scale = np.abs(s).max(initial=0.0)
-    if np.abs(s - np.swapaxes(s, -1, -2)).max() > 1e-9 * max(scale, 1e-300):
+    scale = np.abs(pooled).max()
+    if np.abs(pooled - pooled.T).max() > 1e-9 * max(scale, 1e-300):
         raise ValueError("covariance must be symmetric")
-    if np.linalg.eigvalsh(s).min() < -1e-8 * scale:
+    if np.linalg.eigvalsh(pooled).min() < -1e-8 * scale:
         raise ValueError("covariance must be positive semi-definite")
     return mu, s
+
+
+def member_units(covariance: FloatArray) -> FloatArray:
+    """Return [k] each member's standard deviation, no less than a millionth of the largest; 1 without any."""
+    deviation: FloatArray = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    largest = deviation.max()
+    return np.maximum(deviation, _SMALLEST_UNIT * largest) if largest > 0 else np.ones(len(deviation))
 
 
 def ratio(weights: ArrayLike, mean: FloatArray, covariance: FloatArray) -> float:
@@ -131,7 +141,7 @@ def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "e
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
-    mu, s = _checked(mean, covariance)
+    mu, s = check_moments(mean, covariance)
     k = mu.shape[1]
     uniform = np.full(k, 1 / k)
     if method == "esbrs_paper":
@@ -159,8 +169,7 @@ def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "e
         weights = (constraint > 0) / np.count_nonzero(constraint > 0)
         return WeightSolution(weights, objective(weights), objective(uniform), "closed form", "none", 0.0)
     # Solved in units of each member's standard deviation: members of different scales leave it well-conditioned.
-    deviation = np.sqrt(np.maximum(np.diag(quadratic), 0.0))
-    unit = np.maximum(deviation, _SMALLEST_UNIT * deviation.max())
+    unit = member_units(quadratic)
     scaled = constraint / unit
     scaled = scaled / scaled.max()
     correlation = quadratic / np.outer(unit, unit)

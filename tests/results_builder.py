@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
+from rspipe.diagnostics import MemberMargins
 from rspipe.metrics import average_certified_radius
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results
+from rspipe.weight_choice import Calibration
 
 N, N0, ALPHA = 10_000, 100, 0.001
 SIGMAS = (0.25, 0.5)
@@ -115,6 +117,22 @@ def ensemble(label, sigma, members, *, method="uniform", weights=None, average="
         draws=200,
         checksums=tuple(f"of {member}" for member in members),
     )
+
+
+def margins(sigma, *, images=40, correlations=(0.7, 0.4), weak=1.0):
+    """Return margins of two advmacer models and a gaussian one, correlated within a method and across methods.
+
+    The gaussian model's mean margins are `weak` times the others'.
+    """
+    rng = np.random.default_rng(round(100 * sigma))
+    within, across = correlations
+    correlation = np.array([[1, within, across], [within, 1, across], [across, across, 1]])
+    mean = rng.normal(1.0, 0.4, (images, 1, 1)) + rng.exponential(0.3, (images, 3, 1)) + np.zeros(3)
+    mean[..., 2] *= weak
+    scatter = rng.uniform(0.2, 0.4, (images, 1, 1, 1)) * correlation
+    calibration = Calibration(mean, np.broadcast_to(scatter, (images, 3, 3, 3)).copy(), 200, 3.2)
+    members = tuple(f"{name}-s{sigma:g}-seed{seed}" for name, seed in MEMBERS)
+    return MemberMargins(sigma, "probabilities", members, calibration)
 
 
 def search(sigma, *, best=2):

@@ -28,7 +28,17 @@ from torch import Tensor
 from torchvision import transforms
 
 from rspipe import datasets
-from rspipe.datasets import Dataset, FileSplit, Split, check_images, crop_flip, load_dataset, training_batch
+from rspipe.datasets import (
+    Dataset,
+    FileSplit,
+    Split,
+    as_images,
+    augmented,
+    check_images,
+    crop_flip,
+    decoded_here,
+    load_dataset,
+)
 from rspipe.errors import DataError
 from rspipe.spec import DataSpec, DigitsData, ParquetData
 
@@ -867,12 +877,19 @@ def test_sizes_that_make_no_sense_are_refused(change: dict[str, Any], expected: 
         spec_of(name="image_folder", title="t", folder="x", **change)
 
 
-def test_random_parts_of_pictures_depend_on_the_generator_alone(landscape: Path) -> None:
+def training_batch(data: Dataset, positions: Tensor, *, seed: int) -> Tensor:
+    """Return the images of one training step."""
+    if isinstance(data.train, FileSplit):
+        images = as_images(next(decoded_here(data.train, [(positions, seed)])))
+    else:
+        images = data.train.batch(positions)
+    return augmented(data, images, generator=torch.Generator().manual_seed(seed))
+
+
+def test_random_parts_of_pictures_depend_on_the_seed_alone(landscape: Path) -> None:
     data = fresh(tree_spec(landscape, size=16, augment="resized_crop_flip", validation=1, calibration=1))
     positions = torch.tensor([0, 4, 2])
-    first, again, other = (
-        training_batch(data, positions, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
+    first, again, other = (training_batch(data, positions, seed=seed) for seed in (0, 0, 1))
     assert first.shape == (3, 3, 16, 16)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -915,12 +932,7 @@ def test_random_parts_cover_the_picture_half_of_them_flipped(tmp_path: Path) -> 
             (tmp_path / part / "a" / f"{number}.png").write_bytes(png(np.ascontiguousarray(ramp)))
     data = fresh(tree_spec(tmp_path, size=8, augment="resized_crop_flip", validation=1, calibration=1))
     draws = 400
-    batch = (
-        training_batch(data, torch.zeros(draws, dtype=torch.int64), generator=torch.Generator().manual_seed(0))[
-            :, 0
-        ].mean(1)
-        * 255
-    )
+    batch = training_batch(data, torch.zeros(draws, dtype=torch.int64), seed=0)[:, 0].mean(1) * 255
     flipped = batch[:, 0] > batch[:, -1]
     # Five standard errors of a share of one half.
     assert abs(float(flipped.double().mean()) - 0.5) < 5 * 0.5 / draws**0.5
@@ -942,7 +954,7 @@ def test_other_training_batches_are_crops_of_tensors_or_the_tensors_themselves(
     for augment in ("none", "crop_flip"):
         data = fresh(tree_spec(tmp_path, augment=augment))
         plain = replace(data, train=Split(data.train.images, data.train.labels, data.train.index))
-        batches = [training_batch(d, positions, generator=torch.Generator().manual_seed(3)) for d in (data, plain)]
+        batches = [training_batch(d, positions, seed=3) for d in (data, plain)]
         expected = data.train.images[positions]
         if augment == "crop_flip":
             expected = crop_flip(expected, generator=torch.Generator().manual_seed(3))
@@ -975,7 +987,7 @@ def test_imagenet_has_1000_classes_and_is_tested_with_the_middle_of_its_validati
     middle = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
     with Image.open(imagenet / "2.jpg") as picture:
         assert torch.equal(few.images, middle(picture).expand(2, 3, 224, 224))
-    assert training_batch(data, torch.tensor([7]), generator=torch.Generator()).shape == (1, 3, 224, 224)
+    assert training_batch(data, torch.tensor([7]), seed=0).shape == (1, 3, 224, 224)
 
 
 def test_another_folder_is_not_taken_for_imagenet(tmp_path: Path, tree: dict[str, Part]) -> None:

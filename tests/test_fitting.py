@@ -460,6 +460,24 @@ def test_the_loss_curve_in_bfloat16_is_that_in_float32_but_for_rounding(method: 
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
 
 
+# Dynamo looks at the gradients of the tensors that it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_training_runs_the_same_steps_on_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_, compiled = torch.compile, list[nn.Module]()
+
+    def without_code_generation(network: nn.Module) -> Any:
+        compiled.append(network)
+        return compile_(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", without_code_generation)
+    runs = {}
+    for choice in (False, True):
+        runs[choice] = fit(spec(METHODS[1], epochs=2, compiled=choice), digits())
+    assert len(compiled) == 1
+    assert same_parameters(runs[True].network, runs[False].network)
+    assert runs[True].history[-1]["loss"] == runs[False].history[-1]["loss"]
+
+
 def test_the_precision_of_training_is_part_of_an_identity_where_it_is_not_the_default() -> None:
     plain = spec().training
     assert "precision" not in plain.model_dump()
@@ -467,6 +485,8 @@ def test_the_precision_of_training_is_part_of_an_identity_where_it_is_not_the_de
     rounded = spec(precision="bfloat16").training
     assert rounded.model_dump()["precision"] == "bfloat16"
     assert rounded.digest != plain.digest
+    assert "compiled" not in plain.model_dump()
+    assert spec(compiled=True).training.digest != plain.digest
 
 
 def test_images_of_the_wrong_size_are_refused_in_one_line() -> None:

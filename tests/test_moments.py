@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rspipe.ensembles import BatchLimit
 from rspipe.errors import ModelError
-from rspipe.moments import Moments, all_pairs, image_moments, label_margins, runner_up_pairs
+from rspipe.moments import Moments, all_pairs, image_margins, label_margins, runner_up_pairs
 from rspipe.smoothing import Stream, default_batch, noise_block
 
 FloatArray = NDArray[np.float64]
@@ -145,7 +145,7 @@ def test_margins_are_subtracted_in_float64() -> None:
 def test_an_images_moments_are_those_of_its_margins_under_the_weights_noise(average: str, draws: int) -> None:
     members, label, sigma, size = networks(), 1, 0.5, 20
     key: dict[str, Any] = {"seed": 4, "example": 9}
-    got = image_moments(members, X, label, average=average, sigma=sigma, draws=draws, block_size=size, **key)
+    got = image_margins(members, X, label, average=average, sigma=sigma, draws=draws, block_size=size, **key).moments
     blocks = [
         noise_block((size, 3), **key, stream=Stream.WEIGHTS, block=b, device=X.device) for b in range(-(-draws // size))
     ]
@@ -179,7 +179,7 @@ def test_an_images_moments_do_not_depend_on_how_many_draws_run_at_once() -> None
     x, members, label, sigma = torch.linspace(0, 1, size), large_members(size), 2, 0.5
     key: dict[str, Any] = {"seed": 4, "example": 9}
     assert default_batch(x, block_size=1000) == 50
-    got = image_moments(members, x, label, average="logits", sigma=sigma, draws=draws, **key)
+    got = image_margins(members, x, label, average="logits", sigma=sigma, draws=draws, **key).moments
     noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0, device=x.device)
     noisy = x.double() + sigma * noise.double()
     scores = [noisy @ m.weight.detach().double().T for m in members]
@@ -206,8 +206,8 @@ class Small(nn.Module):
 def test_members_that_run_out_of_memory_have_the_same_moments() -> None:
     call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 100, "seed": 1, "example": 1}
     limit = BatchLimit()
-    whole = image_moments([Small(100), Small(100)], X, 0, **call)
-    pieces = image_moments([Small(30), Small(20)], X, 0, limit=limit, **call)
+    whole = image_margins([Small(100), Small(100)], X, 0, **call).moments
+    pieces = image_margins([Small(30), Small(20)], X, 0, limit=limit, **call).moments
     assert limit.size == 13
     assert np.array_equal(pieces.mean, whole.mean)
     assert np.array_equal(pieces.covariance, whole.covariance)
@@ -216,7 +216,7 @@ def test_members_that_run_out_of_memory_have_the_same_moments() -> None:
 def test_linear_members_have_the_closed_form_moments() -> None:
     """z = d'(x + sigma eps) + const with d = w_y - w_c: mean at x, covariance sigma^2 d_k'd_l."""
     members, label, sigma, draws = networks(), 0, 0.5, 4000
-    got = image_moments(members, X, label, average="logits", sigma=sigma, draws=draws, seed=1, example=1)
+    got = image_margins(members, X, label, average="logits", sigma=sigma, draws=draws, seed=1, example=1).moments
     for j, c in enumerate((1, 2)):
         d = np.stack([(m.weight[label] - m.weight[c]).detach().double().numpy() for m in members])
         constant = np.array([(m.bias[label] - m.bias[c]).item() for m in members])
@@ -231,7 +231,7 @@ def test_linear_members_have_the_closed_form_moments() -> None:
 
 def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None:
     (member,) = networks(1)
-    got = image_moments([member, member], X, 0, average="logits", sigma=0.5, draws=100, seed=1, example=1)
+    got = image_margins([member, member], X, 0, average="logits", sigma=0.5, draws=100, seed=1, example=1).moments
     covariance = got.covariance
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 0, 1])
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 1, 1])
@@ -240,8 +240,8 @@ def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None
 def test_the_moments_do_not_depend_on_the_mode_that_members_were_left_in() -> None:
     member = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 60, "seed": 1, "example": 1}
-    in_eval = image_moments([member.eval()], X, 0, **call)
-    in_train = image_moments([member.train()], X, 0, **call)
+    in_eval = image_margins([member.eval()], X, 0, **call).moments
+    in_train = image_margins([member.train()], X, 0, **call).moments
     assert np.array_equal(in_eval.covariance, in_train.covariance)
 
 
@@ -251,7 +251,7 @@ def test_a_member_that_returns_nan_has_no_moments() -> None:
             return torch.full((len(batch), 3), float("nan"))
 
     with pytest.raises(ModelError, match="member 0 returned NaN"):
-        image_moments([Broken()], X, 0, average="logits", sigma=0.5, draws=10, seed=1, example=1)
+        image_margins([Broken()], X, 0, average="logits", sigma=0.5, draws=10, seed=1, example=1)
 
 
 def test_all_pairs_are_every_image_with_every_competitor() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,22 @@ from hypothesis import strategies as st
 from scipy.stats import beta, kstest, norm
 from torch import Tensor, nn
 
-from rspipe.datasets import Split
-from rspipe.methods import AdvMacer
-from rspipe.searching import trial_parameters, trial_spec, validation_acr
+from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.fitting import State, fit
+from rspipe.methods import AdvMacer, SmoothMix
+from rspipe.searching import (
+    judged_trial,
+    stopped_trial,
+    trial_parameters,
+    trial_spec,
+    validation_acr,
+    validation_credit,
+)
 from rspipe.smoothing import Stream, noise_block
+from rspipe.space import Choice, Range
 from rspipe.spec import DigitsData, TrainingSpec
-from rspipe.study import Choice, Range, SearchSpec
+from rspipe.stages import trials
+from rspipe.study import SearchSpec
 
 OWN = {"lbd": 2.5, "T": 2, "m": 4}
 
@@ -44,9 +55,9 @@ def search(space: dict[str, Range | Choice] | None = None, **changes: Any) -> Se
     return SearchSpec(**{**content, **changes})
 
 
-def values(name: str, domain: Range | Choice, *, trials: int = 512, seed: int = 0) -> list[float | int]:
+def values(name: str, domain: Range | Choice, *, count: int = 512, seed: int = 0) -> list[float | int]:
     """The values of one hyper-parameter in all trials but the first."""
-    return [drawn[name] for drawn in trial_parameters(search({name: domain}, trials=trials, seed=seed))[1:]]
+    return [drawn[name] for drawn in trial_parameters(search({name: domain}, trials=count, seed=seed))[1:]]
 
 
 def test_trial_zero_has_the_settings_of_the_study_file() -> None:
@@ -84,33 +95,33 @@ def test_trials_do_not_depend_on_the_order_of_the_space() -> None:
 )
 def test_values_lie_in_their_range(low: float, factor: float, log: bool, seed: int) -> None:
     domain = Range(low=low, high=low * factor, log=log)
-    assert all(domain.low <= value <= domain.high for value in values("lbd", domain, trials=8, seed=seed))
+    assert all(domain.low <= value <= domain.high for value in values("lbd", domain, count=8, seed=seed))
 
 
 @given(low=st.integers(1, 20), width=st.integers(1, 50), log=st.booleans(), seed=st.integers(0, 2**32))
 def test_whole_numbers_lie_in_their_range_and_stay_whole(low: int, width: int, log: bool, seed: int) -> None:
-    drawn = values("T", Range(low=low, high=low + width, log=log), trials=8, seed=seed)
+    drawn = values("T", Range(low=low, high=low + width, log=log), count=8, seed=seed)
     assert all(isinstance(value, int) and low <= value <= low + width for value in drawn)
 
 
 def test_whole_numbers_are_equally_likely_ends_included() -> None:
-    drawn = values("T", Range(low=1, high=4), trials=513)
+    drawn = values("T", Range(low=1, high=4), count=513)
     # 512 points of a Sobol sequence fill every quarter equally.
     assert [drawn.count(value) for value in (1, 2, 3, 4)] == [128] * 4
 
 
 def test_a_range_is_filled_uniformly() -> None:
-    drawn = np.array(values("lbd", Range(low=2.0, high=6.0), trials=513))
+    drawn = np.array(values("lbd", Range(low=2.0, high=6.0), count=513))
     assert kstest((drawn - 2) / 4, "uniform").statistic < 0.01
 
 
 def test_a_logarithmic_range_is_filled_uniformly_in_the_logarithm() -> None:
-    drawn = np.array(values("lbd", Range(low=0.01, high=100.0, log=True), trials=513))
+    drawn = np.array(values("lbd", Range(low=0.01, high=100.0, log=True), count=513))
     assert kstest(np.log(drawn / 0.01) / math.log(1e4), "uniform").statistic < 0.01
 
 
 def test_choices_are_equally_likely() -> None:
-    drawn = values("m", Choice(choices=(2, 4, 8, 16)), trials=513)
+    drawn = values("m", Choice(choices=(2, 4, 8, 16)), count=513)
     assert [drawn.count(value) for value in (2, 4, 8, 16)] == [128] * 4
 
 
@@ -199,3 +210,75 @@ def test_the_objective_leaves_the_network_in_its_mode() -> None:
     network = Constant().train()
     validation_acr(network, split(torch.zeros(1, 1, 2, 2), [1]), search())
     assert network.training
+
+
+class Untouchable(Split):
+    """A split that nothing may look into."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"the search read {name} of a split that it must not see")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Small splits of digits; calibration and test fail whoever looks into them."""
+    whole = load_dataset(DigitsData(validation=30))
+    hidden = Untouchable(whole.test.images, whole.test.labels, whole.test.index)
+    with pytest.raises(AssertionError, match="the search read images"):
+        _ = hidden.images
+    return replace(whole, train=whole.train.evenly_spaced(256), calibration=hidden, test=hidden)
+
+
+SHORT = {"training": TrainingSpec(epochs=2, batch_size=32, lr=0.05), "n": 50, "alpha": 0.01}
+
+
+def test_a_trial_reads_neither_the_test_nor_the_calibration_images(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a worker gets the data, too.
+    monkeypatch.setattr(trials, "load_dataset", lambda _: data)
+    trials.searched_data.cache_clear()
+    seen = trials.searched_data(DigitsData(validation=30), torch.device("cpu"))
+    trials.searched_data.cache_clear()
+    trial = judged_trial(search(**SHORT), 0, {"lbd": 1.0, "m": 2}, seen)
+    assert trial.status == "finished"
+
+
+def test_a_trial_is_judged_by_the_acr_on_validation_images_with_its_standard_error(data: Dataset) -> None:
+    of, parameters = search(**SHORT), {"lbd": 1.0, "m": 2}
+    trial = judged_trial(of, 4, parameters, data)
+    result = fit(trial_spec(of, parameters), data)
+    credit = validation_credit(result.network, data.validation, of)
+    assert trial.objective == credit.mean() > 0
+    assert trial.error == pytest.approx(credit.std(ddof=1) / math.sqrt(30), rel=1e-12)
+    assert trial.accuracy == np.mean(credit > 0)
+    assert (trial.index, trial.parameters, trial.epochs, trial.passes) == (4, parameters, 2, result.passes)
+    assert trial.watched == {"1": result.history[0]["validation_acr"], "2": result.history[1]["validation_acr"]}
+
+
+def test_a_trial_that_diverges_is_recorded_as_such_without_an_objective(data: Dataset) -> None:
+    trial = judged_trial(
+        search(**SHORT, space={"training.lr": Range(low=0.1, high=1e30)}), 1, {"training.lr": 1e30}, data
+    )
+    assert (trial.status, trial.objective, trial.error, trial.accuracy) == ("diverged", 0.0, None, 0.0)
+    assert "lower lr" in trial.message
+
+
+def test_a_trial_whose_values_do_not_fit_together_is_invalid_and_trains_nothing(data: Dataset) -> None:
+    space: dict[str, Range | Choice] = {"T": Range(low=1, high=4), "mix_step": Range(low=0, high=3)}
+    of = search(space, method=SmoothMix(name="smoothmix"), **SHORT)
+    trial = judged_trial(of, 1, {"T": 2, "mix_step": 3}, data)
+    assert (trial.status, trial.passes, trial.objective) == ("invalid", 0, 0.0)
+    assert "mix_step = 3 must be below T = 2" in trial.message
+    big = judged_trial(search(**SHORT), 1, {"m": 64}, data)
+    assert (big.status, big.message) == ("invalid", "'tuned': m = 64 does not fit into batch_size = 32; "
+                                         "raise training.batch_size or lower m")  # fmt: skip
+
+
+def test_a_stopped_trial_is_recorded_with_what_it_cost(data: Dataset) -> None:
+    of, states = search(**SHORT), list[State]()
+    whole = judged_trial(of, 3, {"m": 2}, data, on_epoch=states.append)
+    stopped = stopped_trial(of, 3, {"m": 2}, states[0])
+    assert (stopped.status, stopped.objective, stopped.epochs, stopped.error) == ("stopped", 0.0, 1, None)
+    assert stopped.passes == whole.passes / 2
+    assert stopped.watched == {"1": whole.watched["1"]}

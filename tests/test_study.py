@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from pipelines.session import DIGITS
 from rspipe.errors import StudyError
 from rspipe.methods import MACER, AdvMacer, Gaussian, MethodSpec
+from rspipe.space import Choice, Range
 from rspipe.spec import (
     CertifySpec,
     DigitsData,
@@ -29,10 +31,8 @@ from rspipe.spec import (
     nearest,
 )
 from rspipe.study import (
-    Choice,
     EnsembleSpec,
     ModelSpec,
-    Range,
     SearchSpec,
     StudyConfig,
     load_study,
@@ -279,6 +279,70 @@ def test_how_many_are_asked_first_is_part_of_the_identity_of_a_consensus_alone(t
     assert consensus != other
 
 
+LISTED = "{members=['macer-s0.25-seed0', 'gaussian-s0.25-seed1'], weights='auto'}"
+
+
+def test_members_may_be_listed_by_id_with_or_without_its_digest(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path), overrides=[f"ensembles=[{LISTED}]"])
+    ids = {(spec.label, spec.train_sigma, spec.seed): spec.id for spec in study.model_specs}
+    (spec,) = study.ensemble_specs(study.model_specs)
+    assert spec.members == (ids["macer", 0.25, 0], ids["gaussian", 0.25, 1])
+    assert (spec.label, spec.sigma, spec.weights) == ("macer seed 0 + gaussian seed 1", 0.25, "auto")
+    whole = LISTED.replace("macer-s0.25-seed0", ids["macer", 0.25, 0])
+    again = load_study(write(tmp_path), overrides=[f"ensembles=[{whole}]"])
+    assert again.ensemble_specs(again.model_specs) == (spec,)
+
+
+def test_a_listed_model_of_other_settings_is_refused(tmp_path: Path) -> None:
+    wrong = LISTED.replace("macer-s0.25-seed0", "macer-s0.25-seed0-00000000")
+    with pytest.raises(StudyError, match=r"member 'macer-s0.25-seed0-00000000' is 'macer-s0.25-seed0-.* here; correct"):
+        load_study(write(tmp_path), overrides=[f"ensembles=[{wrong}]"])
+
+
+def test_all_subsets_of_two_or_more_members_are_formed(tmp_path: Path) -> None:
+    group = "{members='gaussian x3 + macer x1', all_subsets=true, sigma=0.25, weights=['uniform', 'consensus']}"
+    study = load_study(write(tmp_path), overrides=["models.0.seeds=[5, 0, 1]", f"ensembles=[{group}]"])
+    specs = study.ensemble_specs(study.model_specs)
+    pool = [spec.id for spec in study.model_specs if spec.train_sigma == 0.25]
+    uniform = [spec for spec in specs if spec.weights == "uniform"]
+    assert {frozenset(spec.members) for spec in uniform} == {
+        frozenset(c) for size in (2, 3, 4) for c in combinations(pool, size)
+    }
+    assert len(uniform) == 11
+    # A consensus asks two first and needs a third.
+    assert len(specs) - len(uniform) == 5
+    assert len({(spec.label, spec.weights) for spec in specs}) == len({spec.id for spec in specs}) == len(specs)
+
+
+def test_subsets_are_called_in_the_papers_words_where_they_hold_the_first_models(tmp_path: Path) -> None:
+    group = "{members='gaussian x3', all_subsets=true, sigma=0.25, weights='uniform'}"
+    study = load_study(write(tmp_path), overrides=["models.0.seeds=[5, 0, 1]", f"ensembles=[{group}]"])
+    labels = [spec.label for spec in study.ensemble_specs(study.model_specs)]
+    assert labels == ["gaussian x2", "gaussian seeds 5,1", "gaussian seeds 0,1", "gaussian x3"]
+
+
+def test_an_ensemble_that_several_entries_name_is_formed_once(tmp_path: Path) -> None:
+    groups = "[{members='gaussian x2', sigma=0.25}, {members='gaussian x2', sigma=0.25, all_subsets=true}]"
+    study = load_study(write(tmp_path), overrides=[f"ensembles={groups}"])
+    assert [spec.weights for spec in study.ensemble_specs(study.model_specs)] == ["uniform", "esbrs_ratio"]
+
+
+def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
+    label = "a" * 90
+    groups = f"[{{members='{label} x1 + {label}b x1 + {label}c x1', sigma=0.25, weights='uniform'}}]"
+    labels = [f"models.{at}.label={label}{end}" for at, end in enumerate(("", "b"))]
+    third = f"search.0.label={label}c"
+    study = load_study(write(tmp_path), overrides=[*labels, third, f"ensembles={groups}"])
+    winners = study.winner_specs(study.search_specs[0], {"lbd": 2.0})
+    (spec,) = study.ensemble_specs([*study.model_specs, *winners])
+    assert len(f".{spec.id}.json") <= 255 - 33
+
+
+def test_that_subsets_could_be_formed_leaves_the_identity_as_it_was(base: StudyConfig) -> None:
+    (group,) = base.identity["ensembles"]
+    assert set(group) == {"members", "weights", "average", "consensus", "sigma"}
+
+
 # Overrides.
 
 
@@ -461,6 +525,8 @@ METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind
 WRONG = [
     # Unknown keys.
     ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),
+    ("trainig.epochs=2", "unknown key 'trainig'; did you mean 'training'?"),
+    ("architectur='lenet'", "unknown key 'architectur'; did you mean 'architecture'?"),
     ("certify.nn=5", "certify: unknown key 'nn'; did you mean 'n'?"),
     ("training.epoch=3", "training: unknown key 'epoch'; did you mean 'epochs'?"),
     ("models.1.method.lbdd=3", "models[1].method: unknown key 'lbdd'; did you mean 'lbd'?"),
@@ -487,7 +553,7 @@ WRONG = [
     (
         "ensembles.0.weights='unifrom'",
         "ensembles[0].weights[0] = 'unifrom': "
-        "Input should be 'uniform', 'esbrs_ratio', 'esbrs_paper', 'mme' or 'consensus'",
+        "Input should be 'uniform', 'esbrs_ratio', 'esbrs_paper', 'esbrs_acr', 'sween', 'auto', 'mme' or 'consensus'",
     ),
     ("ensembles.0.average='mean'", "ensembles[0].average = 'mean': Input should be 'probabilities' or 'logits'"),
     # Missing.
@@ -661,6 +727,37 @@ WRONG = [
         "ensembles.0.sigma=0.5",
         "ensembles[0].members: 'macer x1' needs 1 models but sigma 0.5 has 0; add seeds to 'macer' or ask for fewer",
     ),
+    # Lists of models, and all subsets.
+    ("ensembles.0.members=[3]", "ensembles[0].members[0] = 3: Input should be a valid string"),
+    ("ensembles.0.members=['macer']", "ensembles[0].members: 'macer' is not of the form 'advmacer-s0.25-seed0'"),
+    ("ensembles.0.members=[]", "ensembles[0].members: an ensemble has two or more members"),
+    ("ensembles.0.members=['macer-s0.25-seed0']", "ensembles[0].members: an ensemble has two or more members"),
+    (
+        "ensembles.0.members=['macer-s0.25-seed0', 'macer-s0.25-seed0-12345678']",
+        "ensembles[0].members: names a model twice",
+    ),
+    (
+        "ensembles.0={members=['gaussian-s0.25-seed0', 'gaussian-s0.5-seed0']}",
+        "ensembles[0].members: the members of an ensemble have one noise level in common",
+    ),
+    (
+        "ensembles.0={members=['gaussian-s0.25-seed0', 'gaussian-s0.25-seed7']}",
+        "ensembles[0].members: the study has no 'gaussian-s0.25-seed7' at this noise level; "
+        "see sigma and seeds of 'gaussian'",
+    ),
+    (
+        "ensembles.0={members=['gaussian-s0.25-seed0', 'gaussian-s0.25-seed1'], sigma=0.5}",
+        "ensembles[0].members: the study has no 'gaussian-s0.25-seed0' at this noise level; "
+        "see sigma and seeds of 'gaussian'",
+    ),
+    (
+        "models.0.seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8]\nensembles.0={members='gaussian x9', all_subsets=true}",
+        "ensembles[0].all_subsets: 'gaussian x9' are 9 members; all subsets are formed of 8 at most",
+    ),
+    (
+        "ensembles.0={members='gaussian x2', weights='sween', average='logits'}",
+        "ensembles[0]: weights 'sween' are those of an average of probabilities; drop average = 'logits'",
+    ),
 ]
 
 
@@ -670,7 +767,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_place_and_remedy(
 ) -> None:
     path = write(tmp_path)
     with pytest.raises(StudyError) as refused:
-        load_study(path, overrides=[override])
+        load_study(path, overrides=override.splitlines())
     # Further errors are counted, not listed.
     assert re.sub(r" \(and \d+ more\)$", "", str(refused.value)) == f"{path}: {message}"
 

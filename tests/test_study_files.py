@@ -17,12 +17,18 @@ PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper")
 # Models and ensembles (with their weightings) of each file.
 SIZES = {
     "digits": (16, 28),
+    "ensembles": (11, 56),
     "mnist": (39, 45),
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),
     "svhn_paper": (6, 0),
     "imagenet_paper": (9, 0),
+    "mnist_short": (8, 13),
+    "mnist_published": (4, 0),
 }
+
+OWN = {"digits", "ensembles", "mnist_short", "mnist_published"}
+"""Files whose settings are our own."""
 
 Settings = dict[str, Any]
 EPS_255 = 255 / 256
@@ -127,7 +133,7 @@ ARCHITECTURES = {
 
 def test_every_study_file_is_looked_at_here() -> None:
     assert set(STUDIES) == set(SIZES)
-    assert set(METHODS) == set(SCHEDULES) == set(ARCHITECTURES) == set(SIZES) - {"digits"}
+    assert set(METHODS) == set(SCHEDULES) == set(ARCHITECTURES) == set(SIZES) - OWN
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -143,8 +149,22 @@ def test_a_study_is_named_as_its_file_and_has_so_many_models_and_ensembles(name:
 
 def test_no_two_files_are_the_same_study_nor_share_a_model() -> None:
     assert len({study.id for study in STUDIES.values()}) == len(STUDIES)
-    counts = Counter(model.id for study in STUDIES.values() for model in study.model_specs)
+    models = {name: {model.id for model in study.model_specs} for name, study in STUDIES.items()}
+    # The ensembles are of the default study's models, and more of them.
+    models.pop("ensembles")
+    # The same models with more samples on fewer images.
+    assert models.pop("mnist_published") < models["mnist_short"]
+    counts = Counter(model for found in models.values() for model in found)
     assert set(counts.values()) == {1}
+
+
+def test_the_short_gaussian_models_are_the_published_recipe_but_for_their_precision() -> None:
+    (short, *_), (full, *_) = (
+        [m for m in STUDIES[name].model_specs if (m.label, m.train_sigma) == ("gaussian", 0.5)]
+        for name in ("mnist_published", "mnist")
+    )
+    assert short.training.model_copy(update={"precision": "float32"}) == full.training
+    assert (short.method, short.architecture) == (full.method, full.architecture)
 
 
 def test_the_default_study_keeps_its_identity() -> None:

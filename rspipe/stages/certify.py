@@ -58,6 +58,24 @@ def _candidates(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeig
     return base + mixed
 
 
+def classifier_of(record: TrainedModel | EnsembleWeights) -> tuple[Classifier, tuple[str, ...]]:
+    """Return the classifier that is certified for a record, and the ids of its members, by position."""
+    (candidate,) = _candidates([record], []) if isinstance(record, TrainedModel) else _candidates([], [record])
+    return _classifier(candidate, candidate.members), candidate.members
+
+
+def _classifier(candidate: _Candidate, members: Sequence[str]) -> Classifier:
+    """Return a candidate as a classifier of the models that run, by position."""
+    return Classifier(
+        id=candidate.id,
+        members=tuple(members.index(member) for member in candidate.members),
+        weights=candidate.weights,
+        average="probabilities" if candidate.average == "probabilities" else "logits",
+        combination=candidate.combination,
+        first=candidate.first,
+    )
+
+
 def certification_keys(
     study: StudyConfig, models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]
 ) -> dict[str, str]:
@@ -93,17 +111,7 @@ def _works(
         for missing, positions in lacking.items():
             wanted = [candidate for candidate in here if candidate.id in set(missing)]
             members = tuple(dict.fromkeys(member for candidate in wanted for member in candidate.members))
-            classifiers = tuple(
-                Classifier(
-                    id=candidate.id,
-                    members=tuple(members.index(member) for member in candidate.members),
-                    weights=candidate.weights,
-                    average="probabilities" if candidate.average == "probabilities" else "logits",
-                    combination=candidate.combination,
-                    first=candidate.first,
-                )
-                for candidate in wanted
-            )
+            classifiers = tuple(_classifier(candidate, members) for candidate in wanted)
             chosen = Split(split.images[positions], split.labels[positions], split.index[positions])
             works.append(Work(CountPass(sigma, members, classifiers, study.certify, classes), chosen))
     return works

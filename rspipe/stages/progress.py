@@ -66,11 +66,18 @@ class Board:
         return sum(self._fraction), self._detail, self._failure
 
 
-def make_board(work: int) -> Any:
-    """Start a board as a Ray actor that takes no CPU."""
+def _beside_driver(kind: type) -> Any:
+    """Return a class as one of Ray actors that take no CPU and live as long as the driver's own node: others may go."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0)(Board).remote(work)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(kind)
+
+
+def make_board(work: int) -> Any:
+    """Start a board as a Ray actor."""
+    return _beside_driver(Board).remote(work)
 
 
 class Roster:
@@ -100,7 +107,7 @@ def pool() -> Iterator[Any]:
     """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
     import ray
 
-    roster = ray.remote(num_cpus=0)(Roster).remote()
+    roster = _beside_driver(Roster).remote()
     try:
         yield roster
     finally:

@@ -1,14 +1,18 @@
 """What a run directory holds, read back as records, and the reports made from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from rspipe.comparison import CertifiedRun, Contender
 from rspipe.derivation import CertificateKind, ClassifierCounts, derive
 from rspipe.errors import StoreError
-from rspipe.figures import figure_svg
-from rspipe.records import Summary
+from rspipe.figures import figure_pdf, figure_svg
+from rspipe.latex import summary_latex
+from rspipe.records import Summary, TrainedModel
 from rspipe.report import render_report, report_figures
 from rspipe.stages.certify import certification_keys
-from rspipe.stages.store import Store, read_json, write_text
+from rspipe.stages.store import Store, read_json, write_bytes, write_text
+from rspipe.stages.weigh import member_margins
 from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
 from rspipe.summaries import Results, compare, display_name, summarize
 from rspipe.tables import Table, certification_log, derived_table, summary_markdown, summary_tsv
@@ -19,10 +23,25 @@ def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
     winners = [
         spec
         for search in study.search_specs
-        if (result := store.search_result(search.id)) is not None
+        if (result := store.search_result(search.id, trials=search.trials)) is not None
         for spec in study.winner_specs(search, result.best)
     ]
     return (*study.model_specs, *winners)
+
+
+def _trained(store: Store, spec: ModelSpec) -> TrainedModel | None:
+    """Return the record of a model that is trained, or None.
+
+    Raises:
+        StoreError: It is not of this model: its network is built from what it says, so it must be the study's own.
+    """
+    record = store.trained_model(spec.id)
+    if record is not None and record.spec != spec.model_dump(mode="json"):
+        raise StoreError(
+            f"{store.model_dir(spec.id)}: model.json describes another model than the study does; "
+            "delete the folder and run again"
+        )
+    return record
 
 
 def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, ...]:
@@ -30,23 +49,23 @@ def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, 
 
     Members are the first models of a label in the order of its seeds: none takes the place of another.
     """
-    records = {spec.id: store.trained_model(spec.id) for spec in known_models(store, study)}
+    records = {spec.id: _trained(store, spec) for spec in known_models(store, study)}
     finished = {id_ for id_, record in records.items() if record is not None and record.status == "finished"}
     return tuple(spec for spec in study.ensemble_specs(known_models(store, study)) if finished.issuperset(spec.members))
 
 
 def read_results(store: Store, study: StudyConfig) -> Results:
     """Return everything the study has produced so far."""
-    models = [record for spec in known_models(store, study) if (record := store.trained_model(spec.id)) is not None]
-    searches = [result for search in study.search_specs if (result := store.search_result(search.id)) is not None]
-    trials = [
-        trial
+    models = [record for spec in known_models(store, study) if (record := _trained(store, spec)) is not None]
+    searches = [
+        result
         for search in study.search_specs
-        for index in range(search.trials)
-        if (trial := store.trial(search.id, index)) is not None
+        if (result := store.search_result(search.id, trials=search.trials)) is not None
     ]
+    trials = [trial for search in study.search_specs for trial in store.trials(search.id)]
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
+    keys = certification_keys(study, models, ensembles)
     return Results(
         study=study,
         environment=read_json(store.run_dir / "environment.json"),
@@ -54,7 +73,9 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         searches=tuple(searches),
         trials=tuple(trials),
         ensembles=tuple(ensembles),
-        certified=store.certified(certification_keys(study, models, ensembles)),
+        certified=store.certified(keys),
+        # Of classifiers that are no longer what was attacked, nothing is known.
+        attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
     )
 
 
@@ -73,6 +94,29 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCount
     names |= {record.id: display_name(record) for record in results.ensembles}
     known = sorted((id_ for id_ in names if id_ in found), key=lambda id_: found[id_].sigma)
     return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
+
+
+def read_run(run_dir: Path) -> CertifiedRun:
+    """Return what a run directory says to a comparison: its study is the one it was made with.
+
+    Raises:
+        StoreError: It is no run directory, of another version of rspipe, or holds no counts.
+    """
+    store = Store(run_dir)
+    study = store.study()
+    results = read_results(store, study)
+    keys = certification_keys(study, results.models, results.ensembles)
+    counts = {found.id: found for found in store.classifier_counts(keys, complete=True)}
+    seeds: dict[tuple[str, float], list[ClassifierCounts]] = {}
+    for model in results.models:
+        if model.id in counts:
+            seeds.setdefault((model.label, model.train_sigma), []).append(counts[model.id])
+    models = [Contender(label, sigma, tuple(found)) for (label, sigma), found in seeds.items()]
+    ensembles = [Contender(display_name(r), r.sigma, (counts[r.id],)) for r in results.ensembles if r.id in counts]
+    if not counts:
+        raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
+    ordered = sorted([*models, *ensembles], key=lambda one: one.sigma)
+    return CertifiedRun(name=run_dir.name, data=study.data, contenders=tuple(ordered))
 
 
 def write_derived(
@@ -98,13 +142,25 @@ def write_derived(
 
 
 def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Path]]:
-    """Write summary.tsv, summary.md, report.html and figures/; return what they hold and their paths by name."""
-    summaries = summarize(results)
-    files = {name: store.run_dir / name for name in ("summary.tsv", "summary.md", "report.html")}
-    write_text(files["summary.tsv"], summary_tsv(summaries))
-    write_text(files["summary.md"], summary_markdown(results, summaries))
+    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
+
+    Returns what they hold, and their paths by name.
+    """
+    margins = member_margins(store, results.study, finished_ensembles(store, results.study))
+    results, summaries = replace(results, margins=margins), summarize(results)
+    texts = {
+        "summary.tsv": summary_tsv(summaries),
+        "summary.csv": summary_tsv(summaries, delimiter=","),
+        "summary.md": summary_markdown(results, summaries),
+        "summary.tex": summary_latex(results, summaries),
+    }
+    pictures = {}
     for name, figure in report_figures(results, summaries).items():
-        files[f"figures/{name}.svg"] = store.run_dir / "figures" / f"{name}.svg"
-        write_text(files[f"figures/{name}.svg"], figure_svg(figure, name=name))
-    write_text(files["report.html"], render_report(results, summaries, compare(results)))
-    return summaries, files
+        texts[f"figures/{name}.svg"] = figure_svg(figure, name=name)
+        pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
+    texts["report.html"] = render_report(results, summaries, compare(results))
+    for name, text in texts.items():
+        write_text(store.run_dir / name, text)
+    for name, picture in pictures.items():
+        write_bytes(store.run_dir / name, picture)
+    return summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

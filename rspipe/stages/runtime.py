@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 
 from rspipe.errors import ClusterError
+
+_log = logging.getLogger(__name__)
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,8 +37,11 @@ _QUIET = {
     # A run under `uv run` would otherwise build its environment anew in every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+# Elsewhere than on Linux Ray keeps to 127.0.0.1 by default; this asks for it here.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _OBJECT_STORE_BYTES = 300_000_000
 _CONNECT_SECONDS = 5.0
+_NODE_POLL_SECONDS = 1.0
 # Of mallopt(3); 32 MiB is the most that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
@@ -52,15 +58,24 @@ class Resources:
     """GPUs of each of them, may be a fraction."""
     workers: int | None = None
     """How many of them run side by side; as many as the cluster holds by default."""
+    workers_per_model: int = 1
+    """Training workers that share a model, each with a part of every batch; losses change by rounding alone."""
+    decoders: int | None = None
+    """Tasks that decode image files for each model in training, beside the workers; by default as many as there are
+    CPUs that no worker reserves, at least one."""
     threads_per_worker: int = 1
     """Threads of each certification actor. More of them save memory where members are large; the last bits of
     logits can depend on their number."""
     cpus: int | None = None
     """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
+    wait_minutes: float = 0.0
+    """How long to wait for machines on which `workers` fit, or one without that number. A cluster that grows is asked
+    for them."""
 
     def check(self) -> None:
         """Raise ClusterError for amounts that mean nothing."""
-        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "workers": 1, "threads_per_worker": 1, "cpus": 1}
+        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "wait_minutes": 0.0}
+        least |= dict.fromkeys(("workers", "workers_per_model", "decoders", "threads_per_worker", "cpus"), 1)
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
@@ -91,9 +106,17 @@ class Cluster:
         # Halves and thirds of a GPU add up to one.
         return min(int(have / need + 1e-6) for have, need in shares if need > 0)
 
+    @property
+    def fits(self) -> int:
+        """Number of workers that fit."""
+        return sum(map(self._fit, self.nodes))
+
     def now(self) -> "Cluster":
-        """Return what the cluster offers now: nodes come and go."""
-        return replace(self, nodes=_alive_nodes())
+        """Return what the cluster offers now, and ask it for as many workers as that allows: nodes come and go."""
+        found = _wait_for_nodes(self, workers=1)
+        asked = self.resources
+        workers = None if asked.workers is None else max(1, min(asked.workers, found.fits))
+        return replace(found, resources=replace(asked, workers=workers))
 
     def workers(self, work: int) -> int:
         """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
@@ -102,7 +125,7 @@ class Cluster:
             ClusterError: Not even one fits, or more are asked for than fit.
         """
         asked = self.resources
-        fits = sum(map(self._fit, self.nodes))
+        fits = self.fits
         need = f"{asked.cpus_per_worker:g} CPUs and {asked.gpus_per_worker:g} GPUs per worker"
         cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
         where = f" on {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
@@ -114,6 +137,27 @@ class Cluster:
                 f"{asked.workers} workers with {need} are asked for but {have}; lower --resources.workers"
             )
         return max(1, min(work, asked.workers or fits))
+
+    def trainers(self, models: int) -> int:
+        """Return how many workers to start for training: whole groups of those that share a model.
+
+        Raises:
+            ClusterError: Not even one group fits.
+        """
+        together = self.resources.workers_per_model
+        most = self.workers(models * together)
+        if most < together:
+            raise ClusterError(
+                f"--resources.workers-per-model = {together} but no more than {most} workers fit; "
+                "lower it or what each of them reserves"
+            )
+        return most - most % together
+
+    def decoders(self, trainers: int) -> int:
+        """Return how many tasks decode for each model while so many workers train."""
+        asked = self.resources
+        left = sum(node.cpus for node in self.nodes) - trainers * asked.cpus_per_worker
+        return asked.decoders or max(1, int(left * asked.workers_per_model / trainers))
 
 
 def _reachable(address: str) -> None:
@@ -139,7 +183,8 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
 
     Args:
         address: host:port of a running head. None takes RAY_ADDRESS (which `ray job submit` sets), and without
-            that starts Ray on this machine, protected by Ray's token unless RAY_AUTH_MODE says otherwise.
+            that starts Ray on this machine, which listens at 127.0.0.1 alone and is
+            protected by Ray's token unless RAY_AUTH_MODE says otherwise.
         resources: What the stages may use.
         log: File that gets what Ray's native code would write to the terminal.
 
@@ -159,7 +204,7 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     with _native_stderr(log) as said:
         try:
-            with warnings.catch_warnings():
+            with _on_loopback(wanted=address == "local"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 context = ray.init(
                     address=address,
@@ -171,13 +216,30 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
             raise _refused(address, error, said()) from error
         try:
             _silence_loggers()
-            yield Cluster(
-                address=str(context.address_info.get("gcs_address", address)),
-                nodes=_alive_nodes(),
-                resources=resources,
-            )
+            found = str(context.address_info.get("gcs_address", address))
+            yield _wait_for_nodes(Cluster(found, (), resources), workers=resources.workers or 1)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _on_loopback(*, wanted: bool) -> Iterator[None]:
+    """Let a Ray that is started meanwhile listen at 127.0.0.1 alone, if that is wanted."""
+    from ray._private import ray_constants
+
+    if not wanted:
+        yield
+        return
+    before, ours = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
+    # Its processes read the one, this process has read it when it imported Ray.
+    os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        os.environ.pop(_CLUSTERS)
+        if before is not None:
+            os.environ[_CLUSTERS] = before
+        ray_constants.ENABLE_RAY_CLUSTER = ours
 
 
 def _alive_nodes() -> tuple[Node, ...]:
@@ -185,6 +247,30 @@ def _alive_nodes() -> tuple[Node, ...]:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
+
+
+def _wait_for_nodes(cluster: Cluster, *, workers: int) -> Cluster:
+    """Return what the cluster offers once so many workers fit, or when the time is over that resources leave for it."""
+    from ray.autoscaler.sdk import request_resources
+
+    asked = cluster.resources
+    deadline = time.monotonic() + 60 * asked.wait_minutes
+    cluster = replace(cluster, nodes=_alive_nodes())
+    if cluster.fits >= workers or asked.wait_minutes == 0:
+        return cluster
+    share = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
+    _log.warning(
+        "waiting for machines: %d of %d workers fit, for %g min at most", cluster.fits, workers, asked.wait_minutes
+    )
+    try:
+        request_resources(bundles=[{name: amount for name, amount in share.items() if amount}] * workers)
+        while cluster.fits < workers and time.monotonic() < deadline:
+            time.sleep(_NODE_POLL_SECONDS)
+            cluster = replace(cluster, nodes=_alive_nodes())
+    finally:
+        # A request outlives its driver, and would keep machines that nobody uses.
+        request_resources(bundles=[])
+    return cluster
 
 
 def _refused(address: str, error: Exception, native: str) -> ClusterError:
@@ -311,7 +397,8 @@ def _commit(folder: Path) -> str:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        # An image holds no repository; its making says which commit it is.
+        return os.environ.get("RSPIPE_COMMIT") or "unknown"
 
 
 def _cpu_name() -> str:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from rspipe.architectures import build_network
+from rspipe.architectures import build_network, normalization
 from rspipe.counting import count_image
 from rspipe.datasets import Split
 from rspipe.deployment import deploy
 from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
-from rspipe.moments import image_moments
+from rspipe.moments import image_margins
 from rspipe.spec import CertifySpec, Precision, WeighSpec
 from rspipe.stages.progress import pool, root_cause
 from rspipe.stages.runtime import Cluster, Resources, keep_freed_memory, set_deterministic, worker_device
@@ -94,8 +94,8 @@ class MomentPass:
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
     ) -> dict[str, Any]:
-        """Return mean [class - 1, k] and covariance [class - 1, k, k]."""
-        moments = image_moments(
+        """Return mean [competitor, k], covariance [competitor, k, k] and label_probability [draw, k]."""
+        found = image_margins(
             networks,
             image,
             label,
@@ -106,7 +106,11 @@ class MomentPass:
             example=example,
             limit=limit,
         )
-        return {"mean": moments.mean, "covariance": moments.covariance}
+        return {
+            "mean": found.moments.mean,
+            "covariance": found.moments.covariance,
+            "label_probability": found.label_probability,
+        }
 
 
 Pass = CountPass | MomentPass
@@ -136,11 +140,26 @@ class Visit:
 def load_network(
     store: Store, model: str, *, classes: int, device: torch.device, precision: Precision = "float32"
 ) -> nn.Module:
-    """Return a trained network as it is deployed in a precision."""
+    """Return a trained network as it is deployed in a precision; errors are those of `trained_network`."""
+    return deploy(trained_network(store, model, classes=classes, device=device), precision=precision)
+
+
+def trained_network(store: Store, model: str, *, classes: int, device: torch.device) -> nn.Module:
+    """Return a trained network as it was trained, with gradients.
+
+    Raises:
+        ModelError: The architecture normalizes otherwise than it did when the network was trained.
+    """
     record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
     network.load_state_dict(store.parameters(model))
-    return deploy(network.to(device), precision=precision)
+    # The parameters do not hold it, so that nothing else would notice.
+    if record.normalization is not None and record.normalization != (now := normalization(network)):
+        raise ModelError(
+            f"{model} was trained with normalization {record.normalization}, "
+            f"but {record.spec['architecture']} has {now}; go back to the version that trained it, or start a new run"
+        )
+    return network.to(device)
 
 
 class Sampler:
@@ -231,13 +250,12 @@ def visit(
     while waiting:
         before = len(waiting)
         try:
-            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster, on_block=arrived)
+            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster.now(), on_block=arrived)
         except WorkersLostError as error:
             fruitless = 0 if len(waiting) < before else fruitless + 1
             if fruitless == _FRUITLESS_POOLS:
                 raise
             _log.warning("warning: %s; going on with the %d images left", error, len(waiting))
-            cluster = cluster.now()
 
 
 def _run_pool(

@@ -8,6 +8,7 @@
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
     certificates/       one Parquet part per finished block of images
+    boundary/<id>.json  attacks inside and beyond certified radii, where they were asked for
     lock                held by the running process
 
 A record is written last and atomically: what it describes is finished, and finished work is never done again.
@@ -38,7 +39,7 @@ from pydantic import TypeAdapter
 
 from rspipe.derivation import ClassifierCounts
 from rspipe.errors import StoreError
-from rspipe.records import EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.spec import RuleSpec, content_id
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, certified_classifier
@@ -84,10 +85,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically."""
+    """Write a text file atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
     write_atomically(path, write)
 
@@ -157,6 +163,28 @@ class Store:
         if not (self.run_dir / _STUDY).is_file():
             raise StoreError(f"{self.run_dir} is no run directory; run the study first, or name another with --run-dir")
         _check_owner(self.run_dir, study)
+
+    def study(self) -> StudyConfig:
+        """Return the study that this run directory was made with. Paths of data, which are not kept, are empty.
+
+        Raises:
+            StoreError: It is no run directory, or of another version of rspipe.
+        """
+        path = self.run_dir / _STUDY
+        if not path.is_file():
+            raise StoreError(f"{self.run_dir} is no run directory; give one that a study was run in")
+        content = read_json(path)
+        try:
+            kept = dict(content["study"])
+            if kept["data"]["name"] != "digits":
+                kept["data"] = {"folder": "", **kept["data"]}
+            study = StudyConfig.model_validate(kept)
+            known = str(content["id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
+        if study.id != known:
+            raise StoreError(f"{path}: {known} has become {study.id} in this version of rspipe; run the study again")
+        return study
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -233,13 +261,20 @@ class Store:
             raise StoreError(f"{self.run_dir / 'search' / search}: the record of trial {index} is missing; {_VANISHED}")
         return trial
 
+    def trials(self, search: str) -> tuple[Trial, ...]:
+        """Return the records of all trials of a search that have ended, by index."""
+        paths = (self.run_dir / "search" / search).glob("trial-*.json")
+        found = [trial for path in paths if (trial := self._record(Trial, path)) is not None]
+        return tuple(sorted(found, key=lambda trial: trial.index))
+
     def save_trial(self, trial: Trial) -> None:
         """Store a finished trial."""
         write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
 
-    def search_result(self, search: str) -> SearchResult | None:
-        """Return the record of a finished search, or None."""
-        return self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+    def search_result(self, search: str, *, trials: int) -> SearchResult | None:
+        """Return the record of a search that was finished with so many trials or more, or None."""
+        found = self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+        return found if found is not None and found.trials >= trials else None
 
     def save_search_result(self, result: SearchResult) -> None:
         """Store a finished search."""
@@ -353,6 +388,17 @@ class Store:
             StoreError: An example has two different counts under one key.
         """
         return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
+
+    # --- attacks --------------------------------------------------------------------------------------------------
+
+    def boundary_checks(self) -> tuple[BoundaryCheck, ...]:
+        """Return the records of all attacks on certified classifiers."""
+        paths = sorted((self.run_dir / "boundary").glob("*.json"))
+        return tuple(record for path in paths if (record := self._record(BoundaryCheck, path)) is not None)
+
+    def save_boundary_check(self, record: BoundaryCheck) -> None:
+        """Store what attacks on a classifier found, in place of what earlier ones did."""
+        write_json(self.run_dir / "boundary" / f"{record.classifier}.json", record.to_json())
 
     # --- common ---------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The index of a study in MLflow: a parent run, and a child run per model, search and ensemble.
+"""The index of a study in MLflow: a parent run, a child run per model, search and ensemble, and trials in searches.
 
 Everything published is derived from the run directory, so it can be published again at any time: a run is found by its
 tag `rspipe.key`, and one whose content is already there is left alone. That MLflow cannot be reached is a warning.
@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from rspipe.certificates import radius_cap
 from rspipe.metrics import certified_accuracy
 from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
+from rspipe.sensitivity import best_so_far
 from rspipe.spec import content_id
 from rspipe.stages.store import Store, read_json
 from rspipe.study import StudyConfig
@@ -39,6 +41,7 @@ _ENVIRONMENT = {
     # One bar per run would flood the terminal.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 def tracking_uri(run_dir: Path) -> str:
@@ -46,8 +49,18 @@ def tracking_uri(run_dir: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
 
 
+def without_secrets(text: str, uri: str) -> str:
+    """Return a text without the password of an address, or one that MLflow finds in the environment."""
+    password = urlsplit(uri).password or ""
+    known = [password, unquote(password), *(os.environ.get(name, "") for name in _SECRETS)]
+    for secret in filter(None, known):
+        text = text.replace(secret, "***")
+    return text
+
+
 def ui_command(uri: str) -> str:
-    """Return what to type, or to open, to see the runs."""
+    """Return what to type, or to open, to see the runs; a password is left out."""
+    uri = without_secrets(uri, uri)
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
@@ -73,6 +86,8 @@ class _Run:
     parameters: dict[str, str]
     points: tuple[_Point, ...] = ()
     files: tuple[Path, ...] = field(default=())
+    parent: str = ""
+    """Key of the run that it is nested in, published before; the study's own by default."""
 
     @property
     def digest(self) -> str:
@@ -124,17 +139,37 @@ def _model_points(record: TrainedModel) -> Iterator[_Point]:
 
 
 def _search_points(record: SearchResult, trials: Sequence[Trial]) -> Iterator[_Point]:
-    best = 0.0
-    for trial in trials:
-        best = max(best, trial.objective)
+    for trial, spent, best in zip(trials, *best_so_far(trials), strict=True):
         yield _Point("trial/validation_acr", trial.objective, step=trial.index)
-        yield _Point("trial/best_validation_acr", best, step=trial.index)
+        yield _Point("trial/best_validation_acr", float(best), step=trial.index)
+        yield _Point("passes/best_validation_acr", float(best), step=round(spent))
         for name, value in trial.parameters.items():
             yield _Point(f"trial/{name}", value, step=trial.index)
     yield _Point("validation/acr", record.objective)
     yield _Point("validation/acr_of_settings_in_study_file", record.default_objective)
     yield _Point("training_seconds", sum(trial.seconds for trial in trials))
     yield _Point("training_passes", sum(trial.passes for trial in trials))
+
+
+_TRIAL_STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
+
+
+def _trial_run(trial: Trial, *, parent: str, tags: dict[str, str]) -> _Run:
+    points = [_Point("validation/acr_estimate", value, step=int(epoch)) for epoch, value in trial.watched.items()]
+    points += [_Point("training_seconds", trial.seconds), _Point("training_passes", trial.passes)]
+    if trial.status == "finished":
+        points += [_Point("validation/acr", trial.objective), _Point("validation/accuracy", trial.accuracy)]
+    if trial.error is not None:
+        points.append(_Point("validation/acr_standard_error", trial.error))
+    return _Run(
+        key=f"trial/{trial.search}/{trial.index}",
+        name=f"trial {trial.index}",
+        status=_TRIAL_STATUS.get(trial.status, "FAILED"),
+        tags=tags | {"rspipe.status": trial.status},
+        parameters={name: f"{value:g}" for name, value in trial.parameters.items()},
+        points=tuple(points),
+        parent=parent,
+    )
 
 
 def _ensemble_points(record: EnsembleWeights) -> Iterator[_Point]:
@@ -172,8 +207,10 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
         trials = [trial for trial in results.trials if trial.search == search.id]
         spec = next(spec for spec in study.search_specs if spec.id == search.id)
         best = {f"best.{name}": value for name, value in search.best.items()}
+        # More trials can have another winner, and MLflow keeps a parameter that it has shown.
+        key = f"search/{search.id}/{search.trials}"
         yield _Run(
-            key=f"search/{search.id}",
+            key=key,
             name=f"search {search.label}, sigma {search.sigma:g}",
             status="FINISHED",
             tags=_tags("search", search.label, spec.method.name, search.sigma, data),
@@ -181,6 +218,8 @@ def _children(results: Results, summaries: Sequence[Summary], store: Store) -> I
             points=tuple(_search_points(search, trials)),
             files=(store.run_dir / "search" / search.id / "result.json",),
         )
+        tags = _tags("trial", search.label, spec.method.name, search.sigma, data)
+        yield from (_trial_run(trial, parent=key, tags=tags) for trial in trials)
     for ensemble in results.ensembles:
         weights = {f"weight.{name}": weight for name, weight in zip(ensemble.members, ensemble.weights, strict=True)}
         content = {"members": ensemble.label, "method.name": ensemble.method, "average": ensemble.average}
@@ -253,10 +292,11 @@ class Tracker:
     def _warn(self, error: Exception) -> None:
         if not self._failed:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = without_secrets(reason, self._uri)
             _log.warning(
                 "warning: MLflow at %s cannot be written (%s); the study goes on, all results are in %s, and "
                 "pipelines/report.py publishes them later",
-                self._uri,
+                without_secrets(self._uri, self._uri),
                 reason if len(reason) <= 160 else f"{reason[:157]}...",
                 self._store.run_dir,
             )
@@ -317,18 +357,25 @@ class Tracker:
         return parent
 
     def _known(self, parent: str) -> dict[str, Any]:
-        """Return the child runs by key."""
-        return {run.data.tags["rspipe.key"]: run for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'")}
+        """Return the child runs by key, and the trials that are the children of searches."""
+        nested = f"tags.`mlflow.parentRunId` = '{parent}'"
+        found = {run.data.tags["rspipe.key"]: run for run in self._search(nested)}
+        for search in [run for key, run in found.items() if key.startswith("search/")]:
+            found |= self._known(search.info.run_id)
+        return found
 
-    def _publish_run(self, run: _Run, parent: str, known: Mapping[str, Any]) -> None:
+    def _publish_run(self, run: _Run, parent: str, known: dict[str, Any]) -> None:
         from mlflow.entities import Metric, Param
 
         old, client = known.get(run.key), self._client
+        parent = known[run.parent].info.run_id if run.parent else parent
+        if old is not None and old.data.tags["mlflow.parentRunId"] != parent:
+            client.set_tag(old.info.run_id, "mlflow.parentRunId", parent)
         if old is not None and old.data.tags.get("rspipe.logged") == run.digest:
             return
         if old is None:
             tags = {**run.tags, "rspipe.key": run.key, "rspipe.study": self._study.id, "mlflow.parentRunId": parent}
-            old = client.create_run(self._experiment(), tags=tags, run_name=run.name)
+            old = known[run.key] = client.create_run(self._experiment(), tags=tags, run_name=run.name)
         id_, began = old.info.run_id, old.info.start_time
         for parameters in _chunks([*run.parameters.items()], 100):
             client.log_batch(id_, params=[Param(name, value) for name, value in parameters])

@@ -5,20 +5,23 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rspipe.architectures import normalization
+from rspipe.data_parallel import Group, agreed, is_first
 from rspipe.datasets import Dataset, load_dataset
 from rspipe.errors import RspipeError
-from rspipe.fitting import State, evaluate, fit
+from rspipe.fitting import ALONE, Means, State, evaluate, fit
 from rspipe.records import TrainedModel
 from rspipe.spec import DataSpec
 from rspipe.stages.progress import OnProgress, Progress, make_board, watch
 from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store, checksum
+from rspipe.stages.streaming import streamed
 from rspipe.study import ModelSpec
 
 _CHECKPOINT_SECONDS = 5.0
@@ -37,9 +40,15 @@ def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
     )
 
 
-def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = None) -> TrainedModel:
-    """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is."""
-    finished = store.trained_model(spec.id)
+def train_one(
+    store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = None, means: Means = ALONE
+) -> TrainedModel:
+    """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is.
+
+    Where several processes share the model, all call this, and the first reads and writes.
+    """
+    first, device = is_first(means.group), data.train.labels.device
+    finished = agreed(store.trained_model(spec.id) if first else None, means.group, device)
     if finished is not None:
         return finished
     saved = time.monotonic()
@@ -52,7 +61,8 @@ def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = N
             store.save_checkpoint(spec.id, state)
             saved = time.monotonic()
 
-    result = fit(spec, data, state=store.checkpoint(spec.id), on_epoch=after_epoch)
+    state = agreed(store.checkpoint(spec.id) if first else None, means.group, device)
+    result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, means=means)
     held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
     record = TrainedModel(
         id=spec.id,
@@ -73,8 +83,10 @@ def train_one(store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = N
         device=str(data.train.labels.device),
         precision=spec.training.precision,
         checksum=checksum(result.network.state_dict()),
+        normalization=normalization(result.network),
     )
-    store.save_model(record, result.network.state_dict())
+    if first:
+        store.save_model(record, result.network.state_dict())
     return record
 
 
@@ -90,23 +102,39 @@ def train_loop(config: dict[str, Any]) -> None:
     if ray.train.get_context().get_world_rank() == 0:
         ray.get(board.restart.remote())
     barrier()
+    means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
     try:
-        _work_off(board, specs, Store(Path(config["run_dir"])), worker_device(config["gpus"]))
+        _work_off(board, specs, Store(Path(config["run_dir"])), worker_device(config["gpus"]), means)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
 
 
-def _work_off(board: Any, specs: Sequence[ModelSpec], store: Store, device: torch.device) -> None:
+def _own_group(together: int, *, gpus: float) -> Group | None:
+    """Return the group of workers that this one shares models with: `together` neighbours."""
+    if together == 1:
+        return None
+    # NCCL wants a GPU for each process.
+    backend = "nccl" if gpus >= 1 and torch.cuda.is_available() else "gloo"
+    ranks = range(torch.distributed.get_world_size())
+    # Every process has to name every group.
+    groups = [torch.distributed.new_group(ranks[at : at + together], backend=backend) for at in ranks[::together]]
+    own = groups[torch.distributed.get_rank() // together]
+    assert isinstance(own, Group)
+    return own
+
+
+def _work_off(board: Any, specs: Sequence[ModelSpec], store: Store, device: torch.device, means: Means) -> None:
     import ray
 
     store.check_shared()
-    while (piece := ray.get(board.take.remote())) is not None:
+    first = is_first(means.group)
+    while (piece := agreed(ray.get(board.take.remote()) if first else None, means.group, device)) is not None:
         spec = specs[piece]
 
         def on_epoch(epoch: int, piece: int = piece, spec: ModelSpec = spec) -> None:
             board.update.remote(piece, epoch / (spec.training.epochs + 1), spec.id)
 
-        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch)
+        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, means=means)
         board.update.remote(piece, 1.0, spec.id)
 
 
@@ -133,21 +161,28 @@ def train_models(
 
 def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress) -> None:
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    cluster = cluster.now()
     asked = cluster.resources
+    workers = cluster.trainers(len(specs))
     board = make_board(len(specs))
     scratch, name = store.run_dir / ".ray", f"train-{uuid.uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         train_loop,
         train_loop_config={
             "board": board,
             "specs": list(specs),
             "run_dir": str(store.run_dir),
             "gpus": asked.gpus_per_worker,
+            "together": asked.workers_per_model,
+            "decoders": cluster.decoders(workers),
         },
+        # Torch's rendezvous listens on every address of a node and knows no token: only where workers need each other.
+        backend_config=TorchConfig(backend="gloo") if asked.workers_per_model > 1 else None,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers(len(specs)),
+            num_workers=workers,
             use_gpu=asked.gpus_per_worker > 0,
             resources_per_worker={
                 "CPU": asked.cpus_per_worker,

@@ -4,12 +4,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.certificates import radius_cap
 from rspipe.datasets import Split, load_dataset
-from rspipe.ensembles import COMBINATIONS
+from rspipe.diagnostics import MemberMargins
 from rspipe.errors import SolverError
-from rspipe.moments import MarginPairs, all_pairs, runner_up_pairs
 from rspipe.records import EnsembleWeights
 from rspipe.spec import content_id
 from rspipe.stages.progress import OnProgress, Progress
@@ -17,9 +16,8 @@ from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import MomentPass, Visit, Work, visit
 from rspipe.stages.store import Store
 from rspipe.study import EnsembleSpec, StudyConfig
-from rspipe.weights import Method, WeightSolution, solve_weights
-
-FloatArray = NDArray[np.float64]
+from rspipe.weight_choice import Calibration, choose_weights
+from rspipe.weights import WeightSolution
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +28,21 @@ def _moments_id(store: Store, moments: MomentPass) -> str:
     return f"{moments.average}-s{moments.sigma:g}-{content_id(content)}"
 
 
-def _needed(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> list[MomentPass]:
-    """Return the passes that the ensembles without weights need: all members of a noise level at once."""
+def _passes(study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> dict[MomentPass, list[EnsembleSpec]]:
+    """Return the passes that ensembles need, all members of a noise level at once, with the ensembles."""
     groups: dict[tuple[float, str], list[EnsembleSpec]] = {}
     for ensemble in ensembles:
         groups.setdefault((ensemble.sigma, ensemble.average), []).append(ensemble)
-    return [
+    return {
         MomentPass(
             sigma=sigma,
             members=tuple(sorted({member for ensemble in group for member in ensemble.members})),
             average=average,
             weigh=group[0].weigh,
             precision=study.certify.precision,
-        )
+        ): group
         for (sigma, average), group in sorted(groups.items())
-        if any(store.ensemble_weights(ensemble.id) is None for ensemble in group)
-    ]
+    }
 
 
 def weigh_ensembles(
@@ -60,23 +57,20 @@ def weigh_ensembles(
 
     The weights see the calibration split and the noise stream of the weights only.
     """
-    passes = _needed(store, study, ensembles)
+    passes = {
+        moments: lacking
+        for moments, group in _passes(study, ensembles).items()
+        if (lacking := [ensemble for ensemble in group if store.ensemble_weights(ensemble.id) is None])
+    }
     data = load_dataset(study.data)
     split = data.calibration.evenly_spaced(study.weigh.images)
-    _estimate(store, passes, split, classes=data.classes, cluster=cluster, on_progress=on_progress)
-    for moments in passes:
-        arrays = store.moments(_moments_id(store, moments))
-        assert arrays is not None
-        for ensemble in ensembles:
-            if (ensemble.sigma, ensemble.average) != (moments.sigma, moments.average):
-                continue
-            if store.ensemble_weights(ensemble.id) is None:
-                columns = [moments.members.index(member) for member in ensemble.members]
-                mean = arrays["mean"][..., columns]
-                covariance = arrays["covariance"][..., columns, :][..., columns]
-                store.save_ensemble_weights(
-                    _record(store, ensemble, solve_ensemble(ensemble, mean, covariance), images=len(split))
-                )
+    _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
+    for moments, lacking in passes.items():
+        found = _margins(store, study, moments)
+        assert found is not None
+        for ensemble in lacking:
+            solution = solve_ensemble(ensemble, found.of(ensemble.members))
+            store.save_ensemble_weights(_record(store, ensemble, solution, images=len(split)))
     records = [store.ensemble_weights(ensemble.id) for ensemble in ensembles]
     return tuple(record for record in records if record is not None)
 
@@ -92,7 +86,7 @@ def _estimate(
 ) -> None:
     """Run the passes whose moments are not in the store, all in one stream."""
     todo = [moments for moments in passes if store.moments(_moments_id(store, moments)) is None]
-    found: list[dict[int, Visit]] = [{} for _ in todo]
+    found: list[dict[int, Visit | None]] = [{} for _ in todo]
     total = len(split) * len(todo)
     on_progress(Progress("weigh", 0, total, "images"))
 
@@ -100,38 +94,54 @@ def _estimate(
         for one in visits:
             found[one.work][one.example] = one
             if len(found[one.work]) == len(split):
-                ordered = [found[one.work][example] for example in split.index.tolist()]
+                ordered = [row for example in split.index.tolist() if (row := found[one.work][example]) is not None]
                 store.save_moments(
                     _moments_id(store, todo[one.work]),
                     {
                         "example": split.index.numpy(),
                         "label": split.labels.numpy(),
-                        "mean": np.stack([row.arrays["mean"] for row in ordered]),
-                        "covariance": np.stack([row.arrays["covariance"] for row in ordered]),
+                        **{name: np.stack([row.arrays[name] for row in ordered]) for name in ordered[0].arrays},
                     },
                 )
+                # A hundred members have a megabyte per image.
+                found[one.work] = dict.fromkeys(found[one.work])
         on_progress(Progress("weigh", sum(map(len, found)), total, "images"))
 
     visit(store, [Work(moments, split) for moments in todo], classes=classes, cluster=cluster, on_block=on_block)
 
 
-def solve_ensemble(ensemble: EnsembleSpec, mean: FloatArray, covariance: FloatArray) -> WeightSolution:
-    """Return an ensemble's weights from its members' moments, mean [image, class - 1, k].
+def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> MemberMargins | None:
+    """Return what a finished pass found; None where it has not run."""
+    arrays = store.moments(_moments_id(store, moments))
+    if arrays is None:
+        return None
+    calibration = Calibration(
+        mean=arrays["mean"],
+        covariance=arrays["covariance"],
+        draws=moments.weigh.draws,
+        cap=radius_cap(sigma=1.0, n=study.certify.n, alpha=study.certify.alpha),
+        # Passes of earlier versions did not keep them.
+        label_probability=arrays.get("label_probability"),
+    )
+    return MemberMargins(moments.sigma, moments.average, moments.members, calibration)
 
-    `esbrs_paper` sums over all competitors, as the paper's objective does; the ratio pools each image's strongest
-    competitor. Where the moments allow no solution the weights are uniform, and the status says why.
+
+def member_margins(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> tuple[MemberMargins, ...]:
+    """Return what the finished passes found of the members of ensembles."""
+    found = (_margins(store, study, moments) for moments in _passes(study, ensembles))
+    return tuple(margins for margins in found if margins is not None)
+
+
+def solve_ensemble(ensemble: EnsembleSpec, found: Calibration) -> WeightSolution:
+    """Return an ensemble's weights from what is known of its members.
+
+    Where the moments allow no solution the weights are uniform, and the status says why.
     """
-    pairs: MarginPairs = (all_pairs if ensemble.weights == "esbrs_paper" else runner_up_pairs)(mean, covariance)
-    k = len(ensemble.members)
-    if ensemble.weights in COMBINATIONS:
-        return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), "no weights", "none", 0.0)
     try:
-        if len(pairs.mean) == 0:
-            raise ValueError("the uniform ensemble gets no calibration image right")
-        method: Method = ensemble.weights  # type: ignore[assignment]
-        return solve_weights(pairs.mean, pairs.covariance, method=method)
+        return choose_weights(ensemble.weights, found)
     except (ValueError, SolverError) as error:
         logger.warning("ensemble %s falls back to uniform weights: %s", ensemble.id, error)
+        k = len(ensemble.members)
         return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), f"uniform, since {error}", "none", 0.0)
 
 

@@ -263,6 +263,27 @@ def test_the_report_is_made_without_a_cluster(reference: tuple[Path, str], tmp_p
     assert_same_results(run_dir, reference[0])
 
 
+def test_attacks_around_certified_images_are_kept_and_reported(
+    reference: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    words = ["--images", "5", "--factors", "0.5", "1", "6", "--attack.steps", "5", "--attack.draws", "16"]
+    in_this_process("check_boundary.py", "--run-dir", str(run_dir), *words, "--classifier", "gaussian x2 (uniform)")
+    (path,) = (run_dir / "boundary").glob("*.json")
+    check = json.loads(path.read_text())
+    assert path.stem.startswith("gaussian-x2-uniform-s0.25-")
+    assert [sum(counts) for counts in zip(check["same"], check["abstained"], check["changed"], strict=True)] == [5] * 3
+    # Each of ten predictions is wrong with probability .001, each of five certificates, too.
+    assert check["changed"][:2] == [0, 0]
+    assert check["distance"][0] == pytest.approx(0.5, abs=1e-5)
+    said = "none of 10 predictions within the certified radius changed"
+    assert said in capsys.readouterr().out
+    assert said in (run_dir / "report.html").read_text(encoding="utf-8")
+    nobody = ["--study", str(TINY), "--run-dir", str(run_dir), "--classifier", "nobody"]
+    assert "no certified classifier is called nobody" in one_line("check_boundary.py", nobody, capsys)
+
+
 def derive(run_dir: Path, *words: str) -> Path:
     """Derive from a run directory, without Ray; return the folder of the files."""
     before = {path.name for path in run_dir.glob("derived/*")}

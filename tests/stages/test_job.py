@@ -1,10 +1,16 @@
 """A study as a job on a running cluster, whose head the tests start and stop."""
 
+import shutil
+import subprocess
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
-from tests.stages.processes import REPOSITORY, TINY, Head, run, submit
+from tests.stages.processes import RAY, REPOSITORY, TINY, Head, run, submit
+from tests.stages.test_full_study import assert_same_results
 
 
 def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(reference: tuple[Path, str]) -> None:
@@ -31,6 +37,62 @@ def test_a_job_that_fails_says_so_with_its_exit_status(head: Head, tmp_path: Pat
     assert "use n >= 10" in done.stdout
     assert "Traceback" not in done.stdout
     assert "exit code 2" in done.stdout
+
+
+def test_the_upload_of_a_working_directory_is_the_project_alone(tmp_path: Path) -> None:
+    copy, package = tmp_path / "copy", tmp_path / "package.zip"
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    tracked = [name for name in listed.splitlines() if (REPOSITORY / name).is_file()]
+    # What gathers in the folder of somebody who works with it.
+    others = ["runs/digits/models/a/weights.pt", "data/cifar-10-batches-py/data_batch_1", ".venv/bin/python"]
+    others += ["mlflow.db", "mlartifacts/1/a", ".git/objects/pack/a", ".mypy_cache/a", "weights.pt", "rspipe-17.log"]
+    for name in tracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, copy / name)
+    for name in others:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    create_package(str(copy), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as content:
+        packed = {name for name in content.namelist() if not name.endswith("/")}
+    assert packed == set(tracked)
+    # Ray's limit is 512 MiB; ours is what nobody waits for.
+    assert package.stat().st_size < 2_000_000
+
+
+def job(head: Head, *words: str) -> str:
+    """Run a command of `ray job` that ends at once; return what it says."""
+    done = subprocess.run(
+        [RAY, "job", words[0], f"--address={head.dashboard}", *words[1:]],
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_job_that_was_stopped_is_resumed_by_the_same_command(
+    head: Head, reference: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference[0], run_dir)
+    shutil.rmtree(run_dir / "certificates")
+    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
+    submitted = submit(head, *words, options=("--no-wait", "--submission-id", "to-be-stopped"), cwd=tmp_path)
+    assert submitted.returncode == 0, submitted.stdout
+    deadline = time.monotonic() + 240
+    while not any(run_dir.glob("certificates/part-*.parquet")):
+        assert time.monotonic() < deadline, job(head, "logs", "to-be-stopped")
+        time.sleep(0.1)
+    job(head, "stop", "to-be-stopped")
+    assert "'to-be-stopped' was stopped" in job(head, "status", "to-be-stopped")
+    stopped = {path: path.stat().st_mtime_ns for path in run_dir.glob("certificates/part-*.parquet")}
+    done = submit(head, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert {path: path.stat().st_mtime_ns for path in stopped} == stopped, "a certificate was made again"
+    assert_same_results(run_dir, reference[0])
 
 
 def test_a_refused_token_is_one_line_that_says_what_to_export(head: Head, tmp_path: Path) -> None:

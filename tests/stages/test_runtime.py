@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rspipe.errors import ClusterError
+from rspipe.stages import runtime
 from rspipe.stages.runtime import Cluster, Node, Resources, connect, environment, set_deterministic
 
 
@@ -73,9 +74,62 @@ def test_nodes_that_are_each_too_small_are_refused() -> None:
         cluster.workers(1)
 
 
+class Machines:
+    """A cluster that has one more node each time somebody looks, and that notes what it is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *counts: int) -> None:
+        self.requests: list[list[dict[str, float]]] = []
+        self._counts = list(counts)
+        monkeypatch.setattr(runtime, "_alive_nodes", self._look)
+        monkeypatch.setattr(runtime, "_NODE_POLL_SECONDS", 0.01)
+        monkeypatch.setattr("ray.autoscaler.sdk.request_resources", self._note)
+
+    def _note(self, *, bundles: list[dict[str, float]]) -> None:
+        self.requests.append(bundles)
+
+    def _look(self) -> tuple[Node, ...]:
+        count = self._counts.pop(0) if len(self._counts) > 1 else self._counts[0]
+        return (Node(0, 0), *[Node(4, 1)] * count)
+
+    def now(self, **asked: float) -> Cluster:
+        return Cluster("here:1", (), Resources(gpus_per_worker=1.0, **asked)).now()  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_workers_is_asked_for_one_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = Machines(monkeypatch, 0, 0, 0, 2)
+    assert machines.now(wait_minutes=1.0).workers(10) == 2
+    # The request is taken back: it would outlive this process.
+    assert machines.requests == [[{"CPU": 1.0, "GPU": 1.0}], []]
+
+
+def test_nobody_waits_for_a_cluster_that_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = Machines(monkeypatch, 1)
+    assert machines.now(wait_minutes=1.0).workers(10) == 1
+    assert machines.requests == []
+
+
+def test_waiting_for_machines_ends_and_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = Machines(monkeypatch, 0)
+    began = time.monotonic()
+    cluster = machines.now(wait_minutes=0.005)
+    assert 0.3 <= time.monotonic() - began < 5
+    with pytest.raises(ClusterError, match=r"the cluster has 0 CPUs and 0 GPUs; lower --resources\.\* or add nodes"):
+        cluster.workers(1)
+    assert machines.requests[-1] == []
+
+
+def test_a_study_whose_nodes_were_lost_goes_on_with_fewer_workers_than_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machines = Machines(monkeypatch, 2)
+    assert machines.now(workers=3).workers(10) == 2
+    assert machines.now(workers=1).workers(10) == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
+        ({"wait_minutes": -1.0}, r"--resources\.wait-minutes = -1 must be at least 0"),
         ({"cpus_per_worker": -1.0}, r"--resources\.cpus-per-worker = -1 must be at least 0"),
         ({"gpus_per_worker": -0.5}, r"--resources\.gpus-per-worker = -0\.5 must be at least 0"),
         ({"gpus_per_worker": float("nan")}, r"--resources\.gpus-per-worker = nan must be at least 0"),
@@ -117,6 +171,14 @@ def test_the_environment_names_commit_packages_and_machine() -> None:
     assert found["torch"] != "absent"
     assert all(found[name] for name in ("started", "commit", "python", "ray", "mlflow", "cpu", "precision"))
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_a_commit_is_that_of_the_image_where_there_is_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RSPIPE_COMMIT", "abc")
+    assert runtime._commit(Path(runtime.__file__).parent) != "abc"
+    assert runtime._commit(Path("/")) == "abc"
+    monkeypatch.delenv("RSPIPE_COMMIT")
+    assert runtime._commit(Path("/")) == "unknown"
 
 
 def test_workers_compute_with_one_thread_in_float32_proper() -> None:

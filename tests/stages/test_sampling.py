@@ -17,18 +17,19 @@ from rspipe.datasets import Dataset, load_dataset
 from rspipe.derivation import derive
 from rspipe.ensembles import Classifier
 from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
-from rspipe.moments import image_moments
+from rspipe.moments import image_margins
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.stages import certify, sampling
-from rspipe.stages.certify import certification_keys, certify_classifiers
+from rspipe.stages.certify import certification_keys, certify_classifiers, classifier_of
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import CountPass, Visit, Work, load_network, visit
 from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, checksum
 from rspipe.stages.train import train_models, train_one
-from rspipe.stages.weigh import weigh_ensembles
+from rspipe.stages.weigh import member_margins, weigh_ensembles
 from rspipe.study import StudyConfig, load_study
+from rspipe.weight_choice import choose_weights
 from tests.stages.counted import expected_rows, rows
 from tests.stages.processes import TINY
 
@@ -201,6 +202,30 @@ def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
     assert {name for name in here if here[name] != retrained[name]} == {models[0].id, "both"}
 
 
+def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    weights = ["uniform", "esbrs_acr", "sween", "auto", "mme"]
+    members = "['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
+    study = ruled("fixed", f"ensembles=[{{members={members}, weights={weights}}}]")
+    specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
+    records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    assert [record.method for record in records] == weights
+    assert len(list((store.run_dir / "moments").glob("*.npz"))) == 1
+    by_method = {record.method: record for record in records}
+    (margins,) = member_margins(store, study, specs)
+    found = margins.of(records[0].members)
+    for method, record in by_method.items():
+        assert record.members == tuple(model.id for model in reversed(trained[1]))
+        expected = choose_weights(method, found)  # type: ignore[arg-type]
+        assert (record.weights, record.status) == (tuple(expected.weights), expected.status)
+    assert by_method["esbrs_acr"].status == "local optimum"
+    assert by_method["sween"].gap <= 1e-4
+    assert "standard error" in by_method["auto"].status
+    combinations = [classifier_of(record)[0].combination for record in records]
+    assert combinations == ["average"] * 4 + ["mme"]
+
+
 def test_moments_of_a_pool_are_those_of_the_core(
     one_actor: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
@@ -217,11 +242,12 @@ def test_moments_of_a_pool_are_those_of_the_core(
     for position, (image, label, example) in enumerate(
         zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
     ):
-        moments = image_moments(
+        found = image_margins(
             networks, image, label, average="probabilities", sigma=0.25, draws=50, seed=0, example=example
         )
-        assert np.array_equal(arrays["mean"][position], moments.mean)
-        assert np.array_equal(arrays["covariance"][position], moments.covariance)
+        assert np.array_equal(arrays["mean"][position], found.moments.mean)
+        assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
+        assert np.array_equal(arrays["label_probability"][position], found.label_probability)
     for record in records:
         assert sum(record.weights) == pytest.approx(1)
         assert min(record.weights) >= 0

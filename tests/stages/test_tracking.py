@@ -2,9 +2,16 @@
 
 import json
 import math
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +27,7 @@ from rspipe.stages.store import Store, write_json, write_text
 from rspipe.stages.tracking import open_tracker, tracking_uri, ui_command
 from rspipe.summaries import Results, summarize
 from tests.results_builder import results
+from tests.stages.processes import kill_all
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +115,44 @@ def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(sto
         "model": len(content.models),
         "search": len(content.searches),
         "ensemble": len(content.ensembles),
+        "trial": len(content.trials),
     }
     (parent,) = [run.info.run_id for run in found if run.data.tags["rspipe.kind"] == "study"]
-    assert {run.data.tags.get("mlflow.parentRunId") for run in found} == {None, parent}
+    direct = [run for run in found if run.data.tags["rspipe.kind"] != "trial"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in direct} == {None, parent}
     assert {run.data.tags.get("rspipe.study") for run in found} == {content.study.id}
+
+
+def nested_trials(store: Store) -> dict[str, list[Run]]:
+    """Return the runs of trials by the key of the run that they are nested in."""
+    found = runs(store)
+    keys = {run.info.run_id: run.data.tags["rspipe.key"] for run in found}
+    nested: dict[str, list[Run]] = {}
+    for run in sorted(found, key=lambda run: run.info.run_name or ""):
+        if run.data.tags["rspipe.kind"] == "trial":
+            nested.setdefault(keys[run.data.tags["mlflow.parentRunId"]], []).append(run)
+    return nested
+
+
+def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store, content: Results) -> None:
+    publish(store, content)
+    (search,) = content.searches
+    (listed,) = nested_trials(store).values()
+    assert [run.info.status for run in listed] == ["FINISHED", "FAILED", "FINISHED"]
+    for run, trial in zip(listed, content.trials, strict=True):
+        assert {name: float(value) for name, value in run.data.params.items()} == trial.parameters
+        assert run.data.metrics["training_passes"] == trial.passes
+        assert run.data.metrics.get("validation/acr") == (trial.objective if trial.status == "finished" else None)
+    best = max(trial.objective for trial in content.trials)
+    added = replace(content.trials[0], index=3, objective=best + 0.1, watched={"1": 0.3}, status="finished")
+    stopped = replace(added, index=4, objective=0.0, status="stopped")
+    more = replace(search, trials=5, best=added.parameters, best_index=3, objective=added.objective)
+    publish(store, replace(content, searches=(more,), trials=(*content.trials, added, stopped)))
+    nested = nested_trials(store)
+    assert {key: len(found) for key, found in nested.items()} == {f"search/{search.id}/5": 5}
+    assert nested[f"search/{search.id}/5"][4].info.status == "KILLED"
+    superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
+    assert superseded == [f"search/{search.id}/3"]
 
 
 def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(store: Store, content: Results) -> None:
@@ -313,6 +355,74 @@ def test_an_unreachable_server_is_one_warning(
     assert uri in warning
     assert str(store.run_dir) in warning
     assert "report.py" in warning
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """A tracking server as its own process, with SQLite and artifacts that pass through it."""
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("mlflow")), *words],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                assert answer.status == 200
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        kill_all(process)
+
+
+def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
+    store: Store,
+    content: Results,
+    closed_port: int,
+    empty_database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder)
+    uri = f"http://127.0.0.1:{closed_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    publish(store, content)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("rspipe")]
+    assert f"MLflow at {uri} cannot be written" in warning
+    with server(folder, closed_port):
+        publish(store, content)
+        found = runs(store)
+        assert len(found) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
+        record = content.models[0]
+        run = child(found, record)
+        assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
+        # No node but the server's needs its folder.
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+        client = MlflowClient(uri)
+        assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+        fetched = Path(
+            client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path_factory.mktemp("fetched")))
+        )
+        assert fetched.read_bytes() == (store.model_dir(record.id) / "weights.pt").read_bytes()
+    assert len([record for record in caplog.records if record.name.startswith("rspipe")]) == 1
+    assert not (store.run_dir.parent / "mlartifacts").exists()
 
 
 def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,15 +1,28 @@
 """Training with a store: what is finished stays, what was cut off goes on."""
 
+import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from rspipe.datasets import Dataset, load_dataset
+from rspipe.datasets import Dataset, FileSplit, load_dataset
+from rspipe.errors import ClusterError, DataError, ModelError
+from rspipe.fitting import Means, fit
+from rspipe.searching import trial_parameters
+from rspipe.spec import ImageFolderData
 from rspipe.stages import train
-from rspipe.stages.search import run_trial
+from rspipe.stages.progress import Progress
+from rspipe.stages.runtime import Cluster, Node, Resources
+from rspipe.stages.sampling import load_network
 from rspipe.stages.store import Store
-from rspipe.stages.train import train_one
+from rspipe.stages.streaming import streamed
+from rspipe.stages.train import train_models, train_one
+from rspipe.stages.trials import run_trial
 from rspipe.study import ModelSpec, StudyConfig, load_study
 
 TINY = Path(__file__).parent / "tiny.toml"
@@ -69,6 +82,21 @@ def test_a_finished_model_is_not_trained_again(study: StudyConfig, data: Dataset
     assert train_one(store, spec, data, on_epoch=never) == record
 
 
+def test_the_normalization_is_part_of_the_record_and_another_one_is_refused(
+    study: StudyConfig, data: Dataset, tmp_path: Path
+) -> None:
+    store, spec = Store(tmp_path), study.model_specs[0]
+    assert train_one(store, spec, data).normalization == ((0.5,), (0.5,))
+    cpu = torch.device("cpu")
+    load_network(store, spec.id, classes=10, device=cpu)
+    path = store.model_dir(spec.id) / "model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "normalization": [[0.5], [0.25]]}))
+    assert store.existing_model(spec.id).normalization == ((0.5,), (0.25,))
+    with pytest.raises(ModelError, match=r"normalization \(\(0.5,\), \(0.25,\)\), but digits_cnn has \(\(0.5,\)"):
+        load_network(store, spec.id, classes=10, device=cpu)
+
+
 def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:
     spec = study.model_specs[0]
     wild = ModelSpec.model_validate({**spec.model_dump(), "training": {**spec.training.model_dump(), "lr": 1e30}})
@@ -80,11 +108,91 @@ def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dat
 
 def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, tmp_path: Path) -> None:
     (search,) = study.search_specs
-    first = run_trial(Store(tmp_path / "a"), search, 2, gpus=0.0)
-    again = run_trial(Store(tmp_path / "b"), search, 2, gpus=0.0)
+    parameters = trial_parameters(search)[2]
+    first = run_trial(Store(tmp_path / "a"), search, 2, parameters, gpus=0.0)
+    again = run_trial(Store(tmp_path / "b"), search, 2, parameters, gpus=0.0)
     assert (first.parameters, first.objective, first.noisy_accuracy) == (
         again.parameters,
         again.objective,
         again.noisy_accuracy,
     )
-    assert run_trial(Store(tmp_path / "a"), search, 2, gpus=0.0) == first
+    assert run_trial(Store(tmp_path / "a"), search, 2, {}, gpus=0.0) == first
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, study: StudyConfig) -> ModelSpec:
+    """Return a model that trains on random parts of pictures in folders."""
+    generator = np.random.default_rng(0)
+    for part, each in (("train", 12), ("test", 1)):
+        for label in range(10):
+            folder = tmp_path / "pictures" / part / str(label)
+            folder.mkdir(parents=True)
+            for number in range(each):
+                pixels = generator.integers(0, 256, (12, 10 + number), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    data = ImageFolderData(
+        name="image_folder",
+        title="pictures",
+        folder=str(tmp_path / "pictures"),
+        size=8,
+        mode="L",
+        augment="resized_crop_flip",
+        validation=10,
+        calibration=10,
+    )
+    spec = study.model_specs[3]
+    training = spec.training.model_copy(update={"epochs": 2, "batch_size": 44})
+    return spec.model_copy(update={"data": data, "training": training})
+
+
+def test_images_that_the_cluster_decodes_train_the_same_bits(pictures: ModelSpec, cluster: Cluster) -> None:
+    del cluster
+    data = load_dataset(pictures.data)
+    here = fit(pictures, data)
+    streams = fit(pictures, data, means=Means(partial(streamed, decoders=2)))
+    ours, theirs = streams.network.state_dict(), here.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [entry["loss"] for entry in streams.history] == [entry["loss"] for entry in here.history]
+
+
+def test_an_unreadable_image_is_named_by_who_trains(pictures: ModelSpec, cluster: Cluster) -> None:
+    del cluster
+    data = load_dataset(pictures.data)
+    assert isinstance(data.train, FileSplit)
+    broken = Path(data.train.some(torch.tensor([3])).paths[0])
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=rf"{broken}: not a readable image"):
+        fit(pictures, data, means=Means(partial(streamed, decoders=1)))
+
+
+def test_two_workers_that_share_a_model_and_its_stream_have_the_losses_of_one(
+    pictures: ModelSpec, cluster: Cluster, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "run")
+    store.run_dir.mkdir()
+    (store.run_dir / "study.json").write_text("{}")
+    shared = replace(cluster, resources=replace(cluster.resources, workers_per_model=2))
+    seen: list[Progress] = []
+    (record,) = train_models(store, [pictures], cluster=shared, on_progress=seen.append)
+    alone = fit(pictures, load_dataset(pictures.data))
+    assert record.status == "finished"
+    assert record.passes == alone.passes
+    for ours, theirs in zip(record.history, alone.history, strict=True):
+        # As in test_data_parallel.
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert seen[-1].done == 1
+    assert (store.model_dir(pictures.id) / "checkpoint.pt").exists() is False
+
+
+def test_workers_come_in_whole_groups_and_decoders_take_what_they_leave() -> None:
+    def of(cpus: float, **asked: int | float) -> Cluster:
+        return Cluster("local", (Node(cpus, 0),), Resources(**asked))  # type: ignore[arg-type]
+
+    assert of(7, workers_per_model=2).trainers(100) == 6
+    assert of(7, workers_per_model=2).trainers(1) == 2
+    assert of(7).trainers(3) == 3
+    assert of(8, workers_per_model=2).decoders(4) == 2
+    assert of(2).decoders(2) == 1
+    assert of(2, decoders=5).decoders(2) == 5
+    with pytest.raises(ClusterError, match="workers-per-model = 4 but no more than 3 workers fit"):
+        of(3, workers_per_model=4).trainers(9)

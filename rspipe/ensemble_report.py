@@ -1,0 +1,358 @@
+"""What the report says of ensembles: the paper's table, why they help or hurt, and what more members would give."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspipe.certificates import radius_cap
+from rspipe.diagnostics import (
+    HyperbolaFit,
+    MemberMargins,
+    NoiseStructure,
+    fit_hyperbola,
+    gaussian_limit,
+    noise_structure,
+    predicted_change,
+    variance_share,
+)
+from rspipe.ensembles import COMBINATIONS
+from rspipe.errors import SolverError
+from rspipe.membership import names_seeds
+from rspipe.metrics import average_certified_radius, mean_interval
+from rspipe.records import EnsembleWeights, Interval
+from rspipe.summaries import (
+    CertifiedClassifier,
+    Results,
+    Side,
+    acr_difference,
+    certified_ensembles,
+    certified_models,
+    display_name,
+    verdict,
+)
+from rspipe.tables import TONES, Cell, Table, bracketed, number
+from rspipe.weight_choice import prunable
+
+FloatArray = NDArray[np.float64]
+
+NUMBERS = (2.0, 4.0, 8.0, math.inf)
+"""Numbers of models whose gain is predicted."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the section: a heading, a table, sentences, and how to read them."""
+
+    title: str
+    table: Table
+    sentences: tuple[str, ...] = ()
+    note: str = ""
+
+
+def _interval(interval: Interval | None, *, signed: bool = False) -> Cell:
+    return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed), interval.estimate)
+
+
+def _change(interval: Interval) -> Cell:
+    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])
+
+
+def _group(classifiers: Sequence[CertifiedClassifier]) -> Side:
+    return Side("", "", classifiers)
+
+
+def difference_of_means(first: Sequence[CertifiedClassifier], second: Sequence[CertifiedClassifier]) -> Interval | None:
+    """Return the paired difference of ACR of two groups, each averaged per image; None where they share no image."""
+    found = acr_difference(_group(first), _group(second))
+    return None if found is None else found[0]
+
+
+def _groups(results: Results, sigma: float) -> dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]]:
+    """Return certified ensembles by members and average, those that the study names in the paper's words."""
+    groups: dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]] = {}
+    for record, classifier in certified_ensembles(results, sigma=sigma):
+        if not names_seeds(record.label):
+            groups.setdefault((record.average, *record.members), []).append((record, classifier))
+    return groups
+
+
+_KINDS = {"uniform": "average", "mme": "MME", "consensus": "consensus"}
+
+
+def combination_table(results: Results, *, sigma: float) -> Table:
+    """Return the paper's table 3: a single model, and average, MME and solved weights of the same members."""
+    certified = {c.id: c for c in results.certified if c.sigma == sigma}
+    running = max(1, sum(len(models) for models in certified_models(results, sigma=sigma).values()))
+
+    def row(
+        of: str, kind: str, classifiers: Sequence[CertifiedClassifier], members: int, change: Interval | None
+    ) -> dict[str, Cell]:
+        side = _group(classifiers)
+        radii = side.credit(side.examples())
+        seconds = float(np.mean([c.seconds / c.example.size for c in classifiers])) * members / running
+        accuracy = float(np.mean([np.mean(c.correct) for c in classifiers]))
+        return {
+            "members": Cell(of),
+            "combination": Cell(kind),
+            "ACR [95 %]": _interval(mean_interval(radii) if radii.size else None),
+            "accuracy": Cell(number(accuracy), accuracy),
+            "less the average [95 %]": Cell("–") if change is None else _change(change),
+            "certification of an image": Cell(f"{seconds:.2f} s", seconds),
+        }
+
+    def rows() -> Iterator[dict[str, Cell]]:
+        for group in _groups(results, sigma).values():
+            first = group[0][0]
+            uniform = [c for record, c in group if record.method == "uniform"]
+            if len(group) < 2 or not uniform or any(member not in certified for member in first.members):
+                continue
+            name = first.label if first.average == "probabilities" else f"{first.label} ({first.average})"
+            single = [certified[member] for member in first.members]
+            yield row(name, "single (mean of members)", single, 1, difference_of_means(single, uniform))
+            for record, classifier in group:
+                change = None if record.method == "uniform" else difference_of_means([classifier], uniform)
+                kind = _KINDS.get(record.method, f"weights {record.method}")
+                yield row(name, kind, [classifier], len(record.members), change)
+
+    return Table.of(rows())
+
+
+def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, Cell]]:
+    pairs = [(name, name) for name in structure.models] + [pair for pair in structure.covariance if pair[0] != pair[1]]
+    for a, b in pairs:
+        name = f"{a}, within" if a == b else f"{a} and {b}, across"
+        mixing = None if a == b else structure.mixing.get((a, b))
+        back = None if a == b else structure.mixing.get((b, a))
+        models = f"{structure.models[a]}" if a == b else f"{structure.models[a]} + {structure.models[b]}"
+        yield {
+            "margins of": Cell(average),
+            "methods": Cell(name),
+            "models": Cell(models),
+            "variance of one [95 %]": _interval(structure.variance[a] if a == b else None),
+            "covariance of two [95 %]": _interval(structure.covariance.get((a, b))),
+            "share that stays [95 %]": _interval(structure.floor.get(a) if a == b else None),
+            "mixed less two of the first [95 %]": _lower_is_better(mixing),
+            "mixed less two of the second [95 %]": _lower_is_better(back),
+        }
+
+
+def _lower_is_better(interval: Interval | None) -> Cell:
+    if interval is None:
+        return Cell("–")
+    tone = {"lower": "higher", "higher": "lower"}.get(verdict(interval), "not significant")
+    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[tone])
+
+
+def _methods(results: Results, margins: MemberMargins) -> list[str]:
+    labels = {model.id: model.label for model in results.models}
+    return [labels.get(member, member) for member in margins.members]
+
+
+def _noise(results: Results, at: Sequence[MemberMargins]) -> Part | None:
+    rows, sentences = [], []
+    for margins in at:
+        structure = noise_structure(margins.calibration, _methods(results, margins))
+        if structure is None:
+            continue
+        rows += list(_noise_rows(structure, margins.average))
+        lower = [f"{a} + {b} against {a} x2" for (a, b), one in structure.mixing.items() if one.high < 0]
+        higher = [f"{a} + {b} against {a} x2" for (a, b), one in structure.mixing.items() if one.low > 0]
+        for word, found in (("lowers", lower), ("raises", higher)):
+            if found:
+                sentences.append(f"Of {margins.average}: mixing {word} the variance for {', '.join(found)}.")
+    if not rows:
+        return None
+    return Part(
+        "Noise within and across methods",
+        Table.of(rows),
+        tuple(sentences),
+        "On the calibration images that the uniform average of all members gets right: variance and covariance over "
+        "noise of the margin over the strongest competitor, in units of its mean, with bootstrap intervals over "
+        "images. The share that stays is covariance over variance: what no number of models of the method averages "
+        "away. A covariance within a method cannot exceed the variance; whether mixing helps is read from the last "
+        "columns, where less variance is better.",
+    )
+
+
+def _reason(predicted: Interval, share: float, shares: FloatArray) -> str:
+    if shares.max() > 2 * shares.min():
+        return "a member has far noisier margins than the best one, and the average inherits them"
+    if predicted.estimate < 0:
+        return "the calibration images predict it"
+    return (
+        f"the calibration images do not predict it: there the variance falls to {share:.2f} of a member's, so either "
+        "their margins are not Gaussian or the test images are others"
+    )
+
+
+def _changes(results: Results, at: Sequence[MemberMargins], *, sigma: float) -> Part | None:
+    certified = {c.id: c for c in results.certified if c.sigma == sigma}
+    by_average = {margins.average: margins for margins in at}
+    rows, sentences, agree = [], [], 0
+    for record, classifier in certified_ensembles(results, sigma=sigma):
+        known = by_average.get(record.average)
+        if names_seeds(record.label) or record.method in COMBINATIONS or known is None:
+            continue
+        if not {*record.members} <= {*known.members} & certified.keys():
+            continue
+        calibration = known.of(record.members)
+        predicted = predicted_change(calibration, record.weights, sigma=sigma)
+        share = variance_share(calibration, record.weights)
+        measured = difference_of_means([classifier], [certified[member] for member in record.members])
+        if measured is None:
+            continue
+        agree += predicted.low <= measured.high and measured.low <= predicted.high
+        rows.append(
+            {
+                "ensemble": Cell(display_name(record)),
+                "predicted [95 %]": _interval(predicted, signed=True),
+                "measured [95 %]": _change(measured),
+                "variance": Cell(number(share, digits=2), share),
+            }
+        )
+        if measured.high < 0:
+            alone = [variance_share(calibration, one.tolist()) for one in np.eye(len(record.members))]
+            reason = _reason(predicted, share, np.asarray(alone))
+            sentences.append(f"{display_name(record)} has a lower ACR than its members on average: {reason}.")
+    if not rows:
+        return None
+    if not sentences:
+        sentences.append("No ensemble has a significantly lower ACR than its members on average.")
+    sentences.append(f"Prediction and measurement have overlapping intervals for {agree} of {len(rows)} ensembles.")
+    return Part(
+        "Predicted and measured change of ACR",
+        Table.of(rows),
+        tuple(sentences),
+        "ACR less the mean ACR of the members. Predicted: from the calibration moments, as if margins were Gaussian. "
+        "Measured: on the test images. Variance: that of the ensemble's margin in units of its mean, over a member's, "
+        "on average.",
+    )
+
+
+def _pruning(results: Results, at: Sequence[MemberMargins]) -> list[str]:
+    names = {model.id: display_name(model) for model in results.models}
+    said = []
+    for margins in at:
+        if len(margins.members) < 2:
+            continue
+        try:
+            found = prunable(margins.calibration)
+        except (ValueError, SolverError) as error:
+            said.append(f"Of {margins.average}: no weights for all {len(margins.members)} members, since {error}.")
+            continue
+        drop = [names.get(member, member) for member, out in zip(margins.members, found, strict=True) if out]
+        if drop:
+            saved = 100 * len(drop) / len(margins.members)
+            said.append(
+                f"Of {margins.average}: among all {len(margins.members)} members neither esbrs_ratio nor esbrs_acr "
+                f"gives any weight to {', '.join(drop)}; an ensemble of all could drop them and save {saved:.0f} % of "
+                "its certification."
+            )
+        else:
+            said.append(f"Of {margins.average}: no member is without weight in an ensemble of all; none need go.")
+    return said
+
+
+def radii_by_size(results: Results, *, sigma: float, label: str | None) -> dict[int, FloatArray]:
+    """Return [image] credited radii by number of members, averaged over uniform ensembles of probabilities.
+
+    Args:
+        results: Of a study.
+        sigma: Noise level.
+        label: That of all members; None for ensembles of several labels.
+    """
+    labels = {model.id: model.label for model in results.models}
+    sizes: dict[int, list[CertifiedClassifier]] = {}
+    for record, classifier in certified_ensembles(results, sigma=sigma):
+        inside = {labels.get(member, member) for member in record.members}
+        wanted = len(inside) > 1 if label is None else inside == {label}
+        if record.method == "uniform" and record.average == "probabilities" and wanted:
+            sizes.setdefault(len(record.members), []).append(classifier)
+    if label is not None and (models := certified_models(results, sigma=sigma).get(label)):
+        sizes[1] = models
+    if not sizes:
+        return {}
+    shared = _group([one for group in sizes.values() for one in group]).examples()
+    return {size: _group(sizes[size]).credit(shared) for size in sorted(sizes)}
+
+
+def _fit_cells(fit: HyperbolaFit | None) -> dict[str, Cell]:
+    if fit is None:
+        return {"hyperbola's limit [95 %]": Cell("–"), "straight limit": Cell("–")}
+    return {
+        "hyperbola's limit [95 %]": _interval(fit.limit),
+        "straight limit": Cell(number(fit.straight), fit.straight),
+    }
+
+
+def _limits(results: Results, at: Sequence[MemberMargins], *, sigma: float) -> Part | None:
+    rows = []
+    for margins in at:
+        methods = _methods(results, margins)
+        if margins.average != "probabilities":
+            continue
+        for label in dict.fromkeys(methods):
+            members = [member for member, method in zip(margins.members, methods, strict=True) if method == label]
+            measured = radii_by_size(results, sigma=sigma, label=label)
+            if len(members) < 2 or 1 not in measured:
+                continue
+            single = float(measured[1].mean())
+            gains = gaussian_limit(margins.of(members), sigma=sigma, numbers=NUMBERS).gains
+            rows.append(
+                {
+                    "method": Cell(label),
+                    "models": Cell(f"{len(members)}", len(members)),
+                    "ACR of one": Cell(number(single), single),
+                    **{f"k = {k:g}".replace("inf", "∞"): _interval(gain, signed=True) for k, gain in gains.items()},
+                    **_fit_cells(fit_hyperbola(measured)),
+                }
+            )
+    if not rows:
+        return None
+    return Part(
+        "More and more models of one method",
+        Table.of(rows),
+        (),
+        "k: gain of ACR over one model that Gaussian margins of variance c + v / k predict, c being the covariance of "
+        "two models and v what is each model's own (analysis of variance), intervals over calibration images. The "
+        "limits are fitted to the measured mean ACR of the uniform ensembles of one, two, three and more models, where "
+        "there are three sizes: a − b / (k + kappa), with a bootstrap interval over test images, and the straight "
+        "a − b / k, which errs on the low side.",
+    )
+
+
+def _cap(results: Results, *, sigma: float) -> str | None:
+    certify = results.study.certify
+    cap = radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha)
+    at = [c for c in results.certified if c.sigma == sigma]
+    if not at:
+        return None
+    best = max(at, key=lambda c: average_certified_radius(c.radius, c.correct))
+    acr, accuracy = average_certified_radius(best.radius, best.correct), float(np.mean(best.correct))
+    return (
+        f"n = {certify.n:,} samples at α = {certify.alpha:g} prove no radius beyond {number(cap)}, so the ACR of any "
+        f"ensemble is at most its accuracy times that: {number(accuracy * cap)} for the classifier with the largest "
+        f"ACR, {number(acr)}, which is {100 * acr / (accuracy * cap):.0f} % of it."
+    )
+
+
+def ensemble_parts(results: Results, *, sigma: float) -> list[Part]:
+    """Return what there is to say of the ensembles at a noise level, in the order of the report."""
+    at = [margins for margins in results.margins if margins.sigma == sigma]
+    table = combination_table(results, sigma=sigma)
+    combinations = Part(
+        "One model, average, MME and solved weights",
+        table,
+        (),
+        "Accuracy: certified at radius 0. Certification of an image: the members' share of the time of the pass, which "
+        "all classifiers of the noise level have in common; what combining costs beside the members is part of it.",
+    )
+    rest = [_noise(results, at), _changes(results, at, sigma=sigma), _limits(results, at, sigma=sigma)]
+    said = [*_pruning(results, at), *filter(None, [_cap(results, sigma=sigma) if at else None])]
+    parts = [combinations if table.rows else None, *rest]
+    if said:
+        parts.append(Part("Members to drop, and the cap", Table.of([]), tuple(said)))
+    return [part for part in parts if part is not None]

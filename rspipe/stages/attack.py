@@ -1,0 +1,129 @@
+"""Attacks on certified classifiers of a finished run, in this process."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from rspipe.boundary import AttackSettings, attack_image, changed
+from rspipe.certificates import ABSTAIN
+from rspipe.datasets import load_dataset
+from rspipe.errors import StoreError
+from rspipe.records import BoundaryCheck, EnsembleWeights, TrainedModel
+from rspipe.stages.certify import certification_keys, classifier_of
+from rspipe.stages.progress import OnProgress, Progress
+from rspipe.stages.sampling import load_network, trained_network
+from rspipe.stages.store import Store
+from rspipe.summaries import CertifiedClassifier, Results, credited_radius, display_name
+
+
+def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedModel | EnsembleWeights]:
+    """Return the certified classifiers whose names in tables, or ids, contain one of `names`.
+
+    Without names: at each noise level the model and the ensemble with the largest ACR.
+
+    Raises:
+        StoreError: There are none.
+    """
+    certified = {c.id: c for c in results.certified}
+    known_records: list[TrainedModel | EnsembleWeights] = [*results.models, *results.ensembles]
+    records = [record for record in known_records if record.id in certified]
+    if names:
+        found = [one for one in records if any(name in display_name(one) or name in one.id for name in names)]
+    else:
+        best: dict[tuple[float, str], TrainedModel | EnsembleWeights] = {}
+        for record in sorted(records, key=lambda one: float(credited_radius(certified[one.id]).mean())):
+            best[certified[record.id].sigma, certified[record.id].kind] = record
+        found = [best[place] for place in sorted(best, reverse=True)]
+    if not found:
+        known = ", ".join(dict.fromkeys(display_name(record) for record in records))
+        raise StoreError(
+            f"no certified classifier is called {', '.join(names) or 'anything'}; there are: {known or '-'}"
+        )
+    return found
+
+
+def attack_classifier(
+    store: Store,
+    results: Results,
+    record: TrainedModel | EnsembleWeights,
+    *,
+    images: int,
+    factors: Sequence[float],
+    settings: AttackSettings,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> BoundaryCheck:
+    """Attack a classifier around test images that it certified correctly; store and return what came of it.
+
+    Args:
+        store: Of a run.
+        results: What it holds.
+        record: The classifier.
+        images: How many images, at most, evenly spaced over those that were certified correctly.
+        factors: Distances, in units of each image's radius.
+        settings: Strength of the attacks and certainty of the predictions.
+        device: Where the networks run.
+        on_progress: Gets the number of images done.
+
+    Raises:
+        StoreError: No image was certified correctly with a radius above 0.
+    """
+    (certified,) = [one for one in results.certified if one.id == record.id]
+    rows = _evenly(certified, images)
+    data = load_dataset(results.study.data)
+    classifier, members = classifier_of(record)
+    precision = results.study.certify.precision
+    deployed = [load_network(store, one, classes=data.classes, device=device, precision=precision) for one in members]
+    # What is deployed has no gradient.
+    differentiable = [trained_network(store, one, classes=data.classes, device=device) for one in members]
+    place = {int(example): position for position, example in enumerate(data.test.index.tolist())}
+    predictions, gone = [], []
+    for done, row in enumerate(rows.tolist()):
+        on_progress(Progress("attack", done, len(rows), "images", display_name(record)))
+        example, label, radius = int(certified.example[row]), int(certified.label[row]), certified.radius[row]
+        attacked = attack_image(
+            deployed,
+            differentiable,
+            classifier,
+            data.test.images[place[example]].to(device),
+            label,
+            distances=[float(factor * radius) for factor in factors],
+            sigma=certified.sigma,
+            example=example,
+            settings=settings,
+        )
+        predictions.append(np.stack([attacked.predictions, changed(attacked.predictions, label)]))
+        gone.append(attacked.distances / radius)
+    on_progress(Progress("attack", len(rows), len(rows), "images", display_name(record)))
+    classes, other = np.stack(predictions, axis=1)
+    abstained = classes == ABSTAIN
+    ever = np.logical_or.accumulate(other.astype(bool), axis=1)
+    keys = certification_keys(results.study, results.models, results.ensembles)
+    check = BoundaryCheck(
+        classifier=record.id,
+        name=display_name(record),
+        sigma=certified.sigma,
+        key=keys[record.id],
+        images=len(rows),
+        steps=settings.steps,
+        draws=settings.draws,
+        n=settings.n,
+        alpha=settings.alpha,
+        factors=tuple(float(factor) for factor in factors),
+        same=tuple(int(count) for count in (~abstained & (other == 0)).sum(0)),
+        abstained=tuple(int(count) for count in abstained.sum(0)),
+        changed=tuple(int(count) for count in other.sum(0)),
+        ever_changed=tuple(int(count) for count in ever.sum(0)),
+        distance=tuple(float(mean) for mean in np.mean(gone, axis=0)),
+    )
+    store.save_boundary_check(check)
+    return check
+
+
+def _evenly(certified: CertifiedClassifier, images: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return rows of correct certificates with a radius, evenly spaced."""
+    rows = np.flatnonzero(credited_radius(certified) > 0)
+    if rows.size == 0:
+        raise StoreError(f"{certified.id} has no correct certificate with a radius; there is nothing to attack")
+    return np.asarray(rows[np.unique(np.linspace(0, rows.size - 1, min(images, rows.size)).round().astype(int))])

@@ -1,0 +1,96 @@
+"""A trial where it runs: on a worker that Tune hands its hyper-parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rspipe.datasets import Dataset, load_dataset
+from rspipe.errors import RspipeError
+from rspipe.fitting import State
+from rspipe.records import Trial
+from rspipe.searching import WATCHED, OnEpoch, judged_trial
+from rspipe.space import Parameters
+from rspipe.spec import DataSpec
+from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
+from rspipe.stages.store import Store
+from rspipe.study import SearchSpec
+
+
+@dataclass(frozen=True)
+class Work:
+    """One trial to run, as it travels in Tune's config."""
+
+    which: int
+    """Position of its search."""
+    index: int
+    piece: int
+    """Position on the board."""
+    parameters: Parameters
+
+
+def open_trials(store: Store, search: SearchSpec) -> tuple[int, ...]:
+    """Return the indices of the trials that a search still needs."""
+    if store.search_result(search.id, trials=search.trials) is not None:
+        return ()
+    done = {trial.index for trial in store.trials(search.id)}
+    return tuple(index for index in range(search.trials) if index not in done)
+
+
+def run_trial(
+    store: Store,
+    search: SearchSpec,
+    index: int,
+    parameters: Parameters,
+    *,
+    gpus: float,
+    on_epoch: OnEpoch | None = None,
+) -> Trial:
+    """Train and judge one trial, and store it. Neither the test nor the calibration split is touched."""
+    finished = store.trial(search.id, index)
+    if finished is not None:
+        return finished
+    trial = judged_trial(search, index, parameters, searched_data(search.data, worker_device(gpus)), on_epoch=on_epoch)
+    store.save_trial(trial)
+    return trial
+
+
+@cache
+def searched_data(spec: DataSpec, device: torch.device) -> Dataset:
+    """Return a data set with what a search sees on a device, kept for the life of the worker."""
+    data = load_dataset(spec)
+    return replace(data, train=data.train.to(device), validation=data.validation.to(device))
+
+
+def run_in_tune(
+    config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, board: Any
+) -> None:
+    """Run the trial `config["work"]` inside Tune, which is told how training goes where it may stop it."""
+    import ray
+    import ray.tune
+
+    set_deterministic()
+    keep_freed_memory()
+    work: Work = config["work"]
+    search, store = searches[work.which], Store(Path(run_dir))
+
+    def on_epoch(state: State) -> None:
+        board.update.remote(
+            work.piece, state["epoch"] / (search.training.epochs + 1), f"{search.id} trial {work.index}"
+        )
+        look = state["history"][-1]
+        if search.early_stopping is not None and WATCHED in look and state["epoch"] < search.training.epochs:
+            # Where ASHA stops the trial, this does not return.
+            told = {name: state[name] for name in ("epoch", "history", "passes", "seconds")}
+            ray.tune.report({"ended": False, WATCHED: look[WATCHED], **told})
+
+    try:
+        store.check_shared()
+        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch)
+    except RspipeError as error:
+        ray.get(board.fail.remote(error))
+        return
+    ray.tune.report({"ended": True, "objective": trial.objective, "status": trial.status})

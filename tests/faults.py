@@ -1,0 +1,301 @@
+"""Kill processes of small studies at random times and compare every result with the undisturbed run's.
+
+    python -m tests.faults --kills 50 --seed 0
+
+Each study runs once undisturbed; then again and again, on a Ray of its own or on three nodes, while drivers, workers,
+actors, raylets and Ray's central server are killed. Whatever does not go on by itself is started again with the same
+command. In the end every number must be the undisturbed run's, bit for bit, and what was finished when a process was
+killed must still be the same file, written once. Nothing is killed that this script did not start.
+"""
+
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from tests.stages.processes import PIPELINES, TINY, descendants
+from tests.stages.test_full_study import assert_same_results
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster as Nodes
+
+SMALL = (
+    "training.epochs=3",
+    "search.0.trials=2",
+    "search.0.n=50",
+    "weigh.images=20",
+    "weigh.draws=20",
+    "certify.images=24",
+)
+STUDIES = {
+    "fixed": SMALL,
+    "planned": (*SMALL, "certify.rule=planned", "certify.n=4000", "certify.seed=1"),
+    "grid": (*SMALL, "certify.rule=radius_grid", "certify.precision=bfloat16", "models.2.seeds=[3]"),
+}
+RECORDS = ("models/*/model.json", "search/*/*.json", "moments/*.npz", "weights/*.json", "certificates/part-*.parquet")
+# By what their command lines hold. A process of Ray's that waits for work is of no interest.
+KINDS = {
+    "worker": ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_trainable", "ray::bundle"),
+    "actor": ("ray::MapWorker", "ray::Board", "ray::Roster", "ray::TrainController", "ray::Map"),
+    "raylet": ("/raylet/raylet ",),
+    "server": ("gcs_server",),
+}
+HANGS_AFTER = 420.0
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
+
+    kills: int = 50
+    """Processes to kill, at least."""
+    seed: int = 0
+    """Of which studies run where, which processes are killed, and when."""
+    minutes: float = 120.0
+    """No new run is begun after so long."""
+    folder: Path | None = None
+    """Where runs and kills.jsonl are kept; a temporary folder by default."""
+    studies: tuple[str, ...] = tuple(STUDIES)
+    """Of fixed, planned and grid."""
+
+
+@dataclass
+class Kill:
+    """One killed process."""
+
+    study: str
+    where: str
+    kind: str
+    process: str
+    seconds: float
+    """Since the driver was started."""
+    finished: int
+    """Records that there were."""
+    then: str = ""
+    """What the driver did: went on, ended (and was started again), or hung."""
+
+
+@dataclass
+class Run:
+    """A study being disturbed."""
+
+    study: str
+    where: str
+    run_dir: Path
+    kills: list[Kill] = field(default_factory=list)
+    written: dict[Path, int] = field(default_factory=dict)
+    """When what was finished at a kill was written."""
+
+    def note_records(self) -> int:
+        """Note what is finished now; return how much that is."""
+        for path in records(self.run_dir):
+            self.written.setdefault(path, path.stat().st_mtime_ns)
+        return len(self.written)
+
+    def check(self, undisturbed: Path) -> None:
+        """Raise AssertionError unless nothing was lost, nothing was done twice, and every number is the same."""
+        assert_same_results(self.run_dir, undisturbed)
+        for path, before in self.written.items():
+            assert path.is_file(), f"{path} was lost"
+            assert path.stat().st_mtime_ns == before, f"{path} was written again"
+
+
+def records(run_dir: Path) -> list[Path]:
+    """Return the files that say that something is finished."""
+    return [path for pattern in RECORDS for path in run_dir.glob(pattern)]
+
+
+def command(study: str, run_dir: Path, *words: str) -> list[str]:
+    """Return what runs a study."""
+    settings = [word for setting in STUDIES[study] for word in ("--set", setting)]
+    script = [sys.executable, str(PIPELINES / "full_study.py")]
+    return [*script, "--study", str(TINY), "--run-dir", str(run_dir), *settings, *words]
+
+
+def start(words: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a driver in a process group of its own, its output appended to a file."""
+    with log.open("ab") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def end(process: "subprocess.Popen[bytes]", below: list[int]) -> None:
+    """Wait for a dead driver's Ray to end by itself, as it should; end what is left of it after a while."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def candidates(process: "subprocess.Popen[bytes]", nodes: "Nodes | None") -> dict[str, list[tuple[int, str]]]:
+    """Return what may be killed now, as (process id, name) by kind."""
+    found: dict[str, list[tuple[int, str]]] = {"driver": [(process.pid, "full_study.py")]}
+    # Of a cluster of several nodes the head stays: without it there is no cluster to go on with.
+    head = set() if nodes is None else {nodes.head_node.all_processes["raylet"][0].process.pid}
+    root = process.pid if nodes is None else os.getpid()
+    for pid, line in descendants(root):
+        for kind, names in KINDS.items():
+            if any(name in line for name in names) and pid not in head and not (nodes and kind == "server"):
+                found.setdefault(kind, []).append((pid, line.split()[0].rpartition("/")[2]))
+                break
+    return found
+
+
+def disturb(
+    run: Run, words: list[str], rng: random.Random, *, seconds: float, most: int, nodes: "Nodes | None"
+) -> None:
+    """Run a study to its end, killing up to `most` processes, each at a time drawn from [0, `seconds`]."""
+    log = run.run_dir.with_suffix(".log")
+    process, began = start(words, log), time.monotonic()
+    at = began + rng.uniform(0, seconds)
+    while True:
+        left = len(run.kills) < most
+        try:
+            status = process.wait(max(0.0, at - time.monotonic()) if left else HANGS_AFTER)
+        except subprocess.TimeoutExpired:
+            below = [pid for pid, _ in descendants(process.pid)]
+            if left:
+                kill = kill_one(run, process, rng, began, nodes)
+                if kill.kind in ("driver", "server") or (kill.kind == "raylet" and nodes is None):
+                    # A driver that lost its Ray is given time to find out.
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(60)
+                    kill.then = "ended" if process.poll() is not None else "hung"
+                    end(process, below)
+                    process, began = start(words, log), time.monotonic()
+                at = time.monotonic() + rng.uniform(0, seconds)
+                continue
+            run.kills[-1].then = "hung"
+            end(process, below)
+            raise AssertionError(f"no end within {HANGS_AFTER:g} s after the last kill; see {log}") from None
+        if status == 0:
+            for kill in run.kills:
+                kill.then = kill.then or "went on"
+            return
+        # What did not go on by itself: as its user would, start it again.
+        assert run.kills, f"an undisturbed study ended with {status}; see {log}"
+        run.kills[-1].then = run.kills[-1].then or f"ended with {status}"
+        process, began = start(words, log), time.monotonic()
+        at = time.monotonic() + rng.uniform(0, seconds)
+
+
+def kill_one(
+    run: Run, process: "subprocess.Popen[bytes]", rng: random.Random, began: float, nodes: "Nodes | None"
+) -> Kill:
+    """Kill one process of a kind drawn first, and note what was finished."""
+    found = candidates(process, nodes)
+    kind = rng.choice(sorted(found))
+    pid, name = rng.choice(sorted(found[kind]))
+    finished = run.note_records()
+    kill = Kill(run.study, run.where, kind, name, round(time.monotonic() - began, 1), finished)
+    run.kills.append(kill)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    if nodes is not None and kind == "raylet":
+        lost = next(node for node in nodes.worker_nodes if node.all_processes["raylet"][0].process.pid == pid)
+        nodes.remove_node(lost, allow_graceful=False)
+        nodes.add_node(num_cpus=1)
+    return kill
+
+
+def cluster() -> "Nodes":
+    """Start three nodes on this machine: a head that works for nobody, and two of one CPU."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    return nodes
+
+
+def faults(options: Options) -> None:
+    """Run everything; exit with 1 where a result differs."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    rng, began = random.Random(options.seed), time.monotonic()
+    folder = (options.folder or Path(tempfile.mkdtemp(prefix="faults-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"runs and kills.jsonl in {folder}")
+    undisturbed: dict[str, tuple[Path, float]] = {}
+    kills: list[Kill] = []
+    runs, failures, nodes = 0, 0, None
+    try:
+        while len(kills) < options.kills and time.monotonic() - began < 60 * options.minutes:
+            study, where = rng.choice(options.studies), rng.choice(("own Ray", "three nodes"))
+            if study not in undisturbed:
+                undisturbed[study] = reference(study, folder)
+            run = Run(study, where, folder / f"run-{runs}-{study}")
+            words = ["--resources.cpus", "2"]
+            if where == "three nodes":
+                nodes = nodes or cluster()
+                words = ["--ray-address", nodes.address]
+            runs += 1
+            good = survives(run, words, undisturbed[study], rng, nodes if where == "three nodes" else None)
+            failures += not good
+            kills += run.kills
+            with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(kill)) + "\n" for kill in run.kills)
+            told = ", ".join(f"{kill.kind} after {kill.seconds:g} s ({kill.then})" for kill in run.kills) or "none"
+            console.print(f"{run.run_dir.name} on {where}: {'as undisturbed' if good else 'DIFFERENT'}; killed: {told}")
+    finally:
+        if nodes is not None:
+            nodes.shutdown()
+    by_kind = Counter((kill.kind, kill.where, kill.then) for kill in kills)
+    for (kind, where, then), count in sorted(by_kind.items()):
+        console.print(f"{count:4d} x {kind} on {where}: {then}")
+    console.print(
+        f"{len(kills)} kills in {runs} runs of {len(undisturbed)} studies, seed {options.seed}, "
+        f"{(time.monotonic() - began) / 60:.1f} min: {failures} runs differ from the undisturbed one"
+    )
+    sys.exit(1 if failures else 0)
+
+
+def reference(study: str, folder: Path) -> tuple[Path, float]:
+    """Run a study undisturbed, or take the run that is there; return its directory and how many seconds it took."""
+    run_dir, began = folder / f"undisturbed-{study}", time.monotonic()
+    done = folder / f"undisturbed-{study}.seconds"
+    if not done.is_file():
+        process = start(command(study, run_dir, "--resources.cpus", "2"), run_dir.with_suffix(".log"))
+        status = process.wait()
+        assert status == 0, f"the undisturbed study ended with {status}; see {run_dir.with_suffix('.log')}"
+        done.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
+    seconds = float(done.read_text(encoding="utf-8"))
+    console.print(f"undisturbed {study}: {seconds:g} s, {len(records(run_dir))} records")
+    return run_dir, seconds
+
+
+def survives(
+    run: Run, words: list[str], undisturbed: tuple[Path, float], rng: random.Random, nodes: "Nodes | None"
+) -> bool:
+    """Disturb a run; return whether it ended as the undisturbed one."""
+    run_dir, seconds = undisturbed
+    try:
+        whole = command(run.study, run.run_dir, *words)
+        disturb(run, whole, rng, seconds=seconds, most=rng.randint(2, 5), nodes=nodes)
+        run.check(run_dir)
+    except AssertionError as error:
+        console.print(f"[red]{escape(str(error)[:2000])}")
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    faults(tyro.cli(Options, description=__doc__))
