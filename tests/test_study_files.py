@@ -158,13 +158,19 @@ def test_no_two_files_are_the_same_study_nor_share_a_model() -> None:
     assert set(counts.values()) == {1}
 
 
-def test_the_short_gaussian_models_are_the_published_recipe_but_for_their_precision() -> None:
+def test_the_short_gaussian_models_are_the_published_recipe_but_for_precision_and_a_third_of_the_epochs() -> None:
     (short, *_), (full, *_) = (
         [m for m in STUDIES[name].model_specs if (m.label, m.train_sigma) == ("gaussian", 0.5)]
         for name in ("mnist_published", "mnist")
     )
-    assert short.training.model_copy(update={"precision": "float32"}) == full.training
+    other = {"precision": "float32", "epochs": 3 * short.training.epochs, "lr_step": 3 * short.training.lr_step}
+    assert short.training.model_copy(update=other) == full.training
     assert (short.method, short.architecture) == (full.method, full.architecture)
+
+
+def test_the_study_against_published_results_can_take_its_models_from_the_short_one() -> None:
+    short, published = (STUDIES[name].model_specs for name in ("mnist_short", "mnist_published"))
+    assert {model.id for model in published} <= {model.id for model in short}
 
 
 def test_the_default_study_keeps_its_identity() -> None:
