@@ -342,7 +342,7 @@ def set_deterministic(*, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid for operators that read what nobody wrote; it costs a tenth of a training.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     # TensorFloat-32 is another precision, and another classifier.
     torch.backends.cudnn.allow_tf32 = False
