@@ -24,17 +24,23 @@ from xdist.scheduler import LoadScopeScheduling
 from rspipe.stages.runtime import Cluster, Resources, connect
 
 
-class OneProcessForStages(LoadScopeScheduling):
-    """Tests of the stages run one after another, since they share two CPUs and a cluster; other files beside them."""
+# Files of tests/stages that share a head, an undisturbed run and the pipelines started on them.
+WHOLE_STUDIES = ("test_full_study.py", "test_job.py", "test_nodes.py", "test_safety.py", "test_train.py")
+
+
+class StagesTogether(LoadScopeScheduling):
+    """Whole studies run in one process and the other stages' tests in one, since they share a Ray; files elsewhere."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "stages" if file.startswith("tests/stages/") else file
+        if not file.startswith("tests/stages/"):
+            return file
+        return "whole studies" if file.endswith(WHOLE_STUDIES) else "stages"
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProcessForStages:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> StagesTogether:
     """Return how tests are dealt to processes."""
-    return OneProcessForStages(config, log)
+    return StagesTogether(config, log)
 
 
 @pytest.fixture(scope="session")
