@@ -17,7 +17,7 @@ from rspipe.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
 from rspipe.errors import LogError
 from rspipe.logs import read_log
 from rspipe.radius_checks import Known
-from rspipe.stages.store import write_text
+from rspipe.stages.files import write_text
 
 STYLES = {"problem": "red", "note": "yellow"}
 WRITERS = {"rspipe": rspipe_log, "cohen": cohen_log}

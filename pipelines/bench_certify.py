@@ -35,9 +35,10 @@ from rspipe.records import TrainedModel
 from rspipe.smoothing import default_batch
 from rspipe.spec import CertifySpec, Precision
 from rspipe.stages.certify import certify_classifiers
+from rspipe.stages.files import write_text
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Resources, connect, keep_freed_memory, set_deterministic
-from rspipe.stages.store import Store, checksum, write_text
+from rspipe.stages.store import Store, checksum
 from rspipe.study import ModelSpec, StudyConfig
 
 SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}

@@ -32,10 +32,11 @@ from rspipe.records import TrainedModel
 from rspipe.rules import looks
 from rspipe.spec import CertifySpec
 from rspipe.stages import certify
+from rspipe.stages.files import write_json
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Node, Resources, connect
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
-from rspipe.stages.store import Store, write_json
+from rspipe.stages.store import Store
 from rspipe.study import ModelSpec, StudyConfig, load_study
 
 CLASSES, SIGMA = 10, 0.25

@@ -11,7 +11,8 @@ from rspipe.latex import summary_latex
 from rspipe.records import Summary, TrainedModel
 from rspipe.report import render_report, report_figures
 from rspipe.stages.certify import certification_keys
-from rspipe.stages.store import Store, read_json, write_bytes, write_text
+from rspipe.stages.files import read_json, write_bytes, write_text
+from rspipe.stages.store import Store
 from rspipe.stages.weigh import member_margins
 from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
 from rspipe.summaries import Results, compare, display_name, summarize

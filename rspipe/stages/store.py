@@ -14,17 +14,12 @@
 A record is written last and atomically: what it describes is finished, and finished work is never done again.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import pickle
 import platform
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +36,8 @@ from rspipe.derivation import ClassifierCounts
 from rspipe.errors import StoreError
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.spec import RuleSpec, content_id
+from rspipe.stages.files import damaged, load_torch, read_json, save_torch, write_atomically, write_json, write_text
+from rspipe.stages.locks import alone
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, certified_classifier
 
@@ -59,63 +56,6 @@ _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing.
-
-    Raises:
-        StoreError: The file could not be written, e.g. because the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path}: could not be written: {error}; free space or fix permissions, then resume"
-        ) from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON-like content atomically."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        StoreError: It is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    # What torch says beyond its first line would have users execute what is in the file.
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-    return StoreError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
-
-
 def checksum(parameters: dict[str, torch.Tensor]) -> str:
     """Return sixteen hex digits that identify parameters (SHA-256 of names, types, shapes and bytes)."""
     found = hashlib.sha256()
@@ -123,23 +63,6 @@ def checksum(parameters: dict[str, torch.Tensor]) -> str:
         found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
-
-
-def save_torch(path: Path, content: Any) -> None:
-    """Write tensors and plain values atomically."""
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
-
-
-def load_torch(path: Path) -> Any:
-    """Return what `save_torch` wrote, executing nothing from the file.
-
-    Raises:
-        StoreError: It is damaged.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _damaged(path, error) from error
 
 
 class Store:
@@ -291,7 +214,7 @@ class Store:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
 
     def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
         """Store the arrays of a pass over the calibration split."""
@@ -485,23 +408,7 @@ def open_store(run_dir: Path, study: StudyConfig, *, source: str, environment: d
         StoreError: It belongs to another study, is in use by another process, or cannot be written.
     """
     store = Store(run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / "lock").open("a+")
-    except OSError as error:
-        raise StoreError(f"run directory {run_dir}: {error}; choose another with --run-dir") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise StoreError(
-                    f"run directory {run_dir} is in use by another process; wait for it or end it"
-                ) from error
-            raise StoreError(
-                f"run directory {run_dir} cannot be locked ({error.strerror}); "
-                "choose one on another file system with --run-dir"
-            ) from error
+    with alone(run_dir):
         _adopt(store, study, source=source, environment=environment)
         yield store
 

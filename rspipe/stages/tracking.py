@@ -20,7 +20,8 @@ from rspipe.metrics import certified_accuracy
 from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
 from rspipe.sensitivity import best_so_far
 from rspipe.spec import content_id
-from rspipe.stages.store import Store, read_json
+from rspipe.stages.files import read_json
+from rspipe.stages.store import Store
 from rspipe.study import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results, display_name
 from rspipe.tables import flattened

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from rspipe.errors import StoreError, StudyError
+from rspipe.stages.files import write_json
 from rspipe.stages.results import finished_ensembles, read_results
 from rspipe.stages.runtime import Cluster, environment
-from rspipe.stages.store import Store, write_json
+from rspipe.stages.store import Store
 from rspipe.stages.tracking import ui_command, without_secrets
 from rspipe.study import load_study
 from tests.stages.processes import TINY, descendants

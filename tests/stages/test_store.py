@@ -21,8 +21,9 @@ from rspipe.errors import StoreError
 from rspipe.records import TrainedModel, Trial
 from rspipe.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
 from rspipe.stages.certify import _table
+from rspipe.stages.files import load_torch, write_atomically
 from rspipe.stages.sampling import CountPass, Visit
-from rspipe.stages.store import Store, checksum, load_torch, open_store, write_atomically
+from rspipe.stages.store import Store, checksum, open_store
 from rspipe.study import StudyConfig, load_study
 from tests.results_builder import ensemble, trained_model
 

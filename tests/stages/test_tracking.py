@@ -23,7 +23,8 @@ from mlflow.entities import Run
 from rspipe.metrics import certified_accuracy
 from rspipe.records import TrainedModel
 from rspipe.spec import content_id
-from rspipe.stages.store import Store, write_json, write_text
+from rspipe.stages.files import write_json, write_text
+from rspipe.stages.store import Store
 from rspipe.stages.tracking import open_tracker, tracking_uri, ui_command
 from rspipe.summaries import Results, summarize
 from tests.results_builder import results
