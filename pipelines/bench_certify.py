@@ -32,6 +32,7 @@ from rspipe.datasets import load_dataset
 from rspipe.deployment import deploy
 from rspipe.ensembles import Classifier
 from rspipe.records import TrainedModel
+from rspipe.resolved import ModelSpec
 from rspipe.smoothing import default_batch
 from rspipe.spec import CertifySpec, Precision
 from rspipe.stages.certify import certify_classifiers
@@ -39,7 +40,7 @@ from rspipe.stages.files import write_text
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Resources, connect, keep_freed_memory, set_deterministic
 from rspipe.stages.store import Store, checksum
-from rspipe.study import ModelSpec, StudyConfig
+from rspipe.study_config import StudyConfig
 
 SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048

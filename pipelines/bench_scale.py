@@ -26,18 +26,20 @@ from rich.table import Table
 
 import rspipe.stages.train as training
 from rspipe.counting import ImageCounts
-from rspipe.datasets import Split
 from rspipe.ensembles import Classifier
 from rspipe.records import TrainedModel
+from rspipe.resolved import ModelSpec
 from rspipe.rules import looks
 from rspipe.spec import CertifySpec
+from rspipe.splits import Split
 from rspipe.stages import certify
 from rspipe.stages.files import write_json
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Node, Resources, connect
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
 from rspipe.stages.store import Store
-from rspipe.study import ModelSpec, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 CLASSES, SIGMA = 10, 0.25
 PAGE = 4096

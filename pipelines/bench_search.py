@@ -17,14 +17,17 @@ import tyro
 from scipy.stats import t as student
 
 from rspipe.algorithms import LEARNING, TPE, EarlyStopping, Random
-from rspipe.datasets import Dataset, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.fitting import State
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.searching import WATCHED, judged_trial, stopped_trial, trial_parameters
 from rspipe.space import Parameters
+from rspipe.splits import Dataset
 from rspipe.stages.proposals import open_asha
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic
-from rspipe.study import SearchSpec, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from rspipe.suggesting import Suggester
 
 DIGITS = Path(__file__).parent / "studies" / "digits.toml"

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from rspipe.architectures import build_network
-from rspipe.datasets import Dataset, Split
 from rspipe.fitting import fit
 from rspipe.methods import (
     MACER,
@@ -34,9 +33,10 @@ from rspipe.methods import (
     SmoothMix,
     Stability,
 )
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DigitsData, TrainingSpec
+from rspipe.splits import Dataset, Split
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic
-from rspipe.study import ModelSpec
 
 METHODS: dict[str, MethodSpec] = {
     "gaussian": Gaussian(name="gaussian"),

@@ -10,7 +10,7 @@ import tyro
 from numpy.typing import NDArray
 
 from rspipe.moments import Moments, runner_up_pairs
-from rspipe.study import Weighting
+from rspipe.resolved import Weighting
 from rspipe.weight_choice import Calibration, choose_weights
 from rspipe.weights import WeightSolution, solve_weights
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from rspipe.datasets import load_dataset
 from rspipe.errors import DataError, RspipeError, StoreError
 from rspipe.records import EnsembleWeights, Summary
+from rspipe.resolved import EnsembleSpec
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.progress import Progress
 from rspipe.stages.results import finished_ensembles, known_models, read_results, write_report
@@ -32,7 +33,8 @@ from rspipe.stages.store import Store, open_store
 from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
-from rspipe.study import EnsembleSpec, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import summarize
 from rspipe.tables import Table as Content
 from rspipe.tables import result_table

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rspipe.architectures import CIFAR10, IMAGENET, Normalization, build_network, normalization, set_normalization
+from rspipe.architectures import build_network
 from rspipe.errors import ModelError
+from rspipe.normalization import CIFAR10, IMAGENET, Normalization, normalization, set_normalization
 from rspipe.smoothing import evaluating
 
 _PARTS = ("state_dict", "net", "network", "model")

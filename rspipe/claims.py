@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from rspipe.entries import Claim, PublishedResult
 from rspipe.metrics import mean_interval
 from rspipe.records import Difference, Interval
-from rspipe.study import Claim, PublishedResult
 from rspipe.summaries import Results, differences, sides
 
 Agreement = Literal["agrees", "higher", "lower"]

@@ -1,7 +1,6 @@
 """Training of one base classifier in one process: steps, epochs, and a state from which training goes on exactly."""
 
 import copy
-import hashlib
 import itertools
 import math
 import time
@@ -10,27 +9,23 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor, nn
 
 from rspipe.architectures import build_network, check_input
+from rspipe.augmentation import augmented
 from rspipe.data_parallel import Group, from_first, is_first, shared, sum_gradients
-from rspipe.datasets import Dataset, FileSplit, PixelSource, Split, as_images, augmented, decoded_here
+from rspipe.image_files import FileSplit, PixelSource, as_images, decoded_here
 from rspipe.records import Status
-from rspipe.smoothing import evaluating
+from rspipe.resolved import ModelSpec
+from rspipe.seeding import derived_seed, epoch_generator
 from rspipe.spec import TrainingSpec
-from rspipe.study import ModelSpec
+from rspipe.splits import Dataset
+from rspipe.watching import WATCHED_IMAGES, collapsed_since, watch
 
 State = dict[str, Any]
 """What an interrupted training goes on from: epoch, network, optimizer, history, seconds, passes. Plain."""
-
-
 _CURVE_POINTS = 30
 """Times that a training is looked at on the validation split, about."""
-_WATCHED_IMAGES, _WATCHED_DRAWS = 100, 16
-_COLLAPSE_SHARE, _COLLAPSE_EPOCHS = 0.2, 10
-"""For such a share of all epochs, and so many, may a network know one class before its training is ended."""
-_EVALUATED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -43,16 +38,6 @@ class Fit:
     history: tuple[dict[str, float], ...]
     seconds: float
     passes: int
-
-
-def _derived_seed(*parts: int) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """Return the generator of all randomness of one epoch, so that an epoch can be repeated on its own."""
-    return torch.Generator(device).manual_seed(_derived_seed(seed, epoch))
 
 
 class _InBfloat16(nn.Module):
@@ -133,7 +118,7 @@ def _train_steps(
     """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy."""
     labels, totals = data.train.labels, dict[str, Tensor]()
     network.train()
-    seeds = [_derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
+    seeds = [derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
     for chosen, images in zip(batches, _images(data, batches, seeds=seeds, means=means), strict=True):
         batch = augmented(data, images, generator=generator)
         terms = spec.method.loss(
@@ -203,7 +188,7 @@ def fit(
     )
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
     trained = _as_trained(network, training, means.group)
-    watched = data.validation.evenly_spaced(min(_WATCHED_IMAGES, len(data.validation)))
+    watched = data.validation.evenly_spaced(min(WATCHED_IMAGES, len(data.validation)))
     history: list[dict[str, float]] = []
     seconds, passes, start = 0.0, 0, 0
     if state is not None:
@@ -229,7 +214,7 @@ def fit(
             return Fit(network.eval(), "diverged", message, tuple(history), seconds, passes)
         if (epoch + 1) % max(1, training.epochs // _CURVE_POINTS) == 0 or epoch + 1 == training.epochs:
             history[-1] |= watch(network, watched, sigma=spec.train_sigma, seed=spec.seed)
-            if (since := _collapsed_since(history, epochs=training.epochs)) is not None:
+            if (since := collapsed_since(history, epochs=training.epochs)) is not None:
                 message = (
                     f"has known a single class on noisy validation images since epoch {since}; "
                     "lower eps, lbd or lr, or defer them"
@@ -247,73 +232,3 @@ def fit(
                 }
             )
     return Fit(network.eval(), "finished", "", tuple(history), seconds, passes)
-
-
-def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[str, float]:
-    """Return how a network in training does on validation images, under noise that is the same in every epoch.
-
-    `validation_acr` is an estimate from 16 draws, (k + 1/2) / (n + 1) in the place of a bound: to be compared along a
-    curve, and no certificate. It cannot exceed 1.9 sigma.
-
-    Returns:
-        `validation_accuracy` without noise, `validation_noisy_accuracy`, `validation_acr` in pixel units, and
-        `validation_classes`, the number of classes that the network returns under noise, where the images have several.
-    """
-    generator = epoch_generator(seed, -2, split.labels.device)
-    shape = (_WATCHED_DRAWS, *split.images.shape)
-    with evaluating(network):
-        clean = network(split.images).argmax(1)
-        draws = sigma * torch.randn(shape, generator=generator, device=split.images.device)
-        drawn = torch.stack([network(split.images + noise).argmax(1) for noise in draws])
-    # The draw whose class is the most frequent one at each image.
-    count, which = (drawn[:, None] == drawn[None]).sum(0).max(0)
-    predicted = drawn.gather(0, which[None])[0]
-    share = (count.double() + 0.5) / (_WATCHED_DRAWS + 1)
-    radius = sigma * torch.from_numpy(ndtri(share.clamp(min=0.5).cpu().numpy()))
-    found = {
-        "validation_accuracy": float((clean == split.labels).double().mean()),
-        "validation_noisy_accuracy": float((drawn == split.labels).double().mean()),
-        "validation_acr": float((radius * (predicted == split.labels).cpu()).mean()),
-    }
-    if len(torch.unique(split.labels)) > 1:
-        found["validation_classes"] = float(len(torch.unique(drawn)))
-    return found
-
-
-def _collapsed_since(history: Sequence[dict[str, float]], *, epochs: int) -> int | None:
-    """Return the epoch since when the network has known a single class, if that is for long; None otherwise."""
-    looks = [entry for entry in history if "validation_classes" in entry]
-    alone = list(itertools.takewhile(lambda entry: entry["validation_classes"] == 1, reversed(looks)))
-    if not alone or alone[0]["epoch"] - alone[-1]["epoch"] < max(_COLLAPSE_EPOCHS, _COLLAPSE_SHARE * epochs):
-        return None
-    return int(alone[-1]["epoch"])
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a base classifier does on held-out images."""
-
-    clean_accuracy: float
-    noisy_accuracy: float
-    """With one draw of N(0, sigma^2) noise per image."""
-    collapsed: bool
-    """True when it predicts a single class on noisy images of several classes."""
-
-
-def evaluate(network: nn.Module, split: Split, *, sigma: float, seed: int) -> Evaluation:
-    """Evaluate a network in eval mode on a split."""
-    device = split.labels.device
-    generator = epoch_generator(seed, -1, device)
-    parts = []
-    with torch.inference_mode():
-        for positions in torch.split(torch.arange(len(split), device=device), _EVALUATED_AT_ONCE):
-            images = split.batch(positions)
-            noise = torch.randn(images.shape, generator=generator, device=device)
-            parts.append((network(images).argmax(1), network(images + sigma * noise).argmax(1)))
-    clean, noisy = (torch.cat(part) for part in zip(*parts, strict=True))
-    several = bool((split.labels != split.labels[0]).any())
-    return Evaluation(
-        clean_accuracy=float((clean == split.labels).double().mean()),
-        noisy_accuracy=float((noisy == split.labels).double().mean()),
-        collapsed=several and bool((noisy == noisy[0]).all()),
-    )

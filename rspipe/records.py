@@ -44,7 +44,7 @@ class TrainedModel(Record):
     """True when it predicts a single class on the validation split."""
     history: tuple[dict[str, float], ...]
     """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `samples_per_second` (noisy samples that went forward and
-    backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what `rspipe.fitting.watch` returns."""
+    backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what `rspipe.watching.watch` gives."""
     clean_accuracy: float
     """Share of the validation images classified correctly without noise."""
     noisy_accuracy: float

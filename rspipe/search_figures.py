@@ -9,8 +9,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from rspipe.figures import STYLE, draw_legend, new_panel, spread_axis
 from rspipe.records import SearchResult, Trial
+from rspipe.resolved import SearchSpec
 from rspipe.sensitivity import Response, best_so_far, finished, front, sensitivity
-from rspipe.study import SearchSpec
 from rspipe.summaries import Results
 from rspipe.tables import quantity
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rspipe.records import Difference, SearchResult, Trial, TrialStatus
+from rspipe.resolved import SearchSpec
 from rspipe.search_figures import spec_of
 from rspipe.sensitivity import LEAST_TRIALS, finished, front, sensitivity
-from rspipe.study import SearchSpec
 from rspipe.summaries import SEARCH, Results
 from rspipe.tables import bracketed, number, quantity
 

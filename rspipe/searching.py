@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from rspipe.certificates import certify_counts
-from rspipe.datasets import Dataset, Split
-from rspipe.fitting import State, evaluate, fit
+from rspipe.fitting import State, fit
 from rspipe.metrics import standard_error
 from rspipe.records import Trial
+from rspipe.resolved import ModelSpec, SearchSpec
 from rspipe.smoothing import Stream, class_counts
 from rspipe.space import (
     Choice,
@@ -28,12 +28,13 @@ from rspipe.space import (
     own_values,
     value_at,
 )
-from rspipe.study import ModelSpec, SearchSpec
+from rspipe.splits import Dataset, Split
+from rspipe.watching import evaluate
 
 OnEpoch = Callable[[State], None]
 
 WATCHED = "validation_acr"
-"""What trials are compared by while they train (`rspipe.fitting.watch`)."""
+"""What trials are compared by while they train (`rspipe.watching.watch`)."""
 
 _SELECTION_SAMPLES = 100
 _BLOCK = 1000

@@ -13,8 +13,8 @@ from scipy.stats import qmc
 
 from rspipe.algorithms import MAXIMIZED
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.space import Choice, Parameters, Range, is_whole, own_values, value_at
-from rspipe.study import SearchSpec
 from rspipe.suggesting import distributions, objective_values
 
 FloatArray = NDArray[np.float64]

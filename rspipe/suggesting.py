@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rspipe.algorithms import MAXIMIZED, Objective
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.space import Choice, Domain, Parameters, Value, choose, is_whole, own_point, own_values
-from rspipe.study import SearchSpec
 
 
 class Suggests(Protocol):

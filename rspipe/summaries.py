@@ -25,7 +25,8 @@ from rspipe.records import (
     TrainedModel,
     Trial,
 )
-from rspipe.study import StudyConfig, ensemble_name
+from rspipe.resolved import ensemble_name
+from rspipe.study_config import StudyConfig
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -24,7 +24,7 @@ from rspipe.records import (
     TrainedModel,
     TrialStatus,
 )
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, average_over_seeds, display_name
 
 RULES = {"fixed": "CERTIFY (Cohen et al. 2019)", "planned": "planned CERTIFY", "radius_grid": "radius grid"}

@@ -10,7 +10,7 @@ from rspipe.ensembles import COMBINATIONS
 from rspipe.errors import SolverError
 from rspipe.metrics import standard_error
 from rspipe.moments import all_pairs, runner_up_pairs
-from rspipe.study import Weighting
+from rspipe.resolved import Weighting
 from rspipe.weights import WeightSolution, solve_weights
 from rspipe.weights_acr import gaussian_radii, solve_acr
 from rspipe.weights_sween import solve_sween

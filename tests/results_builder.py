@@ -8,7 +8,7 @@ from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 from rspipe.diagnostics import MemberMargins
 from rspipe.metrics import average_certified_radius
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results
 from rspipe.weight_choice import Calibration
 

@@ -13,21 +13,12 @@ from pydantic import ValidationError
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rspipe.architectures import (
-    ARCHITECTURES,
-    CIFAR10,
-    IMAGENET,
-    Normalize,
-    build_network,
-    check_input,
-    find_architecture,
-    normalization,
-    set_normalization,
-)
+from rspipe.architectures import ARCHITECTURES, build_network, check_input, find_architecture
 from rspipe.errors import ModelError, StudyError
 from rspipe.methods import Gaussian
+from rspipe.normalization import CIFAR10, IMAGENET, Normalize, normalization, set_normalization
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DigitsData, TrainingSpec
-from rspipe.study import ModelSpec
 
 INPUTS = {
     "digits_cnn": (1, 8, 8),

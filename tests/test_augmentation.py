@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rspipe.augmentation import gaussian_noise, noisy_logits
-from rspipe.datasets import crop_flip
+from rspipe.augmentation import crop_flip, gaussian_noise, noisy_logits
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -15,18 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rspipe.architectures import (
-    ARCHITECTURES,
-    CIFAR10,
-    IMAGENET,
-    Normalization,
-    Normalize,
-    build_network,
-    normalization,
-    set_normalization,
-)
+from rspipe.architectures import ARCHITECTURES, build_network
 from rspipe.checkpoints import check_clean_accuracy, load_checkpoint, read_checkpoint
 from rspipe.errors import ModelError
+from rspipe.normalization import CIFAR10, IMAGENET, Normalization, Normalize, normalization, set_normalization
 
 Parameters = dict[str, Tensor]
 CHOICES: tuple[Normalization, ...] = ("architecture", "none")

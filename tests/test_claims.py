@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from rspipe.claims import compare_with_published, judge_claims
+from rspipe.entries import Claim, PublishedResult
 from rspipe.errors import StudyError
 from rspipe.report import render_report
-from rspipe.study import Claim, PublishedResult, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import certified_models, credited_radius, summarize
 from rspipe.tables import summary_markdown
 from tests import results_builder as built

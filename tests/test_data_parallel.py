@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from rspipe.architectures import build_network
 from rspipe.data_parallel import _SharedBatchNorm, shared, sum_gradients
-from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.fitting import Means, fit
 from rspipe.methods import MACER, AdvMacer, Gaussian, SmoothMix
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DigitsData, TrainingSpec
-from rspipe.study import ModelSpec
+from rspipe.splits import Dataset, Split
 
 PROCESSES = 2
 METHODS: tuple[Any, ...] = (

@@ -27,20 +27,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import transforms
 
-from rspipe import datasets
-from rspipe.datasets import (
-    Dataset,
-    FileSplit,
-    Split,
-    as_images,
-    augmented,
-    check_images,
-    crop_flip,
-    decoded_here,
-    load_dataset,
-)
+from rspipe import image_files
+from rspipe.augmentation import augmented, crop_flip
+from rspipe.datasets import load_dataset
 from rspipe.errors import DataError
+from rspipe.image_files import FileSplit, as_images, decoded_here
 from rspipe.spec import DataSpec, DigitsData, ParquetData
+from rspipe.splits import Dataset, Split, check_images
 
 PARTS = ("train", "validation", "calibration", "test")
 
@@ -839,7 +832,7 @@ def test_more_files_than_fit_into_memory_are_not_made_one_tensor(
     tmp_path: Path, tree: dict[str, Part], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = fresh(tree_spec(tmp_path)).test
-    monkeypatch.setattr(datasets, "_LARGEST", 4 * 3 * 6 * 6 * 4)
+    monkeypatch.setattr(image_files, "_LARGEST", 4 * 3 * 6 * 6 * 4)
     assert test.evenly_spaced(4).images.shape == (4, 3, 6, 6)
     with pytest.raises(DataError, match=r"5 images of 3x6x6 would take 0 GiB as one tensor; ask for fewer images"):
         _ = test.images
@@ -914,7 +907,7 @@ def test_training_images_that_are_random_parts_cannot_be_had_as_one_tensor(lands
 def test_a_random_part_lies_in_the_picture_and_has_a_fair_share_of_it(
     width: int, height: int, tries: list[tuple[float, ...]]
 ) -> None:
-    left, top, right, bottom = datasets._random_box(width, height, tries)
+    left, top, right, bottom = image_files._random_box(width, height, tries)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     # Sides are rounded to whole pixels, and never below one.

@@ -15,9 +15,10 @@ from torch.nn import functional
 from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vision_transformer
 
 from rspipe import deployment
-from rspipe.architectures import Normalize, build_network
+from rspipe.architectures import build_network
 from rspipe.deployment import deploy
 from rspipe.errors import ModelError
+from rspipe.normalization import Normalize
 from rspipe.spec import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rspipe.architectures import ARCHITECTURES, build_network
-from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.errors import ModelError
-from rspipe.fitting import Fit, State, _collapsed_since, evaluate, fit, watch
+from rspipe.fitting import Fit, State, fit
 from rspipe.methods import (
     MACER,
     AdvMacer,
@@ -26,8 +26,10 @@ from rspipe.methods import (
     SmoothMix,
     Stability,
 )
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DigitsData, TrainingSpec
-from rspipe.study import ModelSpec
+from rspipe.splits import Dataset, Split
+from rspipe.watching import collapsed_since, evaluate, watch
 
 METHODS: tuple[Any, ...] = (
     Gaussian(name="gaussian"),
@@ -390,11 +392,11 @@ def test_a_collapse_that_is_overcome_ends_nothing() -> None:
         return {"epoch": epoch, "validation_classes": classes}
 
     alone = [look(epoch, 1.0) for epoch in range(1, 11)]
-    assert _collapsed_since([*alone, look(11, 2.0)], epochs=20) is None
-    assert _collapsed_since([*alone, {"epoch": 11}], epochs=20) is None
-    assert _collapsed_since([*alone, look(11, 1.0)], epochs=20) == 1
-    assert _collapsed_since([look(1, 4.0), *alone[1:], look(11, 1.0)], epochs=20) is None
-    assert _collapsed_since([{"epoch": epoch} for epoch in range(1, 15)], epochs=20) is None
+    assert collapsed_since([*alone, look(11, 2.0)], epochs=20) is None
+    assert collapsed_since([*alone, {"epoch": 11}], epochs=20) is None
+    assert collapsed_since([*alone, look(11, 1.0)], epochs=20) == 1
+    assert collapsed_since([look(1, 4.0), *alone[1:], look(11, 1.0)], epochs=20) is None
+    assert collapsed_since([{"epoch": epoch} for epoch in range(1, 15)], epochs=20) is None
 
 
 def test_images_of_one_class_do_not_tell_whether_a_network_has_collapsed() -> None:

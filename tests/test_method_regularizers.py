@@ -14,13 +14,14 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from rspipe.datasets import load_dataset
-from rspipe.fitting import evaluate, fit
+from rspipe.fitting import fit
 from rspipe.methods import Consistency, SmoothAdvConsistency, SmoothMix, Stability
 from rspipe.methods.consistency import consistency_terms
 from rspipe.methods.smoothmix import mixup_loss
 from rspipe.methods.terms import Terms
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DigitsData, TrainingSpec
-from rspipe.study import ModelSpec
+from rspipe.watching import evaluate
 from tests.test_methods import METHODS, SIGMA, Recorder, batch, copies_of, run
 
 Floats = NDArray[np.float64]

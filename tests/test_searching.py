@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import beta, kstest, norm
 from torch import Tensor, nn
 
-from rspipe.datasets import Dataset, Split, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.fitting import State, fit
 from rspipe.methods import AdvMacer, SmoothMix
+from rspipe.resolved import SearchSpec
 from rspipe.searching import (
     judged_trial,
     stopped_trial,
@@ -27,8 +28,8 @@ from rspipe.searching import (
 from rspipe.smoothing import Stream, noise_block
 from rspipe.space import Choice, Range
 from rspipe.spec import DigitsData, TrainingSpec
+from rspipe.splits import Dataset, Split
 from rspipe.stages import trials
-from rspipe.study import SearchSpec
 
 OWN = {"lbd": 2.5, "T": 2, "m": 4}
 

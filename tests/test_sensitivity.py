@@ -9,12 +9,13 @@ import pytest
 
 from rspipe.methods import AdvMacer
 from rspipe.records import SearchResult, Trial
+from rspipe.resolved import SearchSpec
 from rspipe.search_figures import cost_figure, front_figure, importance_figure, response_figure, stopping_figure
 from rspipe.search_notes import search_note, search_notes
 from rspipe.sensitivity import LEAST_TRIALS, best_so_far, front, importance, responses, sensitivity
 from rspipe.space import Choice, Parameters, Range
 from rspipe.spec import TrainingSpec
-from rspipe.study import SearchSpec, StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, compare
 from tests.search_builder import search_spec
 

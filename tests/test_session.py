@@ -7,7 +7,8 @@ import tyro
 
 from pipelines.session import Options, resolve_run_dir
 from rspipe.errors import StoreError
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 
 @pytest.fixture

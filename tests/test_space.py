@@ -8,10 +8,12 @@ import pytest
 
 from rspipe.errors import StudyError
 from rspipe.methods import AdvMacer, SmoothMix
+from rspipe.resolved import SearchSpec
 from rspipe.searching import trial_parameters, trial_spec
 from rspipe.space import Choice, Range, applied, grid_points, is_whole, own_point
 from rspipe.spec import TrainingSpec
-from rspipe.study import SearchSpec, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 BASE = """
 name = "base"

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from pipelines.session import DIGITS
 from rspipe.errors import StudyError
+from rspipe.membership import parse_members
 from rspipe.methods import MACER, AdvMacer, Gaussian, MethodSpec
+from rspipe.resolved import EnsembleSpec, ModelSpec, SearchSpec
 from rspipe.space import Choice, Range
 from rspipe.spec import (
     CertifySpec,
@@ -30,14 +32,8 @@ from rspipe.spec import (
     content_id,
     nearest,
 )
-from rspipe.study import (
-    EnsembleSpec,
-    ModelSpec,
-    SearchSpec,
-    StudyConfig,
-    load_study,
-    parse_members,
-)
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 TINY = Path(__file__).parent / "stages" / "tiny.toml"
 

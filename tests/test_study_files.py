@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rspipe.spec import DataSpec
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 FOLDER = Path(__file__).resolve().parent.parent / "pipelines" / "studies"
 STUDIES = {path.stem: load_study(path) for path in sorted(FOLDER.glob("*.toml"))}

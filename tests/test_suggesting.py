@@ -9,9 +9,9 @@ import pytest
 from rspipe.algorithms import NSGA2, TPE
 from rspipe.methods import AdvMacer
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.space import Choice, Domain, Parameters, Range
 from rspipe.spec import TrainingSpec
-from rspipe.study import SearchSpec
 from rspipe.suggesting import Suggester, contains_own, managed_indices, objective_values
 from tests.search_builder import search_spec
 

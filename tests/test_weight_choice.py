@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rspipe import weights_sween
 from rspipe.errors import SolverError
-from rspipe.study import Weighting
+from rspipe.resolved import Weighting
 from rspipe.weight_choice import Calibration, choose_weights, cross_fitted, prunable
 from rspipe.weights import solve_weights
 from rspipe.weights_acr import solve_acr

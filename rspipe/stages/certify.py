@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rspipe.datasets import Split, check_images, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.derivation import ClassifierCounts, derive
 from rspipe.ensembles import COMBINATIONS, Classifier, Combination
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.spec import CertifySpec, content_id
+from rspipe.splits import Split, check_images
 from rspipe.stages.progress import OnProgress, Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
 from rspipe.stages.store import Store
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rspipe.algorithms import LEARNING, MAXIMIZED
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.searching import WATCHED, stopped_trial, trial_parameters
 from rspipe.space import Parameters, own_point
 from rspipe.stages.store import Store
 from rspipe.stages.trials import Work, open_trials
-from rspipe.study import SearchSpec
 from rspipe.suggesting import contains_own, objective_values, open_study, suggest
 
 

@@ -10,11 +10,12 @@ from rspipe.figures import figure_pdf, figure_svg
 from rspipe.latex import summary_latex
 from rspipe.records import Summary, TrainedModel
 from rspipe.report import render_report, report_figures
+from rspipe.resolved import EnsembleSpec, ModelSpec
 from rspipe.stages.certify import certification_keys
 from rspipe.stages.files import read_json, write_bytes, write_text
 from rspipe.stages.store import Store
 from rspipe.stages.weigh import member_margins
-from rspipe.study import EnsembleSpec, ModelSpec, StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, compare, display_name, summarize
 from rspipe.tables import Table, certification_log, derived_table, summary_markdown, summary_tsv
 

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from rspipe.architectures import build_network, normalization
+from rspipe.architectures import build_network
 from rspipe.counting import count_image
-from rspipe.datasets import Split
 from rspipe.deployment import deploy
 from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
 from rspipe.moments import image_margins
+from rspipe.normalization import normalization
 from rspipe.spec import CertifySpec, Precision, WeighSpec
+from rspipe.splits import Split
 from rspipe.stages.progress import pool, root_cause
 from rspipe.stages.runtime import Cluster, Resources, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from rspipe.errors import ModelError
 from rspipe.records import SearchResult
+from rspipe.resolved import SearchSpec
 from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.store import Store
 from rspipe.stages.trials import open_trials, run_in_tune
-from rspipe.study import SearchSpec
 
 
 def run_searches(

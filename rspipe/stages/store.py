@@ -38,7 +38,7 @@ from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult,
 from rspipe.spec import RuleSpec, content_id
 from rspipe.stages.files import damaged, load_torch, read_json, save_torch, write_atomically, write_json, write_text
 from rspipe.stages.locks import alone
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, certified_classifier
 
 R = TypeVar("R", bound=Record)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rspipe.datasets import FileSplit, ImageFiles, Step, training_pixels
+from rspipe.image_files import FileSplit, ImageFiles, Step, training_pixels
 from rspipe.stages.progress import root_cause
 
 _STEPS_AHEAD = 2

@@ -22,7 +22,7 @@ from rspipe.sensitivity import best_so_far
 from rspipe.spec import content_id
 from rspipe.stages.files import read_json
 from rspipe.stages.store import Store
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results, display_name
 from rspipe.tables import flattened
 

@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 
-from rspipe.architectures import normalization
 from rspipe.data_parallel import Group, agreed, is_first
-from rspipe.datasets import Dataset, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.errors import RspipeError
-from rspipe.fitting import ALONE, Means, State, evaluate, fit
+from rspipe.fitting import ALONE, Means, State, fit
+from rspipe.normalization import normalization
 from rspipe.records import TrainedModel
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DataSpec
+from rspipe.splits import Dataset
 from rspipe.stages.progress import OnProgress, Progress, make_board, watch
 from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store, checksum
 from rspipe.stages.streaming import streamed
-from rspipe.study import ModelSpec
+from rspipe.watching import evaluate
 
 _CHECKPOINT_SECONDS = 5.0
 

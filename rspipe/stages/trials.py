@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from rspipe.datasets import Dataset, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.errors import RspipeError
 from rspipe.fitting import State
 from rspipe.records import Trial
+from rspipe.resolved import SearchSpec
 from rspipe.searching import WATCHED, OnEpoch, judged_trial
 from rspipe.space import Parameters
 from rspipe.spec import DataSpec
+from rspipe.splits import Dataset
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
-from rspipe.study import SearchSpec
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from rspipe.certificates import radius_cap
-from rspipe.datasets import Split, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.diagnostics import MemberMargins
 from rspipe.errors import SolverError
 from rspipe.records import EnsembleWeights
+from rspipe.resolved import EnsembleSpec
 from rspipe.spec import content_id
+from rspipe.splits import Split
 from rspipe.stages.progress import OnProgress, Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import MomentPass, Visit, Work, visit
 from rspipe.stages.store import Store
-from rspipe.study import EnsembleSpec, StudyConfig
+from rspipe.study_config import StudyConfig
 from rspipe.weight_choice import Calibration, choose_weights
 from rspipe.weights import WeightSolution
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from rspipe.counting import count_image
-from rspipe.datasets import Dataset
 from rspipe.ensembles import Classifier
 from rspipe.records import TrainedModel
+from rspipe.splits import Dataset
 from rspipe.stages.sampling import load_network
 from rspipe.stages.store import Store
-from rspipe.study import StudyConfig
+from rspipe.study_config import StudyConfig
 
 
 def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:

@@ -13,12 +13,13 @@ import pytest
 import ray
 import torch
 
-from rspipe.datasets import Dataset, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.derivation import derive
 from rspipe.ensembles import Classifier
 from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
 from rspipe.moments import image_margins
 from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.splits import Dataset
 from rspipe.stages import certify, sampling
 from rspipe.stages.certify import certification_keys, certify_classifiers, classifier_of
 from rspipe.stages.progress import Progress
@@ -28,7 +29,8 @@ from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, checksum
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.weigh import member_margins, weigh_ensembles
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from rspipe.weight_choice import choose_weights
 from tests.stages.counted import expected_rows, rows
 from tests.stages.processes import TINY

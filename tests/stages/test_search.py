@@ -14,7 +14,8 @@ from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Resources
 from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, open_store
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from tests.stages.processes import TINY
 
 TPE = (

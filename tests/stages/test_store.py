@@ -24,7 +24,8 @@ from rspipe.stages.certify import _table
 from rspipe.stages.files import load_torch, write_atomically
 from rspipe.stages.sampling import CountPass, Visit
 from rspipe.stages.store import Store, checksum, open_store
-from rspipe.study import StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 from tests.results_builder import ensemble, trained_model
 
 TINY = Path(__file__).parent / "tiny.toml"

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rspipe.datasets import Dataset, FileSplit, load_dataset
+from rspipe.datasets import load_dataset
 from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.fitting import Means, fit
+from rspipe.image_files import FileSplit
+from rspipe.resolved import ModelSpec
 from rspipe.searching import trial_parameters
 from rspipe.spec import ImageFolderData
+from rspipe.splits import Dataset
 from rspipe.stages import train
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Node, Resources
@@ -23,7 +26,8 @@ from rspipe.stages.store import Store
 from rspipe.stages.streaming import streamed
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.trials import run_trial
-from rspipe.study import ModelSpec, StudyConfig, load_study
+from rspipe.study import load_study
+from rspipe.study_config import StudyConfig
 
 TINY = Path(__file__).parent / "tiny.toml"
 
