@@ -25,7 +25,7 @@ SIZES = {
     "svhn_paper": (6, 0),
     "imagenet_paper": (9, 0),
     "mnist_short": (8, 13),
-    "mnist_published": (4, 0),
+    "mnist_published": (2, 0),
 }
 
 OWN = {"digits", "ensembles", "mnist_short", "mnist_published"}
