@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
 from rspipe.certificates import certify_counts
-from rspipe.fitting import State, fit
+from rspipe.fitting import ALONE, Means, State, fit
 from rspipe.metrics import standard_error
 from rspipe.records import Trial
 from rspipe.resolved import ModelSpec, SearchSpec
@@ -108,7 +109,9 @@ def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> N
     All trials of a search see the same noise.
     """
     selections, estimations = [], []
-    for image, example in zip(split.images, split.index.tolist(), strict=True):
+    for position, example in enumerate(split.index.tolist()):
+        # One by one: the images of a split may be files.
+        (image,) = split.batch(torch.tensor([position]))
         count = partial(class_counts, network, image, sigma=search.sigma, seed=search.seed, example=example)
         selections.append(count(n=_SELECTION_SAMPLES, stream=Stream.SEARCH_SELECTION, block_size=_BLOCK))
         estimations.append(count(n=search.n, stream=Stream.SEARCH_ESTIMATION, block_size=_BLOCK))
@@ -127,7 +130,13 @@ def _watched(history: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def judged_trial(
-    search: SearchSpec, index: int, parameters: Parameters, data: Dataset, *, on_epoch: OnEpoch | None = None
+    search: SearchSpec,
+    index: int,
+    parameters: Parameters,
+    data: Dataset,
+    *,
+    on_epoch: OnEpoch | None = None,
+    means: Means = ALONE,
 ) -> Trial:
     """Return how a trial does: trained as the study trains, and certified on the validation split.
 
@@ -137,6 +146,7 @@ def judged_trial(
         parameters: Of the trial; those that do not fit together make it invalid.
         data: Its train and validation splits are used, and no other.
         on_epoch: Called after each epoch, as by `fit`.
+        means: By what the training runs, as for `fit`.
     """
     try:
         spec = trial_spec(search, parameters)
@@ -153,7 +163,7 @@ def judged_trial(
             seconds=0.0,
             passes=0,
         )
-    result = fit(spec, data, on_epoch=on_epoch)
+    result = fit(spec, data, on_epoch=on_epoch, means=means)
     credit = np.zeros(len(data.validation))
     if result.status == "finished":
         credit = validation_credit(result.network, data.validation, search)

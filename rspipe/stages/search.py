@@ -41,8 +41,14 @@ def _run_trials(
 
     asked = cluster.resources
     board = make_board(count)
+    workers = cluster.now().workers(count)
     bound = tune.with_parameters(
-        run_in_tune, searches=list(searches), run_dir=str(store.run_dir), gpus=asked.gpus_per_worker, board=board
+        run_in_tune,
+        searches=list(searches),
+        run_dir=str(store.run_dir),
+        gpus=asked.gpus_per_worker,
+        decoders=cluster.decoders(workers),
+        board=board,
     )
     scratch, name = store.run_dir / ".ray", f"search-{uuid.uuid4().hex[:8]}"
 
@@ -56,7 +62,7 @@ def _run_trials(
             scheduler=Stopper(store, searches),
             num_samples=count,
             reuse_actors=True,
-            max_concurrent_trials=cluster.now().workers(count),
+            max_concurrent_trials=workers,
         ),
         run_config=tune.RunConfig(
             name=name, storage_path=str(scratch), verbose=0, failure_config=tune.FailureConfig(max_failures=2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from rspipe.datasets import load_dataset
 from rspipe.errors import RspipeError
-from rspipe.fitting import State
+from rspipe.fitting import ALONE, Means, State
 from rspipe.records import Trial
 from rspipe.resolved import SearchSpec
 from rspipe.searching import WATCHED, OnEpoch, judged_trial
@@ -19,6 +19,7 @@ from rspipe.spec import DataSpec
 from rspipe.splits import Dataset
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
+from rspipe.stages.streaming import streamed
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ def run_trial(
     *,
     gpus: float,
     on_epoch: OnEpoch | None = None,
+    means: Means = ALONE,
 ) -> Trial:
     """Train and judge one trial, and store it. Neither the test nor the calibration split is touched."""
     finished = store.trial(search.id, index)
     if finished is not None:
         return finished
-    trial = judged_trial(search, index, parameters, searched_data(search.data, worker_device(gpus)), on_epoch=on_epoch)
+    data = searched_data(search.data, worker_device(gpus))
+    trial = judged_trial(search, index, parameters, data, on_epoch=on_epoch, means=means)
     store.save_trial(trial)
     return trial
 
@@ -67,7 +70,7 @@ def searched_data(spec: DataSpec, device: torch.device) -> Dataset:
 
 
 def run_in_tune(
-    config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, board: Any
+    config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, decoders: int, board: Any
 ) -> None:
     """Run the trial `config["work"]` inside Tune, which is told how training goes where it may stop it."""
     import ray
@@ -90,7 +93,8 @@ def run_in_tune(
 
     try:
         store.check_shared()
-        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch)
+        means = Means(partial(streamed, decoders=decoders))
+        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch, means=means)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
         return

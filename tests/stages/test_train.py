@@ -1,24 +1,27 @@
 """Training with a store: what is finished stays, what was cut off goes on."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import ray.tune
 import torch
 from PIL import Image
 
 from rspipe.datasets import load_dataset
 from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.fitting import Means, fit
-from rspipe.image_files import FileSplit
-from rspipe.resolved import ModelSpec
-from rspipe.searching import trial_parameters
+from rspipe.image_files import FileSplit, Step
+from rspipe.resolved import ModelSpec, SearchSpec
+from rspipe.searching import judged_trial, trial_parameters
 from rspipe.spec import ImageFolderData
 from rspipe.splits import Dataset
-from rspipe.stages import train
+from rspipe.stages import train, trials
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Node, Resources
 from rspipe.stages.sampling import load_network
@@ -157,6 +160,42 @@ def test_images_that_the_cluster_decodes_train_the_same_bits(pictures: ModelSpec
     ours, theirs = streams.network.state_dict(), here.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert [entry["loss"] for entry in streams.history] == [entry["loss"] for entry in here.history]
+
+
+def searched(pictures: ModelSpec, study: StudyConfig, run_dir: Path) -> tuple[SearchSpec, Store]:
+    """Return a search on pictures, and a store for it."""
+    (search,) = study.search_specs
+    training = search.training.model_copy(update={"epochs": 1, "batch_size": 44})
+    run_dir.mkdir()
+    (run_dir / "study.json").write_text("{}")
+    return search.model_copy(update={"data": pictures.data, "training": training, "trials": 2}), Store(run_dir)
+
+
+def test_a_trial_in_tune_trains_on_images_that_the_cluster_decodes(
+    pictures: ModelSpec, study: StudyConfig, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del cluster
+    search, store = searched(pictures, study, tmp_path / "run")
+    (first, *_) = trial_parameters(search)
+    asked, told = list[int](), list[dict[str, object]]()
+
+    def counted(split: FileSplit, steps: Sequence[Step], *, decoders: int) -> Iterator[torch.Tensor]:
+        asked.append(decoders)
+        return streamed(split, steps, decoders=decoders)
+
+    monkeypatch.setattr(trials, "streamed", counted)
+    monkeypatch.setattr(trials, "set_deterministic", lambda: None)
+    monkeypatch.setattr(trials, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(ray.tune, "report", told.append)
+    work = trials.Work(which=0, index=0, piece=0, parameters=first)
+    trials.run_in_tune(
+        {"work": work}, searches=[search], run_dir=str(store.run_dir), gpus=0.0, decoders=2, board=MagicMock()
+    )
+    assert asked == [2]
+    alone = judged_trial(search, 0, first, load_dataset(pictures.data))
+    assert alone.status == "finished"
+    assert replace(store.existing_trial(search.id, 0), seconds=alone.seconds) == alone
+    assert told == [{"ended": True, "objective": alone.objective, "status": "finished"}]
 
 
 def test_an_unreadable_image_is_named_by_who_trains(pictures: ModelSpec, cluster: Cluster) -> None:
