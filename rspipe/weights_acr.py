@@ -23,6 +23,8 @@ _TOLERANCE = 1e-5
 """Relative stationarity gap at which the ascent ends."""
 _STEPS = 200
 _SMALLEST_TRUST = 1e-9
+_LP_SOLVERS = ("highs", "highs-ds", "highs-ipm")
+"""HiGHS's own choice, then its simplex and its interior points, should one fail."""
 
 
 def margin_ratios(weights: ArrayLike, mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -102,16 +104,19 @@ def _linear_step(weights: FloatArray, t: FloatArray, gradient: FloatArray, *, ca
     matrix = hstack([csr_array(-gradient[rows]), chosen]) if len(place) else None
     lower = [*np.maximum(-weights, -trust), *np.full(len(images), -np.inf)]
     upper = [*np.minimum(1 - weights, trust), *np.full(len(images), cap)]
-    found = linprog(  # type: ignore[call-overload]
-        np.concatenate([-slope, -np.ones(len(images))]),
-        A_ub=matrix,
-        b_ub=t[rows] if len(place) else None,
-        A_eq=np.concatenate([np.ones(k), np.zeros(len(images))])[None],
-        b_eq=[0.0],
-        bounds=np.stack([lower, upper], axis=1),
-        method="highs",
-    )
-    if found.x is None:
+    program = {
+        "c": np.concatenate([-slope, -np.ones(len(images))]),
+        "A_ub": matrix,
+        "b_ub": t[rows] if len(place) else None,
+        "A_eq": np.concatenate([np.ones(k), np.zeros(len(images))])[None],
+        "b_eq": [0.0],
+        "bounds": np.stack([lower, upper], axis=1),
+    }
+    for solver in _LP_SOLVERS:
+        found = linprog(**program, method=solver)  # type: ignore[call-overload]
+        if found.x is not None:
+            break
+    else:
         raise SolverError(f"HiGHS found no step: {found.message.strip()}; rescale the margins")
     before = float(np.minimum(t[images].min(1), cap).sum())
     moved = np.maximum(weights + found.x[:k], 0.0)

@@ -40,9 +40,13 @@ def _newton(weights: FloatArray, q: FloatArray) -> FloatArray:
             break
         scaled = q * inverse[:, None]
         hessian = scaled.T @ scaled / len(q)
-        # Members that are alike leave it singular.
-        factor = np.linalg.cholesky(hessian + 1e-10 * np.trace(hessian) / k * np.eye(k))
-        target, _ = nnls(factor.T, np.linalg.solve(factor, hessian @ weights + descent - 1))
+        try:
+            # Members that are alike leave it singular.
+            factor = np.linalg.cholesky(hessian + 1e-10 * np.trace(hessian) / k * np.eye(k))
+            target, _ = nnls(factor.T, np.linalg.solve(factor, hessian @ weights + descent - 1))
+        except (np.linalg.LinAlgError, RuntimeError):
+            # What there is, expectation maximization improves.
+            break
         if not target.sum() > 0:
             break
         direction, before = target / target.sum() - weights, _log_loss(weights, q)

@@ -73,6 +73,21 @@ def test_where_newton_fails_expectation_maximization_goes_on(monkeypatch: pytest
     assert solution.objective == pytest.approx(expected.objective, abs=solution.gap + expected.gap)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("Maximum number of iterations reached."), np.linalg.LinAlgError("no")])
+def test_where_least_squares_fail_expectation_maximization_goes_on(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    q = probabilities(0, 3)
+    expected = solve_sween(q)
+    monkeypatch.setattr("scipy.optimize.nnls", broken)
+    solution = solve_sween(q)
+    assert (expected.solver, solution.solver) == ("Newton", "expectation maximization")
+    assert solution.objective == pytest.approx(expected.objective, abs=solution.gap + expected.gap)
+
+
 def test_a_log_loss_far_from_its_optimum_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_sween, "_newton", lambda weights, _: weights)
     monkeypatch.setattr(weights_sween, "_EM_STEPS", 0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rspipe.errors import SolverError
-from rspipe.weights import ratio, solve_weights
+from rspipe.weights import _solve_with, ratio, solve_weights
 
 FloatArray = NDArray[np.float64]
 SOLVED = pytest.mark.parametrize("method", ["esbrs_ratio", "esbrs_paper"])
@@ -196,10 +196,11 @@ def test_the_gap_bounds_how_far_the_value_is_from_the_optimum(
     best = solve_weights(mean, covariance, method=method)
     value = {"esbrs_ratio": lambda s: s.objective**-2, "esbrs_paper": lambda s: s.objective}[method]
 
-    def poor(matrix: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str, str]:
-        return np.random.default_rng(seed).uniform(0, 1, 3), "optimal", "a poor solver"
+    def poor(_solver: str, _matrix: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str]:
+        y = np.random.default_rng(seed).uniform(0, 1, 3)
+        return y / (constraint @ y), "optimal"
 
-    monkeypatch.setattr("rspipe.weights._solve_qp", poor)
+    monkeypatch.setattr("rspipe.weights._solve_with", poor)
     monkeypatch.setattr("rspipe.weights._LARGEST_GAP", np.inf)
     solution = solve_weights(mean, covariance, method=method)
     assert value(solution) - value(best) <= solution.gap * value(solution)
@@ -215,16 +216,79 @@ def test_the_gap_is_that_of_frank_and_wolfe() -> None:
     assert _gap(np.array([0.0, 1.0]), matrix, np.ones(2)) == 0
 
 
-def test_a_solver_that_is_far_from_the_optimum_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rspipe.weights._solve_qp", lambda *_: (np.array([1.0, 0.0]), "optimal", "A SOLVER"))
-    with pytest.raises(SolverError, match=r"A SOLVER said 'optimal' but its weights are .* from optimal"):
+def failing(*names: str) -> Any:
+    """The solvers, of which some say that they failed."""
+
+    def solve(solver: str, covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str]:
+        if solver in names:
+            raise SolverError(f"{solver}: infeasible")
+        return _solve_with(solver, covariance, constraint)
+
+    return solve
+
+
+@SOLVED
+@pytest.mark.parametrize("k", [3, 30])
+@pytest.mark.parametrize(("failed", "solver"), [(("CLARABEL",), "OSQP"), (("CLARABEL", "OSQP"), "SCS")])
+def test_where_a_solver_fails_the_next_one_finds_the_same_weights(
+    method: Any, k: int, failed: tuple[str, ...], solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean, covariance = problem(k, k, pairs=3)
+    expected = solve_weights(mean, covariance, method=method)
+    monkeypatch.setattr("rspipe.weights._solve_with", failing(*failed))
+    solution = solve_weights(mean, covariance, method=method)
+    assert (expected.solver, solution.solver) == ("CLARABEL", solver)
+    value = [one.objective ** (-2 if method == "esbrs_ratio" else 1) for one in (solution, expected)]
+    assert value[0] == pytest.approx(value[1], rel=solution.gap + expected.gap)
+    assert solution.gap <= {"OSQP": GAP, "SCS": 1e-4}[solver]
+
+
+def test_weights_that_are_not_optimal_enough_are_left_to_the_next_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(solver: str, covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str]:
+        y, status = _solve_with(solver, covariance, constraint)
+        y = y + (0.01 if solver == "CLARABEL" else 0.0)
+        return y / (constraint @ y), status
+
+    monkeypatch.setattr("rspipe.weights._solve_with", careless)
+    solution = solve_weights(*problem(0, 4))
+    assert solution.solver == "OSQP"
+    assert solution.gap <= GAP
+
+
+def test_of_several_poor_solutions_the_best_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = {"CLARABEL": 2e-4, "OSQP": 1e-4, "SCS": 3e-4}
+
+    def careless(solver: str, covariance: FloatArray, constraint: FloatArray) -> tuple[FloatArray, str]:
+        y = _solve_with("CLARABEL", covariance, constraint)[0] + off[solver] * np.eye(4)[0]
+        return y / (constraint @ y), "optimal"
+
+    monkeypatch.setattr("rspipe.weights._solve_with", careless)
+    monkeypatch.setattr("rspipe.weights._LARGEST_GAP", 1.0)
+    assert solve_weights(*problem(0, 4)).solver == "OSQP"
+
+
+def test_weights_far_from_the_optimum_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rspipe.weights._solve_with", lambda *_: (np.array([1.0, 0.0]), "optimal"))
+    with pytest.raises(SolverError, match=r"no solver found weights \(CLARABEL: optimal, but .* from optimal; OSQP: "):
         solve_weights([1.0, 1.0], np.diag([1.0, 0.1]))
 
 
-def test_without_a_solver_there_are_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rspipe.weights._SOLVERS", ())
-    with pytest.raises(SolverError, match="no solver found weights"):
+def test_where_all_solvers_fail_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rspipe.weights._solve_with", failing("CLARABEL", "OSQP", "SCS"))
+    said = "CLARABEL: infeasible; OSQP: infeasible; SCS: infeasible"
+    with pytest.raises(SolverError, match=rf"no solver found weights \({said}\); drop duplicate or constant members"):
         solve_weights([1.0, 1.0], np.eye(2))
+
+
+def test_what_cvxpy_says_of_a_failed_solver_becomes_one_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cvxpy as cp
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise cp.SolverError("Solver 'CLARABEL' failed")
+
+    monkeypatch.setattr(cp.Problem, "solve", broken)
+    with pytest.raises(SolverError, match="CLARABEL: Solver 'CLARABEL' failed"):
+        _solve_with("CLARABEL", np.eye(2), np.ones(2))
 
 
 @SOLVED

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import OptimizeResult, linprog
 
+from rspipe.errors import SolverError
 from rspipe.weights import solve_weights
 from rspipe.weights_acr import gaussian_radii, margin_ratios, solve_acr
 
@@ -146,6 +148,36 @@ def test_a_member_that_never_wins_gets_no_weight() -> None:
     covariance[..., 1, :] = covariance[..., :, 1] = 0.0
     covariance[..., 1, 1] = 1.0
     assert solve_acr(mean, covariance, cap=CAP).weights[1] < 1e-6
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *methods: str) -> list[str]:
+    """Let some of SciPy's linear programs fail; return the list of methods asked."""
+    asked: list[str] = []
+
+    def program(*args: Any, method: str, **kwargs: Any) -> Any:
+        asked.append(method)
+        if method in methods:
+            return OptimizeResult(x=None, message="failed")
+        return linprog(*args, method=method, **kwargs)
+
+    monkeypatch.setattr("scipy.optimize.linprog", program)
+    return asked
+
+
+def test_where_a_linear_program_fails_another_algorithm_finds_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, covariance = problem(2, 4)
+    expected = solve_acr(mean, covariance, cap=CAP)
+    asked = failing(monkeypatch, "highs", "highs-ds")
+    solution = solve_acr(mean, covariance, cap=CAP)
+    assert asked[:3] == ["highs", "highs-ds", "highs-ipm"]
+    assert solution.objective == pytest.approx(expected.objective, rel=CLOSE)
+    assert solution.gap <= CLOSE
+
+
+def test_where_every_linear_program_fails_there_are_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, "highs", "highs-ds", "highs-ipm")
+    with pytest.raises(SolverError, match="HiGHS found no step: failed; rescale the margins"):
+        solve_acr(*problem(2, 4), cap=CAP)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
