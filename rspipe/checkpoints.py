@@ -43,7 +43,10 @@ def load_checkpoint(path: Path, *, architecture: str, classes: int, normalizatio
     """
     parameters = read_checkpoint(path)
     network = build_network(architecture, classes=classes, seed=0)
-    set_normalization(network, normalization)
+    try:
+        set_normalization(network, normalization)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
     own = network.state_dict()
     readings = _readings(parameters, published=_PUBLISHED_NAMES.get(architecture, {}))
     names = max(readings, key=lambda reading: sum(name in own for name in reading.values()))

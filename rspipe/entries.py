@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from rspipe.algorithms import Algorithm, Objectives, Sobol, Stopping
 from rspipe.errors import StudyError
 from rspipe.membership import Member, parse_ids, parse_members
-from rspipe.methods import MethodSpec
+from rspipe.methods import MethodSpec, ModelSource
 from rspipe.resolved import Architecture, Average, Label, Weighting, ensemble_name, without_later_defaults
 from rspipe.space import ADVMACER_SPACE, Space, check_copies_fit, check_space, grid_size
 from rspipe.spec import (
@@ -43,12 +43,23 @@ class ModelGroup(Spec):
     """`[[models]]`: one method at several noise levels and seeds."""
 
     # Before the label, which is its name by default: the first error is the one reported.
-    method: MethodSpec
+    method: ModelSource
+    """A method, or a checkpoint: one model, to which `seeds` gives its number among those of its label."""
     label: Label
     architecture: Architecture
     training: TrainingSpec
     sigma: Sigmas
     seeds: Seeds
+
+    @model_validator(mode="after")
+    def _is_one_checkpoint(self) -> "ModelGroup":
+        if self.method.name == "checkpoint" and len(self.seeds) > 1:
+            raise PydanticCustomError(
+                "several_checkpoints",
+                "seeds = {seeds}: a checkpoint is one model; give each an entry and a seed of its own",
+                {"seeds": str(list(self.seeds))},
+            )
+        return self
 
 
 class SearchGroup(Spec):

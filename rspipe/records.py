@@ -58,7 +58,7 @@ class TrainedModel(Record):
     precision: str
     checksum: str
     """Of the parameters: certificates and ensemble weights hold for these and no others."""
-    normalization: tuple[tuple[float, ...], ...] | None = None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation per channel of the network's first layer; None where it has no such layer."""
 
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from rspipe.algorithms import Algorithm, Objectives, Sobol, Stopping
 from rspipe.architectures import find_architecture
 from rspipe.errors import StudyError
-from rspipe.methods import MethodSpec
+from rspipe.methods import MethodSpec, ModelSource
 from rspipe.space import Space, check_copies_fit
 from rspipe.spec import (
     DataSpec,
@@ -56,7 +56,7 @@ class ModelSpec(Spec):
     label: Label
     data: DataSpec
     architecture: Architecture
-    method: MethodSpec
+    method: ModelSource
     training: TrainingSpec
     train_sigma: PositiveFloat
     seed: Seed

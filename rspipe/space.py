@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rspipe.methods import MethodSpec
+from rspipe.methods import MethodSpec, ModelSource
 from rspipe.spec import Spec, TrainingSpec, nearest
 
 Value: TypeAlias = float | int
@@ -267,7 +267,7 @@ def grid_size(space: Mapping[str, Domain], count: int, method: MethodSpec, train
     return whole if whole > _CORNERS else len(grid_points(space, count, method, training))
 
 
-def check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) -> None:
+def check_copies_fit(method: ModelSource, training: TrainingSpec, *, place: str) -> None:
     """Raise unless an optimizer step holds at least one image with all its noisy copies."""
     if method.images_per_step(training.batch_size) < 1:
         raise PydanticCustomError(

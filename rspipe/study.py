@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from rspipe.algorithms import AlgorithmSpec
 from rspipe.errors import StudyError
-from rspipe.methods import MethodSpec
+from rspipe.methods import ModelSource
+from rspipe.methods.checkpoint import file_digest
 from rspipe.resolved import NO_CODE
 from rspipe.spec import (
     DataSpec,
@@ -37,10 +38,11 @@ def _inherit(config: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 merged.append(entry)
                 continue
-            own, inherited = entry.get("training", {}), shared.get("training", {})
+            method = entry.get("method")
+            trained = not (isinstance(method, dict) and method.get("name") == "checkpoint")
+            own, inherited = entry.get("training", {}), shared.get("training", {}) if trained else {}
             both = isinstance(own, dict) and isinstance(inherited, dict)
             filled = {**shared, **entry, "training": {**inherited, **own} if both else own or inherited}
-            method = entry.get("method")
             if "label" not in entry and section == "models" and isinstance(method, dict) and "name" in method:
                 filled["label"] = method["name"]
             merged.append(filled)
@@ -77,9 +79,29 @@ def _override(config: dict[str, Any], assignment: str) -> None:
         raise StudyError(f"override {assignment!r}: there is no {last!r} in the study file")
 
 
+def _with_digests(config: dict[str, Any], folder: Path) -> None:
+    """Let every checkpoint of a parsed study file name its file, from a folder on, and the SHA-256 of it."""
+    entries = config.get("models")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        method = entry.get("method") if isinstance(entry, dict) else None
+        if not isinstance(method, dict) or method.get("name") != "checkpoint":
+            continue
+        place, file = f"models[{index}].method", method.get("file")
+        if not isinstance(file, str) or not file:
+            raise StudyError(f"{place}.file is missing; name the checkpoint")
+        path = (folder / file).resolve()
+        try:
+            digest = file_digest(path)
+        except OSError as error:
+            raise StudyError(f"{place}.file: {path} cannot be read ({error.strerror}); correct it") from error
+        if (named := method.get("sha256", digest)) != digest:
+            raise StudyError(f"{place}.sha256 = {named!r}, but {path} has {digest}; it is another file")
+        entry["method"] = {**method, "file": str(path), "sha256": digest}
+
+
 _TAGS = {
     arg.model_fields["name"].annotation
-    for union in (MethodSpec, DataSpec, RuleSpec, AlgorithmSpec)
+    for union in (ModelSource, DataSpec, RuleSpec, AlgorithmSpec)
     for arg in get_args(get_args(union)[0])
 }
 _TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)}
@@ -151,6 +173,7 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
         except ValidationError as error:
             raise _refusal(path, error, within="training") from error
     try:
+        _with_digests(config, path.parent)
         study = StudyConfig.model_validate(_inherit(config), context=None if allow_code else NO_CODE)
         if study.data.name != "digits" and not Path(study.data.folder).is_absolute():
             folder = str((path.parent / study.data.folder).resolve())

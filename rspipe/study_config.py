@@ -217,13 +217,14 @@ class StudyConfig(Spec):
                     {"label": group.label, "seeds": str(list(group.seeds))},
                 )
             for sigma in group.sigma:
-                if (group.label, sigma) in seeds:
+                others = seeds.setdefault((group.label, sigma), set())
+                if others and (group.method.name != "checkpoint" or not others.isdisjoint(group.seeds)):
                     raise PydanticCustomError(
                         "label_twice",
                         "two entries are labelled '{label}' at sigma {sigma}; give one another label",
                         {"label": group.label, "sigma": sigma},
                     )
-                seeds[group.label, sigma] = set(group.seeds)
+                others.update(group.seeds)
         for index, ensemble in enumerate(self.ensembles):
             self._members_fit(ensemble, seeds, place=f"ensembles[{index}]")
         if self.baseline is not None and self.baseline not in labels:

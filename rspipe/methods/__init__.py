@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rspipe.methods.advmacer import AdvMacer
+from rspipe.methods.checkpoint import Checkpoint
 from rspipe.methods.consistency import Consistency
 from rspipe.methods.gaussian import Gaussian
 from rspipe.methods.macer import MACER
@@ -18,12 +19,20 @@ MethodSpec = Annotated[
     Field(discriminator="name"),
 ]
 
+ModelSource = Annotated[
+    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix | Checkpoint,
+    Field(discriminator="name"),
+]
+"""Where a model comes from: a method that trains it, or a checkpoint."""
+
 __all__ = [
     "MACER",
     "AdvMacer",
+    "Checkpoint",
     "Consistency",
     "Gaussian",
     "MethodSpec",
+    "ModelSource",
     "SmoothAdv",
     "SmoothAdvConsistency",
     "SmoothMix",

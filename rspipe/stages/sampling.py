@@ -23,7 +23,7 @@ from rspipe.deployment import deploy
 from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
 from rspipe.moments import image_margins
-from rspipe.normalization import normalization
+from rspipe.normalization import normalization, set_normalization
 from rspipe.spec import CertifySpec, Precision, WeighSpec
 from rspipe.splits import Split
 from rspipe.stages.progress import pool, root_cause
@@ -153,6 +153,9 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
     """
     record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
+    if record.method == "checkpoint" and record.normalization is not None:
+        # It is the checkpoint's own, and no property of the architecture.
+        set_normalization(network, record.normalization)
     network.load_state_dict(store.parameters(model))
     # The parameters do not hold it, so that nothing else would notice.
     if record.normalization is not None and record.normalization != (now := normalization(network)):

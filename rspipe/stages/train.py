@@ -15,6 +15,7 @@ from rspipe.data_parallel import Group, agreed, is_first
 from rspipe.datasets import load_dataset
 from rspipe.errors import RspipeError
 from rspipe.fitting import ALONE, Means, State, fit
+from rspipe.importing import loaded
 from rspipe.normalization import normalization
 from rspipe.records import TrainedModel
 from rspipe.resolved import ModelSpec
@@ -64,7 +65,10 @@ def train_one(
             saved = time.monotonic()
 
     state = agreed(store.checkpoint(spec.id) if first else None, means.group, device)
-    result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, means=means)
+    if spec.method.name == "checkpoint":
+        result = loaded(spec, data)
+    else:
+        result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, means=means)
     held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
     record = TrainedModel(
         id=spec.id,

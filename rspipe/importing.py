@@ -1,0 +1,49 @@
+"""A published checkpoint as a model of a study: loaded where others are trained."""
+
+import platform
+import time
+from pathlib import Path
+
+from rspipe.architectures import check_input
+from rspipe.checkpoints import check_clean_accuracy, load_checkpoint
+from rspipe.errors import ModelError
+from rspipe.fitting import Fit
+from rspipe.methods.checkpoint import Checkpoint, file_digest
+from rspipe.resolved import ModelSpec
+from rspipe.splits import Dataset
+
+_CHECKED_IMAGES = 1000
+
+
+def loaded(spec: ModelSpec, data: Dataset) -> Fit:
+    """Return what takes the place of training where a model is a checkpoint (`rspipe.methods.Checkpoint`).
+
+    Raises:
+        ModelError: The file is missing here, is not the one that the study was made with, does not fit, or is not as
+            accurate on test images as was published.
+    """
+    source = spec.method
+    if not isinstance(source, Checkpoint):
+        raise ValueError(f"{spec.id} is trained; use rspipe.fitting.fit")
+    path, began = Path(source.file), time.monotonic()
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read on {platform.node()} ({error.strerror}); put it where all nodes see it"
+        ) from error
+    if digest != source.sha256:
+        raise ModelError(f"{path}: has changed since the study was made; put back the file with {source.sha256}")
+    network = load_checkpoint(
+        path, architecture=spec.architecture, classes=data.classes, normalization=source.normalization
+    ).to(data.test.labels.device)
+    check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
+    if source.clean_accuracy is not None:
+        seen = data.test.evenly_spaced(min(_CHECKED_IMAGES, len(data.test)))
+        try:
+            check_clean_accuracy(
+                network, seen.images, seen.labels, expected=source.clean_accuracy, tolerance=source.tolerance
+            )
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+    return Fit(network, "finished", "", (), time.monotonic() - began, 0)
