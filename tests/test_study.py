@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pipelines.session import DIGITS
 from rspipe.errors import StudyError
 from rspipe.membership import parse_members
-from rspipe.methods import MACER, AdvMacer, Gaussian, MethodSpec
+from rspipe.methods import MACER, AdvMacer, Gaussian, ModelSource
 from rspipe.resolved import EnsembleSpec, ModelSpec, SearchSpec
 from rspipe.space import Choice, Range
 from rspipe.spec import (
@@ -517,7 +517,7 @@ def test_a_spec_cannot_be_changed() -> None:
 
 # What is said of a wrong file.
 
-METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(MethodSpec)[0]))
+METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(ModelSource)[0]))
 WRONG = [
     # Unknown keys.
     ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),
