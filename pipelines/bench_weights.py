@@ -9,9 +9,10 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from rspipe.calibration import Calibration
 from rspipe.moments import Moments, runner_up_pairs
 from rspipe.resolved import Weighting
-from rspipe.weight_choice import Calibration, choose_weights
+from rspipe.weight_choice import choose_weights
 from rspipe.weights import WeightSolution, solve_weights
 
 FloatArray = NDArray[np.float64]

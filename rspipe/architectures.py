@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError, StudyError
-from rspipe.networks import cifar_resnet20, cifar_resnet110, digits_cnn, lenet
+from rspipe.networks import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
 from rspipe.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.spec import nearest
 
@@ -28,6 +28,7 @@ def resnet50(classes: int) -> nn.Module:
 
 ARCHITECTURES: dict[str, Builder] = {
     "digits_cnn": digits_cnn,
+    "digits_mlp": digits_mlp,
     "lenet": lenet,
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet110": cifar_resnet110,

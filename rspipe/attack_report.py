@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rspipe.ensemble_report import Part
+from rspipe.parts import Part
 from rspipe.records import BoundaryCheck
 from rspipe.summaries import Results
 from rspipe.tables import Cell, Table, number

@@ -1,7 +1,8 @@
 """Why ensembles help or hurt, from the moments of members' margins on the calibration images.
 
-A margin is that of the label over the strongest competitor of the uniform ensemble, on images that this ensemble gets
-right, divided by the member's mean margin over these images: members differ in scale, and only what is left matters.
+A margin is that of the label over the strongest competitor of all members together, on images that they get right
+(`rspipe.moments.runner_up_pairs`), divided by the member's mean margin over these images: members differ in scale, and
+only what is left matters.
 Over noise it has the variance v within a member and covariances within a method and across methods. Of k members of
 one method the average has variance c + (v - c) / k with c the covariance within the method.
 """
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rspipe.calibration import Calibration
+from rspipe.metrics import mean_interval
 from rspipe.moments import runner_up_pairs
 from rspipe.records import Interval
-from rspipe.weight_choice import Calibration
 from rspipe.weights_acr import clipped_ratio
 
 FloatArray = NDArray[np.float64]
@@ -44,7 +46,7 @@ class NoiseStructure:
     """Variances and covariances over noise of margins in units of their mean, with bootstrap intervals over images."""
 
     images: int
-    """Those that the uniform ensemble gets right."""
+    """Those that the members together get right."""
     models: dict[str, int]
     """Number of models by method."""
     variance: dict[str, Interval]
@@ -55,12 +57,6 @@ class NoiseStructure:
     """By method of two models or more: share of a model's variance that no number of its models averages away."""
     mixing: dict[tuple[str, str], Interval]
     """By (A, B): variance of the average of A and B less that of two models of A. Below 0, mixing lowers it."""
-
-
-def mean_interval(values: FloatArray) -> Interval:
-    """Return the mean of values [image] with a normal 95 % interval for the choice of images."""
-    half = 1.96 * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else float("inf")
-    return Interval(estimate=float(values.mean()), low=float(values.mean() - half), high=float(values.mean() + half))
 
 
 def bootstrap_counts(images: int) -> NDArray[np.int64]:
@@ -129,12 +125,18 @@ def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseSt
 
 
 def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
-    """Return the change of ACR, against the mean of its members, that Gaussian margins predict of an ensemble.
+    """Return the change of ACR, against the mean of its members, that the calibration images predict of an ensemble.
 
     In pixel units, with a normal 95 % interval over the calibration images.
     """
-    alone = np.mean([calibration.radii(one) for one in np.eye(len(weights))], axis=0)
-    return mean_interval(sigma * (calibration.radii(np.asarray(weights)) - alone))
+    members = calibration.radii(np.eye(len(weights))).mean(0)
+    return mean_interval(sigma * (calibration.radii(np.asarray(weights)) - members))
+
+
+def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
+    """Return what `predicted_change` does, as if margins were Gaussian."""
+    alone = np.mean([calibration.gaussian_radii(one) for one in np.eye(len(weights))], axis=0)
+    return mean_interval(sigma * (calibration.gaussian_radii(np.asarray(weights)) - alone))
 
 
 def variance_share(calibration: Calibration, weights: Sequence[float]) -> float:

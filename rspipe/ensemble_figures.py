@@ -1,6 +1,7 @@
 """Figures of ensembles: ACR against the number of members, and solved weights on the landscape of their objective."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
@@ -9,18 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from rspipe.calibration import Calibration
 from rspipe.diagnostics import MemberMargins
-from rspipe.ensemble_report import radii_by_size
+from rspipe.ensemble_sizes import curves_by_size
 from rspipe.ensembles import COMBINATIONS
 from rspipe.figures import MARKERS, STYLE, draw_legend, label_colours, new_panel
 from rspipe.membership import names_seeds
 from rspipe.records import EnsembleWeights
-from rspipe.summaries import Results, certified_ensembles, certified_models, credited_radius, display_name
-from rspipe.weight_choice import Calibration
+from rspipe.summaries import Results, display_name
 
 FloatArray = NDArray[np.float64]
 
-_MIXED = "several methods"
+_GREYS = ("#222222", "#7a7a7a", "#a8a8a8", "#4d4d4d")
 _STEPS = {2: 200, 3: 40}
 """Steps of the grid on the simplex, by number of members."""
 _MOST_LANDSCAPES = 4
@@ -29,27 +30,21 @@ _MOST_LANDSCAPES = 4
 def size_figure(results: Results, *, sigma: float) -> Figure | None:
     """Return the ACR of uniform ensembles against their number of members, of one method and of several.
 
-    Points are single models and ensembles, lines their means. None without an ensemble of probabilities.
+    Lines are means over the ensembles of a size. None without an ensemble of probabilities.
     """
-    labels = [*certified_models(results, sigma=sigma), None]
-    curves = {label or _MIXED: radii_by_size(results, sigma=sigma, label=label) for label in labels}
-    curves = {name: sizes for name, sizes in curves.items() if len(sizes) > 1 or (name == _MIXED and sizes)}
+    curves = curves_by_size(results, sigma=sigma)
     if not curves:
         return None
-    colours = label_colours([model.label for model in results.models]) | {_MIXED: ("#333333", "--")}
-    methods = {model.id: model.label for model in results.models}
+    colours = label_colours([model.label for model in results.models])
+    mixed = [name for name in curves if name not in colours]
+    colours |= {name: (_GREYS[index % len(_GREYS)], "--") for index, name in enumerate(mixed)}
     with mpl.rc_context(STYLE):
         figure, axes = new_panel(f"ACR against the number of members, σ = {sigma:g}", "members", "ACR")
-        for name, sizes in curves.items():
+        for index, (name, sizes) in enumerate(curves.items()):
             colour, line = colours[name]
             means = [float(radii.mean()) for radii in sizes.values()]
-            axes.plot(list(sizes), means, line, color=colour, marker="o", markersize=5, label=name)
-        for record, classifier in certified_ensembles(results, sigma=sigma):
-            inside = {methods.get(member, member) for member in record.members}
-            name = inside.pop() if len(inside) == 1 else _MIXED
-            if record.method == "uniform" and record.average == "probabilities" and name in curves:
-                acr = float(credited_radius(classifier).mean())
-                axes.plot(len(record.members), acr, ".", color=colours[name][0], alpha=0.5)
+            marker = MARKERS[index % len(MARKERS)]
+            axes.plot(list(sizes), means, line, color=colour, marker=marker, markersize=5, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         draw_legend(figure)
     return figure
@@ -63,31 +58,46 @@ def simplex_grid(k: int, steps: int) -> FloatArray:
     return np.concatenate([first, steps - first.sum(1, keepdims=True)], axis=1) / steps
 
 
-def landscape(calibration: Calibration, *, sigma: float) -> tuple[FloatArray, FloatArray]:
-    """Return weights [point, k] all over the simplex, and the ACR [point] of Gaussian margins there, in pixel units."""
+@dataclass(frozen=True)
+class Landscape:
+    """The ACR all over the simplex of weights, in pixel units, on the calibration images."""
+
+    weights: FloatArray
+    """[point, k]."""
+    counted: FloatArray
+    """[point], by the draws at which the ensemble is right (`Calibration.radii`)."""
+    gaussian: FloatArray
+    """[point], of Gaussian margins: what esbrs_acr maximizes."""
+
+
+def landscape(calibration: Calibration, *, sigma: float) -> Landscape:
+    """Return the ACR at every point of a grid on the simplex of two or three members' weights."""
     k = calibration.mean.shape[-1]
     grid = simplex_grid(k, _STEPS[k])
-    return grid, np.array([sigma * calibration.radii(weights).mean() for weights in grid])
+    gaussian = np.array([sigma * calibration.gaussian_radii(weights).mean() for weights in grid])
+    return Landscape(grid, sigma * calibration.radii(grid).mean(1), gaussian)
 
 
-def _draw_line(
-    axes: Axes, grid: FloatArray, acr: FloatArray, records: Sequence[EnsembleWeights], names: list[str]
-) -> None:
-    axes.plot(grid[:, 0], acr, color="#555555", linewidth=1.2)
+def _draw_line(axes: Axes, found: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
+    first = found.weights[:, 0]
+    middle = len(first) // 2
+    counted, gaussian = found.counted - found.counted[middle], found.gaussian - found.gaussian[middle]
+    axes.plot(first, gaussian, "--", color="#999999", linewidth=1.2, label="Gaussian margins")
+    axes.plot(first, counted, color="#222222", linewidth=1.2, label="counted")
     axes.set_xlabel(f"weight of {names[0]} (the rest: {names[1]})")
-    axes.set_ylabel("ACR of Gaussian margins")
+    axes.set_ylabel("ACR less that of uniform weights")
     for index, record in enumerate(records):
-        height = float(np.interp(record.weights[0], grid[:, 0], acr))
+        height = float(np.interp(record.weights[0], first, counted))
         axes.plot(record.weights[0], height, MARKERS[index % len(MARKERS)], markersize=7, label=record.method)
 
 
-def _draw_triangle(
-    axes: Axes, grid: FloatArray, acr: FloatArray, records: Sequence[EnsembleWeights], names: list[str]
-) -> None:
+def _draw_triangle(axes: Axes, found: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
-    x, y = (grid @ corners).T
-    shades = axes.tricontourf(x, y, acr, levels=12, cmap="cividis")
-    axes.figure.colorbar(shades, ax=axes, label="ACR of Gaussian margins", shrink=0.8)
+    x, y = (found.weights @ corners).T
+    shades = axes.tricontourf(x, y, found.counted, levels=12, cmap="cividis")
+    axes.figure.colorbar(shades, ax=axes, label="ACR, counted", shrink=0.8)
+    if np.ptp(found.gaussian) > 0:
+        axes.tricontour(x, y, found.gaussian, levels=8, colors="white", linewidths=0.6, linestyles="--")
     for index, record in enumerate(records):
         place = np.asarray(record.weights) @ corners
         axes.plot(*place, MARKERS[index % len(MARKERS)], markersize=8, markeredgecolor="white", label=record.method)
@@ -98,16 +108,20 @@ def _draw_triangle(
     axes.axis("off")
 
 
+def _largest(name: str, found: Landscape, acr: FloatArray) -> str:
+    best = ", ".join(f"{weight:.2f}" for weight in found.weights[acr.argmax()])
+    return f"{name} {acr.max():.4f} at {best}"
+
+
 def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> Figure:
-    grid, acr = landscape(margins.of(records[0].members), sigma=margins.sigma)
-    best = grid[acr.argmax()]
-    found = ", ".join(f"{weight:.2f}" for weight in best)
+    found = landscape(margins.of(records[0].members), sigma=margins.sigma)
     with mpl.rc_context(STYLE):
-        title = f"{records[0].label}, σ = {margins.sigma:g}"
-        figure, axes = new_panel(
-            f"{title}\n{margins.average}, largest of {len(grid)} points: {acr.max():.4f} at {found}", "", "", height=4.4
+        largest = "; ".join(
+            (_largest("counted", found, found.counted), _largest("Gaussian margins", found, found.gaussian))
         )
-        (_draw_line if len(names) == 2 else _draw_triangle)(axes, grid, acr, records, names)
+        title = f"{records[0].label}, σ = {margins.sigma:g}, {margins.average}"
+        figure, axes = new_panel(f"{title}\nlargest of {len(found.weights)} points: {largest}", "", "", height=4.4)
+        (_draw_line if len(names) == 2 else _draw_triangle)(axes, found, records, names)
         draw_legend(figure)
     return figure
 
@@ -115,7 +129,7 @@ def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights]
 def landscape_figures(results: Results, *, sigma: float) -> list[Figure]:
     """Return, for ensembles of two and three members with several weightings, their weights on the whole simplex.
 
-    The objective is the ACR of Gaussian margins on the calibration images, by brute force.
+    The ACR is that on the calibration images, by brute force: counted, and that of Gaussian margins.
     """
     display = {model.id: display_name(model) for model in results.models}
     figures = []

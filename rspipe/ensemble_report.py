@@ -1,33 +1,29 @@
 """What the report says of ensembles: the paper's table, why they help or hurt, and what more members would give."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rspipe.certificates import radius_cap
 from rspipe.diagnostics import (
-    HyperbolaFit,
     MemberMargins,
     NoiseStructure,
-    fit_hyperbola,
-    gaussian_limit,
+    gaussian_change,
     noise_structure,
     predicted_change,
     variance_share,
 )
+from rspipe.ensemble_sizes import limits_part, sizes_part
 from rspipe.ensembles import COMBINATIONS
 from rspipe.errors import SolverError
 from rspipe.membership import names_seeds
 from rspipe.metrics import average_certified_radius, mean_interval
+from rspipe.parts import Part, change_cell, difference_of_means, group, interval_cell
 from rspipe.records import EnsembleWeights, Interval
 from rspipe.summaries import (
     CertifiedClassifier,
     Results,
-    Side,
-    acr_difference,
     certified_ensembles,
     certified_models,
     display_name,
@@ -37,37 +33,6 @@ from rspipe.tables import TONES, Cell, Table, bracketed, number
 from rspipe.weight_choice import prunable
 
 FloatArray = NDArray[np.float64]
-
-NUMBERS = (2.0, 4.0, 8.0, math.inf)
-"""Numbers of models whose gain is predicted."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the section: a heading, a table, sentences, and how to read them."""
-
-    title: str
-    table: Table
-    sentences: tuple[str, ...] = ()
-    note: str = ""
-
-
-def _interval(interval: Interval | None, *, signed: bool = False) -> Cell:
-    return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed), interval.estimate)
-
-
-def _change(interval: Interval) -> Cell:
-    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])
-
-
-def _group(classifiers: Sequence[CertifiedClassifier]) -> Side:
-    return Side("", "", classifiers)
-
-
-def difference_of_means(first: Sequence[CertifiedClassifier], second: Sequence[CertifiedClassifier]) -> Interval | None:
-    """Return the paired difference of ACR of two groups, each averaged per image; None where they share no image."""
-    found = acr_difference(_group(first), _group(second))
-    return None if found is None else found[0]
 
 
 def _groups(results: Results, sigma: float) -> dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]]:
@@ -90,29 +55,29 @@ def combination_table(results: Results, *, sigma: float) -> Table:
     def row(
         of: str, kind: str, classifiers: Sequence[CertifiedClassifier], members: int, change: Interval | None
     ) -> dict[str, Cell]:
-        side = _group(classifiers)
+        side = group(classifiers)
         radii = side.credit(side.examples())
         seconds = float(np.mean([c.seconds / c.example.size for c in classifiers])) * members / running
         accuracy = float(np.mean([np.mean(c.correct) for c in classifiers]))
         return {
             "members": Cell(of),
             "combination": Cell(kind),
-            "ACR [95 %]": _interval(mean_interval(radii) if radii.size else None),
+            "ACR [95 %]": interval_cell(mean_interval(radii) if radii.size else None),
             "accuracy": Cell(number(accuracy), accuracy),
-            "less the average [95 %]": Cell("–") if change is None else _change(change),
+            "less the average [95 %]": change_cell(change),
             "certification of an image": Cell(f"{seconds:.2f} s", seconds),
         }
 
     def rows() -> Iterator[dict[str, Cell]]:
-        for group in _groups(results, sigma).values():
-            first = group[0][0]
-            uniform = [c for record, c in group if record.method == "uniform"]
-            if len(group) < 2 or not uniform or any(member not in certified for member in first.members):
+        for alike in _groups(results, sigma).values():
+            first = alike[0][0]
+            uniform = [c for record, c in alike if record.method == "uniform"]
+            if len(alike) < 2 or not uniform or any(member not in certified for member in first.members):
                 continue
             name = first.label if first.average == "probabilities" else f"{first.label} ({first.average})"
             single = [certified[member] for member in first.members]
             yield row(name, "single (mean of members)", single, 1, difference_of_means(single, uniform))
-            for record, classifier in group:
+            for record, classifier in alike:
                 change = None if record.method == "uniform" else difference_of_means([classifier], uniform)
                 kind = _KINDS.get(record.method, f"weights {record.method}")
                 yield row(name, kind, [classifier], len(record.members), change)
@@ -131,9 +96,9 @@ def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, C
             "margins of": Cell(average),
             "methods": Cell(name),
             "models": Cell(models),
-            "variance of one [95 %]": _interval(structure.variance[a] if a == b else None),
-            "covariance of two [95 %]": _interval(structure.covariance.get((a, b))),
-            "share that stays [95 %]": _interval(structure.floor.get(a) if a == b else None),
+            "variance of one [95 %]": interval_cell(structure.variance[a] if a == b else None),
+            "covariance of two [95 %]": interval_cell(structure.covariance.get((a, b))),
+            "share that stays [95 %]": interval_cell(structure.floor.get(a) if a == b else None),
             "mixed less two of the first [95 %]": _lower_is_better(mixing),
             "mixed less two of the second [95 %]": _lower_is_better(back),
         }
@@ -166,32 +131,41 @@ def _noise(results: Results, at: Sequence[MemberMargins]) -> Part | None:
     if not rows:
         return None
     return Part(
-        "Noise within and across methods",
+        "Noise within and across methods and architectures",
         Table.of(rows),
         tuple(sentences),
-        "On the calibration images that the uniform average of all members gets right: variance and covariance over "
-        "noise of the margin over the strongest competitor, in units of its mean, with bootstrap intervals over "
-        "images. The share that stays is covariance over variance: what no number of models of the method averages "
-        "away. A covariance within a method cannot exceed the variance; whether mixing helps is read from the last "
-        "columns, where less variance is better.",
+        "On the calibration images that all members together get right: variance and covariance over noise of the "
+        "margin over the strongest competitor, in units of its mean, with bootstrap intervals over images. The share "
+        "that stays is covariance over variance: what no number of models of the method averages away. A covariance "
+        "within a method cannot exceed the variance; whether mixing helps is read from the last columns, where less "
+        "variance is better.",
     )
 
 
-def _reason(predicted: Interval, share: float, shares: FloatArray) -> str:
+def _reason(predicted: Interval, gaussian: Interval, shares: FloatArray, *, counted: bool) -> str:
+    """Return why an ensemble lost, from predicted changes and its members' variances in units of their mean margins."""
+    noisy = "a member has far noisier margins than the best one, and the average inherits them"
     if shares.max() > 2 * shares.min():
-        return "a member has far noisier margins than the best one, and the average inherits them"
+        return noisy
+    if counted and predicted.estimate < 0 <= gaussian.estimate:
+        return (
+            "the calibration images predict it, though the variance of the margins falls: margins are not Gaussian, "
+            "and members with large ones can outvote those that are right more often"
+        )
     if predicted.estimate < 0:
-        return "the calibration images predict it"
-    return (
-        f"the calibration images do not predict it: there the variance falls to {share:.2f} of a member's, so either "
-        "their margins are not Gaussian or the test images are others"
-    )
+        return "the calibration images predict it: the variance of the margins does not fall enough"
+    if predicted.low <= 0:
+        return f"the calibration images predict no clear change ({bracketed(predicted, signed=True)})"
+    return f"the calibration images do not predict it ({bracketed(predicted, signed=True)}); the test images are others"
 
 
 def _changes(results: Results, at: Sequence[MemberMargins], *, sigma: float) -> Part | None:
     certified = {c.id: c for c in results.certified if c.sigma == sigma}
     by_average = {margins.average: margins for margins in at}
-    rows, sentences, agree = [], [], 0
+    rows: list[dict[str, Cell]] = []
+    sentences: list[str] = []
+    agree = {"predicted": 0, "gaussian": 0}
+    counted = all(margins.calibration.margins is not None for margins in at)
     for record, classifier in certified_ensembles(results, sigma=sigma):
         known = by_average.get(record.average)
         if names_seeds(record.label) or record.method in COMBINATIONS or known is None:
@@ -199,36 +173,49 @@ def _changes(results: Results, at: Sequence[MemberMargins], *, sigma: float) -> 
         if not {*record.members} <= {*known.members} & certified.keys():
             continue
         calibration = known.of(record.members)
-        predicted = predicted_change(calibration, record.weights, sigma=sigma)
-        share = variance_share(calibration, record.weights)
         measured = difference_of_means([classifier], [certified[member] for member in record.members])
         if measured is None:
             continue
-        agree += predicted.low <= measured.high and measured.low <= predicted.high
+        predicted = predicted_change(calibration, record.weights, sigma=sigma)
+        gaussian = gaussian_change(calibration, record.weights, sigma=sigma)
+        for name, one in (("predicted", predicted), ("gaussian", gaussian)):
+            agree[name] += one.low <= measured.high and measured.low <= one.high
+        share = variance_share(calibration, record.weights)
         rows.append(
             {
                 "ensemble": Cell(display_name(record)),
-                "predicted [95 %]": _interval(predicted, signed=True),
-                "measured [95 %]": _change(measured),
+                **({"predicted [95 %]": interval_cell(predicted, signed=True)} if counted else {}),
+                "measured [95 %]": change_cell(measured),
+                "as if Gaussian [95 %]": interval_cell(gaussian, signed=True),
                 "variance": Cell(number(share, digits=2), share),
             }
         )
         if measured.high < 0:
             alone = [variance_share(calibration, one.tolist()) for one in np.eye(len(record.members))]
-            reason = _reason(predicted, share, np.asarray(alone))
+            reason = _reason(predicted, gaussian, np.asarray(alone), counted=counted)
             sentences.append(f"{display_name(record)} has a lower ACR than its members on average: {reason}.")
     if not rows:
         return None
     if not sentences:
         sentences.append("No ensemble has a significantly lower ACR than its members on average.")
-    sentences.append(f"Prediction and measurement have overlapping intervals for {agree} of {len(rows)} ensembles.")
+    if counted:
+        sentences.append(
+            f"Prediction and measurement have overlapping intervals for {agree['predicted']} of {len(rows)} ensembles; "
+            f"for {agree['gaussian']} if margins are taken for Gaussian."
+        )
+    else:
+        sentences.append(
+            f"Gaussian margins and measurement have overlapping intervals for {agree['gaussian']} of {len(rows)} "
+            "ensembles."
+        )
     return Part(
         "Predicted and measured change of ACR",
         Table.of(rows),
         tuple(sentences),
-        "ACR less the mean ACR of the members. Predicted: from the calibration moments, as if margins were Gaussian. "
-        "Measured: on the test images. Variance: that of the ensemble's margin in units of its mean, over a member's, "
-        "on average.",
+        "ACR less the mean ACR of the members. Predicted: radii by the share of noise draws at which the ensemble is "
+        "right on the calibration images, which sees no more than so many draws show. Measured: on the test images. As "
+        "if Gaussian: from the moments of the margins alone, what esbrs_acr maximizes. Variance: that of the margin of "
+        "the ensemble in units of its mean, over a member's, on average.",
     )
 
 
@@ -254,74 +241,6 @@ def _pruning(results: Results, at: Sequence[MemberMargins]) -> list[str]:
         else:
             said.append(f"Of {margins.average}: no member is without weight in an ensemble of all; none need go.")
     return said
-
-
-def radii_by_size(results: Results, *, sigma: float, label: str | None) -> dict[int, FloatArray]:
-    """Return [image] credited radii by number of members, averaged over uniform ensembles of probabilities.
-
-    Args:
-        results: Of a study.
-        sigma: Noise level.
-        label: That of all members; None for ensembles of several labels.
-    """
-    labels = {model.id: model.label for model in results.models}
-    sizes: dict[int, list[CertifiedClassifier]] = {}
-    for record, classifier in certified_ensembles(results, sigma=sigma):
-        inside = {labels.get(member, member) for member in record.members}
-        wanted = len(inside) > 1 if label is None else inside == {label}
-        if record.method == "uniform" and record.average == "probabilities" and wanted:
-            sizes.setdefault(len(record.members), []).append(classifier)
-    if label is not None and (models := certified_models(results, sigma=sigma).get(label)):
-        sizes[1] = models
-    if not sizes:
-        return {}
-    shared = _group([one for group in sizes.values() for one in group]).examples()
-    return {size: _group(sizes[size]).credit(shared) for size in sorted(sizes)}
-
-
-def _fit_cells(fit: HyperbolaFit | None) -> dict[str, Cell]:
-    if fit is None:
-        return {"hyperbola's limit [95 %]": Cell("–"), "straight limit": Cell("–")}
-    return {
-        "hyperbola's limit [95 %]": _interval(fit.limit),
-        "straight limit": Cell(number(fit.straight), fit.straight),
-    }
-
-
-def _limits(results: Results, at: Sequence[MemberMargins], *, sigma: float) -> Part | None:
-    rows = []
-    for margins in at:
-        methods = _methods(results, margins)
-        if margins.average != "probabilities":
-            continue
-        for label in dict.fromkeys(methods):
-            members = [member for member, method in zip(margins.members, methods, strict=True) if method == label]
-            measured = radii_by_size(results, sigma=sigma, label=label)
-            if len(members) < 2 or 1 not in measured:
-                continue
-            single = float(measured[1].mean())
-            gains = gaussian_limit(margins.of(members), sigma=sigma, numbers=NUMBERS).gains
-            rows.append(
-                {
-                    "method": Cell(label),
-                    "models": Cell(f"{len(members)}", len(members)),
-                    "ACR of one": Cell(number(single), single),
-                    **{f"k = {k:g}".replace("inf", "∞"): _interval(gain, signed=True) for k, gain in gains.items()},
-                    **_fit_cells(fit_hyperbola(measured)),
-                }
-            )
-    if not rows:
-        return None
-    return Part(
-        "More and more models of one method",
-        Table.of(rows),
-        (),
-        "k: gain of ACR over one model that Gaussian margins of variance c + v / k predict, c being the covariance of "
-        "two models and v what is each model's own (analysis of variance), intervals over calibration images. The "
-        "limits are fitted to the measured mean ACR of the uniform ensembles of one, two, three and more models, where "
-        "there are three sizes: a − b / (k + kappa), with a bootstrap interval over test images, and the straight "
-        "a − b / k, which errs on the low side.",
-    )
 
 
 def _cap(results: Results, *, sigma: float) -> str | None:
@@ -350,7 +269,12 @@ def ensemble_parts(results: Results, *, sigma: float) -> list[Part]:
         "Accuracy: certified at radius 0. Certification of an image: the members' share of the time of the pass, which "
         "all classifiers of the noise level have in common; what combining costs beside the members is part of it.",
     )
-    rest = [_noise(results, at), _changes(results, at, sigma=sigma), _limits(results, at, sigma=sigma)]
+    rest = [
+        _noise(results, at),
+        _changes(results, at, sigma=sigma),
+        sizes_part(results, sigma=sigma),
+        limits_part(results, at, sigma=sigma),
+    ]
     said = [*_pruning(results, at), *filter(None, [_cap(results, sigma=sigma) if at else None])]
     parts = [combinations if table.rows else None, *rest]
     if said:

@@ -49,6 +49,7 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
+_LARGEST_KEPT = 6e4
 STRONGEST = 16
 """Competitors of an image whose margins are kept, where there are more: those of the smallest mean margins."""
 
@@ -86,6 +87,8 @@ class ImageMargins:
     """Their classes."""
     label_probability: NDArray[np.float32]
     """[draw, k], of the label."""
+    margins: NDArray[np.float16]
+    """[draw, competitor, k]: what shows at how many draws an ensemble is right."""
 
 
 def image_margins(
@@ -101,7 +104,7 @@ def image_margins(
     block_size: int = 1000,
     limit: BatchLimit | None = None,
 ) -> ImageMargins:
-    """Return the moments of all members' label margins at one image, and their probabilities of the label.
+    """Return all members' label margins at one image, their moments, and their probabilities of the label.
 
     Beyond `STRONGEST` competitors only the strongest are kept, as the first draws show them: a covariance for each of
     a thousand classes would be large, and those that never come close do not matter.
@@ -120,7 +123,7 @@ def image_margins(
     """
     total: Moments | None = None
     competitors: list[int] = []
-    of_label = []
+    of_label, kept = [], []
     with evaluating(*networks):
         for noisy, use in noisy_batches(
             x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
@@ -129,11 +132,13 @@ def image_margins(
             probabilities = [out.softmax(1) for out in logits]
             scores = probabilities if average == "probabilities" else logits
             competitors = competitors or strongest_competitors(scores, label)
-            block = Moments.of(label_margins(scores, label, competitors))
+            margins = label_margins(scores, label, competitors)
+            block = Moments.of(margins)
             total = block if total is None else total.merge(block)
+            kept.append(margins.clip(-_LARGEST_KEPT, _LARGEST_KEPT).astype(np.float16))
             of_label.append(torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy())
     assert total is not None
-    return ImageMargins(total, tuple(competitors), np.concatenate(of_label))
+    return ImageMargins(total, tuple(competitors), np.concatenate(of_label), np.concatenate(kept))
 
 
 @dataclass(frozen=True)
@@ -153,13 +158,14 @@ def all_pairs(mean: FloatArray, covariance: FloatArray) -> MarginPairs:
 
 
 def runner_up_pairs(mean: FloatArray, covariance: FloatArray) -> MarginPairs:
-    """Return each image's pair with the smallest mean margin of the uniform ensemble, where that margin is positive.
+    """Return each image's pair with the smallest mean margin of all members together, where that margin is positive.
 
-    These are the images that the uniform ensemble gets right on average, each with its strongest competitor.
+    These are the images that the members get right on average, each with its strongest competitor. Members count in
+    units of their own margins (root mean square), so that the scale of a member's logits does not decide.
     Arguments are those of `all_pairs`.
     """
-    uniform = mean.mean(-1)
-    runner_up = uniform.argmin(1)
-    right = uniform.min(1) > 0
-    images = np.flatnonzero(right)
+    unit = np.sqrt((mean**2).mean((0, 1)))
+    together = (mean / np.where(unit > 0, unit, 1.0)).mean(-1)
+    runner_up = together.argmin(1)
+    images = np.flatnonzero(together.min(1) > 0)
     return MarginPairs(mean[images, runner_up[images]], covariance[images, runner_up[images]])

@@ -19,6 +19,19 @@ def digits_cnn(classes: int) -> nn.Module:
     )
 
 
+def digits_mlp(classes: int) -> nn.Module:
+    """Return a fully connected network for 8x8 grey images (85 k multiply-adds): to mix with the convolutional one."""
+    return nn.Sequential(
+        Normalize((0.5,), (0.5,)),
+        nn.Flatten(),
+        nn.Linear(64, 256),
+        nn.ReLU(inplace=True),
+        nn.Linear(256, 256),
+        nn.ReLU(inplace=True),
+        nn.Linear(256, classes),
+    )
+
+
 def lenet(classes: int) -> nn.Module:
     """Return the LeNet of the MNIST experiments in the literature for 28x28 grey images, without normalization."""
     return nn.Sequential(

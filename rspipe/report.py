@@ -11,7 +11,7 @@ from rspipe.attack_report import attack_part
 from rspipe.certificates import radius_cap
 from rspipe.claims import compare_with_published, judge_claims
 from rspipe.ensemble_figures import ensemble_figures
-from rspipe.ensemble_report import Part, ensemble_parts
+from rspipe.ensemble_report import ensemble_parts
 from rspipe.figures import (
     certified_accuracy_figure,
     cost_figure,
@@ -23,6 +23,7 @@ from rspipe.figures import (
 )
 from rspipe.findings import answers, best, warnings
 from rspipe.membership import names_seeds
+from rspipe.parts import Part
 from rspipe.records import Difference, Summary
 from rspipe.search_figures import search_figures
 from rspipe.search_notes import search_note, search_notes

@@ -1,18 +1,18 @@
 """From what the calibration pass found to an ensemble's weights, by the weighting that a study names."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rspipe.calibration import Calibration
 from rspipe.ensembles import COMBINATIONS
 from rspipe.errors import SolverError
 from rspipe.metrics import standard_error
 from rspipe.moments import all_pairs, runner_up_pairs
 from rspipe.resolved import Weighting
 from rspipe.weights import WeightSolution, solve_weights
-from rspipe.weights_acr import gaussian_radii, solve_acr
+from rspipe.weights_acr import solve_acr
 from rspipe.weights_sween import solve_sween
 
 FloatArray = NDArray[np.float64]
@@ -21,38 +21,6 @@ FOLDS = 4
 _SAMPLES_PER_MEMBER = 10
 _FEWEST_IMAGES = 2 * FOLDS
 _CANDIDATES = ("esbrs_ratio", "esbrs_acr")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What is known of members' margins of the label, from noise on calibration images."""
-
-    mean: FloatArray
-    """[image, competitor, k]."""
-    covariance: FloatArray
-    """[image, competitor, k, k], over noise."""
-    draws: int
-    """Noise draws per image."""
-    cap: float
-    """Largest radius that certification can prove, in units of sigma."""
-    label_probability: FloatArray | None = None
-    """[image, draw, k] probabilities of the label, where they were kept."""
-
-    def of_members(self, members: Sequence[int]) -> "Calibration":
-        """Return what is known of some members, by position."""
-        kept = list(members)
-        probability = None if self.label_probability is None else self.label_probability[..., kept]
-        covariance = self.covariance[..., kept, :][..., kept]
-        return replace(self, mean=self.mean[..., kept], covariance=covariance, label_probability=probability)
-
-    def of_images(self, images: NDArray[np.bool_] | NDArray[np.int64]) -> "Calibration":
-        """Return what is known from some images."""
-        probability = None if self.label_probability is None else self.label_probability[images]
-        return replace(self, mean=self.mean[images], covariance=self.covariance[images], label_probability=probability)
-
-    def radii(self, weights: FloatArray) -> FloatArray:
-        """Return [image] radii in units of sigma that an ensemble would have if margins were Gaussian."""
-        return gaussian_radii(weights, self.mean, self.covariance, cap=self.cap)
 
 
 def _uniform(calibration: Calibration, reason: str) -> WeightSolution:
@@ -71,7 +39,7 @@ def _fit(weighting: str, calibration: Calibration) -> WeightSolution:
         return solve_sween(calibration.label_probability)
     pairs = (all_pairs if weighting == "esbrs_paper" else runner_up_pairs)(calibration.mean, calibration.covariance)
     if len(pairs.mean) == 0:
-        raise ValueError("the uniform ensemble gets no calibration image right")
+        raise ValueError("the members together get no calibration image right")
     if weighting == "uniform":
         return solve_weights(pairs.mean, pairs.covariance, method="uniform")
     if weighting == "esbrs_paper":
@@ -158,8 +126,9 @@ def choose_weights(weighting: Weighting, calibration: Calibration) -> WeightSolu
       the paper's of all competitors.
     * `esbrs_acr`: `rspipe.weights_acr.solve_acr`. `sween`: `rspipe.weights_sween.solve_sween`.
     * `auto`: of `esbrs_ratio`, `esbrs_acr` and both halfway to uniform the one with the largest radii on images that
-      it was not fitted to; uniform weights unless it gains more than two standard errors. The objective is the ACR in
-      units of sigma that Gaussian margins would have; the gap is that of the program chosen. The status says which.
+      it was not fitted to, by the draws at which the ensemble is right; uniform weights unless it gains more than two
+      standard errors. The objective is the mean of these radii (`Calibration.radii`); the gap is that of the program
+      chosen. The status says which.
     * `mme`, `consensus`: not an average; the weights say nothing.
 
     With fewer than ten samples (draws of images) per member the weights are drawn to uniform ones in proportion; the

@@ -145,10 +145,10 @@ def _ascend(start: FloatArray, mean: FloatArray, covariance: FloatArray, *, cap:
     return w, value
 
 
-def _starts(mean: FloatArray, covariance: FloatArray) -> list[FloatArray]:
-    """Return uniform weights and, where there are any, those of the pooled ratio."""
+def _starts(mean: FloatArray, covariance: FloatArray, unit: FloatArray) -> list[FloatArray]:
+    """Return weights uniform in the members' units, uniform weights and, where there are any, the pooled ratio's."""
     k = mean.shape[-1]
-    starts, pairs = [np.full(k, 1 / k)], runner_up_pairs(mean, covariance)
+    starts, pairs = [1 / unit / (1 / unit).sum(), np.full(k, 1 / k)], runner_up_pairs(mean, covariance)
     if len(pairs.mean):
         with suppress(ValueError, SolverError):
             starts.append(solve_weights(pairs.mean, pairs.covariance, method="esbrs_ratio").weights)
@@ -160,8 +160,8 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
 
     Sequential linear programs: each maximizes the objective with every ratio linearized (the minimum over competitors
     and the cap stay as they are) within a box, and is accepted only where the objective itself rises. Starts are
-    uniform weights and those of `esbrs_ratio`; the better end is returned. Scaling a member's margins does not change
-    what the best ensemble is.
+    uniform weights, as they are and in units of each member's deviation, and those of `esbrs_ratio`; the best end is
+    returned. Scaling a member's margins does not change what the best ensemble is.
 
     The gap is how much the linearized objective could still rise anywhere on the simplex, relatively: 0 at a
     stationary point. It bounds nothing beyond: the optimum is a local one.
@@ -172,7 +172,7 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
         cap: Largest radius that the samples of a certificate can prove, in units of sigma.
 
     Raises:
-        ValueError: Shapes or values are wrong, or neither start gets an image right.
+        ValueError: Shapes or values are wrong, or no start gets an image right.
         SolverError: A linear program has no solution.
     """
     mu, s = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
@@ -192,7 +192,7 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
     unit = member_units(s.reshape(-1, k, k).mean(0))
     scaled, correlation = mu / unit, s / np.outer(unit, unit)
     ends = []
-    for start in _starts(mu, s):
+    for start in _starts(mu, s, unit):
         scaled_start = start * unit / (start @ unit)
         if gaussian_radii(scaled_start, scaled, correlation, cap=cap).any():
             ends.append(_ascend(scaled_start, scaled, correlation, cap=cap))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from rspipe.calibration import Calibration
 from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 from rspipe.diagnostics import MemberMargins
 from rspipe.metrics import average_certified_radius
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results
-from rspipe.weight_choice import Calibration
 
 N, N0, ALPHA = 10_000, 100, 0.001
 SIGMAS = (0.25, 0.5)
@@ -119,10 +119,10 @@ def ensemble(label, sigma, members, *, method="uniform", weights=None, average="
     )
 
 
-def margins(sigma, *, images=40, correlations=(0.7, 0.4), weak=1.0):
+def margins(sigma, *, images=40, correlations=(0.7, 0.4), weak=1.0, draws=0):
     """Return margins of two advmacer models and a gaussian one, correlated within a method and across methods.
 
-    The gaussian model's mean margins are `weak` times the others'.
+    The gaussian model's mean margins are `weak` times the others'. Of that many draws the margins are kept.
     """
     rng = np.random.default_rng(round(100 * sigma))
     within, across = correlations
@@ -130,7 +130,10 @@ def margins(sigma, *, images=40, correlations=(0.7, 0.4), weak=1.0):
     mean = rng.normal(1.0, 0.4, (images, 1, 1)) + rng.exponential(0.3, (images, 3, 1)) + np.zeros(3)
     mean[..., 2] *= weak
     scatter = rng.uniform(0.2, 0.4, (images, 1, 1, 1)) * correlation
-    calibration = Calibration(mean, np.broadcast_to(scatter, (images, 3, 3, 3)).copy(), 200, 3.2)
+    covariance = np.broadcast_to(scatter, (images, 3, 3, 3)).copy()
+    noise = rng.normal(size=(images, draws, 3, 3)) @ np.linalg.cholesky(correlation).T
+    kept = mean[:, None] + np.sqrt(scatter[:, :, :1, 0, None] / correlation[0, 0]) * noise if draws else None
+    calibration = Calibration(mean, covariance, 200, 3.2, margins=kept)
     members = tuple(f"{name}-s{sigma:g}-seed{seed}" for name, seed in MEMBERS)
     return MemberMargins(sigma, "probabilities", members, calibration)
 

@@ -22,6 +22,7 @@ from rspipe.spec import DigitsData, TrainingSpec
 
 INPUTS = {
     "digits_cnn": (1, 8, 8),
+    "digits_mlp": (1, 8, 8),
     "lenet": (1, 28, 28),
     "cifar_resnet20": (3, 32, 32),
     "cifar_resnet110": (3, 32, 32),

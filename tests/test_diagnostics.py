@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rspipe.calibration import Calibration
 from rspipe.diagnostics import (
     fit_hyperbola,
     gaussian_limit,
-    mean_interval,
     noise_structure,
     predicted_change,
     variance_share,
 )
-from rspipe.weight_choice import Calibration
 
 FloatArray = NDArray[np.float64]
 CAP = 3.0
@@ -193,10 +192,3 @@ def test_the_limit_of_three_sizes_is_that_of_the_closed_form() -> None:
 def test_two_sizes_or_a_falling_acr_have_no_fit() -> None:
     assert fit_hyperbola({1: np.ones(3), 2: 2 * np.ones(3)}) is None
     assert fit_hyperbola({1: np.ones(3), 2: 0.9 * np.ones(3), 4: 0.8 * np.ones(3)}) is None
-
-
-def test_the_interval_of_a_mean_is_two_standard_errors() -> None:
-    interval = mean_interval(np.array([0.0, 1.0, 2.0]))
-    assert interval.estimate == 1
-    assert interval.high - interval.low == pytest.approx(2 * 1.96 / np.sqrt(3))
-    assert mean_interval(np.array([1.0])).high == np.inf

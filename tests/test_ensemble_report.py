@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from rspipe.ensemble_figures import ensemble_figures, landscape, landscape_figures, simplex_grid, size_figure
-from rspipe.ensemble_report import Part, combination_table, ensemble_parts, radii_by_size
+from rspipe.ensemble_report import combination_table, ensemble_parts
+from rspipe.ensemble_sizes import curves_by_size
+from rspipe.parts import Part
 from rspipe.report import render_report
 from rspipe.summaries import Results, compare, credited_radius, summarize
 from rspipe.tables import Table
@@ -104,20 +106,58 @@ def test_measured_changes_are_paired_differences_against_the_members() -> None:
     assert "No ensemble has a significantly lower ACR" in found.sentences[0]
 
 
+LOST = "gaussian-x1-+-advmacer-x1-uniform-probabilities-s0.25"
+
+
+def lost(results: Results) -> list[str]:
+    """What is said of changes, where an ensemble has small radii."""
+    certified = tuple(
+        replace(one, radius=np.where(one.radius > 0, 0.05, 0.0)) if one.id == LOST else one for one in results.certified
+    )
+    assert LOST in {one.id for one in certified}
+    return list(part(replace(results, certified=certified), "Predicted").sentences)
+
+
 @pytest.mark.parametrize(
     ("weak", "reason"),
-    [(1.0, "their margins are not Gaussian"), (0.3, "a member has far noisier margins than the best one")],
+    [(1.0, "the calibration images do not predict it (+0."), (0.3, "a member has far noisier margins than the best")],
 )
 def test_an_ensemble_that_lost_is_explained(weak: float, reason: str) -> None:
-    results = made(margins=(build.margins(0.25, weak=weak),))
-    lost = "gaussian-x1-+-advmacer-x1-uniform-probabilities-s0.25"
-    certified = tuple(
-        replace(one, radius=np.where(one.radius > 0, 0.05, 0.0)) if one.id == lost else one for one in results.certified
-    )
-    assert lost in {one.id for one in certified}
-    sentences = part(replace(results, certified=certified), "Predicted").sentences
+    sentences = lost(made(margins=(build.margins(0.25, weak=weak),)))
     assert "gaussian x1 + advmacer x1 (uniform) has a lower ACR than its members on average" in sentences[0]
     assert reason in sentences[0]
+
+
+def test_an_ensemble_that_lost_since_votes_do_not_follow_the_variance_is_explained() -> None:
+    """A member is always right, by .1 or .7; the other is wrong by .8 at a third of the draws, and outvotes it."""
+    known = build.margins(0.25, draws=60)
+    wrong = np.arange(60) % 3 == 0
+    margins = np.zeros((40, 60, 3, 3))
+    margins[..., 0] = margins[..., 1] = np.where(np.arange(60) % 2 == 0, 0.7, 0.1)[:, None]
+    margins[..., 2] = np.where(wrong, -0.8, 0.8)[:, None]
+    found = replace(known, calibration=replace(known.calibration, margins=margins))
+    sentences = lost(made(margins=(found,)))
+    assert "margins are not Gaussian, and members with large ones can outvote" in sentences[0]
+
+
+def test_predictions_are_counted_where_margins_were_kept() -> None:
+    counted = part(made(margins=(build.margins(0.25, draws=100),)), "Predicted")
+    assert counted.table.columns == (
+        "ensemble",
+        "predicted [95 %]",
+        "measured [95 %]",
+        "as if Gaussian [95 %]",
+        "variance",
+    )
+    assert "ensembles; for" in counted.sentences[-1]
+    found = build.margins(0.25, draws=100).of(made().ensembles[0].members)
+    change = 0.25 * (found.radii(np.array([0.5, 0.5])) - found.radii(np.eye(2)).mean(0))
+    assert column(counted.table, "predicted [95 %]")[0] == pytest.approx(change.mean())
+    before = part(made(margins=(build.margins(0.25),)), "Predicted")
+    assert "predicted [95 %]" not in before.table.columns
+    assert column(before.table, "as if Gaussian [95 %]") == pytest.approx(
+        column(counted.table, "as if Gaussian [95 %]")
+    )
 
 
 def test_a_useless_member_is_a_candidate_to_be_dropped() -> None:
@@ -141,13 +181,29 @@ def subset(results: Results, members: tuple[str, ...], label: str, skill: float)
 def test_radii_are_averaged_over_the_ensembles_of_a_size() -> None:
     results = subset(made(), ("advmacer-s0.25-seed0", "advmacer-s0.25-seed7"), "advmacer seeds 0,7", 0.8)
     models = (*results.models, build.trained_model("advmacer", 0.25, 7))
-    sizes = radii_by_size(replace(results, models=models), sigma=0.25, label="advmacer")
+    curves = curves_by_size(replace(results, models=models), sigma=0.25)
+    sizes = curves["advmacer"]
     certified = {c.id: credited_radius(c) for c in results.certified}
     assert list(sizes) == [1, 2]
     np.testing.assert_allclose(sizes[1], (certified["advmacer-s0.25-seed0"] + certified["advmacer-s0.25-seed1"]) / 2)
     pairs = [r.id for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform" and "gaussian" not in r.label]
     np.testing.assert_allclose(sizes[2], np.mean([certified[one] for one in pairs], axis=0))
-    assert list(radii_by_size(results, sigma=0.25, label=None)) == [2]
+    assert {name: list(found) for name, found in curves.items()} == {"advmacer": [1, 2], "gaussian + advmacer": [2]}
+
+
+def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> None:
+    results = made()
+    table = part(results, "ACR against the number").table
+    assert texts(table, "members of") == ["advmacer", "advmacer", "gaussian + advmacer"]
+    assert column(table, "k") == [1, 2, 2]
+    assert texts(table, "best method alone") == ["–", "–", "advmacer x2"]
+    certified = {c.id: credited_radius(c) for c in results.certified}
+    uniform = {r.label: certified[r.id] for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform"}
+    single = [np.mean([certified[f"{name}-s0.25-seed{seed}"] for seed in (0, 1)]) for name in ("advmacer", "gaussian")]
+    mixed, alone = uniform["gaussian x1 + advmacer x1"].mean(), uniform["advmacer x2"].mean()
+    assert column(table, "ACR [95 %]") == pytest.approx([single[0], alone, mixed])
+    assert column(table, "less one model [95 %]")[1:] == pytest.approx([alone - single[0], mixed - np.mean(single)])
+    assert column(table, "less that [95 %]")[2] == pytest.approx(mixed - alone)
 
 
 def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
@@ -171,10 +227,13 @@ def test_the_grid_is_the_whole_simplex() -> None:
     assert len(np.unique(grid, axis=0)) == 15
 
 
-def test_the_landscape_is_the_acr_of_gaussian_margins() -> None:
-    margins = build.margins(0.25)
-    grid, acr = landscape(margins.calibration, sigma=0.25)
-    assert acr[17] == pytest.approx(0.25 * margins.calibration.radii(grid[17]).mean())
+def test_the_landscape_is_the_acr_counted_and_of_gaussian_margins() -> None:
+    calibration = build.margins(0.25, draws=30).calibration
+    found = landscape(calibration, sigma=0.25)
+    point = found.weights[17]
+    assert found.counted[17] == pytest.approx(0.25 * calibration.radii(point).mean())
+    assert found.gaussian[17] == pytest.approx(0.25 * calibration.gaussian_radii(point).mean())
+    assert abs(found.counted - found.gaussian).max() > 0.01
 
 
 def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings() -> None:
@@ -186,7 +245,8 @@ def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings(
     figures = landscape_figures(results, sigma=0.25)
     titles = [figure.axes[0].get_title(loc="left").splitlines()[0] for figure in figures]
     assert titles == [
-        f"{label}, σ = 0.25" for label in ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
+        f"{label}, σ = 0.25, probabilities"
+        for label in ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
     ]
 
 
@@ -194,9 +254,9 @@ def test_the_acr_is_drawn_against_the_number_of_members() -> None:
     figure = size_figure(made(), sigma=0.25)
     assert figure is not None
     lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
-    sizes = radii_by_size(made(), sigma=0.25, label="advmacer")
+    sizes = curves_by_size(made(), sigma=0.25)["advmacer"]
     np.testing.assert_allclose(lines["advmacer"], [[k, radii.mean()] for k, radii in sizes.items()])
-    assert "several methods" in lines
+    assert "gaussian + advmacer" in lines
 
 
 def test_a_study_without_ensembles_has_no_such_section() -> None:

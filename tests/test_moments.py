@@ -123,6 +123,28 @@ def test_a_covariance_needs_two_samples() -> None:
         _ = Moments.of(whole_numbers(1, 2)).covariance
 
 
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -> None:
+    found = image_margins(networks(), X, 1, average=average, sigma=0.5, draws=300, seed=1, example=1, block_size=100)
+    assert found.margins.shape == (300, 2, 2)
+    kept = found.margins.astype(np.float64)
+    # Rounded to eleven bits, of margins below 8.
+    np.testing.assert_allclose(kept.mean(0), found.moments.mean, atol=8 * 2.0**-11)
+    np.testing.assert_allclose(np.cov(kept[:, 0].T), found.moments.covariance[0], rtol=0.01, atol=1e-3)
+    if average == "probabilities":
+        sums = found.label_probability * 3 - kept.sum(1)
+        # p_y - p_c over the others c: 2 p_y - (1 - p_y).
+        np.testing.assert_allclose(sums, 1, atol=3 * 2.0**-11)
+
+
+def test_margins_beyond_what_half_precision_holds_are_kept_finite() -> None:
+    (network,) = networks(1)
+    network.weight.data *= 1e6
+    margins = image_margins([network], X, 1, average="logits", sigma=0.5, draws=20, seed=1, example=1).margins
+    assert np.isfinite(margins).all()
+    assert abs(margins).max() > 5e4
+
+
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_margins_are_the_labels_score_minus_each_other_classs_in_order(label: int) -> None:
     scores = [torch.tensor([[1.0, 2.0, 4.0], [0.0, 8.0, 1.0]]), torch.tensor([[3.0, 0.0, 1.0], [5.0, 5.0, 2.0]])]
@@ -262,19 +284,30 @@ def test_all_pairs_are_every_image_with_every_competitor() -> None:
     assert pairs.covariance.tolist() == [covariance[i, c].tolist() for i in range(2) for c in range(3)]
 
 
-def test_the_runner_up_has_the_smallest_mean_margin_of_the_uniform_ensemble_among_images_it_gets_right() -> None:
+def test_the_runner_up_has_the_smallest_mean_margin_of_all_members_among_images_they_get_right() -> None:
     mean = np.array(
         [
-            [[3.0, 3.0], [0.5, 2.0], [2.0, 1.0]],  # uniform margins 3, 1.25, 1.5: competitor 1
-            [[5.0, 5.0], [1.0, -2.0], [4.0, 4.0]],  # -0.5: wrong on average
+            [[3.0, 3.0], [0.5, 2.0], [2.0, 1.0]],  # averages 3, 1.25, 1.5: competitor 1
+            [[5.0, 5.0], [-2.0, 1.0], [4.0, 4.0]],  # -0.5: wrong on average
             [[-1.0, 2.0], [9.0, 9.0], [9.0, 9.0]],  # 0.5: right, though the first member alone is not
-            [[1.0, -1.0], [2.0, 2.0], [2.0, 2.0]],  # 0: not right
+            [[2.0, -1.0], [-1.0, -1.0], [1.0, 0.5]],  # -1: not right
         ]
     )
     covariance = np.arange(4 * 3 * 4.0).reshape(4, 3, 2, 2)
     pairs = runner_up_pairs(mean, covariance)
+    # The root mean squares are 4.35 and 4.32: near enough to equal.
     assert pairs.mean.tolist() == [[0.5, 2.0], [-1.0, 2.0]]
     assert pairs.covariance.tolist() == [covariance[0, 1].tolist(), covariance[2, 0].tolist()]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_which_pairs_are_chosen_does_not_depend_on_the_scale_of_a_member(factor: float) -> None:
+    rng = np.random.default_rng(0)
+    mean, covariance = rng.normal(0.5, 1, (50, 4, 3)), rng.normal(size=(50, 4, 3, 3))
+    d = np.array([1.0, factor, 1.0])
+    pairs, scaled = runner_up_pairs(mean, covariance), runner_up_pairs(d * mean, np.outer(d, d) * covariance)
+    np.testing.assert_allclose(scaled.mean, d * pairs.mean, rtol=1e-12)
+    np.testing.assert_allclose(scaled.covariance, np.outer(d, d) * pairs.covariance, rtol=1e-12)
 
 
 def test_there_are_no_pairs_where_no_image_is_right() -> None:

@@ -18,7 +18,7 @@ PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper")
 # Models and ensembles (with their weightings) of each file.
 SIZES = {
     "digits": (16, 28),
-    "ensembles": (11, 56),
+    "ensembles": (13, 67),
     "mnist": (39, 45),
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),

@@ -7,9 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from rspipe import weights_sween
+from rspipe.calibration import Calibration
 from rspipe.errors import SolverError
 from rspipe.resolved import Weighting
-from rspipe.weight_choice import Calibration, choose_weights, cross_fitted, prunable
+from rspipe.weight_choice import choose_weights, cross_fitted, prunable
 from rspipe.weights import solve_weights
 from rspipe.weights_acr import solve_acr
 from rspipe.weights_sween import solve_sween
@@ -151,10 +152,10 @@ def test_every_weighting_of_a_study_gives_weights_on_the_simplex() -> None:
 def test_the_programs_are_those_of_their_modules() -> None:
     found = calibration(weak=0.8)
     found.mean[:5] *= -1
-    strongest = found.mean.mean(-1).argmin(1)
-    rows = np.arange(len(found.mean))
+    together = (found.mean / np.sqrt((found.mean**2).mean((0, 1)))).mean(-1)
+    strongest, rows = together.argmin(1), np.arange(len(found.mean))
     pairs = found.mean[rows, strongest], found.covariance[rows, strongest]
-    right = pairs[0].mean(1) > 0
+    right = together.min(1) > 0
     assert not right.all()
     expected = {
         "esbrs_ratio": solve_weights(pairs[0][right], pairs[1][right]),
@@ -231,14 +232,42 @@ def test_fewer_than_ten_samples_per_member_draw_the_weights_to_uniform(weighting
     assert "drawn to uniform as 18 samples are few for 3 members" in shrunk.status
 
 
-def test_members_and_images_are_selected_alike_in_all_moments() -> None:
-    found = calibration(k=4).of_members([2, 0]).of_images(np.array([5, 1]))
-    whole = calibration(k=4)
-    assert np.array_equal(found.mean, whole.mean[[5, 1]][..., [2, 0]])
-    assert np.array_equal(found.covariance[..., 0, 1], whole.covariance[[5, 1]][..., 2, 0])
-    assert found.label_probability is not None
-    assert whole.label_probability is not None
-    assert np.array_equal(found.label_probability, whole.label_probability[[5, 1]][..., [2, 0]])
+@pytest.mark.parametrize("weighting", ["esbrs_ratio", "esbrs_acr"])
+@pytest.mark.parametrize("factor", [0.05, 30.0])
+def test_a_member_with_other_logits_gets_the_weight_that_makes_up_for_it(weighting: Any, factor: float) -> None:
+    """From images to weights: neither which pairs count nor where an ascent starts depends on a member's scale."""
+    found = calibration(weak=0.7)
+    d = np.array([1.0, factor, 1.0])
+    scaled = Calibration(found.mean * d, found.covariance * np.outer(d, d), found.draws, CAP)
+    expected, solution = choose_weights(weighting, found), choose_weights(weighting, scaled)
+    back = solution.weights * d
+    np.testing.assert_allclose(back / back.sum(), expected.weights, atol=0.01)
+    assert solution.objective == pytest.approx(expected.objective, rel=1e-4)
+
+
+def test_auto_goes_by_what_is_counted_and_not_by_gaussian_margins() -> None:
+    """Two members of mean .8 and deviation .3 or .45 at each image; one is wrong at a tenth of the draws, in outliers.
+
+    Gaussian margins prefer the first, mean / sd 2.7 to 1.8. Counted, the second is never wrong.
+    """
+    rng, images, draws = np.random.default_rng(0), 40, 100
+    outlier = np.arange(draws) % 10 == 0
+    first = np.where(outlier, -0.1, 0.9) + rng.uniform(-0.01, 0.01, (images, draws))
+    second = rng.uniform(0.1, 1.5, (images, draws))
+    samples = np.stack([first, second], axis=-1)[:, :, None]
+    deviation = samples - samples.mean(1, keepdims=True)
+    covariance = np.einsum("idck,idcl->ickl", deviation, deviation) / (draws - 1)
+    moments = Calibration(samples.mean(1), covariance, draws, CAP)
+    counted = Calibration(samples.mean(1), covariance, draws, CAP, margins=samples)
+    gains = {
+        which: {one.name: one.gain for one in cross_fitted(found)}
+        for which, found in (("Gaussian", moments), ("counted", counted))
+    }
+    # Solved weights are 2 to 1 for the first, whose outliers the second outweighs at uniform weights.
+    assert gains["Gaussian"]["esbrs_ratio"] > 0.01
+    assert gains["counted"]["esbrs_ratio"] < -0.01
+    assert choose_weights("auto", moments).weights[0] > 0.6
+    assert choose_weights("auto", counted).weights.tolist() == [0.5, 0.5]
 
 
 def test_log_loss_weights_need_probabilities() -> None:

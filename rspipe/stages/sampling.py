@@ -95,7 +95,7 @@ class MomentPass:
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
     ) -> dict[str, Any]:
-        """Return mean [competitor, k], covariance [competitor, k, k] and label_probability [draw, k]."""
+        """Return the arrays of `rspipe.moments.ImageMargins`: mean and covariance for its moments."""
         found = image_margins(
             networks,
             image,
@@ -111,6 +111,7 @@ class MomentPass:
             "mean": found.moments.mean,
             "covariance": found.moments.covariance,
             "label_probability": found.label_probability,
+            "margins": found.margins,
         }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rspipe.calibration import Calibration
 from rspipe.certificates import radius_cap
 from rspipe.datasets import load_dataset
 from rspipe.diagnostics import MemberMargins
@@ -18,7 +19,7 @@ from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import MomentPass, Visit, Work, visit
 from rspipe.stages.store import Store
 from rspipe.study_config import StudyConfig
-from rspipe.weight_choice import Calibration, choose_weights
+from rspipe.weight_choice import choose_weights
 from rspipe.weights import WeightSolution
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> MemberMar
         cap=radius_cap(sigma=1.0, n=study.certify.n, alpha=study.certify.alpha),
         # Passes of earlier versions did not keep them.
         label_probability=arrays.get("label_probability"),
+        margins=arrays.get("margins"),
     )
     return MemberMargins(moments.sigma, moments.average, moments.members, calibration)
 

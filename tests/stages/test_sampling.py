@@ -228,11 +228,11 @@ def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
     assert combinations == ["average"] * 4 + ["mme"]
 
 
-def test_moments_of_a_pool_are_those_of_the_core(
-    one_actor: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
+def test_moments_of_a_pool_of_two_are_those_of_the_core(
+    cluster: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
-    records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    records = weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 2), on_progress=silent)
     assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
     (path,) = (store.run_dir / "moments").glob("*.npz")
     arrays = store.moments(path.stem)
@@ -250,6 +250,7 @@ def test_moments_of_a_pool_are_those_of_the_core(
         assert np.array_equal(arrays["mean"][position], found.moments.mean)
         assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
         assert np.array_equal(arrays["label_probability"][position], found.label_probability)
+        assert np.array_equal(arrays["margins"][position], found.margins)
     for record in records:
         assert sum(record.weights) == pytest.approx(1)
         assert min(record.weights) >= 0
