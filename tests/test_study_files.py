@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from rspipe.fitting import fit
+from rspipe.resolved import ModelSpec
 from rspipe.spec import DataSpec
+from rspipe.splits import Dataset, Split
 from rspipe.study import load_study
 from rspipe.study_config import StudyConfig
 
 FOLDER = Path(__file__).resolve().parent.parent / "pipelines" / "studies"
 STUDIES = {path.stem: load_study(path) for path in sorted(FOLDER.glob("*.toml"))}
-PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper")
+PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper", "cifar10_references", "imagenet_references")
 
 # Models and ensembles (with their weightings) of each file.
 SIZES = {
@@ -23,7 +27,9 @@ SIZES = {
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),
     "svhn_paper": (6, 0),
+    "cifar10_references": (21, 0),
     "imagenet_paper": (9, 0),
+    "imagenet_references": (6, 0),
     "mnist_short": (8, 13),
     "mnist_published": (2, 0),
 }
@@ -123,18 +129,67 @@ SCHEDULES: dict[str, dict[str, tuple[int, int, float, int, float]]] = {
     "imagenet_paper": {"": (90, 400, 0.1, 30, 1e-4), "macer": (120, 256, 0.1, 30, 1e-4)},
 }
 
+# By label: settings, and where it has one of its own, the schedule.
+CIFAR10_SCHEDULE, COHEN_SCHEDULE = (150, 256, 0.1, 50, 1e-4), (90, 400, 0.1, 30, 1e-4)
+REFERENCES: dict[str, dict[str, tuple[str, dict[float, Settings], tuple[int, int, float, int, float]]]] = {
+    "cifar10_references": {
+        "gaussian": ("gaussian", {0.25: {}, 0.5: {}, 1.0: {}}, COHEN_SCHEDULE),
+        "stability": (
+            "stability",
+            {0.25: setting(lbd=2), 0.5: setting(lbd=2), 1.0: setting(lbd=1)},
+            CIFAR10_SCHEDULE,
+        ),
+        "smoothadv_horvath": (
+            "smoothadv",
+            {0.25: attack(10, 8, EPS_255), 0.5: attack(2, 2, 2), 1.0: attack(10, 2, 2)},
+            CIFAR10_SCHEDULE,
+        ),
+        "smoothadv_catrs": (
+            "smoothadv",
+            {0.25: attack(10, 4, 1), 0.5: attack(10, 8, 1), 1.0: attack(10, 2, 2)},
+            CIFAR10_SCHEDULE,
+        ),
+        "smoothadv_consistency": (
+            "smoothadv_consistency",
+            METHODS["cifar10_small"]["smoothadv_consistency"],
+            CIFAR10_SCHEDULE,
+        ),
+        "macer_catrs": ("macer", cifar10_macer(defer=51), CIFAR10_SCHEDULE),
+        "smoothmix_other": (
+            "smoothmix",
+            {0.25: smoothmix(4, 2, 0.5, 1), 0.5: smoothmix(4, 2, 1, 0), 1.0: smoothmix(4, 2, 2, 0)},
+            CIFAR10_SCHEDULE,
+        ),
+    },
+    "imagenet_references": {
+        "gaussian": ("gaussian", {0.25: {}, 0.5: {}, 1.0: {}}, COHEN_SCHEDULE),
+        "consistency": (
+            "consistency",
+            {
+                0.25: setting(m=2, lbd=10, eta=0.5),
+                0.5: setting(m=2, lbd=5, eta=0.5),
+                1.0: setting(m=2, lbd=5, eta=0.1),
+            },
+            COHEN_SCHEDULE,
+        ),
+    },
+}
+
 ARCHITECTURES = {
     "mnist": "lenet",
     "cifar10_small": "cifar_resnet20",
     "cifar10_paper": "cifar_resnet110",
     "svhn_paper": "cifar_resnet110",
     "imagenet_paper": "resnet50",
+    "cifar10_references": "cifar_resnet110",
+    "imagenet_references": "resnet50",
 }
 
 
 def test_every_study_file_is_looked_at_here() -> None:
     assert set(STUDIES) == set(SIZES)
-    assert set(METHODS) == set(SCHEDULES) == set(ARCHITECTURES) == set(SIZES) - OWN
+    assert set(METHODS) == set(SCHEDULES)
+    assert {*METHODS, *REFERENCES} == set(ARCHITECTURES) == set(SIZES) - OWN
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -199,6 +254,26 @@ def test_every_method_has_the_schedule_of_its_paper(name: str) -> None:
         assert model.architecture == ARCHITECTURES[name]
 
 
+@pytest.mark.parametrize("name", REFERENCES)
+def test_other_settings_of_the_literature_are_there_by_label_at_every_noise_level(name: str) -> None:
+    found: dict[str, dict[float, Settings]] = {}
+    for model in STUDIES[name].model_specs:
+        method, _, schedule = REFERENCES[name][model.label]
+        found.setdefault(model.label, {})[model.train_sigma] = model.method.model_dump(exclude={"name"})
+        training = model.training
+        assert model.method.name == method
+        assert schedule == (
+            training.epochs,
+            training.batch_size,
+            training.lr,
+            training.lr_step,
+            training.weight_decay,
+        )
+        assert (training.momentum, training.lr_decay, training.grad_clip) == (0.9, 0.1, None)
+        assert model.architecture == ARCHITECTURES[name]
+    assert found == {label: settings for label, (_, settings, _) in REFERENCES[name].items()}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_hinge_that_waits_for_the_learning_rate_waits_for_its_first_drop(name: str) -> None:
     for model in STUDIES[name].model_specs:
@@ -251,6 +326,8 @@ DATA = {
     "cifar10_paper": ("cifar10", "crop_flip", "data"),
     "svhn_paper": ("svhn", "crop_flip", "data"),
     "imagenet_paper": ("imagenet", "resized_crop_flip", "data/imagenet"),
+    "cifar10_references": ("cifar10", "crop_flip", "data"),
+    "imagenet_references": ("imagenet", "resized_crop_flip", "data/imagenet"),
 }
 
 
@@ -283,3 +360,19 @@ def test_the_parquet_files_of_a_comment_are_data_of_the_same_kind(name: str) -> 
     assert (data.title, data.classes, data.augment) == (first.title, 10, first.augment)
     assert data.mode == ("L" if name == "mnist" else "RGB")
     assert Path(data.folder) == FOLDER.parent.parent / "data"
+
+
+def one_batch(model: ModelSpec) -> tuple[ModelSpec, Dataset]:
+    """Return a model of a small network with twice the least batch of its method, and random images for it."""
+    batch = 2 * model.training.batch_size // model.method.images_per_step(model.training.batch_size)
+    training = model.training.model_copy(update={"epochs": 1, "batch_size": batch})
+    images = torch.rand((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    split = Split(images, torch.tensor([0, 1]), torch.arange(2))
+    few = Dataset(model.data.name, 10, "none", split, split, split, split)
+    return model.model_copy(update={"training": training, "architecture": "digits_cnn"}), few
+
+
+@pytest.mark.parametrize("name", [*METHODS, *REFERENCES])
+def test_every_setting_of_the_papers_takes_a_step(name: str) -> None:
+    for model in {model.method.model_dump_json(): model for model in STUDIES[name].model_specs}.values():
+        assert fit(*one_batch(model)).status == "finished"
