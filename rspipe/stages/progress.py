@@ -12,7 +12,8 @@ from rspipe.errors import ClusterError, RspipeError, WorkersLostError
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
-_END_SECONDS = 5.0
+# Tune gives a trial ten seconds to end before it kills it.
+_END_SECONDS = 30.0
 # The last line of a traceback that one of our errors ended.
 _NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
 
@@ -39,10 +40,26 @@ class Board:
         self._next = 0
         self._detail = ""
         self._failure: RspipeError | None = None
+        self._workers: dict[int, Any] = {}
+        self._open = True
 
     def restart(self) -> None:
-        """Hand out everything again: the workers were replaced, and what is finished they skip."""
-        self._next = 0
+        """Hand out everything again, unless the work was given up: workers were replaced, and skip what is finished."""
+        if self._open:
+            self._next = 0
+
+    def join(self, rank: int, worker: Any) -> None:
+        """Note an actor that begins to work."""
+        self._workers[rank] = worker
+
+    def leave(self, rank: int) -> None:
+        """Note that an actor ends by itself."""
+        self._workers.pop(rank, None)
+
+    def close(self) -> list[Any]:
+        """Give up the work, and return the actors that are still at it."""
+        self._open, self._next = False, len(self._fraction)
+        return list(self._workers.values())
 
     def take(self) -> int | None:
         """Return the next piece of work, or None."""
@@ -59,7 +76,7 @@ class Board:
     def fail(self, error: RspipeError) -> None:
         """Note what nobody can do anything about but the user: trying again would not help."""
         self._failure = self._failure or error
-        self._next = len(self._fraction)
+        self.close()
 
     def read(self) -> tuple[float, str, RspipeError | None]:
         """Return how many pieces are done, fractions added, the latest detail, and the first failure."""
@@ -115,8 +132,27 @@ def pool() -> Iterator[Any]:
             ray.kill(member)
 
 
-def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit: str, on_progress: OnProgress) -> T:
+def watch(
+    function: Callable[[], T],
+    board: Any,
+    *,
+    stop: Callable[[], object],
+    stage: str,
+    work: int,
+    unit: str,
+    on_progress: OnProgress,
+) -> T:
     """Return the function's result, reporting what the board says while it runs.
+
+    Args:
+        function: Runs in a thread of its own.
+        board: What workers write to.
+        stop: Makes the function end, and give back what it holds of the cluster. Called when a worker has failed or
+            the user interrupts: otherwise the function would go on behind the next stage.
+        stage: Name for the progress.
+        work: Pieces of work on the board.
+        unit: What a piece is, in the plural.
+        on_progress: Gets the progress.
 
     Raises:
         RspipeError: What `root_cause` makes of a failure in the cluster.
@@ -144,13 +180,18 @@ def watch(function: Callable[[], T], board: Any, *, stage: str, work: int, unit:
             running = thread.is_alive()
             done, detail, failure = ray.get(board.read.remote())
             if failure is not None:
-                thread.join(_END_SECONDS)
                 raise failure
             on_progress(Progress(stage, done, work, unit, detail))
         if "error" in outcome:
             raise outcome["error"]
-    except (ray.exceptions.RayError, TrainingFailedError, TuneError) as error:
-        raise root_cause(error) from error
+    except BaseException as error:
+        if thread.is_alive():
+            stop()
+            # Who has just pressed Ctrl-C does not wait.
+            thread.join(_END_SECONDS if isinstance(error, Exception) else 0)
+        if isinstance(error, ray.exceptions.RayError | TrainingFailedError | TuneError):
+            raise root_cause(error) from error
+        raise
     result: T = outcome["result"]
     return result
 

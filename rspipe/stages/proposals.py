@@ -4,6 +4,7 @@ The searches of a study run side by side in one Tune experiment; each has a samp
 rebuilt from the trials in the store, so Tune's own snapshots are not needed.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.stopper import Stopper as ExperimentStopper
 
 from rspipe.algorithms import LEARNING, MAXIMIZED
 from rspipe.records import Trial
@@ -145,10 +147,15 @@ class Proposals(Searcher):  # type: ignore[misc]
         return {"work": work}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note how a trial does while it trains."""
+        """Note how a trial does while it trains, and keep its record when it has ended."""
         work = self._running.get(trial_id)
+        if work is None:
+            return
+        if result["ended"]:
+            self._keep(Trial.from_json(json.loads(result["record"])) if result["record"] else None)
+            return
         # A trial whose worker died tells everything again.
-        if work is None or result["ended"] or result["epoch"] in self._told[trial_id]:
+        if result["epoch"] in self._told[trial_id]:
             return
         self._told[trial_id].add(result["epoch"])
         self._sources[work.which].watched(trial_id, result["epoch"], result[WATCHED])
@@ -164,10 +171,15 @@ class Proposals(Searcher):  # type: ignore[misc]
         search = self._searches[work.which]
         trial = self._store.trial(search.id, work.index)
         if trial is None and result is not None and not error and not result["ended"]:
-            trial = stopped_trial(search, work.index, work.parameters, result)
-            self._store.save_trial(trial)
+            trial = self._keep(stopped_trial(search, work.index, work.parameters, result))
         self._sources[work.which].ended(trial_id, trial)
         self._on_end(work.piece, f"{search.id} trial {work.index}")
+
+    def _keep(self, trial: Trial | None) -> Trial | None:
+        """Store the record of a trial, once."""
+        if trial is not None and self._store.trial(trial.search, trial.index) is None:
+            self._store.save_trial(trial)
+        return trial
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune's snapshots are thrown away, and all there is to know is in the store."""
@@ -223,3 +235,25 @@ class Stopper(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         decision = str(asha.on_trial_result(tune_controller, trial, result))
         return decision if work.index else str(TrialScheduler.CONTINUE)
+
+
+class GivenUp(ExperimentStopper):  # type: ignore[misc]
+    """Tells Tune when to end an experiment, and every trial of it."""
+
+    _given_up = False
+
+    def give_up(self) -> None:
+        """End the experiment."""
+        self._given_up = True
+
+    def __call__(self, *_: object) -> bool:
+        """Return whether a trial is to be stopped by its result: that is the scheduler's matter."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the experiment is over."""
+        return self._given_up
+
+    def __deepcopy__(self, _: object) -> "GivenUp":
+        """Return this very one: a copy would not hear of the end."""
+        return self

@@ -37,11 +37,12 @@ def _run_trials(
 ) -> None:
     from ray import tune
 
-    from rspipe.stages.proposals import Proposals, Stopper
+    from rspipe.stages.proposals import GivenUp, Proposals, Stopper
 
     asked = cluster.resources
     board = make_board(count)
     workers = cluster.now().workers(count)
+    scratch, name = store.run_dir / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
         run_in_tune,
         searches=list(searches),
@@ -50,7 +51,9 @@ def _run_trials(
         decoders=cluster.decoders(workers),
         board=board,
     )
-    scratch, name = store.run_dir / ".ray", f"search-{uuid.uuid4().hex[:8]}"
+    # Tune finds the function of an experiment by its name whenever it starts a worker.
+    bound.__name__ = name
+    end = GivenUp()
 
     def on_end(piece: int, what: str) -> None:
         board.update.remote(piece, 1.0, what)
@@ -65,11 +68,17 @@ def _run_trials(
             max_concurrent_trials=workers,
         ),
         run_config=tune.RunConfig(
-            name=name, storage_path=str(scratch), verbose=0, failure_config=tune.FailureConfig(max_failures=2)
+            name=name,
+            storage_path=str(scratch),
+            verbose=0,
+            stop=end,
+            failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
     try:
-        grid = watch(tuner.fit, board, stage="search", work=count, unit="trials", on_progress=on_progress)
+        grid = watch(
+            tuner.fit, board, stop=end.give_up, stage="search", work=count, unit="trials", on_progress=on_progress
+        )
         for error in grid.errors:
             raise root_cause(error) from error
     finally:

@@ -4,6 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -105,13 +106,16 @@ def train_loop(config: dict[str, Any]) -> None:
     set_deterministic()
     keep_freed_memory()
     board, specs = config["board"], config["specs"]
-    if ray.train.get_context().get_world_rank() == 0:
+    rank = ray.train.get_context().get_world_rank()
+    if rank == 0:
         ray.get(board.restart.remote())
     barrier()
+    ray.get(board.join.remote(rank, ray.get_runtime_context().current_actor))
     means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
     try:
         _work_off(board, specs, Store(Path(config["run_dir"])), worker_device(config["gpus"]), means)
     except RspipeError as error:
+        ray.get(board.leave.remote(rank))
         ray.get(board.fail.remote(error))
 
 
@@ -202,7 +206,14 @@ def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on
             failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
         ),
     )
+
+    def stop() -> None:
+        # Whoever replaces them finds nothing to do.
+        with suppress(ray.exceptions.RayError):
+            for worker in ray.get(board.close.remote()):
+                ray.kill(worker)
+
     try:
-        watch(trainer.fit, board, stage="train", work=len(specs), unit="models", on_progress=on_progress)
+        watch(trainer.fit, board, stop=stop, stage="train", work=len(specs), unit="models", on_progress=on_progress)
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)

@@ -1,5 +1,6 @@
 """A trial where it runs: on a worker that Tune hands its hyper-parameters."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -52,14 +53,16 @@ def run_trial(
     on_epoch: OnEpoch | None = None,
     means: Means = ALONE,
 ) -> Trial:
-    """Train and judge one trial, and store it. Neither the test nor the calibration split is touched."""
+    """Return how a trial does, as it is stored or else trained and judged here.
+
+    Neither the test nor the calibration split is touched. Nothing is stored: of stopped trials the driver alone knows,
+    so it keeps the records of all.
+    """
     finished = store.trial(search.id, index)
     if finished is not None:
         return finished
     data = searched_data(search.data, worker_device(gpus))
-    trial = judged_trial(search, index, parameters, data, on_epoch=on_epoch, means=means)
-    store.save_trial(trial)
-    return trial
+    return judged_trial(search, index, parameters, data, on_epoch=on_epoch, means=means)
 
 
 @cache
@@ -97,5 +100,8 @@ def run_in_tune(
         trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch, means=means)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
+        # A trial that ends without a word would be tried again.
+        ray.tune.report({"ended": True, "record": ""})
         return
-    ray.tune.report({"ended": True, "objective": trial.objective, "status": trial.status})
+    # As text: Tune flattens dictionaries.
+    ray.tune.report({"ended": True, "record": json.dumps(trial.to_json())})

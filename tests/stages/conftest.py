@@ -1,5 +1,6 @@
 """Fixtures of the stages: a Ray head that wants a token, and one undisturbed run of the reduced study."""
 
+import gc
 import os
 import shutil
 import socket
@@ -44,6 +45,14 @@ def head() -> Iterator[Head]:
         kill_all(process)
         log.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile: what a stage takes of the cluster must not depend on that to be given back."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

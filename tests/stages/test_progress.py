@@ -33,6 +33,24 @@ def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
     assert board.read() == (0.0, "", first)
 
 
+def test_work_that_is_given_up_is_not_handed_out_again_and_those_at_it_are_known() -> None:
+    board = Board(3)
+    for rank in range(3):
+        board.join(rank, f"worker {rank}")
+        board.take()
+    board.leave(1)
+    assert board.close() == ["worker 0", "worker 2"]
+    board.restart()
+    assert board.take() is None
+
+
+def test_who_replaces_a_worker_takes_its_place() -> None:
+    board = Board(1)
+    board.join(0, "first")
+    board.join(0, "second")
+    assert board.close() == ["second"]
+
+
 def test_the_outermost_of_several_errors_of_ours_is_the_one_found() -> None:
     text = (
         "rspipe.errors.ModelError: NaN\n\nThe above exception was the cause\n\nrspipe.errors.ModelError: NaN (image 3)"

@@ -1,8 +1,6 @@
 """Passes over images on a real pool of actors give what the core gives in one process."""
 
 import errno
-import gc
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import torch
 
 from rspipe.datasets import load_dataset
@@ -25,14 +22,14 @@ from rspipe.stages.certify import certification_keys, certify_classifiers, class
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.sampling import CountPass, Visit, Work, load_network, visit
-from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, checksum
-from rspipe.stages.train import train_models, train_one
+from rspipe.stages.train import train_one
 from rspipe.stages.weigh import member_margins, weigh_ensembles
 from rspipe.study import load_study
 from rspipe.study_config import StudyConfig
 from rspipe.weight_choice import choose_weights
 from tests.stages.counted import expected_rows, rows
+from tests.stages.held import wait_for_cpus
 from tests.stages.processes import TINY
 
 IMAGES = 10
@@ -283,34 +280,16 @@ def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
     assert store.counts() is None
 
 
-def test_workers_that_do_not_see_the_run_directory_say_so(
+@pytest.mark.usefixtures("uncollected")
+def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_the_error_is_kept(
     one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     (store.run_dir / "study.json").unlink()
-    with pytest.raises(StoreError, match=r"is not visible on .*; choose one on storage that all nodes share"):
+    with pytest.raises(StoreError, match=r"is not visible on .*; choose one on storage that all nodes share") as kept:
         certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
-    with pytest.raises(StoreError, match="is not visible on"):
-        train_models(store, study.model_specs[2:3], cluster=one_actor, on_progress=silent)
-    with pytest.raises(StoreError, match="is not visible on"):
-        run_searches(store, study.search_specs, cluster=one_actor, on_progress=silent)
-
-
-def test_a_failed_pass_leaves_no_actor_behind_although_its_error_is_kept(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    (store.run_dir / "study.json").unlink()
-    gc.disable()
-    try:
-        with pytest.raises(StoreError) as kept:
-            certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
-        # The traceback holds on to all that Ray Data still refers to, the actors among it.
-        assert kept.tb is not None
-        deadline = time.monotonic() + 30
-        while ray.available_resources().get("CPU", 0) < 2:
-            assert time.monotonic() < deadline, "CPUs are still taken"
-            time.sleep(0.2)
-    finally:
-        gc.enable()
+    # The traceback holds on to all that Ray Data still refers to, the actors among it.
+    assert kept.tb is not None
+    wait_for_cpus(one_actor)
 
 
 def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_saves(

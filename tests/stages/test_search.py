@@ -1,14 +1,16 @@
 """Searches on Tune: what they propose, stop and record is what one process finds; what is done is never done again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import ray.tune
 
 from pipelines.bench_search import trials_here
 from rspipe.datasets import load_dataset
-from rspipe.errors import ModelError
+from rspipe.errors import ClusterError, ModelError
 from rspipe.records import Trial
 from rspipe.stages.progress import Progress
 from rspipe.stages.runtime import Cluster, Resources
@@ -74,6 +76,26 @@ def test_trials_that_are_added_are_those_that_one_process_finds_and_none_is_repe
     assert result is not None
     assert result.objective == max(trial.objective for trial in expected)
     assert store.search_result(search.id, trials=8) is None
+
+
+def test_no_two_searches_on_tune_share_a_name(alone: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    class NeverFits:
+        """Tune looks a function up by name whenever it starts a worker, and takes the last of that name."""
+
+        def __init__(self, function: Callable[..., None], **_: object) -> None:
+            names.append(function.__name__)
+
+        def fit(self) -> None:
+            raise ClusterError("nothing fits")
+
+    monkeypatch.setattr(ray.tune, "Tuner", NeverFits)
+    study = load_study(TINY)
+    for folder in ("a", "b"):
+        with pytest.raises(ClusterError, match="nothing fits"):
+            run(study, alone, tmp_path / folder)
+    assert len(set(names)) == 2
 
 
 def test_searches_for_several_objectives_run_side_by_side(cluster: Cluster, tmp_path: Path) -> None:

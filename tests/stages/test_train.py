@@ -17,6 +17,7 @@ from rspipe.datasets import load_dataset
 from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.fitting import Means, fit
 from rspipe.image_files import FileSplit, Step
+from rspipe.records import Trial
 from rspipe.resolved import ModelSpec, SearchSpec
 from rspipe.searching import judged_trial, trial_parameters
 from rspipe.spec import ImageFolderData
@@ -115,15 +116,17 @@ def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dat
 
 def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, tmp_path: Path) -> None:
     (search,) = study.search_specs
-    parameters = trial_parameters(search)[2]
-    first = run_trial(Store(tmp_path / "a"), search, 2, parameters, gpus=0.0)
-    again = run_trial(Store(tmp_path / "b"), search, 2, parameters, gpus=0.0)
+    parameters, store = trial_parameters(search)[2], Store(tmp_path)
+    first = run_trial(store, search, 2, parameters, gpus=0.0)
+    again = run_trial(store, search, 2, parameters, gpus=0.0)
     assert (first.parameters, first.objective, first.noisy_accuracy) == (
         again.parameters,
         again.objective,
         again.noisy_accuracy,
     )
-    assert run_trial(Store(tmp_path / "a"), search, 2, {}, gpus=0.0) == first
+    assert store.trials(search.id) == ()
+    store.save_trial(first)
+    assert run_trial(store, search, 2, {}, gpus=0.0) == first
 
 
 @pytest.fixture
@@ -194,8 +197,9 @@ def test_a_trial_in_tune_trains_on_images_that_the_cluster_decodes(
     assert asked == [2]
     alone = judged_trial(search, 0, first, load_dataset(pictures.data))
     assert alone.status == "finished"
-    assert replace(store.existing_trial(search.id, 0), seconds=alone.seconds) == alone
-    assert told == [{"ended": True, "objective": alone.objective, "status": "finished"}]
+    (ended,) = told
+    assert ended["ended"] is True
+    assert replace(Trial.from_json(json.loads(str(ended["record"]))), seconds=alone.seconds) == alone
 
 
 def test_an_unreadable_image_is_named_by_who_trains(pictures: ModelSpec, cluster: Cluster) -> None:

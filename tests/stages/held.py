@@ -1,0 +1,17 @@
+"""What a stage holds of the cluster."""
+
+import time
+
+import ray
+
+from rspipe.stages.runtime import Cluster
+
+_SECONDS = 120
+
+
+def wait_for_cpus(cluster: Cluster) -> None:
+    """Wait until every CPU of a cluster is free."""
+    deadline, every = time.monotonic() + _SECONDS, sum(node.cpus for node in cluster.nodes)
+    while (free := ray.available_resources().get("CPU", 0)) < every:
+        assert time.monotonic() < deadline, f"{every - free:g} CPUs are still taken"
+        time.sleep(0.2)
