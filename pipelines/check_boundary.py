@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from session import DIGITS, Terminal, print_table, resolve_run_dir, run
+from session import DIGITS, RunDir, Terminal, print_table, resolve_run_dir, run
 
 from rspipe.attack_report import attack_findings, attack_table
 from rspipe.boundary import AttackSettings
@@ -24,7 +24,7 @@ class Wanted:
 
     study: Path = DIGITS
     """The study file."""
-    run_dir: Path | None = None
+    run_dir: RunDir = None
     """Where its results are; runs/<study id> by default."""
     override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
     """The overrides of the study file that it was run with."""

@@ -5,7 +5,6 @@ the stored counts.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -13,6 +12,7 @@ from session import print_table, run
 
 from rspipe.comparison import agreed_terms, compare_runs, comparison_table
 from rspipe.errors import MismatchError
+from rspipe.stages.places import place
 from rspipe.stages.results import read_run
 
 
@@ -20,8 +20,8 @@ from rspipe.stages.results import read_run
 class Wanted:
     """What to compare."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories; the first is what the others are compared with, name by name."""
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories, folders or addresses; the first is what the others are compared with, name by name."""
     against: str | None = None
     """A label or an ensemble of the first run to compare everything with, e.g. gaussian; one run is enough then."""
     rederive: bool = False
@@ -36,7 +36,7 @@ def compare(wanted: Wanted) -> None:
     """Print paired differences between the runs' classifiers."""
     if len(wanted.runs) < (1 if wanted.against else 2):
         raise MismatchError("give two run directories or more, or one and --against")
-    runs = [read_run(path.expanduser().absolute()) for path in wanted.runs]
+    runs = [read_run(place(text)) for text in wanted.runs]
     try:
         terms = agreed_terms(runs, rederive=wanted.rederive, alpha=wanted.alpha, n=wanted.n)
     except ValueError as error:

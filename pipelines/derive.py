@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from session import DIGITS, print_table, resolve_run_dir, run
+from session import DIGITS, RunDir, print_table, resolve_run_dir, run
 
 from rspipe.derivation import CertificateKind
 from rspipe.errors import StudyError
@@ -21,7 +21,7 @@ class Wanted:
 
     study: Path = DIGITS
     """The study file."""
-    run_dir: Path | None = None
+    run_dir: RunDir = None
     """Where its results are; runs/<study id> by default."""
     override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
     """The overrides of the study file that it was run with."""

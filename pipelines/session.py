@@ -25,6 +25,7 @@ from rspipe.errors import DataError, RspipeError, StoreError
 from rspipe.records import EnsembleWeights, Summary
 from rspipe.resolved import EnsembleSpec
 from rspipe.stages.certify import certify_classifiers
+from rspipe.stages.places import Place, local_part, place
 from rspipe.stages.progress import Progress
 from rspipe.stages.results import finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.runtime import Cluster, Resources, connect, environment
@@ -47,6 +48,7 @@ _NAME_WIDTH = 32
 
 DIGITS = Path(__file__).parent / "studies" / "digits.toml"
 GivenOptions = TypeVar("GivenOptions")
+RunDir = Annotated[str | None, tyro.conf.arg(metavar="PATH|ADDRESS")]
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class Options:
 
     study: Path = DIGITS
     """The study file."""
-    run_dir: Path | None = None
-    """Where results go, and where the same study resumes; runs/<study id> by default (see RSPIPE_RUNS)."""
+    run_dir: RunDir = None
+    """Where results go, and where the same study resumes: a folder or an address such as s3://bucket/name;
+    runs/<study id> by default (see RSPIPE_RUNS)."""
     override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
     """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
     allow_code: bool = False
@@ -66,24 +69,21 @@ class Options:
     resources: Resources = field(default_factory=Resources)
 
 
-def resolve_run_dir(given: Path | None, study: StudyConfig) -> Path:
-    """Return the absolute run directory: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
+def resolve_run_dir(given: str | None, study: StudyConfig) -> Place:
+    """Return the run directory, absolute: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
 
     A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
 
     Raises:
-        StoreError: It would be deleted.
+        StoreError: It would be deleted, or is an address that cannot be used.
     """
-    root = os.environ.get("RSPIPE_RUNS")
-    chosen = given or (Path(root) / study.id if root else None)
     temporary = "working_dir_files" in Path.cwd().parts
-    if chosen is None:
-        chosen = (Path.home() / "rspipe-runs" if temporary else Path("runs")) / study.id
-    chosen = chosen.expanduser().absolute()
-    if "working_dir_files" in chosen.parts:
+    root = os.environ.get("RSPIPE_RUNS") or ("~/rspipe-runs" if temporary else "runs")
+    chosen = place(given) if given else place(root) / study.id
+    if isinstance(chosen, Path) and "working_dir_files" in chosen.parts:
         raise StoreError(
             f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
-            "give an absolute path that all nodes see with --run-dir"
+            "give an absolute path or an address that all nodes see with --run-dir"
         )
     return chosen
 
@@ -170,7 +170,7 @@ class Session:
         Raises:
             ClusterError: It cannot be joined, or is too small.
         """
-        options, log = self._options, self.store.run_dir / "ray.log"
+        options, log = self._options, local_part(self.store.run_dir) / "ray.log"
         cluster = self._exits.enter_context(connect(address=options.ray_address, resources=options.resources, log=log))
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
         signal.signal(signal.SIGTERM, _interrupt)

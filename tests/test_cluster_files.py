@@ -261,7 +261,7 @@ def test_the_jobs_entrypoint_is_a_command_line_of_the_pipeline(job: dict[str, An
     options = tyro.cli(Options, args=words)
     assert load_study(REPOSITORY / options.study).name == "digits"
     assert options.run_dir is not None
-    assert options.run_dir.is_absolute()
+    assert Path(options.run_dir).is_absolute()
     # Workers are none until the job asks for them.
     assert options.resources.wait_minutes > 0
     (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
@@ -281,7 +281,7 @@ def test_the_jobs_run_directory_is_in_the_volume_that_head_and_workers_share(
     for name in ("ray-head", "ray-worker"):
         spec = pods(manifests)[name]["spec"]
         (mount,) = spec["containers"][0]["volumeMounts"]
-        assert Path(mount["mountPath"]) in run_dir.parents
+        assert Path(mount["mountPath"]) in Path(run_dir).parents
         claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"]}
         claim = manifests["PersistentVolumeClaim", claims[mount["name"]]]
         assert claim["spec"]["accessModes"] == ["ReadWriteMany"]

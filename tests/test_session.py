@@ -42,16 +42,16 @@ def test_runs_go_to_the_current_folder_by_default(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RSPIPE_RUNS", raising=False)
     assert resolve_run_dir(None, study) == tmp_path / "runs" / study.id
-    assert resolve_run_dir(Path("mine"), study) == tmp_path / "mine"
+    assert resolve_run_dir("mine", study) == tmp_path / "mine"
     monkeypatch.setenv("RSPIPE_RUNS", str(tmp_path / "all"))
     assert resolve_run_dir(None, study) == tmp_path / "all" / study.id
-    assert resolve_run_dir(Path("mine"), study) == tmp_path / "mine"
+    assert resolve_run_dir("mine", study) == tmp_path / "mine"
 
 
 def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, job: Path) -> None:
     assert resolve_run_dir(None, study) == job / "rspipe-runs" / study.id
-    assert resolve_run_dir(Path("~/mine"), study) == job / "mine"
-    assert resolve_run_dir(job / "there", study) == job / "there"
+    assert resolve_run_dir("~/mine", study) == job / "mine"
+    assert resolve_run_dir(str(job / "there"), study) == job / "there"
 
 
 def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
@@ -59,9 +59,9 @@ def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
 ) -> None:
     del job
     with pytest.raises(StoreError, match=r"runs/mine would lie in this job's working directory, which Ray deletes"):
-        resolve_run_dir(Path("runs/mine"), study)
+        resolve_run_dir("runs/mine", study)
     with pytest.raises(StoreError, match="which Ray deletes"):
-        resolve_run_dir(Path.cwd() / "runs", study)
+        resolve_run_dir(str(Path.cwd() / "runs"), study)
     monkeypatch.setenv("RSPIPE_RUNS", "runs")
     with pytest.raises(StoreError, match="give an absolute path"):
         resolve_run_dir(None, study)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,20 @@ from typing import Any
 import torch
 
 from rspipe.errors import StoreError
+from rspipe.stages.places import ObjectPath, Place, opened
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing.
+def write_atomically(path: Place, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then put it in place: readers see all or nothing.
+
+    In a folder the temporary file lies beside `path` and is renamed.
 
     Raises:
         StoreError: The file could not be written, e.g. because the disk is full.
     """
+    if isinstance(path, ObjectPath):
+        _upload(path, write)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,17 +40,28 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         ) from error
 
 
-def write_json(path: Path, content: Any) -> None:
+def _upload(path: ObjectPath, write: Callable[[Path], None]) -> None:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            content = temporary.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: could not be prepared in {tempfile.gettempdir()}: {error}; free space") from error
+    path.write_bytes(content)
+
+
+def write_json(path: Place, content: Any) -> None:
     """Write JSON-like content atomically."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a text file atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Place, content: bytes) -> None:
     """Write bytes atomically."""
 
     def write(temporary: Path) -> None:
@@ -52,37 +70,48 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, write)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """Return the content of a JSON file.
 
     Raises:
         StoreError: It is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError) as error:
         raise damaged(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> StoreError:
+def found_json(path: Place) -> Any | None:
+    """Return the content of a JSON file, or None where there is none; errors are those of `read_json`."""
+    try:
+        return read_json(path)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def damaged(path: Place, error: Exception) -> StoreError:
     """Return what to tell of a file that cannot be read."""
     # What torch says beyond its first line would have users execute what is in the file.
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
     return StoreError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
 
 
-def save_torch(path: Path, content: Any) -> None:
+def save_torch(path: Place, content: Any) -> None:
     """Write tensors and plain values atomically."""
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
-def load_torch(path: Path) -> Any:
+def load_torch(path: Place) -> Any:
     """Return what `save_torch` wrote, executing nothing from the file.
 
     Raises:
         StoreError: It is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with opened(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise damaged(path, error) from error

@@ -1,7 +1,6 @@
 """What a run directory holds, read back as records, and the reports made from it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from rspipe.comparison import CertifiedRun, Contender
 from rspipe.derivation import CertificateKind, ClassifierCounts, derive
@@ -13,6 +12,7 @@ from rspipe.report import render_report, report_figures
 from rspipe.resolved import EnsembleSpec, ModelSpec
 from rspipe.stages.certify import certification_keys
 from rspipe.stages.files import read_json, write_bytes, write_text
+from rspipe.stages.places import Place
 from rspipe.stages.store import Store
 from rspipe.stages.weigh import member_margins
 from rspipe.study_config import StudyConfig
@@ -98,7 +98,7 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCount
     return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
 
 
-def read_run(run_dir: Path) -> CertifiedRun:
+def read_run(run_dir: Place) -> CertifiedRun:
     """Return what a run directory says to a comparison: its study is the one it was made with.
 
     Raises:
@@ -123,7 +123,7 @@ def read_run(run_dir: Path) -> CertifiedRun:
 
 def write_derived(
     store: Store, study: StudyConfig, *, kind: CertificateKind, alpha: float | None, n: int | None
-) -> tuple[Table, Path]:
+) -> tuple[Table, Place]:
     """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
 
     The files are certification logs in Cohen's six columns, one per classifier, radii rounded down.
@@ -143,7 +143,7 @@ def write_derived(
     return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
-def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Path]]:
+def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Place]]:
     """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
 
     Returns what they hold, and their paths by name.

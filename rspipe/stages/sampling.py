@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from rspipe.moments import image_margins
 from rspipe.normalization import normalization, set_normalization
 from rspipe.spec import CertifySpec, Precision, WeighSpec
 from rspipe.splits import Split
+from rspipe.stages.places import place
 from rspipe.stages.progress import pool, root_cause
 from rspipe.stages.runtime import Cluster, Resources, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
@@ -177,7 +177,7 @@ class Sampler:
             ray.actor.exit_actor()
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()
-        self._store, self._passes, self._classes = Store(Path(run_dir)), passes, classes
+        self._store, self._passes, self._classes = Store(place(run_dir)), passes, classes
         self._device = worker_device(resources.gpus_per_worker)
         self._networks: dict[tuple[str, Precision], nn.Module] = {}
         self._limits = [BatchLimit() for _ in passes]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rspipe.errors import ModelError
 from rspipe.records import SearchResult
 from rspipe.resolved import SearchSpec
+from rspipe.stages.places import local_part
 from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
 from rspipe.stages.runtime import Cluster
 from rspipe.stages.store import Store
@@ -42,7 +43,7 @@ def _run_trials(
     asked = cluster.resources
     board = make_board(count)
     workers = cluster.now().workers(count)
-    scratch, name = store.run_dir / ".ray", f"search-{uuid.uuid4().hex[:8]}"
+    scratch, name = local_part(store.run_dir) / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
         run_in_tune,
         searches=list(searches),

@@ -36,8 +36,18 @@ from rspipe.derivation import ClassifierCounts
 from rspipe.errors import StoreError
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.spec import RuleSpec, content_id
-from rspipe.stages.files import damaged, load_torch, read_json, save_torch, write_atomically, write_json, write_text
+from rspipe.stages.files import (
+    damaged,
+    found_json,
+    load_torch,
+    read_json,
+    save_torch,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from rspipe.stages.locks import alone
+from rspipe.stages.places import Place, fetched, opened, set_aside
 from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, certified_classifier
 
@@ -68,8 +78,8 @@ def checksum(parameters: dict[str, torch.Tensor]) -> str:
 class Store:
     """A run directory. Cheap to make from its path, so workers get the path and make their own."""
 
-    def __init__(self, run_dir: Path) -> None:
-        if not run_dir.is_absolute():
+    def __init__(self, run_dir: Place) -> None:
+        if isinstance(run_dir, Path) and not run_dir.is_absolute():
             raise ValueError(f"run_dir must be absolute, got {run_dir}")
         self.run_dir = run_dir
 
@@ -111,7 +121,7 @@ class Store:
 
     # --- models ---------------------------------------------------------------------------------------------------
 
-    def model_dir(self, model: str) -> Path:
+    def model_dir(self, model: str) -> Place:
         """Return the directory of a model."""
         return self.run_dir / "models" / model
 
@@ -211,7 +221,7 @@ class Store:
         if not path.is_file():
             return None
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with opened(path) as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise damaged(path, error) from error
@@ -256,12 +266,12 @@ class Store:
             StoreError: A part cannot be read for another reason.
         """
         tables, wanted = [], None if columns is None else list(columns)
-        for path in sorted((self.run_dir / "certificates").glob("part-*.parquet")):
+        for path, source in fetched(sorted((self.run_dir / "certificates").glob("part-*.parquet"), key=str)):
             try:
-                tables.append(pq.read_table(path, columns=wanted, partitioning=None))
+                tables.append(pq.read_table(source, columns=wanted, partitioning=None))
             except pa.ArrowInvalid as error:
                 _log.warning("warning: %s is damaged (%s) and set aside; its images are certified again", path, error)
-                path.rename(path.with_suffix(".damaged"))
+                set_aside(path)
             except OSError as error:
                 raise StoreError(f"{path}: could not be read: {error}; mend that and run again") from error
         return pa.concat_tables(tables) if tables else None
@@ -316,7 +326,7 @@ class Store:
 
     def boundary_checks(self) -> tuple[BoundaryCheck, ...]:
         """Return the records of all attacks on certified classifiers."""
-        paths = sorted((self.run_dir / "boundary").glob("*.json"))
+        paths: list[Place] = sorted((self.run_dir / "boundary").glob("*.json"), key=str)
         return tuple(record for path in paths if (record := self._record(BoundaryCheck, path)) is not None)
 
     def save_boundary_check(self, record: BoundaryCheck) -> None:
@@ -326,11 +336,12 @@ class Store:
     # --- common ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _record(kind: type[R], path: Path) -> R | None:
-        if not path.is_file():
+    def _record(kind: type[R], path: Place) -> R | None:
+        content = found_json(path)
+        if content is None:
             return None
         try:
-            return kind.from_json(read_json(path))
+            return kind.from_json(content)
         except TypeError as error:
             raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
 
@@ -395,11 +406,11 @@ def _first_difference(old: Any, new: Any, place: str = "") -> str:
 
 
 @contextmanager
-def open_store(run_dir: Path, study: StudyConfig, *, source: str, environment: dict[str, str]) -> Iterator[Store]:
+def open_store(run_dir: Place, study: StudyConfig, *, source: str, environment: dict[str, str]) -> Iterator[Store]:
     """Open a run directory for a study, alone: made when new, gone on with when it is the same study's.
 
     Args:
-        run_dir: Absolute path.
+        run_dir: Absolute path, or a place in an object store.
         study: What runs in it.
         source: Text of the study file, kept beside the results.
         environment: What the numbers were made with; kept of the first run.
@@ -428,7 +439,7 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
     write_json(run_dir / _STUDY, content)
 
 
-def _check_owner(run_dir: Path, study: StudyConfig) -> None:
+def _check_owner(run_dir: Place, study: StudyConfig) -> None:
     known = read_json(run_dir / _STUDY)
     if known.get("id") != study.id:
         identity = study.identity
@@ -440,7 +451,7 @@ def _check_owner(run_dir: Path, study: StudyConfig) -> None:
         )
 
 
-def _note_changes(run_dir: Path, before: dict[str, str], now: dict[str, str]) -> None:
+def _note_changes(run_dir: Place, before: dict[str, str], now: dict[str, str]) -> None:
     """Keep an environment that differs from the first, and warn: numbers of both go into one study."""
     changed = {name: now[name] for name in now if name not in ("started", "cores") and before.get(name) != now[name]}
     if not changed:

@@ -21,6 +21,7 @@ from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel,
 from rspipe.sensitivity import best_so_far
 from rspipe.spec import content_id
 from rspipe.stages.files import read_json
+from rspipe.stages.places import Place, local_copy, local_part
 from rspipe.stages.store import Store
 from rspipe.study_config import StudyConfig
 from rspipe.summaries import CertifiedClassifier, Results, display_name
@@ -45,9 +46,9 @@ _ENVIRONMENT = {
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
-def tracking_uri(run_dir: Path) -> str:
-    """Return where MLflow keeps runs: MLFLOW_TRACKING_URI, or mlflow.db beside the run directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
+def tracking_uri(run_dir: Place) -> str:
+    """Return where MLflow keeps runs: MLFLOW_TRACKING_URI, or mlflow.db beside the run directory's local part."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_part(run_dir).parent / 'mlflow.db'}"
 
 
 def without_secrets(text: str, uri: str) -> str:
@@ -86,7 +87,7 @@ class _Run:
     tags: dict[str, str]
     parameters: dict[str, str]
     points: tuple[_Point, ...] = ()
-    files: tuple[Path, ...] = field(default=())
+    files: tuple[Place, ...] = field(default=())
     parent: str = ""
     """Key of the run that it is nested in, published before; the study's own by default."""
 
@@ -250,7 +251,7 @@ class Tracker:
         self._connected: Any = None
 
     def publish(
-        self, results: Results, summaries: Sequence[Summary] = (), files: Mapping[str, Path] | None = None
+        self, results: Results, summaries: Sequence[Summary] = (), files: Mapping[str, Place] | None = None
     ) -> None:
         """Bring MLflow up to date with what a study has produced.
 
@@ -270,7 +271,7 @@ class Tracker:
                 self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
             for name, path in (files or {}).items():
                 folder = str(Path(name).parent)
-                self._client.log_artifact(parent, str(path), None if folder == "." else folder)
+                self._log_file(parent, path, None if folder == "." else folder)
         except Exception as error:  # noqa: BLE001 whatever MLflow throws: the results are on disk
             self._warn(error)
 
@@ -316,12 +317,16 @@ class Tracker:
             self._connected = MlflowClient(tracking_uri=self._uri)
         return self._connected
 
+    def _log_file(self, run: str, path: Place, folder: str | None = None) -> None:
+        with local_copy(path) as copy:
+            self._client.log_artifact(run, str(copy), folder)
+
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        folder = self._store.run_dir.parent / "mlartifacts"
+        folder = local_part(self._store.run_dir).parent / "mlartifacts"
         # A server has a place of its own for artifacts.
         location = None if self._uri.startswith("http") else folder.as_uri()
         return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
@@ -352,7 +357,7 @@ class Tracker:
         for name, value in flattened(shown).items():
             self._client.log_param(parent, name, value)
         for name in ("study.toml", "study.json", "environment.json"):
-            self._client.log_artifact(parent, str(self._store.run_dir / name))
+            self._log_file(parent, self._store.run_dir / name)
         self._client.set_tag(parent, "mlflow.note.content", study.title)
         self._client.set_tag(parent, "rspipe.logged", described)
         return parent
@@ -385,7 +390,7 @@ class Tracker:
             metrics = [Metric(p.name, p.value, began + round(1000 * p.seconds), p.step) for p in points]
             client.log_batch(id_, metrics=metrics)
         for path in run.files:
-            client.log_artifact(id_, str(path))
+            self._log_file(id_, path)
         client.set_terminated(id_, run.status)
         if "rspipe.superseded" in old.data.tags:
             client.delete_tag(id_, "rspipe.superseded")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from rspipe.records import TrainedModel
 from rspipe.resolved import ModelSpec
 from rspipe.spec import DataSpec
 from rspipe.splits import Dataset
+from rspipe.stages.places import local_part, place
 from rspipe.stages.progress import OnProgress, Progress, make_board, watch
 from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store, checksum
@@ -113,7 +113,7 @@ def train_loop(config: dict[str, Any]) -> None:
     ray.get(board.join.remote(rank, ray.get_runtime_context().current_actor))
     means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
     try:
-        _work_off(board, specs, Store(Path(config["run_dir"])), worker_device(config["gpus"]), means)
+        _work_off(board, specs, Store(place(config["run_dir"])), worker_device(config["gpus"]), means)
     except RspipeError as error:
         ray.get(board.leave.remote(rank))
         ray.get(board.fail.remote(error))
@@ -178,7 +178,7 @@ def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on
     asked = cluster.resources
     workers = cluster.trainers(len(specs))
     board = make_board(len(specs))
-    scratch, name = store.run_dir / ".ray", f"train-{uuid.uuid4().hex[:8]}"
+    scratch, name = local_part(store.run_dir) / ".ray", f"train-{uuid.uuid4().hex[:8]}"
     trainer = DataParallelTrainer(
         train_loop,
         train_loop_config={

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from rspipe.searching import WATCHED, OnEpoch, judged_trial
 from rspipe.space import Parameters
 from rspipe.spec import DataSpec
 from rspipe.splits import Dataset
+from rspipe.stages.places import place
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
 from rspipe.stages.streaming import streamed
@@ -82,7 +82,7 @@ def run_in_tune(
     set_deterministic()
     keep_freed_memory()
     work: Work = config["work"]
-    search, store = searches[work.which], Store(Path(run_dir))
+    search, store = searches[work.which], Store(place(run_dir))
 
     def on_epoch(state: State) -> None:
         board.update.remote(

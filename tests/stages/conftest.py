@@ -1,6 +1,7 @@
-"""Fixtures of the stages: a Ray head that wants a token, and one undisturbed run of the reduced study."""
+"""Fixtures of the stages: a Ray head that wants a token, one undisturbed run of the reduced study, an object store."""
 
 import gc
+import logging
 import os
 import shutil
 import socket
@@ -8,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from rspipe.stages.places import ObjectPath
 from tests.stages.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
 
 
@@ -64,3 +68,34 @@ def reference(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     done = submit(head, *words, cwd=elsewhere)
     assert done.returncode == 0, done.stdout
     return run_dir, done.stdout
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """Start moto's S3 server on 127.0.0.1; return its address."""
+    moto = pytest.importorskip("moto.server", reason="needs moto, which is in the dev extra", exc_type=ImportError)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectPath:
+    """Return a new bucket, with what it takes to reach it in the environment, and an empty home directory."""
+    reached = {
+        "AWS_ENDPOINT_URL": object_store,
+        "AWS_ACCESS_KEY_ID": "an-id",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HOME": str(tmp_path / "home"),
+    }
+    for name, value in reached.items():
+        monkeypatch.setenv(name, value)
+    made = ObjectPath("s3", f"bucket-{uuid.uuid4().hex}")
+    urllib.request.urlopen(urllib.request.Request(f"{object_store}/{made.path}", method="PUT"), timeout=30).close()
+    return made
