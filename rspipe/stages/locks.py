@@ -93,37 +93,38 @@ def _wait_for_silence(run_dir: ObjectPath, own: ObjectPath, content: bytes) -> N
     """Return when no other process is left in a run directory.
 
     Raises:
-        StoreError: One lives: it wrote its object again while this one looked.
+        StoreError: One lives: it runs on this machine, or wrote its object again while this process looked.
     """
     seen: dict[str, datetime] = {}
-    while True:
-        # All times are the store's: clocks need not agree.
-        times = (run_dir / "lock").times()
-        now = times.pop(own.name)
-        waiting = False
-        for name, written in times.items():
-            other, silent = run_dir / "lock" / name, (now - written).total_seconds()
-            owner = found_json(other) or {}
+    while others := _others(run_dir, own):
+        for name, (written, silent, owner) in others.items():
             who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-            alive = _is_alive(owner)
-            if alive is False or (alive is None and silent >= SILENT_SECONDS):
-                other.unlink(missing_ok=True)
-                continue
-            if alive or seen.get(name, written) != written:
+            if _is_alive(owner) or seen.get(name, written) != written:
                 raise StoreError(f"run directory {run_dir} is in use by {who}; wait for it or end it")
             if name not in seen:
+                left = SILENT_SECONDS - silent
                 _log.warning(
-                    "warning: %s was held by %s %d s ago; going on if that stays silent for %d s more",
-                    run_dir,
-                    who,
-                    silent,
-                    SILENT_SECONDS - silent,
+                    "warning: %s was held by %s; going on unless that is heard of within %.0f s", run_dir, who, left
                 )
-            seen[name], waiting = written, True
-        if not waiting:
-            return
+            seen[name] = written
         time.sleep(LOOK_SECONDS)
         own.write_bytes(content)
+
+
+def _others(run_dir: ObjectPath, own: ObjectPath) -> dict[str, tuple[datetime, float, dict[str, Any]]]:
+    """Return when others wrote their objects, seconds ago, and who they are; delete the objects of the dead."""
+    # All times are the store's: clocks need not agree.
+    times = (run_dir / "lock").times()
+    now, found = times.pop(own.name), {}
+    for name, written in times.items():
+        other, silent = run_dir / "lock" / name, (now - written).total_seconds()
+        owner = found_json(other) or {}
+        alive = _is_alive(owner)
+        if alive is False or (alive is None and silent >= SILENT_SECONDS):
+            other.unlink(missing_ok=True)
+        else:
+            found[name] = (written, silent, owner)
+    return found
 
 
 def _renew(own: ObjectPath, content: bytes, ended: threading.Event) -> None:

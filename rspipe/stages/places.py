@@ -71,12 +71,15 @@ class ObjectPath:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            reason = reason[max(reason.find("AWS Error "), 0) :].partition(" (Request ID")[0].rstrip(".")
-            raise StoreError(
-                f"{self}: {reason[:_LONGEST]} (on {platform.node()}); check the bucket, the network, and credentials "
-                "in the environment of every node, then resume"
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> StoreError:
+        reason = " ".join(str(error).split())
+        reason = reason[max(reason.find("AWS Error "), 0) :].partition(" (Request ID")[0].rstrip(".")
+        return StoreError(
+            f"{self}: {reason[:_LONGEST]} (on {platform.node()}); check the bucket, the network, and credentials "
+            "in the environment of every node, then resume"
+        )
 
     def is_file(self) -> bool:
         """Return whether there is something under this name."""
@@ -90,8 +93,12 @@ class ObjectPath:
 
     def write_bytes(self, content: bytes) -> None:
         """Write the content: readers see all or nothing."""
-        with self._connected() as connected, connected.open_output_stream(self.path) as stream:
-            stream.write(content)
+        try:
+            with self._connected() as connected, connected.open_output_stream(self.path) as stream:
+                stream.write(content)
+        except FileNotFoundError as error:
+            # Google's way to say that there is no such bucket.
+            raise self._refused(error) from error
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Delete what is under this name."""
