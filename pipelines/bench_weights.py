@@ -50,18 +50,19 @@ def realistic_calibration(k: int, *, images: int, competitors: int, seed: int) -
     scale, skill = rng.uniform(0.7, 1.3, k), rng.normal(1, 0.05, k)
     hardness = rng.normal(0.8, 0.6, images)
     gap = np.concatenate([np.zeros(1), rng.exponential(0.3, competitors - 1)])
-    means, covariances = [], []
+    means, covariances, margins = [], [], []
     for hard in hardness:
         common = np.sqrt(_ACROSS) * rng.normal(size=(_DRAWS, competitors, 1))
         method = np.sqrt(_WITHIN - _ACROSS) * rng.normal(size=(_DRAWS, competitors, 2))
         own = np.sqrt(1 - _WITHIN) * rng.normal(size=(_DRAWS, competitors, k))
         noise = common + method[..., np.arange(k) % 2] + own
         centre = (hard + gap)[:, None] * skill + 0.1 * rng.normal(size=(competitors, k))
-        moments = Moments.of(scale * (centre + 0.5 * noise))
+        margins.append((scale * (centre + 0.5 * noise)).astype(np.float16))
+        moments = Moments.of(margins[-1])
         means.append(moments.mean)
         covariances.append(moments.covariance)
     label_probability = 1 / (1 + np.exp(-3 * (hardness[:, None, None] + 0.5 * rng.normal(size=(images, _DRAWS, k)))))
-    return Calibration(np.stack(means), np.stack(covariances), _DRAWS, _CAP, label_probability)
+    return Calibration(np.stack(means), np.stack(covariances), _DRAWS, _CAP, label_probability, np.stack(margins))
 
 
 def measured(solve: Callable[[], WeightSolution], *, repeats: int) -> Timing:
@@ -85,7 +86,8 @@ def moment_table(*, members: tuple[int, ...], competitors: int, draws: int) -> l
             processor_seconds(partial(Moments.of, samples)),
             processor_seconds(partial(moments.merge, moments)),
         )
-        size = moments.mean.nbytes + moments.scatter.nbytes + 4 * draws * k
+        # Moments, margins in half precision, probabilities of the label in single.
+        size = moments.mean.nbytes + moments.scatter.nbytes + 2 * samples.size + 4 * draws * k
         lines.append(f"{k:4} {1e3 * found:17.2f} ms {1e3 * merging:15.2f} ms {size / 1e6:12.3f} MB")
     return lines
 
