@@ -108,19 +108,21 @@ def _draw_triangle(axes: Axes, found: Landscape, records: Sequence[EnsembleWeigh
     axes.axis("off")
 
 
-def _largest(name: str, found: Landscape, acr: FloatArray) -> str:
-    best = ", ".join(f"{weight:.2f}" for weight in found.weights[acr.argmax()])
-    return f"{name} {acr.max():.4f} at {best}"
+def _largest(name: str, weights: FloatArray, acr: FloatArray) -> str:
+    best = ", ".join(f"{weight:.2f}" for weight in weights[acr.argmax()])
+    return f"{name}: at most {acr.max():.4f}, at {best}"
 
 
 def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> Figure:
     found = landscape(margins.of(records[0].members), sigma=margins.sigma)
     with mpl.rc_context(STYLE):
-        largest = "; ".join(
-            (_largest("counted", found, found.counted), _largest("Gaussian margins", found, found.gaussian))
+        lines = (
+            records[0].label,
+            f"σ = {margins.sigma:g}, {margins.average}",
+            _largest("counted", found.weights, found.counted),
+            _largest("Gaussian", found.weights, found.gaussian),
         )
-        title = f"{records[0].label}, σ = {margins.sigma:g}, {margins.average}"
-        figure, axes = new_panel(f"{title}\nlargest of {len(found.weights)} points: {largest}", "", "", height=4.4)
+        figure, axes = new_panel("\n".join(lines), "", "", height=4.8)
         (_draw_line if len(names) == 2 else _draw_triangle)(axes, found, records, names)
         draw_legend(figure)
     return figure

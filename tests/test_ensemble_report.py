@@ -243,11 +243,9 @@ def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings(
         record = build.ensemble("advmacer x2 + gaussian x1", 0.25, three, method=method)
         results = replace(results, ensembles=(*results.ensembles, record))
     figures = landscape_figures(results, sigma=0.25)
-    titles = [figure.axes[0].get_title(loc="left").splitlines()[0] for figure in figures]
-    assert titles == [
-        f"{label}, σ = 0.25, probabilities"
-        for label in ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
-    ]
+    titles = [figure.axes[0].get_title(loc="left").splitlines()[:2] for figure in figures]
+    labels = ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
+    assert titles == [[label, "σ = 0.25, probabilities"] for label in labels]
 
 
 def test_the_acr_is_drawn_against_the_number_of_members() -> None:
