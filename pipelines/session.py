@@ -24,6 +24,7 @@ from rspipe.datasets import load_dataset
 from rspipe.errors import DataError, RspipeError, StoreError
 from rspipe.records import EnsembleWeights, Summary
 from rspipe.resolved import EnsembleSpec
+from rspipe.search_notes import search_warnings
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.places import Place, local_part, place
 from rspipe.stages.progress import Progress
@@ -194,7 +195,10 @@ class Session:
 
     def search(self) -> None:
         """Search hyper-parameters; the winners join the study's models."""
-        run_searches(self.store, self.study.search_specs, cluster=self.cluster, on_progress=self.terminal.show)
+        specs = self.study.search_specs
+        for found in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
+            for line in search_warnings(found.id, self.store.trials(found.id)):
+                self._warn(line)
         self._publish()
 
     def train(self) -> None:

@@ -135,6 +135,7 @@ def judged_trial(
     parameters: Parameters,
     data: Dataset,
     *,
+    state: State | None = None,
     on_epoch: OnEpoch | None = None,
     means: Means = ALONE,
 ) -> Trial:
@@ -145,6 +146,7 @@ def judged_trial(
         index: Position in the search.
         parameters: Of the trial; those that do not fit together make it invalid.
         data: Its train and validation splits are used, and no other.
+        state: Where training goes on, as last passed to `on_epoch`; from the start when None.
         on_epoch: Called after each epoch, as by `fit`.
         means: By what the training runs, as for `fit`.
     """
@@ -163,7 +165,7 @@ def judged_trial(
             seconds=0.0,
             passes=0,
         )
-    result = fit(spec, data, on_epoch=on_epoch, means=means)
+    result = fit(spec, data, state=state, on_epoch=on_epoch, means=means)
     credit = np.zeros(len(data.validation))
     if result.status == "finished":
         credit = validation_credit(result.network, data.validation, search)

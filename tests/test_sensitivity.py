@@ -11,12 +11,13 @@ from rspipe.methods import AdvMacer
 from rspipe.records import SearchResult, Trial
 from rspipe.resolved import SearchSpec
 from rspipe.search_figures import cost_figure, front_figure, importance_figure, response_figure, stopping_figure
-from rspipe.search_notes import search_note, search_notes
+from rspipe.search_notes import search_note, search_notes, search_warnings
 from rspipe.sensitivity import LEAST_TRIALS, best_so_far, front, importance, responses, sensitivity
 from rspipe.space import Choice, Parameters, Range
 from rspipe.spec import TrainingSpec
 from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, compare
+from tests.results_builder import search as trials_of_which_one_diverged
 from tests.search_builder import search_spec
 
 SPACE = {
@@ -228,3 +229,17 @@ def test_figures_without_data_are_left_out() -> None:
     assert front_figure(search(), drawn(3), title="t") is None
     assert front_figure(search(objectives=("acr", "passes")), [], title="t") is None
     assert stopping_figure(search(), drawn(3), title="t") is None
+
+
+def test_a_warning_counts_the_trials_that_were_lost_and_names_the_first() -> None:
+    found, trials = trials_of_which_one_diverged(0.5)
+    (line,) = search_warnings(found.id, trials)
+    assert line == f"{found.id}: 1 of 3 trials diverged, the first of them trial 1 (lbd = 15, m = 1): loss is nan"
+    again = [replace(trials[0], status="collapsed", message="knows one class"), replace(trials[1], index=7)]
+    lost = [*trials, *again]
+    diverged, collapsed = search_warnings(found.id, lost)
+    assert diverged.startswith(f"{found.id}: 2 of 5 trials diverged, the first of them trial 1 ")
+    assert (
+        collapsed == f"{found.id}: 1 of 5 trials collapsed, the first of them trial 0 (lbd = 4, m = 2): knows one class"
+    )
+    assert list(search_warnings(found.id, [trials[0]])) == []

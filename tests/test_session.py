@@ -1,14 +1,18 @@
 """Where results go."""
 
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import tyro
 
-from pipelines.session import Options, resolve_run_dir
+from pipelines import session
+from pipelines.session import Options, Session, Terminal, resolve_run_dir
 from rspipe.errors import StoreError
 from rspipe.study import load_study
 from rspipe.study_config import StudyConfig
+from tests.results_builder import search
 
 
 @pytest.fixture
@@ -65,3 +69,16 @@ def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
     monkeypatch.setenv("RSPIPE_RUNS", "runs")
     with pytest.raises(StoreError, match="give an absolute path"):
         resolve_run_dir(None, study)
+
+
+def test_trials_that_diverge_are_told_on_the_terminal(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, trials = search(0.5)
+    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (found,))
+    monkeypatch.setattr(Session, "cluster", None)
+    monkeypatch.setattr(Session, "_publish", lambda _: None)
+    store = MagicMock()
+    store.trials.return_value = trials
+    Session(study, store, Options(), Terminal(), ExitStack()).search()
+    assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out

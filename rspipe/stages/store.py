@@ -4,7 +4,7 @@
     study.json          its validated content and id
     environment.json    commit, packages, machine
     models/<id>/        model.json, weights.pt; checkpoint.pt while training
-    search/<id>/        trial-<k>.json, result.json
+    search/<id>/        trial-<k>.json, result.json; checkpoint-<hyper-parameters>.pt while a trial trains
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
     certificates/       one Parquet part per finished block of images
@@ -35,6 +35,7 @@ from pydantic import TypeAdapter
 from rspipe.derivation import ClassifierCounts
 from rspipe.errors import StoreError
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.space import Parameters
 from rspipe.spec import RuleSpec, content_id
 from rspipe.stages.files import (
     damaged,
@@ -149,12 +150,7 @@ class Store:
 
     def checkpoint(self, model: str) -> Any | None:
         """Return the state that an interrupted training goes on from, or None; a damaged one counts as none."""
-        path = self.model_dir(model) / "checkpoint.pt"
-        try:
-            return load_torch(path) if path.is_file() else None
-        except StoreError:
-            path.unlink(missing_ok=True)
-            return None
+        return _state(self.model_dir(model) / "checkpoint.pt")
 
     def save_checkpoint(self, model: str, state: Any) -> None:
         """Store the state of a training."""
@@ -203,6 +199,19 @@ class Store:
     def save_trial(self, trial: Trial) -> None:
         """Store a finished trial."""
         write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
+        self._trial_checkpoint(trial.search, trial.parameters).unlink(missing_ok=True)
+
+    def _trial_checkpoint(self, search: str, parameters: Parameters) -> Place:
+        # Not by position: a search that learns may propose something else in its place when it goes on.
+        return self.run_dir / "search" / search / f"checkpoint-{content_id(parameters)}.pt"
+
+    def trial_checkpoint(self, search: str, parameters: Parameters) -> Any | None:
+        """Return the state that an interrupted trial goes on from, or None; a damaged one counts as none."""
+        return _state(self._trial_checkpoint(search, parameters))
+
+    def save_trial_checkpoint(self, search: str, parameters: Parameters, state: Any) -> None:
+        """Store the state of a trial's training."""
+        save_torch(self._trial_checkpoint(search, parameters), state)
 
     def search_result(self, search: str, *, trials: int) -> SearchResult | None:
         """Return the record of a search that was finished with so many trials or more, or None."""
@@ -210,8 +219,11 @@ class Store:
         return found if found is not None and found.trials >= trials else None
 
     def save_search_result(self, result: SearchResult) -> None:
-        """Store a finished search."""
-        write_json(self.run_dir / "search" / result.id / "result.json", result.to_json())
+        """Store a finished search; states of trials that were not proposed again go."""
+        folder = self.run_dir / "search" / result.id
+        write_json(folder / "result.json", result.to_json())
+        for path in folder.glob("checkpoint-*.pt"):
+            path.unlink(missing_ok=True)
 
     # --- ensembles ------------------------------------------------------------------------------------------------
 
@@ -344,6 +356,15 @@ class Store:
             return kind.from_json(content)
         except TypeError as error:
             raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
+
+
+def _state(path: Place) -> Any | None:
+    """Return the state of a training that was saved at a path; a damaged one is deleted."""
+    try:
+        return load_torch(path) if path.is_file() else None
+    except StoreError:
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _classifier_counts(rows: Any) -> ClassifierCounts:

@@ -1,7 +1,8 @@
 """A trial where it runs: on a worker that Tune hands its hyper-parameters."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -21,6 +22,8 @@ from rspipe.stages.places import place
 from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
 from rspipe.stages.store import Store
 from rspipe.stages.streaming import streamed
+
+_CHECKPOINT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,40 @@ def run_trial(
     on_epoch: OnEpoch | None = None,
     means: Means = ALONE,
 ) -> Trial:
-    """Return how a trial does, as it is stored or else trained and judged here.
+    """Return how a trial does, as it is stored or else trained and judged here, from its checkpoint if it has one.
 
-    Neither the test nor the calibration split is touched. Nothing is stored: of stopped trials the driver alone knows,
-    so it keeps the records of all.
+    Neither the test nor the calibration split is touched. The record is not stored: of stopped trials the driver alone
+    knows, so it keeps the records of all.
     """
     finished = store.trial(search.id, index)
     if finished is not None:
         return finished
-    data = searched_data(search.data, worker_device(gpus))
-    return judged_trial(search, index, parameters, data, on_epoch=on_epoch, means=means)
+    data, saved = searched_data(search.data, worker_device(gpus)), time.monotonic()
+
+    def after_epoch(state: State) -> None:
+        nonlocal saved
+        if on_epoch is not None:
+            on_epoch(state)
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            store.save_trial_checkpoint(search.id, parameters, state)
+            saved = time.monotonic()
+
+    state = store.trial_checkpoint(search.id, parameters)
+    if state is not None and on_epoch is not None:
+        # Who may stop the trial knows nothing of it.
+        for told in _told_again(state):
+            on_epoch(told)
+    return judged_trial(search, index, parameters, data, state=state, on_epoch=after_epoch, means=means)
+
+
+def _told_again(state: State) -> Iterator[State]:
+    """Yield what was known after each epoch of an interrupted training, but for networks."""
+    history, epochs = state["history"], state["epoch"]
+    for epoch in range(1, epochs + 1):
+        past = history[:epoch]
+        seconds = sum(entry["seconds"] for entry in past)
+        # Every epoch costs as many.
+        yield {"epoch": epoch, "history": past, "passes": state["passes"] * epoch // epochs, "seconds": seconds}
 
 
 @cache

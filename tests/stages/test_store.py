@@ -18,7 +18,7 @@ from rspipe.counting import ImageCounts
 from rspipe.derivation import KINDS, CertificateKind, derive
 from rspipe.ensembles import BatchLimit, Classifier
 from rspipe.errors import StoreError
-from rspipe.records import TrainedModel, Trial
+from rspipe.records import SearchResult, TrainedModel, Trial
 from rspipe.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
 from rspipe.stages.certify import _table
 from rspipe.stages.files import load_torch, save_torch, write_atomically
@@ -150,6 +150,26 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: Place) -> None:
+    store = Store(run_dir)
+    for lbd in (1.0, 2.0):
+        store.save_trial_checkpoint("s", {"lbd": lbd}, {"epoch": int(lbd)})
+    assert store.trial_checkpoint("s", {"lbd": 2.0}) == {"epoch": 2}
+    assert store.trial_checkpoint("s", {"lbd": 3.0}) is None
+    result = SearchResult(
+        id="s",
+        label="s",
+        sigma=0.5,
+        best={"lbd": 1.0},
+        best_index=0,
+        objective=0.5,
+        default_objective=0.5,
+        trials=1,
+    )
+    store.save_search_result(result)
+    assert [path.name for path in (run_dir / "search" / "s").glob("*")] == ["result.json"]
 
 
 def test_a_damaged_checkpoint_counts_as_none_and_a_good_one_comes_back(run_dir: Place) -> None:

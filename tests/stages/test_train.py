@@ -15,7 +15,7 @@ from PIL import Image
 
 from rspipe.datasets import load_dataset
 from rspipe.errors import ClusterError, DataError, ModelError
-from rspipe.fitting import Means, fit
+from rspipe.fitting import Means, State, fit
 from rspipe.image_files import FileSplit, Step
 from rspipe.records import Trial
 from rspipe.resolved import ModelSpec, SearchSpec
@@ -127,6 +127,35 @@ def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, 
     assert store.trials(search.id) == ()
     store.save_trial(first)
     assert run_trial(store, search, 2, {}, gpus=0.0) == first
+
+
+def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_tells_again_how_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)
+    (search,) = load_study(TINY, overrides=["search.0.trial_epochs=4"]).search_specs
+    parameters, store = trial_parameters(search)[1], Store(tmp_path)
+    heard: list[State] = []
+
+    def told() -> list[object]:
+        return [(one["epoch"], one["passes"], [entry["loss"] for entry in one["history"]]) for one in heard]
+
+    def cut_off(state: State) -> None:
+        if state["epoch"] == 3:
+            raise CutOffError
+
+    whole = run_trial(Store(tmp_path / "whole"), search, 1, parameters, gpus=0.0, on_epoch=heard.append)
+    undisturbed = told()
+    with pytest.raises(CutOffError):
+        run_trial(store, search, 1, parameters, gpus=0.0, on_epoch=cut_off)
+    heard.clear()
+    resumed = run_trial(store, search, 1, parameters, gpus=0.0, on_epoch=heard.append)
+    assert replace(resumed, seconds=whole.seconds) == whole
+    assert told() == undisturbed
+    assert ["network" in one for one in heard] == [False, False, True, True]
+    assert store.trial_checkpoint(search.id, parameters) is not None
+    store.save_trial(resumed)
+    assert [path.name for path in (tmp_path / "search" / search.id).iterdir()] == ["trial-1.json"]
 
 
 @pytest.fixture
