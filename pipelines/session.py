@@ -32,7 +32,7 @@ from rspipe.stages.results import finished_ensembles, known_models, read_results
 from rspipe.stages.runtime import Cluster, Resources, connect, environment
 from rspipe.stages.search import run_searches
 from rspipe.stages.store import Store, open_store
-from rspipe.stages.tracking import Tracker, open_tracker, tracking_uri, ui_command
+from rspipe.stages.tracking import Tracker, tracking_uri, ui_command
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.study import load_study
@@ -179,12 +179,14 @@ class Session:
         self._exits.callback(self.terminal.stop)
         cluster.workers(1)
         self._say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
+        # From now on MLflow shows that the study runs, and how busy this machine is.
+        self.tracker.open()
         return cluster
 
     @cached_property
     def tracker(self) -> Tracker:
         """The index in MLflow; its parent run ends with the session."""
-        tracker = open_tracker(self.store, self.study)
+        tracker = Tracker(self.store, self.study)
 
         def finish(kind: type[BaseException] | None, *_: object) -> None:
             interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)

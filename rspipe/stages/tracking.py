@@ -8,23 +8,20 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from rspipe.certificates import radius_cap
-from rspipe.metrics import certified_accuracy
-from rspipe.records import EnsembleWeights, SearchResult, Summary, TrainedModel, Trial
-from rspipe.sensitivity import best_so_far
+from rspipe.records import Summary
 from rspipe.spec import content_id
 from rspipe.stages.files import read_json
 from rspipe.stages.places import Place, local_copy, local_part
 from rspipe.stages.store import Store
+from rspipe.stages.tracked import TrackedRun, study_runs
 from rspipe.study_config import StudyConfig
-from rspipe.summaries import CertifiedClassifier, Results, display_name
+from rspipe.summaries import Results
 from rspipe.tables import flattened
 
 T = TypeVar("T")
@@ -33,15 +30,15 @@ _log = logging.getLogger(__name__)
 _EXPERIMENT = "rspipe"
 # Otherwise the UI takes it for one of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-_CURVE_STEP = 0.02
 _BATCH = 500
 _ENVIRONMENT = {
     # A server that is not there should cost seconds.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # One bar per run would flood the terminal.
+    # One bar, and two lines with a server, per run would flood the terminal.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -66,35 +63,16 @@ def ui_command(uri: str) -> str:
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One value of a metric."""
+def connect_mlflow(uri: str) -> Any:
+    """Return MLflow's client, imported here and made quiet: seconds, not minutes, for a server that is not there."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Migrations of a new database are told at length.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
 
-    name: str
-    value: float
-    step: int = 0
-    seconds: float = 0.0
-    """Since the start of the run. Fixed by the content, so that MLflow drops what is sent twice."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Content of one MLflow run."""
-
-    key: str
-    name: str
-    status: str
-    tags: dict[str, str]
-    parameters: dict[str, str]
-    points: tuple[_Point, ...] = ()
-    files: tuple[Place, ...] = field(default=())
-    parent: str = ""
-    """Key of the run that it is nested in, published before; the study's own by default."""
-
-    @property
-    def digest(self) -> str:
-        points = [[point.name, repr(point.value), point.step] for point in self.points]
-        return content_id([self.status, self.tags, self.parameters, points, [str(path) for path in self.files]])
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -102,141 +80,21 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[first : first + size]
 
 
-def _curve_radii(study: StudyConfig) -> list[float]:
-    """Return the radii of all certified-accuracy curves of a study, up to where n ends them."""
-    longest = radius_cap(sigma=max(study.sigmas), n=study.certify.n, alpha=study.certify.alpha)
-    return [_CURVE_STEP * index for index in range(int(longest / _CURVE_STEP) + 2)]
+def _monitor(run: str, uri: str) -> Any | None:
+    """Return what logs the load of this machine to a run every ten seconds, in a thread; None where it cannot."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as WANTED
 
+    if WANTED.is_set() and not WANTED.get():
+        return None
+    try:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-def _certificate_points(
-    study: StudyConfig, certified: CertifiedClassifier | None, summary: Summary | None
-) -> Iterator[_Point]:
-    if certified is None or summary is None:
-        return
-    yield _Point("acr", summary.acr.estimate)
-    yield _Point("acr_low", summary.acr.low)
-    yield _Point("acr_high", summary.acr.high)
-    yield _Point("abstained", summary.abstained)
-    yield _Point("saturated", summary.saturated)
-    yield _Point("acr_two_sided", summary.acr_two_sided)
-    yield _Point("samples_per_image", summary.samples)
-    yield _Point("training_seconds", summary.training_seconds)
-    yield _Point("training_passes", summary.passes)
-    for radius, share in zip(summary.radii, summary.certified_accuracy, strict=True):
-        yield _Point(f"certified_accuracy/r_{radius:.2f}", share)
-    radii = _curve_radii(study)
-    for radius, share in zip(radii, certified_accuracy(certified.radius, certified.correct, radii), strict=True):
-        yield _Point("certified_accuracy", float(share), step=round(1000 * radius))
-
-
-def _model_points(record: TrainedModel) -> Iterator[_Point]:
-    seconds = 0.0
-    for entry in record.history:
-        seconds += entry["seconds"]
-        for name, value in entry.items():
-            if name not in ("epoch", "seconds"):
-                yield _Point(f"training/{name}", value, step=int(entry["epoch"]), seconds=seconds)
-    yield _Point("validation/clean_accuracy", record.clean_accuracy)
-    yield _Point("validation/noisy_accuracy", record.noisy_accuracy)
-
-
-def _search_points(record: SearchResult, trials: Sequence[Trial]) -> Iterator[_Point]:
-    for trial, spent, best in zip(trials, *best_so_far(trials), strict=True):
-        yield _Point("trial/validation_acr", trial.objective, step=trial.index)
-        yield _Point("trial/best_validation_acr", float(best), step=trial.index)
-        yield _Point("passes/best_validation_acr", float(best), step=round(spent))
-        for name, value in trial.parameters.items():
-            yield _Point(f"trial/{name}", value, step=trial.index)
-    yield _Point("validation/acr", record.objective)
-    yield _Point("validation/acr_of_settings_in_study_file", record.default_objective)
-    yield _Point("training_seconds", sum(trial.seconds for trial in trials))
-    yield _Point("training_passes", sum(trial.passes for trial in trials))
-
-
-_TRIAL_STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
-
-
-def _trial_run(trial: Trial, *, parent: str, tags: dict[str, str]) -> _Run:
-    points = [_Point("validation/acr_estimate", value, step=int(epoch)) for epoch, value in trial.watched.items()]
-    points += [_Point("training_seconds", trial.seconds), _Point("training_passes", trial.passes)]
-    if trial.status == "finished":
-        points += [_Point("validation/acr", trial.objective), _Point("validation/accuracy", trial.accuracy)]
-    if trial.error is not None:
-        points.append(_Point("validation/acr_standard_error", trial.error))
-    return _Run(
-        key=f"trial/{trial.search}/{trial.index}",
-        name=f"trial {trial.index}",
-        status=_TRIAL_STATUS.get(trial.status, "FAILED"),
-        tags=tags | {"rspipe.status": trial.status},
-        parameters={name: f"{value:g}" for name, value in trial.parameters.items()},
-        points=tuple(points),
-        parent=parent,
-    )
-
-
-def _ensemble_points(record: EnsembleWeights) -> Iterator[_Point]:
-    yield _Point("calibration/objective", record.objective)
-    yield _Point("calibration/objective_of_uniform_weights", record.uniform_objective)
-    yield _Point("calibration/optimality_gap", record.gap)
-    for index, weight in enumerate(record.weights):
-        yield _Point("weight", weight, step=index)
-
-
-def _tags(kind: str, label: str, method: str, sigma: float, data: str) -> dict[str, str]:
-    named = {"kind": kind, "label": label, "method": method, "sigma": f"{sigma:g}", "data": data}
-    return {f"rspipe.{name}": value for name, value in named.items()}
-
-
-def _children(results: Results, summaries: Sequence[Summary], store: Store) -> Iterator[_Run]:
-    study, data = results.study, results.study.data.name
-    certified = {classifier.id: classifier for classifier in results.certified}
-    summarized = {summary.id: summary for summary in summaries}
-    for model in results.models:
-        seed = {"rspipe.seed": str(model.seed), "rspipe.device": model.device}
-        points = [*_model_points(model)]
-        points += _certificate_points(study, certified.get(model.id), summarized.get(model.id))
-        folder = store.model_dir(model.id)
-        yield _Run(
-            key=f"model/{model.id}/{model.checksum}",
-            name=f"{display_name(model)}, sigma {model.train_sigma:g}",
-            status="FINISHED" if model.status == "finished" else "FAILED",
-            tags=_tags("model", model.label, model.method, model.train_sigma, data) | seed,
-            parameters=flattened(model.spec),
-            points=tuple(points),
-            files=(folder / "model.json", folder / "weights.pt"),
-        )
-    for search in results.searches:
-        trials = [trial for trial in results.trials if trial.search == search.id]
-        spec = next(spec for spec in study.search_specs if spec.id == search.id)
-        best = {f"best.{name}": value for name, value in search.best.items()}
-        # More trials can have another winner, and MLflow keeps a parameter that it has shown.
-        key = f"search/{search.id}/{search.trials}"
-        yield _Run(
-            key=key,
-            name=f"search {search.label}, sigma {search.sigma:g}",
-            status="FINISHED",
-            tags=_tags("search", search.label, spec.method.name, search.sigma, data),
-            parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
-            points=tuple(_search_points(search, trials)),
-            files=(store.run_dir / "search" / search.id / "result.json",),
-        )
-        tags = _tags("trial", search.label, spec.method.name, search.sigma, data)
-        yield from (_trial_run(trial, parent=key, tags=tags) for trial in trials)
-    for ensemble in results.ensembles:
-        weights = {f"weight.{name}": weight for name, weight in zip(ensemble.members, ensemble.weights, strict=True)}
-        content = {"members": ensemble.label, "method.name": ensemble.method, "average": ensemble.average}
-        solved = {"solver": ensemble.solver, "solver_status": ensemble.status, "train_sigma": ensemble.sigma}
-        points = [*_ensemble_points(ensemble)]
-        points += _certificate_points(study, certified.get(ensemble.id), summarized.get(ensemble.id))
-        yield _Run(
-            key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
-            name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
-            status="FINISHED",
-            tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, data),
-            parameters=flattened({**content, **solved, **weights, "images": ensemble.images, "draws": ensemble.draws}),
-            points=tuple(points),
-            files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
-        )
+        monitor = SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri)
+    except ImportError as error:
+        _log.info("the load of this machine is not logged: %s", error)
+        return None
+    monitor.start()
+    return monitor
 
 
 class Tracker:
@@ -249,6 +107,7 @@ class Tracker:
         # A run directory made anew is another run of the same study.
         self._identity = f"{study.id}/{content_id(read_json(store.run_dir / 'environment.json'))}"
         self._connected: Any = None
+        self._monitor: Any = None
 
     def publish(
         self, results: Results, summaries: Sequence[Summary] = (), files: Mapping[str, Place] | None = None
@@ -263,7 +122,7 @@ class Tracker:
         try:
             parent = self._parent()
             known = self._known(parent)
-            runs = {run.key: run for run in _children(results, summaries, self._store)}
+            runs = {run.key: run for run in study_runs(results, summaries, self._store)}
             for run in runs.values():
                 self._publish_run(run, parent, known)
             for key in known.keys() - runs.keys():
@@ -280,6 +139,8 @@ class Tracker:
         if self._connected is None:
             return
         try:
+            if self._monitor is not None:
+                self._monitor.finish()
             self._client.set_terminated(self._parent(), status)
         except Exception as error:  # noqa: BLE001 as above
             self._warn(error)
@@ -288,6 +149,7 @@ class Tracker:
         """Make the parent run, or mark it as running again."""
         try:
             self._client.update_run(self._parent(), status="RUNNING")
+            self._monitor = _monitor(self._parent(), self._uri)
         except Exception as error:  # noqa: BLE001 as above
             self._warn(error)
 
@@ -307,14 +169,7 @@ class Tracker:
     @property
     def _client(self) -> Any:
         if self._connected is None:
-            for name, value in _ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-            # Migrations of a new database are told at length.
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            from mlflow import MlflowClient
-
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
-            self._connected = MlflowClient(tracking_uri=self._uri)
+            self._connected = connect_mlflow(self._uri)
         return self._connected
 
     def _log_file(self, run: str, path: Place, folder: str | None = None) -> None:
@@ -347,6 +202,7 @@ class Tracker:
         tags = {
             "rspipe.key": f"study/{self._identity}",
             "rspipe.kind": "study",
+            "rspipe.stage": "study",
             "rspipe.study": study.id,
             "rspipe.data": study.data.name,
         }
@@ -370,8 +226,8 @@ class Tracker:
             found |= self._known(search.info.run_id)
         return found
 
-    def _publish_run(self, run: _Run, parent: str, known: dict[str, Any]) -> None:
-        from mlflow.entities import Metric, Param
+    def _publish_run(self, run: TrackedRun, parent: str, known: dict[str, Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
 
         old, client = known.get(run.key), self._client
         parent = known[run.parent].info.run_id if run.parent else parent
@@ -382,24 +238,24 @@ class Tracker:
         if old is None:
             tags = {**run.tags, "rspipe.key": run.key, "rspipe.study": self._study.id, "mlflow.parentRunId": parent}
             old = known[run.key] = client.create_run(self._experiment(), tags=tags, run_name=run.name)
-        id_, began = old.info.run_id, old.info.start_time
+        id_, began, told = old.info.run_id, old.info.start_time, old.data.tags
+        about = {**run.tags, "mlflow.note.content": run.note(id_)}
+        client.log_batch(id_, tags=[RunTag(*pair) for pair in about.items() if told.get(pair[0], "") != pair[1]])
         for parameters in _chunks([*run.parameters.items()], 100):
             client.log_batch(id_, params=[Param(name, value) for name, value in parameters])
         finite = [point for point in run.points if np.isfinite(point.value)]
         for points in _chunks(finite, _BATCH):
             metrics = [Metric(p.name, p.value, began + round(1000 * p.seconds), p.step) for p in points]
             client.log_batch(id_, metrics=metrics)
-        for path in run.files:
-            self._log_file(id_, path)
-        client.set_terminated(id_, run.status)
-        if "rspipe.superseded" in old.data.tags:
+        files = content_id([path.name for path in run.files])
+        # The key of a run holds what its files hold: once is enough.
+        if told.get("rspipe.files") != files:
+            for path in run.files:
+                self._log_file(id_, path)
+            client.set_tag(id_, "rspipe.files", files)
+        end = None if run.seconds is None else began + round(1000 * run.seconds)
+        client.set_terminated(id_, run.status, end)
+        if "rspipe.superseded" in told:
             client.delete_tag(id_, "rspipe.superseded")
         # Last: a run without it is not complete.
         client.set_tag(id_, "rspipe.logged", run.digest)
-
-
-def open_tracker(store: Store, study: StudyConfig) -> Tracker:
-    """Return the tracker of a study, its parent run open."""
-    tracker = Tracker(store, study)
-    tracker.open()
-    return tracker

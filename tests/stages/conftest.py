@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from rspipe.stages.places import ObjectPath
 from tests.stages.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
@@ -99,3 +100,11 @@ def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     made = ObjectPath("s3", f"bucket-{uuid.uuid4().hex}")
     urllib.request.urlopen(urllib.request.Request(f"{object_store}/{made.path}", method="PUT"), timeout=30).close()
     return made
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, whose making takes longer than a study to be written."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

@@ -1,6 +1,7 @@
 """What MLflow holds of a study, and that it may be missing."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ from rspipe.records import TrainedModel
 from rspipe.spec import content_id
 from rspipe.stages.files import write_json, write_text
 from rspipe.stages.store import Store
-from rspipe.stages.tracking import open_tracker, tracking_uri, ui_command
+from rspipe.stages.tracking import Tracker, tracking_uri, ui_command
+from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, summarize
+from tests.browser import browser, needs_browser
 from tests.results_builder import results
 from tests.stages.processes import kill_all
 
@@ -34,6 +37,7 @@ from tests.stages.processes import kill_all
 @pytest.fixture(autouse=True)
 def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 
 
 def with_specs(content: Results) -> Results:
@@ -59,9 +63,8 @@ def save(store: Store, content: Results) -> None:
         store.save_ensemble_weights(record)
 
 
-@pytest.fixture
-def content() -> Results:
-    """The noise level at which a model diverged: MLflow's database takes its time for each run."""
+def small_results() -> Results:
+    """Return the noise level at which a model diverged: MLflow's database takes its time for each run."""
     made = with_specs(results())
     searches = tuple(search for search in made.searches if search.sigma == 0.5)
     return replace(
@@ -74,12 +77,9 @@ def content() -> Results:
     )
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, whose making takes longer than a study to be written."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+@pytest.fixture
+def content() -> Results:
+    return small_results()
 
 
 @pytest.fixture
@@ -94,6 +94,12 @@ def runs(store: Store) -> list[Run]:
     client = MlflowClient(tracking_uri(store.run_dir))
     experiment = client.get_experiment_by_name("rspipe")
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def open_tracker(store: Store, study: StudyConfig) -> Tracker:
+    tracker = Tracker(store, study)
+    tracker.open()
+    return tracker
 
 
 def publish(store: Store, content: Results) -> None:
@@ -190,6 +196,71 @@ def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(st
     assert run.data.metrics["certified_accuracy/r_0.50"] == summary.certified_accuracy[2]
     assert run.data.tags["rspipe.sigma"] == "0.5"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+
+
+def test_files_are_logged_once_also_where_certificates_follow_and_after_resumes(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[str, str]] = []
+    log_artifact = MlflowClient.log_artifact
+
+    def noted(client: MlflowClient, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        logged.append((run_id, Path(local_path).name))
+        log_artifact(client, run_id, local_path, artifact_path)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", noted)
+    few = replace(content, searches=(), trials=())
+    open_tracker(store, content.study).publish(replace(few, certified=(), ensembles=()))
+    for _ in range(2):
+        open_tracker(store, content.study).publish(few, summarize(few))
+    assert len(logged) == len(set(logged))
+    run = child(runs(store), content.models[0]).info.run_id
+    assert {name for id_, name in logged if id_ == run} == {"model.json", "weights.pt"}
+
+
+def test_tags_say_the_last_stage_and_parameters_how_it_was_certified(store: Store, content: Results) -> None:
+    record = content.models[0]
+    few = replace(content, models=(record,), searches=(), trials=(), ensembles=())
+    tracker = open_tracker(store, content.study)
+    tracker.publish(replace(few, certified=()))
+    assert child(runs(store), record).data.tags["rspipe.stage"] == "train"
+    tracker.publish(few, summarize(few))
+    run = child(runs(store), record)
+    expected = {"stage": "certify", "study": content.study.id, "method": record.method, "seed": "0", "data": "digits"}
+    assert {name: run.data.tags[f"rspipe.{name}"] for name in expected} == expected
+    certify = {name: run.data.params[f"certify.{name}"] for name in ("rule.name", "n", "alpha", "precision")}
+    assert certify == {"rule.name": "fixed", "n": "10000", "alpha": "0.001", "precision": "float32"}
+
+
+def test_the_load_of_the_machine_is_logged_while_a_study_runs_and_goes_on_when_it_resumes(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psutil")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    client, name = MlflowClient(tracking_uri(store.run_dir)), "system/cpu_utilization_percentage"
+    seen = 0
+    for _ in range(2):
+        tracker = open_tracker(store, content.study)
+        (parent,) = runs(store)
+        deadline = time.monotonic() + 60
+        while len(client.get_metric_history(parent.info.run_id, name)) <= seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        tracker.finish("KILLED")
+        history = client.get_metric_history(parent.info.run_id, name)
+        assert len(history) > seen
+        seen = len(history)
+        assert [point.step for point in history] == list(range(seen))
+        assert all(0 <= point.value <= 100 for point in history)
+
+
+def test_the_duration_of_a_run_is_the_time_that_training_took(store: Store, content: Results) -> None:
+    publish(store, replace(content, ensembles=(), certified=()))
+    found = runs(store)
+    for record in content.models:
+        run = child(found, record)
+        assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(record.seconds, abs=1e-3)
 
 
 def test_a_rule_without_two_sided_certificates_has_no_such_acr(
@@ -391,39 +462,107 @@ def server(folder: Path, port: int) -> Iterator[None]:
         kill_all(process)
 
 
-def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
-    store: Store,
-    content: Results,
-    closed_port: int,
-    empty_database: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    folder = tmp_path_factory.mktemp("server")
+@dataclass(frozen=True)
+class Served:
+    """A study that was published on a server, after the server had been down at first."""
+
+    uri: str
+    store: Store
+    content: Results
+    warnings: tuple[str, ...]
+    """Of all that was published."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
+    folder, content = tmp_path_factory.mktemp("server"), small_results()
+    store = Store(tmp_path_factory.mktemp("served") / "run")
+    save(store, content)
     shutil.copy(empty_database, folder)
-    uri = f"http://127.0.0.1:{closed_port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    publish(store, content)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("rspipe")]
-    assert f"MLflow at {uri} cannot be written" in warning
-    with server(folder, closed_port):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    told = list[str]()
+    handler, logger = logging.Handler(), logging.getLogger("rspipe")
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
         publish(store, content)
-        found = runs(store)
-        assert len(found) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
-        record = content.models[0]
-        run = child(found, record)
-        assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
-        # No node but the server's needs its folder.
-        assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
-        client = MlflowClient(uri)
-        assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
-        fetched = Path(
-            client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path_factory.mktemp("fetched")))
+        assert len(told) == 1, "the server is not there yet"
+        with server(folder, port):
+            publish(store, content)
+            yield Served(f"http://127.0.0.1:{port}", store, content, tuple(told))
+    logger.removeHandler(handler)
+
+
+def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (warning,) = served.warnings
+    assert f"MLflow at {served.uri} cannot be written" in warning
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
+    content, found = served.content, runs(served.store)
+    assert len(found) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
+    record = content.models[0]
+    run = child(found, record)
+    assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
+    # No node but the server's needs its folder.
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    client = MlflowClient(served.uri)
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+    fetched = Path(client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path)))
+    assert fetched.read_bytes() == (served.store.model_dir(record.id) / "weights.pt").read_bytes()
+    assert not (served.store.run_dir.parent / "mlartifacts").exists()
+
+
+_TRACES = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])"
+
+
+@needs_browser
+def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_accuracy_curves_overlay(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What README says to do, in the pages that MLflow's own server shows."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
+    found = {run.info.run_name: run for run in runs(served.store)}
+    experiment = next(iter(found.values())).info.experiment_id
+    finished = [model for model in served.content.models if model.status == "finished"]
+    expected = {}
+    for record in finished[:2]:
+        (one,) = [one for one in served.content.certified if one.id == record.id]
+        name = child(list(found.values()), record).info.run_name
+        at = [0, 260, 500, 740]
+        shares = certified_accuracy(one.radius, one.correct, [step / 1000 for step in at])
+        expected[name] = dict(zip(at, shares.tolist(), strict=True))
+    with browser() as running:
+        context = running.new_context(viewport={"width": 1600, "height": 1000})
+        context.set_default_timeout(60_000)
+        page, outside = context.new_page(), list[str]()
+        page.on(
+            "request", lambda asked: asked.url.startswith((served.uri, "data:", "blob:")) or outside.append(asked.url)
         )
-        assert fetched.read_bytes() == (store.model_dir(record.id) / "weights.pt").read_bytes()
-    assert len([record for record in caplog.records if record.name.startswith("rspipe")]) == 1
-    assert not (store.run_dir.parent / "mlartifacts").exists()
+        page.goto(f"{served.uri}/#/experiments/{experiment}/runs")
+        search = page.get_by_placeholder("metrics.rmse")
+        search.fill("tags.`rspipe.kind` = 'model' and tags.`rspipe.stage` = 'certify'")
+        search.press("Enter")
+        # The study that they are nested in is shown with them.
+        page.get_by_text(f"{len(finished) + 1} matching runs").wait_for()
+        rows = page.locator(".ag-row")
+        rows.filter(has_text=served.content.study.id).get_by_role("button").first.click()
+        for name in expected:
+            rows.filter(has_text=name).get_by_role("checkbox").first.check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        page.get_by_text("Comparing 2 Runs").first.wait_for()
+        page.get_by_role("link", name="certified_accuracy", exact=True).click()
+        page.wait_for_function(f"new Set({_TRACES}.map(trace => trace.name)).size == {len(expected)}")
+        traces = page.evaluate(f"{_TRACES}.map(trace => [trace.name, trace.x, trace.y])")
+        assert {name for name, _, _ in traces} == set(expected)
+        for name, steps, shares in traces:
+            shown = dict(zip(steps, shares, strict=True))
+            assert {at: shown[at] for at in expected[name]} == pytest.approx(expected[name])
+    assert outside == []
 
 
 def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:
