@@ -538,7 +538,7 @@ def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_a
         expected[name] = dict(zip(at, shares.tolist(), strict=True))
     with browser() as running:
         context = running.new_context(viewport={"width": 1600, "height": 1000})
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(150_000)
         page, outside = context.new_page(), list[str]()
         page.on(
             "request", lambda asked: asked.url.startswith((served.uri, "data:", "blob:")) or outside.append(asked.url)
