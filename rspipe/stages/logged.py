@@ -143,7 +143,7 @@ class _Source:
             ) from error
 
     def _fetch(self, run_id: str, artifact: str, name: str) -> Path:
-        folder = self._store.model_dir(name)
+        folder = self._folder / "models" / name
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
 
