@@ -20,6 +20,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from rspipe.architectures import build_network, check_input
 from rspipe.datasets import load_dataset
 from rspipe.errors import DataError, RspipeError, StoreError
 from rspipe.records import EnsembleWeights, Summary
@@ -312,10 +313,11 @@ def fitting_columns(content: Content, width: int) -> list[str]:
 
 
 def _check_data(study: StudyConfig) -> None:
-    """Find out before anything starts whether the data are there and the splits large enough.
+    """Find out before anything starts whether the data are there, the splits large enough, and fit for the networks.
 
     Raises:
-        DataError: They are not.
+        DataError: They are missing or too few.
+        ModelError: A network is not made for them.
     """
     data = load_dataset(study.data)
     asked = {
@@ -327,6 +329,9 @@ def _check_data(study: StudyConfig) -> None:
             split.evenly_spaced(images)
         except DataError as error:
             raise DataError(f"{name} = {images}: {error}") from error
+    for architecture in {group.architecture for group in study.groups}:
+        network = build_network(architecture, classes=data.classes, seed=0)
+        check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
 
 
 @contextmanager

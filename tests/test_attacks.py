@@ -219,6 +219,19 @@ def test_a_confidently_wrong_classifier_gives_no_nan() -> None:
     assert bool(attack(network, images, torch.tensor([0]), noise, eps=0.1, steps=2).isfinite().all())
 
 
+def test_one_noisy_copy_is_attacked_by_its_cross_entropy_and_several_by_a_loss_that_is_cut_off() -> None:
+    # The label's probability is exp(-560): far below 1e-20, where only the cross-entropy has a gradient.
+    network = linear([[0.0, 0.0], [480.0, 640.0]])
+    images, labels = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0])
+    ahead = images + 0.1 * torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    found = [
+        attack(network, images, labels, torch.zeros(1, copies, 2, dtype=torch.float64), eps=0.1, steps=1)
+        for copies in (1, 2)
+    ]
+    torch.testing.assert_close(found[0], ahead)
+    assert float((found[1] - ahead).norm()) > 1e-3
+
+
 def unlimited(
     network: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, *, eps: float, steps: int, seed: int = 0
 ) -> Tensor:

@@ -55,7 +55,7 @@ class Resources:
     cpus_per_worker: float = 1.0
     """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""
     gpus_per_worker: float = 0.0
-    """GPUs of each of them, may be a fraction."""
+    """GPUs of each of them, 1 or a fraction; several GPUs for one model are several workers."""
     workers: int | None = None
     """How many of them run side by side; as many as the cluster holds by default."""
     workers_per_model: int = 1
@@ -80,6 +80,11 @@ class Resources:
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise ClusterError(f"--resources.{name.replace('_', '-')} = {value:g} must be at least {low:g}")
+        if self.gpus_per_worker > 1:
+            raise ClusterError(
+                f"--resources.gpus-per-worker = {self.gpus_per_worker:g}, but a worker computes on one GPU; "
+                "let several workers share a model with --resources.workers-per-model"
+            )
         if self.cpus_per_worker == 0 == self.gpus_per_worker:
             raise ClusterError("--resources.cpus-per-worker and --resources.gpus-per-worker are both 0; raise one")
 

@@ -201,6 +201,7 @@ def one_line(script: str, words: Sequence[str], capsys: pytest.CaptureFixture[st
         (["--set", "certify.n=5"], "use n >= 10"),
         (["--set", "ensembles.0.members='gaussian x3'"], "needs 3 models but sigma 0.25 has 2"),
         (["--set", "certify.images=1000"], "lower the number"),
+        (["--set", "architecture=lenet"], "architecture 'lenet' does not take images of 1x8x8"),
         (["--study", "no/such.toml"], "no such study file"),
         (["--ray-address", "127.0.0.1:9"], "no Ray head answers at 127.0.0.1:9"),
         (["--ray-address", "nonsense"], "not of the form host:port"),

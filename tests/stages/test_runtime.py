@@ -132,6 +132,7 @@ def test_a_study_whose_nodes_were_lost_goes_on_with_fewer_workers_than_it_asked_
         ({"wait_minutes": -1.0}, r"--resources\.wait-minutes = -1 must be at least 0"),
         ({"cpus_per_worker": -1.0}, r"--resources\.cpus-per-worker = -1 must be at least 0"),
         ({"gpus_per_worker": -0.5}, r"--resources\.gpus-per-worker = -0\.5 must be at least 0"),
+        ({"gpus_per_worker": 2.0}, r"--resources\.gpus-per-worker = 2, but a worker .* --resources\.workers-per-model"),
         ({"gpus_per_worker": float("nan")}, r"--resources\.gpus-per-worker = nan must be at least 0"),
         ({"workers": 0}, r"--resources\.workers = 0 must be at least 1"),
         ({"cpus": 0}, r"--resources\.cpus = 0 must be at least 1"),
