@@ -54,7 +54,9 @@ def _read_parquet(path: Path, *, mode: Literal["L", "RGB"], classes: int) -> tup
             with Image.open(io.BytesIO(encoded)) as image:
                 arrays.append(np.atleast_3d(np.asarray(image.convert(mode))))
         except (UnidentifiedImageError, OSError, TypeError) as error:
-            raise DataError(f"{path}: row {row} is not a readable image: {error}") from error
+            # Pillow names the object in memory.
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise DataError(f"{path}: row {row} is not a readable image: {reason}; replace it") from error
     if len({a.shape for a in arrays}) != 1:
         raise DataError(f"{path}: images differ in size: {sorted({a.shape for a in arrays})}")
     labels = table["label"].to_numpy()

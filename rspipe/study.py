@@ -138,6 +138,8 @@ def _one_line(error: ErrorDetails) -> str:
 def _refusal(path: Path, error: ValidationError, *, within: str = "") -> StudyError:
     """Return the first of the errors as one line; `within` is the part of the file that was validated."""
     first, *others = error.errors()
+    # A list whose only entry is wrong counts as empty, too.
+    others = [one for one in others if (one["type"], one["loc"]) != ("too_short", first["loc"][: len(one["loc"])])]
     first["loc"] = (within, *first["loc"]) if within else first["loc"]
     more = f" (and {len(others)} more)" if others else ""
     return StudyError(f"{path}: {_one_line(first)}{more}")

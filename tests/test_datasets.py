@@ -243,7 +243,9 @@ def test_a_file_without_labels_is_refused(folder: Path) -> None:
 def test_an_image_that_cannot_be_decoded_is_named_by_its_row(folder: Path, broken: bytes | None) -> None:
     good = png(np.zeros((5, 4, 3), np.uint8))
     write(folder / "test.parquet", [good, broken, good], [0, 1, 2])
-    with pytest.raises(DataError, match=r"test\.parquet: row 1 is not a readable image"):
+    with pytest.raises(
+        DataError, match=r"test\.parquet: row 1 is not a readable image: of no known format; replace it$"
+    ):
         fresh(folder_spec(folder))
 
 

@@ -793,6 +793,14 @@ def test_further_errors_are_counted(tmp_path: Path) -> None:
         load_study(write(tmp_path), overrides=["certify.n=0", "certify.n0=-1", "certify.alpha=0.1"])
 
 
+def test_one_mistake_in_the_only_entry_is_counted_once(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    entry = 'method = { name = "macer", m = 0 }\narchitecture = "lenet"\ntraining = {}\nsigma = 0.5\nseeds = 0\n'
+    path.write_text(f'name = "one"\n[[models]]\n{entry}')
+    with pytest.raises(StudyError, match=r"models\[0\]\.method\.m = 0: Input should be greater than 0$"):
+        load_study(path)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
