@@ -23,6 +23,7 @@ from rich.table import Table
 from rspipe.architectures import build_network, check_input
 from rspipe.datasets import load_dataset
 from rspipe.errors import DataError, RspipeError, StoreError
+from rspipe.importing import published_network
 from rspipe.records import EnsembleWeights, Summary
 from rspipe.resolved import EnsembleSpec
 from rspipe.search_notes import search_warnings
@@ -317,7 +318,7 @@ def _check_data(study: StudyConfig) -> None:
 
     Raises:
         DataError: They are missing or too few.
-        ModelError: A network is not made for them.
+        ModelError: A network is not made for them, or a checkpoint is of another network.
     """
     data = load_dataset(study.data)
     asked = {
@@ -332,6 +333,10 @@ def _check_data(study: StudyConfig) -> None:
     for architecture in {group.architecture for group in study.groups}:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
+    for spec in study.model_specs:
+        # Those of a finished run may be gone.
+        if spec.method.name == "checkpoint" and Path(spec.method.file).is_file():
+            published_network(spec, data)
 
 
 @contextmanager

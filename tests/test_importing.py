@@ -160,6 +160,10 @@ def test_the_file_is_the_one_that_the_study_was_made_with(folder: Path) -> None:
 def test_a_study_file_may_say_which_content_it_expects(folder: Path) -> None:
     digest = file_digest(folder / "one.pth.tar")
     assert one(folder, f"sha256={digest}").id == one(folder).id
+    before = one(folder).id
+    (folder / "one.pth.tar").rename(folder / "gone")
+    assert one(folder, f"sha256={digest}").id == before
+    (folder / "gone").rename(folder / "one.pth.tar")
     with pytest.raises(StudyError, match=rf"models\[2\].method.sha256 = '0{{64}}', but .* has {digest}; it is another"):
         one(folder, f"sha256={'0' * 64}")
 

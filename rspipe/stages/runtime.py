@@ -217,7 +217,8 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
                     logging_level=logging.ERROR,
                     **(local if address == "local" else {}),
                 )
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:
+            # A Ray that does not come up in time, on a busy machine, is a plain Exception.
             raise _refused(address, error, said()) from error
         try:
             _silence_loggers()
@@ -286,6 +287,8 @@ def _refused(address: str, error: Exception, native: str) -> ClusterError:
             "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...` with the content of ~/.ray/auth_token on its head"
         )
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if address == "local":
+        return ClusterError(f"cannot start a Ray on this machine: {first} Free CPUs or memory and try again")
     return ClusterError(f"cannot join Ray at {address}: {first}")
 
 
