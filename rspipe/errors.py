@@ -7,7 +7,8 @@
     ├── SolverError    no solver found usable ensemble weights
     ├── LogError       a file is no certification log, or cannot be read
     ├── MismatchError  results that do not answer the same question are not compared
-    ├── StoreError     the run directory belongs to another study, is in use, or is damaged
+    ├── StoreError     the run directory belongs to another study, is in use, or cannot be reached
+    │   └── DamagedError   a file in it is damaged or missing, and can be made anew
     └── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
         └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
 
@@ -45,6 +46,10 @@ class MismatchError(RspipeError):
 
 class StoreError(RspipeError):
     """A run directory cannot be used."""
+
+
+class DamagedError(StoreError):
+    """A file of a run directory is not what was written, or is missing."""
 
 
 class ClusterError(RspipeError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rspipe.errors import StoreError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.stages.places import ObjectPath, Place, opened
 
 
@@ -74,7 +74,7 @@ def read_json(path: Place) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        StoreError: It is damaged.
+        DamagedError: It is damaged or missing.
     """
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
@@ -86,17 +86,17 @@ def found_json(path: Place) -> Any | None:
     """Return the content of a JSON file, or None where there is none; errors are those of `read_json`."""
     try:
         return read_json(path)
-    except StoreError as error:
+    except DamagedError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
 
 
-def damaged(path: Place, error: Exception) -> StoreError:
+def damaged(path: Place, error: Exception) -> DamagedError:
     """Return what to tell of a file that cannot be read."""
     # What torch says beyond its first line would have users execute what is in the file.
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-    return StoreError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
+    return DamagedError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
 
 
 def save_torch(path: Place, content: Any) -> None:
@@ -108,7 +108,7 @@ def load_torch(path: Place) -> Any:
     """Return what `save_torch` wrote, executing nothing from the file.
 
     Raises:
-        StoreError: It is damaged.
+        DamagedError: It is damaged or missing.
     """
     try:
         with opened(path) as file:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from rspipe.derivation import ClassifierCounts
-from rspipe.errors import StoreError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.space import Parameters
 from rspipe.spec import RuleSpec, content_id
@@ -166,7 +166,7 @@ class Store:
         try:
             parameters: dict[str, torch.Tensor] = load_torch(folder / "weights.pt")
             intact = checksum(parameters) == record.checksum
-        except StoreError:
+        except DamagedError:
             intact = False
         if not intact:
             # The record alone would make the model count as finished.
@@ -362,7 +362,7 @@ def _state(path: Place) -> Any | None:
     """Return the state of a training that was saved at a path; a damaged one is deleted."""
     try:
         return load_torch(path) if path.is_file() else None
-    except StoreError:
+    except DamagedError:
         path.unlink(missing_ok=True)
         return None
 

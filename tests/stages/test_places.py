@@ -18,6 +18,7 @@ from rspipe.errors import StoreError
 from rspipe.stages import locks
 from rspipe.stages.locks import alone
 from rspipe.stages.places import ObjectPath, local_copy, local_part, place
+from rspipe.stages.store import Store
 
 
 def test_an_address_is_read_and_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,22 +97,25 @@ def test_a_wrong_bucket_is_one_line(bucket: ObjectPath) -> None:
         pass
 
 
-def test_refused_credentials_are_one_line(bucket: ObjectPath, object_store: str) -> None:
+def test_refused_credentials_are_one_line_and_nothing_counts_as_damaged(bucket: ObjectPath, object_store: str) -> None:
     def let_in(requests: bytes) -> None:
         """Tell moto after how many requests it looks at credentials."""
         plain = {"Content-Type": "text/plain"}
         asked = urllib.request.Request(f"{object_store}/moto-api/reset-auth", data=requests, headers=plain)
         urllib.request.urlopen(asked, timeout=30).close()
 
+    store, state = Store(bucket), {"epoch": 3}
+    store.save_checkpoint("m", state)
     let_in(b"0")
     try:
         with pytest.raises(StoreError, match=r"(?s)\A[^\n]*ACCESS[^\n]*credentials in the environment[^\n]*\Z") as told:
             (bucket / "a").write_bytes(b"")
         with pytest.raises(StoreError, match="ACCESS_DENIED"):
-            (bucket / "a").is_file()
+            store.checkpoint("m")
     finally:
         let_in(b"inf")
     assert "a-secret-key" not in str(told.value)
+    assert store.checkpoint("m") == state, "what could not be read was taken for damaged"
 
 
 def test_a_store_that_does_not_answer_is_one_line(bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
