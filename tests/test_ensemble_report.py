@@ -206,6 +206,15 @@ def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> N
     assert column(table, "less that [95 %]")[2] == pytest.approx(mixed - alone)
 
 
+def test_of_the_methods_mixed_the_better_one_is_compared_with() -> None:
+    results = subset(made(), ("gaussian-s0.25-seed0", "gaussian-s0.25-seed1"), "gaussian x2", 0.3)
+    table = part(results, "ACR against the number").table
+    found = dict(zip(zip(texts(table, "members of"), column(table, "k"), strict=True), table.rows, strict=True))
+    best = table.columns.index("best method alone")
+    assert found["gaussian + advmacer", 2][best].text == "advmacer x2"
+    assert found["gaussian", 2][best].text == "–"
+
+
 def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
     table = part(made(), "More and more").table
     assert texts(table, "method") == ["advmacer"]
