@@ -1,6 +1,6 @@
 """From the records of a study to what is reported of it: summaries and paired differences."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
@@ -160,8 +160,14 @@ def baseline_label(study: StudyConfig) -> str:
     return study.baseline or study.models[0].label
 
 
-def _summary(classifier: CertifiedClassifier, results: Results, *, label: str, members: Sequence[str]) -> Summary:
-    trained = {model.id: model for model in results.models}
+def _summary(
+    classifier: CertifiedClassifier,
+    results: Results,
+    *,
+    label: str,
+    members: Sequence[str],
+    trained: Mapping[str, TrainedModel],
+) -> Summary:
     known = [trained[member] for member in members if member in trained]
     accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *results.study.radii])
     return Summary(
@@ -190,14 +196,14 @@ def summarize(results: Results) -> tuple[Summary, ...]:
     A classifier that no record names (its training or weighing is not finished) is left out.
     """
     summaries = []
-    seeds = {model.id: model.seed for model in results.models}
+    trained = {model.id: model for model in results.models}
     for sigma in sorted({c.sigma for c in results.certified}):
         for label, classifiers in certified_models(results, sigma=sigma).items():
             for classifier in classifiers:
-                summary = _summary(classifier, results, label=label, members=(classifier.id,))
-                summaries.append(replace(summary, seed=seeds[classifier.id]))
+                summary = _summary(classifier, results, label=label, members=(classifier.id,), trained=trained)
+                summaries.append(replace(summary, seed=trained[classifier.id].seed))
         for record, classifier in certified_ensembles(results, sigma=sigma):
-            summary = _summary(classifier, results, label=record.label, members=record.members)
+            summary = _summary(classifier, results, label=record.label, members=record.members, trained=trained)
             chosen = replace(summary, members=record.members, weights=record.weights)
             summaries.append(replace(chosen, weighting=record.method, average=record.average))
     return tuple(summaries)

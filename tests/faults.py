@@ -3,9 +3,10 @@
     python -m tests.faults --kills 50 --seed 0
 
 Each study runs once undisturbed; then again and again, on a Ray of its own or on three nodes, while drivers, workers,
-actors, raylets and Ray's central server are killed. Whatever does not go on by itself is started again with the same
-command. In the end every number must be the undisturbed run's, bit for bit, and what was finished when a process was
-killed must still be the same file, written once. Nothing is killed that this script did not start.
+actors, raylets and Ray's central server are killed. A lost node is replaced by another, a lost head by another cluster.
+Whatever does not go on by itself is started again with the same command. In the end every number must be the
+undisturbed run's, bit for bit, and what was finished when a process was killed must still be the same file, written
+once. Nothing is killed that this script did not start.
 """
 
 import json
@@ -54,7 +55,12 @@ KINDS = {
     "raylet": ("/raylet/raylet ",),
     "server": ("gcs_server",),
 }
-HANGS_AFTER = 420.0
+# No shorter than this many seconds, nor than so many times the undisturbed run.
+HANGS_AFTER, HANGS_TIMES = 420.0, 8.0
+# How long drivers look for a head that is lost; a minute by default.
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+# Of a command that ends with an error again and again.
+RESTARTS = 5
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -98,6 +104,8 @@ class Run:
     where: str
     run_dir: Path
     kills: list[Kill] = field(default_factory=list)
+    restarts: int = 0
+    """Of drivers that ended with an error."""
     written: dict[Path, int] = field(default_factory=dict)
     """When what was finished at a kill was written."""
 
@@ -129,8 +137,9 @@ def command(study: str, run_dir: Path, *words: str) -> list[str]:
 
 def start(words: list[str], log: Path) -> "subprocess.Popen[bytes]":
     """Start a driver in a process group of its own, its output appended to a file."""
+    environment = {**os.environ, **IMPATIENT}
     with log.open("ab") as file:
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
 def end(process: "subprocess.Popen[bytes]", below: list[int]) -> None:
@@ -146,47 +155,86 @@ def end(process: "subprocess.Popen[bytes]", below: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def candidates(process: "subprocess.Popen[bytes]", nodes: "Nodes | None") -> dict[str, list[tuple[int, str]]]:
+class Machines:
+    """Three nodes on this machine, a head that works for nobody and two of one CPU; made anew when the head is lost."""
+
+    def __init__(self) -> None:
+        self._nodes: Nodes | None = None
+
+    @property
+    def nodes(self) -> "Nodes":
+        """The cluster, started when it is first asked for."""
+        from ray.cluster_utils import Cluster as Nodes
+
+        if self._nodes is None:
+            self._nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            for _ in range(2):
+                self._nodes.add_node(num_cpus=1)
+        return self._nodes
+
+    @property
+    def head(self) -> int:
+        """Process id of the head's raylet."""
+        return int(self.nodes.head_node.all_processes["raylet"][0].process.pid)
+
+    def replace(self, raylet: int) -> None:
+        """Give up the node of a dead raylet and start another."""
+        lost = next(one for one in self.nodes.worker_nodes if one.all_processes["raylet"][0].process.pid == raylet)
+        self.nodes.remove_node(lost, allow_graceful=False)
+        self.nodes.add_node(num_cpus=1)
+
+    def close(self) -> None:
+        """End all nodes."""
+        if self._nodes is not None:
+            self._nodes.shutdown()
+            self._nodes = None
+
+
+def candidates(process: "subprocess.Popen[bytes]", machines: Machines | None) -> dict[str, list[tuple[int, str]]]:
     """Return what may be killed now, as (process id, name) by kind."""
     found: dict[str, list[tuple[int, str]]] = {"driver": [(process.pid, "full_study.py")]}
-    # Of a cluster of several nodes the head stays: without it there is no cluster to go on with.
-    head = set() if nodes is None else {nodes.head_node.all_processes["raylet"][0].process.pid}
-    root = process.pid if nodes is None else os.getpid()
-    for pid, line in descendants(root):
+    # Of several nodes the head is lost with its server.
+    head = None if machines is None else machines.head
+    for pid, line in descendants(process.pid if machines is None else os.getpid()):
         for kind, names in KINDS.items():
-            if any(name in line for name in names) and pid not in head and not (nodes and kind == "server"):
+            if any(name in line for name in names) and pid != head:
                 found.setdefault(kind, []).append((pid, line.split()[0].rpartition("/")[2]))
                 break
     return found
 
 
-def disturb(
-    run: Run, words: list[str], rng: random.Random, *, seconds: float, most: int, nodes: "Nodes | None"
-) -> None:
+def disturb(run: Run, rng: random.Random, *, seconds: float, most: int, machines: Machines | None) -> None:
     """Run a study to its end, killing up to `most` processes, each at a time drawn from [0, `seconds`]."""
-    log = run.run_dir.with_suffix(".log")
-    process, began = start(words, log), time.monotonic()
-    at = began + rng.uniform(0, seconds)
+    log, patience = run.run_dir.with_suffix(".log"), max(HANGS_AFTER, HANGS_TIMES * seconds)
+
+    def begin() -> "tuple[subprocess.Popen[bytes], float, float]":
+        where = ["--resources.cpus", "2"] if machines is None else ["--ray-address", machines.nodes.address]
+        now = time.monotonic()
+        return start(command(run.study, run.run_dir, *where), log), now, now + rng.uniform(0, seconds)
+
+    process, began, at = begin()
     while True:
         left = len(run.kills) < most
         try:
-            status = process.wait(max(0.0, at - time.monotonic()) if left else HANGS_AFTER)
+            status = process.wait(max(0.0, at - time.monotonic()) if left else patience)
         except subprocess.TimeoutExpired:
             below = [pid for pid, _ in descendants(process.pid)]
             if left:
-                kill = kill_one(run, process, rng, began, nodes)
-                if kill.kind in ("driver", "server") or (kill.kind == "raylet" and nodes is None):
+                kill = kill_one(run, process, rng, began, machines)
+                at = time.monotonic() + rng.uniform(0, seconds)
+                if kill.kind in ("driver", "server") or (kill.kind == "raylet" and machines is None):
                     # A driver that lost its Ray is given time to find out.
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(60)
                     kill.then = "ended" if process.poll() is not None else "hung"
                     end(process, below)
-                    process, began = start(words, log), time.monotonic()
-                at = time.monotonic() + rng.uniform(0, seconds)
+                    if machines is not None and kill.kind == "server":
+                        machines.close()
+                    process, began, at = begin()
                 continue
             run.kills[-1].then = "hung"
             end(process, below)
-            raise AssertionError(f"no end within {HANGS_AFTER:g} s after the last kill; see {log}") from None
+            raise AssertionError(f"no end within {patience:g} s after the last kill; see {log}") from None
         if status == 0:
             for kill in run.kills:
                 kill.then = kill.then or "went on"
@@ -194,15 +242,16 @@ def disturb(
         # What did not go on by itself: as its user would, start it again.
         assert run.kills, f"an undisturbed study ended with {status}; see {log}"
         run.kills[-1].then = run.kills[-1].then or f"ended with {status}"
-        process, began = start(words, log), time.monotonic()
-        at = time.monotonic() + rng.uniform(0, seconds)
+        run.restarts += 1
+        assert run.restarts <= RESTARTS, f"{run.restarts} runs of the same command ended with an error; see {log}"
+        process, began, at = begin()
 
 
 def kill_one(
-    run: Run, process: "subprocess.Popen[bytes]", rng: random.Random, began: float, nodes: "Nodes | None"
+    run: Run, process: "subprocess.Popen[bytes]", rng: random.Random, began: float, machines: Machines | None
 ) -> Kill:
     """Kill one process of a kind drawn first, and note what was finished."""
-    found = candidates(process, nodes)
+    found = candidates(process, machines)
     kind = rng.choice(sorted(found))
     pid, name = rng.choice(sorted(found[kind]))
     finished = run.note_records()
@@ -210,21 +259,9 @@ def kill_one(
     run.kills.append(kill)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    if nodes is not None and kind == "raylet":
-        lost = next(node for node in nodes.worker_nodes if node.all_processes["raylet"][0].process.pid == pid)
-        nodes.remove_node(lost, allow_graceful=False)
-        nodes.add_node(num_cpus=1)
+    if machines is not None and kind == "raylet":
+        machines.replace(pid)
     return kill
-
-
-def cluster() -> "Nodes":
-    """Start three nodes on this machine: a head that works for nobody, and two of one CPU."""
-    from ray.cluster_utils import Cluster as Nodes
-
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
-    return nodes
 
 
 def faults(options: Options) -> None:
@@ -236,19 +273,16 @@ def faults(options: Options) -> None:
     console.print(f"runs and kills.jsonl in {folder}")
     undisturbed: dict[str, tuple[Path, float]] = {}
     kills: list[Kill] = []
-    runs, failures, nodes = 0, 0, None
+    machines = Machines()
+    runs, failures = 0, 0
     try:
         while len(kills) < options.kills and time.monotonic() - began < 60 * options.minutes:
             study, where = rng.choice(options.studies), rng.choice(("own Ray", "three nodes"))
             if study not in undisturbed:
                 undisturbed[study] = reference(study, folder)
             run = Run(study, where, folder / f"run-{runs}-{study}")
-            words = ["--resources.cpus", "2"]
-            if where == "three nodes":
-                nodes = nodes or cluster()
-                words = ["--ray-address", nodes.address]
             runs += 1
-            good = survives(run, words, undisturbed[study], rng, nodes if where == "three nodes" else None)
+            good = survives(run, undisturbed[study], rng, machines if where == "three nodes" else None)
             failures += not good
             kills += run.kills
             with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
@@ -256,8 +290,7 @@ def faults(options: Options) -> None:
             told = ", ".join(f"{kill.kind} after {kill.seconds:g} s ({kill.then})" for kill in run.kills) or "none"
             console.print(f"{run.run_dir.name} on {where}: {'as undisturbed' if good else 'DIFFERENT'}; killed: {told}")
     finally:
-        if nodes is not None:
-            nodes.shutdown()
+        machines.close()
     by_kind = Counter((kill.kind, kill.where, kill.then) for kill in kills)
     for (kind, where, then), count in sorted(by_kind.items()):
         console.print(f"{count:4d} x {kind} on {where}: {then}")
@@ -282,14 +315,11 @@ def reference(study: str, folder: Path) -> tuple[Path, float]:
     return run_dir, seconds
 
 
-def survives(
-    run: Run, words: list[str], undisturbed: tuple[Path, float], rng: random.Random, nodes: "Nodes | None"
-) -> bool:
+def survives(run: Run, undisturbed: tuple[Path, float], rng: random.Random, machines: Machines | None) -> bool:
     """Disturb a run; return whether it ended as the undisturbed one."""
     run_dir, seconds = undisturbed
     try:
-        whole = command(run.study, run.run_dir, *words)
-        disturb(run, whole, rng, seconds=seconds, most=rng.randint(2, 5), nodes=nodes)
+        disturb(run, rng, seconds=seconds, most=rng.randint(3, 6), machines=machines)
         run.check(run_dir)
     except AssertionError as error:
         console.print(f"[red]{escape(str(error)[:2000])}")

@@ -1,5 +1,6 @@
 """Progress of work that runs on a cluster: a board that workers write to and the driver reads."""
 
+import heapq
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -37,36 +38,45 @@ class Board:
 
     def __init__(self, work: int) -> None:
         self._fraction = [0.0] * work
-        self._next = 0
+        self._waiting = list(range(work))
+        self._taken: dict[int, set[int]] = {}
+        self._workers: dict[tuple[int, int], Any] = {}
+        self._open = True
         self._detail = ""
         self._failure: RspipeError | None = None
-        self._workers: dict[int, Any] = {}
-        self._open = True
 
-    def restart(self) -> None:
-        """Hand out everything again, unless the work was given up: workers were replaced, and skip what is finished."""
-        if self._open:
-            self._next = 0
+    def join(self, group: int, rank: int, worker: Any) -> None:
+        """Note an actor of a group that begins to work."""
+        self._workers[group, rank] = worker
 
-    def join(self, rank: int, worker: Any) -> None:
-        """Note an actor that begins to work."""
-        self._workers[rank] = worker
-
-    def leave(self, rank: int) -> None:
+    def leave(self, group: int, rank: int) -> None:
         """Note that an actor ends by itself."""
-        self._workers.pop(rank, None)
+        self._workers.pop((group, rank), None)
 
     def close(self) -> list[Any]:
         """Give up the work, and return the actors that are still at it."""
-        self._open, self._next = False, len(self._fraction)
+        self._open = False
+        self._waiting.clear()
         return list(self._workers.values())
 
-    def take(self) -> int | None:
-        """Return the next piece of work, or None."""
-        if self._next == len(self._fraction):
+    def take(self, group: int) -> int | None:
+        """Return the next piece of work, which is then that group's, or None."""
+        if not self._waiting:
             return None
-        self._next += 1
-        return self._next - 1
+        piece = heapq.heappop(self._waiting)
+        self._taken.setdefault(group, set()).add(piece)
+        return piece
+
+    def release(self, group: int) -> None:
+        """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone."""
+        self._workers = {who: worker for who, worker in self._workers.items() if who[0] != group}
+        for piece in self._taken.pop(group, set()) if self._open else set():
+            if self._fraction[piece] < 1:
+                heapq.heappush(self._waiting, piece)
+
+    def left(self) -> tuple[int, int]:
+        """Return how many pieces nobody has taken, and how many are not finished; none of work that was given up."""
+        return len(self._waiting), sum(done < 1 for done in self._fraction) if self._open else 0
 
     def update(self, piece: int, fraction: float, detail: str = "") -> None:
         """Note how far a piece is, in [0, 1]."""
@@ -74,7 +84,7 @@ class Board:
         self._detail = detail or self._detail
 
     def fail(self, error: RspipeError) -> None:
-        """Note what nobody can do anything about but the user: trying again would not help."""
+        """Note what nobody can do anything about but the user: nothing more is handed out."""
         self._failure = self._failure or error
         self.close()
 

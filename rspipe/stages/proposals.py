@@ -113,6 +113,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         searches: Sequence[SearchSpec],
         *,
         on_end: Callable[[int, str], None],
+        room: Callable[[], int],
     ) -> None:
         """Learn what the store holds.
 
@@ -120,9 +121,11 @@ class Proposals(Searcher):  # type: ignore[misc]
             store: Where trials come from and where stopped ones go.
             searches: Those to run, done or not.
             on_end: Called with the piece of work and its name when a trial has ended.
+            room: Returns how many trials may run at a time: nodes come and go.
         """
         super().__init__()
         self._store, self._searches, self._on_end = store, searches, on_end
+        self._room = room
         known = [store.trials(search.id) for search in searches]
         self._sources: list[_Source] = [
             _Learning(search, trials) if search.algorithm.name in LEARNING else _Fixed(search, trials)
@@ -134,11 +137,13 @@ class Proposals(Searcher):  # type: ignore[misc]
         self._pieces: Iterator[int] = iter(range(sum(self._open)))
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the work of a new trial: of the search that has the fewest running, the first of such."""
+        """Return the work of a new trial, of the first search of those with the fewest running; None for later."""
         running = Counter(work.which for work in self._running.values())
         waiting = [which for which, count in enumerate(self._open) if count]
         if not waiting:
             return Searcher.FINISHED
+        if len(self._running) >= self._room():
+            return None
         which = min(waiting, key=lambda one: (running[one], one))
         self._open[which] -= 1
         index, parameters = self._sources[which].suggest(trial_id)

@@ -234,7 +234,8 @@ def visit(
 ) -> None:
     """Run passes over images on a pool of actors; `on_block` gets each finished block as it arrives, in any order.
 
-    When an actor or its node dies, a new pool goes on with the images that no block has brought yet.
+    Nodes that join are used at once. When an actor or its node dies, a new pool goes on with the images that no block
+    has brought yet.
 
     Raises:
         ClusterError: The resources are not there, or actors kept dying.
@@ -255,7 +256,7 @@ def visit(
     while waiting:
         before = len(waiting)
         try:
-            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster.now(), on_block=arrived)
+            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster, on_block=arrived)
         except WorkersLostError as error:
             fruitless = 0 if len(waiting) < before else fruitless + 1
             if fruitless == _FRUITLESS_POOLS:
@@ -272,7 +273,7 @@ def _run_pool(
     cluster: Cluster,
     on_block: Callable[[list[Visit]], None],
 ) -> None:
-    """Run one pool of actors over rows until they are done or an actor is lost."""
+    """Run one pool of actors over rows until they are done or an actor is lost; it grows with the cluster."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -280,6 +281,8 @@ def _run_pool(
     size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
+    at_once = cluster.now().workers(blocks)
+    most = max(at_once, min(blocks, asked.workers or blocks))
     try:
         with pool() as roster, warnings.catch_warnings():
             # `max_restarts` loses its place in 2.64, beyond our pin, and has no other yet.
@@ -294,7 +297,7 @@ def _run_pool(
                     "resources": asked,
                 },
                 batch_size=None if asked.gpus_per_worker == 0 else images,
-                compute=ActorPoolStrategy(size=cluster.workers(blocks)),
+                compute=ActorPoolStrategy(min_size=at_once, max_size=most),
                 num_cpus=asked.cpus_per_worker,
                 num_gpus=asked.gpus_per_worker or None,
                 # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.

@@ -41,8 +41,8 @@ def _run_trials(
     from rspipe.stages.proposals import GivenUp, Proposals, Stopper
 
     asked = cluster.resources
-    board = make_board(count)
     workers = cluster.now().workers(count)
+    board = make_board(count)
     scratch, name = local_part(store.run_dir) / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
         run_in_tune,
@@ -59,14 +59,18 @@ def _run_trials(
     def on_end(piece: int, what: str) -> None:
         board.update.remote(piece, 1.0, what)
 
+    def room() -> int:
+        return max(1, cluster.now().fits)
+
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": asked.cpus_per_worker, "gpu": asked.gpus_per_worker}),
         tune_config=tune.TuneConfig(
-            search_alg=Proposals(store, searches, on_end=on_end),
+            search_alg=Proposals(store, searches, on_end=on_end, room=room),
             scheduler=Stopper(store, searches),
             num_samples=count,
             reuse_actors=True,
-            max_concurrent_trials=workers,
+            # `room` is asked, too: as many as may be asked for, and as many as there is room for.
+            max_concurrent_trials=asked.workers or count,
         ),
         run_config=tune.RunConfig(
             name=name,

@@ -1,8 +1,6 @@
-"""Training on Ray Train: many small models share one group of workers, each worker takes the next model."""
+"""Training on Ray Train: many small models share groups of workers, each worker takes the next model."""
 
-import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +19,7 @@ from rspipe.records import TrainedModel
 from rspipe.resolved import ModelSpec
 from rspipe.spec import DataSpec
 from rspipe.splits import Dataset
+from rspipe.stages.groups import run_groups
 from rspipe.stages.places import local_part, place
 from rspipe.stages.progress import OnProgress, Progress, make_board, watch
 from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
@@ -98,24 +97,19 @@ def train_one(
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Run on each worker of a Ray Train group: take models from the board until none is left."""
-    import ray
+    """Run on each worker of a group: take models from the board until none is left."""
     import ray.train
-    from ray.train.collective import barrier
 
     set_deterministic()
     keep_freed_memory()
-    board, specs = config["board"], config["specs"]
+    board, group = config["board"], config["group"]
     rank = ray.train.get_context().get_world_rank()
-    if rank == 0:
-        ray.get(board.restart.remote())
-    barrier()
-    ray.get(board.join.remote(rank, ray.get_runtime_context().current_actor))
+    ray.get(board.join.remote(group, rank, ray.get_runtime_context().current_actor))
     means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
     try:
-        _work_off(board, specs, Store(place(config["run_dir"])), worker_device(config["gpus"]), means)
+        _work_off(config, Store(place(config["run_dir"])), worker_device(config["gpus"]), means)
     except RspipeError as error:
-        ray.get(board.leave.remote(rank))
+        ray.get(board.leave.remote(group, rank))
         ray.get(board.fail.remote(error))
 
 
@@ -133,12 +127,13 @@ def _own_group(together: int, *, gpus: float) -> Group | None:
     return own
 
 
-def _work_off(board: Any, specs: Sequence[ModelSpec], store: Store, device: torch.device, means: Means) -> None:
+def _work_off(config: dict[str, Any], store: Store, device: torch.device, means: Means) -> None:
     import ray
 
+    board, specs, group = config["board"], config["specs"], config["group"]
     store.check_shared()
     first = is_first(means.group)
-    while (piece := agreed(ray.get(board.take.remote()) if first else None, means.group, device)) is not None:
+    while (piece := agreed(ray.get(board.take.remote(group)) if first else None, means.group, device)) is not None:
         spec = specs[piece]
 
         def on_epoch(epoch: int, piece: int = piece, spec: ModelSpec = spec) -> None:
@@ -161,59 +156,24 @@ def train_models(
         ClusterError: The resources are not there, or workers kept failing.
         RspipeError: What a worker ran into, e.g. missing data.
     """
+    import ray
+
     # The costly ones first, so that no worker ends with a long one.
     todo = sorted((spec for spec in specs if store.trained_model(spec.id) is None), key=_cost, reverse=True)
     on_progress(Progress("train", 0, len(todo), "models"))
     if todo:
-        _run_group(store, todo, cluster=cluster, on_progress=on_progress)
+        board = make_board(len(todo))
+
+        def run() -> None:
+            config = {"specs": todo, "run_dir": str(store.run_dir)}
+            scratch = local_part(store.run_dir) / ".ray"
+            run_groups(train_loop, config, board=board, cluster=cluster, scratch=scratch)
+
+        def stop() -> None:
+            # Whoever comes after them finds nothing to do.
+            with suppress(ray.exceptions.RayError):
+                for worker in ray.get(board.close.remote()):
+                    ray.kill(worker)
+
+        watch(run, board, stop=stop, stage="train", work=len(todo), unit="models", on_progress=on_progress)
     return tuple(store.existing_model(spec.id) for spec in specs)
-
-
-def _run_group(store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress) -> None:
-    import ray.train
-    from ray.train.torch import TorchConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    cluster = cluster.now()
-    asked = cluster.resources
-    workers = cluster.trainers(len(specs))
-    board = make_board(len(specs))
-    scratch, name = local_part(store.run_dir) / ".ray", f"train-{uuid.uuid4().hex[:8]}"
-    trainer = DataParallelTrainer(
-        train_loop,
-        train_loop_config={
-            "board": board,
-            "specs": list(specs),
-            "run_dir": str(store.run_dir),
-            "gpus": asked.gpus_per_worker,
-            "together": asked.workers_per_model,
-            "decoders": cluster.decoders(workers),
-        },
-        # Torch's rendezvous listens on every address of a node and knows no token: only where workers need each other.
-        backend_config=TorchConfig(backend="gloo") if asked.workers_per_model > 1 else None,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=asked.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": asked.cpus_per_worker,
-                **({"GPU": asked.gpus_per_worker} if asked.gpus_per_worker > 0 else {}),
-            },
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(scratch),
-            # Models resume from their own checkpoints; these are the replacements of workers that died.
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=10),
-        ),
-    )
-
-    def stop() -> None:
-        # Whoever replaces them finds nothing to do.
-        with suppress(ray.exceptions.RayError):
-            for worker in ray.get(board.close.remote()):
-                ray.kill(worker)
-
-    try:
-        watch(trainer.fit, board, stop=stop, stage="train", work=len(specs), unit="models", on_progress=on_progress)
-    finally:
-        shutil.rmtree(scratch / name, ignore_errors=True)

@@ -2,9 +2,9 @@
 
 import gc
 import logging
+import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,8 +39,11 @@ def head() -> Iterator[Head]:
     try:
         deadline = time.monotonic() + 90
         while True:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", dashboard), timeout=1).close()
+            # Its port is open before it can answer.
+            jobs = urllib.request.Request(f"http://127.0.0.1:{dashboard}/api/jobs/")
+            jobs.add_header("Authorization", f"Bearer {environment['RAY_AUTH_TOKEN']}")
+            with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(jobs, timeout=10) as answer:
+                assert answer.status == 200
                 break
             assert process.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < deadline, Path(log.name).read_text()

@@ -8,11 +8,16 @@ from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.stages.progress import Board, root_cause
 
 
-def test_a_board_hands_out_each_piece_once_and_all_again_after_a_restart() -> None:
-    board = Board(2)
-    assert [board.take(), board.take(), board.take()] == [0, 1, None]
-    board.restart()
-    assert board.take() == 0
+def test_a_board_hands_out_each_piece_once_and_again_what_a_lost_group_had_not_finished() -> None:
+    board = Board(4)
+    assert [board.take(0), board.take(0), board.take(1)] == [0, 1, 2]
+    board.update(0, 1.0)
+    assert board.left() == (1, 3)
+    board.release(0)
+    assert board.left() == (2, 3)
+    assert [board.take(1), board.take(1), board.take(1)] == [1, 3, None]
+    board.release(0)
+    assert board.left() == (0, 3)
 
 
 def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
@@ -25,11 +30,12 @@ def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
 
 def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
     board = Board(3)
-    board.take()
+    board.take(0)
     first = DataError("first")
     board.fail(first)
     board.fail(DataError("second"))
-    assert board.take() is None
+    assert board.take(0) is None
+    assert board.left() == (0, 3)
     assert board.read() == (0.0, "", first)
 
 

@@ -1,0 +1,53 @@
+"""A pass over images whose actors wait at their first one to be told to go on: `python -m tests.stages.late`."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rspipe.datasets import Split
+from rspipe.spec import CertifySpec
+from rspipe.stages.runtime import Resources, connect
+from rspipe.stages.sampling import CountPass, Visit, Work, visit
+from rspipe.stages.store import Store, write_json
+
+IMAGES = 60
+
+
+@dataclass(frozen=True)
+class Held(CountPass):
+    """Touches a file named by its node, and returns nothing once there is a file `go`."""
+
+    run_dir: Path
+
+    def run(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Return no arrays."""
+        import ray
+
+        (self.run_dir / "arrived" / ray.get_runtime_context().get_node_id()).touch()
+        while not (self.run_dir / "go").exists():
+            time.sleep(0.05)
+        return {}
+
+
+def main(address: str, run_dir: Path) -> None:
+    """Run the pass and write down each image that it visited."""
+    (run_dir / "arrived").mkdir()
+    store = Store(run_dir)
+    write_json(run_dir / "study.json", {})
+    split = Split(torch.zeros(IMAGES, 1, 2, 2), torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES))
+    held = Held(0.25, (), (), CertifySpec(n0=10, n=10), 10, run_dir)
+
+    def show(visits: list[Visit]) -> None:
+        for one in visits:
+            sys.stdout.write(f"visited {one.example}\n")
+
+    with connect(address=address, resources=Resources(), log=run_dir / "ray.log") as cluster:
+        visit(store, [Work(held, split)], classes=10, cluster=cluster, on_block=show)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
