@@ -3,8 +3,9 @@
     python pipelines/bench_scale.py                                          # some minutes on two cores
     python pipelines/bench_scale.py --models 500 1000 2000 --images 2500 5000 10000 --classifiers 200
 
-Models are trained and images certified by the stages' own code, on a Ray that claims the CPUs of many machines; in
-place of a training stands an empty network, in place of sampling a table of counts. Times are of this machine; what
+Models are trained and images certified by the stages' own code, on a Ray that claims the CPUs of many machines (as one:
+what Ray's own scheduler costs over many is not measured); in place of a training stands an empty network, in place of
+sampling a table of counts. Times are of this machine; what
 carries over is how they grow: what one more unit costs is a slope over sizes, so that starting up is no part of it, and
 `growth` is the slope between the two largest sizes over that between the two smallest: 1 where cost is linear.
 """
@@ -33,11 +34,13 @@ from rspipe.rules import looks
 from rspipe.spec import CertifySpec
 from rspipe.splits import Split
 from rspipe.stages import certify
-from rspipe.stages.files import write_json
+from rspipe.stages.files import write_json, write_text
 from rspipe.stages.progress import Progress
+from rspipe.stages.results import read_results
 from rspipe.stages.runtime import Cluster, Node, Resources, connect
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
 from rspipe.stages.store import Store
+from rspipe.stages.tracking import Tracker
 from rspipe.study import load_study
 from rspipe.study_config import StudyConfig
 
@@ -51,6 +54,8 @@ class Options:
 
     models: tuple[int, ...] = (50, 100, 200)
     """Models of a study."""
+    indexed: tuple[int, ...] = (20, 40, 80)
+    """Models of a study that goes into an MLflow of its own, in a file."""
     images: tuple[int, ...] = (100, 200, 400)
     """Test images."""
     classifiers: int = 50
@@ -169,6 +174,33 @@ def train(store: Store, specs: Sequence[ModelSpec], cluster: Cluster) -> None:
     training.train_models(store, specs, cluster=cluster, on_progress=ignore)
 
 
+def measure_index(options: Options, folder: Path) -> list[Measured]:
+    """Read the records of studies of growing size, and publish them in MLflow, once and again."""
+    found = []
+    for size in options.indexed:
+        study, store = study_of(size, folder), Store(folder / f"index-{size}" / "run")
+        for name in ("study.json", "environment.json"):
+            write_json(store.run_dir / name, {})
+        write_text(store.run_dir / "study.toml", "")
+        for spec in study.model_specs:
+            instead_of_training(store, spec)
+        results, read = timed(
+            "read the records", "model", size, lambda store=store, study=study: read_results(store, study)
+        )
+        tracker = Tracker(store, study)
+        # The database is made by then, which takes longer than a small study.
+        tracker.open()
+        _, published = timed(
+            "publish", "model", size, lambda tracker=tracker, results=results: tracker.publish(results)
+        )
+        _, again = timed(
+            "find all published", "model", size, lambda tracker=tracker, results=results: tracker.publish(results)
+        )
+        tracker.finish("FINISHED")
+        found += [read, published, again]
+    return found
+
+
 def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Measured]:
     """Certify growing numbers of images with the stage's own stream and tables."""
     found, spec = [], CertifySpec(n0=100, n=10_000)
@@ -242,6 +274,7 @@ def bench(options: Options) -> None:
         resources = Resources(cpus=cpus, workers=options.workers)
         with connect(address=None, resources=resources, log=folder / "ray.log") as cluster:
             found = [*measure_models(options, cluster, folder), *measure_images(options, cluster, folder)]
+        found += measure_index(options, folder)
         show(found, options)
 
 
