@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rspipe.datasets import Split
 from rspipe.spec import CertifySpec
+from rspipe.splits import Split
 from rspipe.stages.runtime import Resources, connect
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
 from rspipe.stages.store import Store, write_json

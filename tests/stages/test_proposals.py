@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
 from rspipe.records import Trial
 from rspipe.searching import WATCHED, stopped_trial
@@ -13,6 +14,10 @@ from rspipe.stages.proposals import GivenUp, Proposals
 from rspipe.stages.store import Store
 from rspipe.study import load_study
 from tests.stages.processes import TINY
+
+
+ROOM = [2]
+"""How many trials the cluster has room for."""
 
 
 class Counting(Store):
@@ -40,7 +45,7 @@ def ends() -> list[int]:
 @pytest.fixture
 def proposals(store: Counting, ends: list[int]) -> Proposals:
     searches = load_study(TINY).search_specs
-    return Proposals(store, searches, on_end=lambda piece, _: ends.append(piece))
+    return Proposals(store, searches, on_end=lambda piece, _: ends.append(piece), room=lambda: ROOM[0])
 
 
 def look(epoch: int) -> dict[str, Any]:
@@ -95,3 +100,20 @@ def test_an_experiment_is_given_up_in_every_copy_of_what_says_so() -> None:
     end.give_up()
     assert copied.stop_all()
     assert not copied("a trial", {})
+
+
+def test_as_many_trials_are_proposed_as_there_is_room_for_and_none_twice(
+    proposals: Proposals, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def index(trial_id: str) -> int | None:
+        found = proposals.suggest(trial_id)
+        return None if found is None else int(found["work"].index)
+
+    assert [index("a"), index("b"), index("c")] == [0, 1, None]
+    proposals.on_trial_complete("a", error=True)
+    assert [index("c"), index("d")] == [2, None]
+    # A node has joined.
+    monkeypatch.setattr(f"{__name__}.ROOM", [3])
+    assert index("d") == 3
+    assert proposals.suggest("e") == Searcher.FINISHED
+    assert ends == [0]
