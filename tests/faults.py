@@ -60,7 +60,7 @@ HANGS_AFTER, HANGS_TIMES = 420.0, 8.0
 # How long drivers look for a head that is lost; a minute by default.
 IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 # Of a command that ends with an error again and again.
-RESTARTS = 5
+RESTARTS = 12
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -203,9 +203,15 @@ def candidates(process: "subprocess.Popen[bytes]", machines: Machines | None) ->
     return found
 
 
-def disturb(run: Run, rng: random.Random, *, seconds: float, most: int, machines: Machines | None) -> None:
-    """Run a study to its end, killing up to `most` processes, each at a time drawn from [0, `seconds`]."""
-    log, patience = run.run_dir.with_suffix(".log"), max(HANGS_AFTER, HANGS_TIMES * seconds)
+def disturb(
+    run: Run, rng: random.Random, *, seconds: float, most: int, patience: float, machines: Machines | None
+) -> None:
+    """Run a study to its end, killing up to `most` processes.
+
+    Each is killed at a time after the last one, or the start, that is drawn from [0, `seconds`]; the end has to come
+    `patience` seconds after the last one.
+    """
+    log = run.run_dir.with_suffix(".log")
 
     def begin() -> "tuple[subprocess.Popen[bytes], float, float]":
         where = ["--resources.cpus", "2"] if machines is None else ["--ray-address", machines.nodes.address]
@@ -319,7 +325,10 @@ def survives(run: Run, undisturbed: tuple[Path, float], rng: random.Random, mach
     """Disturb a run; return whether it ended as the undisturbed one."""
     run_dir, seconds = undisturbed
     try:
-        disturb(run, rng, seconds=seconds, most=rng.randint(3, 6), machines=machines)
+        kills = rng.randint(4, 12)
+        # The more, the faster one follows the other.
+        patience = max(HANGS_AFTER, HANGS_TIMES * seconds)
+        disturb(run, rng, seconds=4 * seconds / kills, most=kills, patience=patience, machines=machines)
         run.check(run_dir)
     except AssertionError as error:
         console.print(f"[red]{escape(str(error)[:2000])}")
