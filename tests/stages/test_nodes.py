@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ from ray.cluster_utils import Cluster as Nodes
 from tests.stages.late import IMAGES
 from tests.stages.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
 from tests.stages.test_full_study import assert_same_results
+
+# A cluster of many processes on a busy machine: no figure, only an end for what hangs.
+LIMIT = 900.0
+
+
+def soon(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    wait_until(condition, process, seconds=LIMIT)
 
 
 @contextmanager
@@ -73,23 +81,23 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
     with three_nodes() as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address, environment=impatient)
         for process_name, during in stages.values():
-            wait_until(lambda name=process_name: node_with(nodes, name), process)
+            soon(partial(node_with, nodes, process_name), process)
             assert during()
             lost = node_with(nodes, process_name)
             assert lost is not None
             nodes.remove_node(lost, allow_graceful=False)
             nodes.add_node(num_cpus=1)
-        wait_until(lambda: found("certificates/part-*.parquet"), process)
-    status, output = finish(process)
+        soon(lambda: found("certificates/part-*.parquet"), process)
+    status, output = finish(process, seconds=LIMIT)
     assert status != 0, output
     with three_nodes() as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address)
         before = found("certificates/part-*.parquet")
-        wait_until(lambda: found("certificates/part-*.parquet") - before, process)
+        soon(lambda: found("certificates/part-*.parquet") - before, process)
         lost = node_with(nodes, "ray::MapWorker")
         assert lost is not None
         nodes.remove_node(lost, allow_graceful=False)
-        status, resumed = finish(process)
+        status, resumed = finish(process, seconds=LIMIT)
     assert status == 0, resumed
     assert "going on with those that are left" in output
     assert "going on with the" in resumed
@@ -109,11 +117,11 @@ def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path:
             start_new_session=True,
         )
         arrived = tmp_path / "arrived"
-        wait_until(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 1, process)
+        soon(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 1, process)
         nodes.add_node(num_cpus=1)
-        wait_until(lambda: len(list(arrived.iterdir())) == 2, process)
+        soon(lambda: len(list(arrived.iterdir())) == 2, process)
         (tmp_path / "go").touch()
-        status, output = finish(process)
+        status, output = finish(process, seconds=LIMIT)
     finally:
         nodes.shutdown()
     assert status == 0, output

@@ -5,9 +5,11 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -31,7 +33,7 @@ from rspipe.study_config import StudyConfig
 from rspipe.summaries import Results, summarize
 from tests.browser import browser, needs_browser
 from tests.results_builder import results
-from tests.stages.processes import kill_all
+from tests.stages.processes import free_ports, kill_all
 
 
 @pytest.fixture(autouse=True)
@@ -430,15 +432,10 @@ def test_an_unreachable_server_is_one_warning(
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """A tracking server as its own process, with SQLite and artifacts that pass through it."""
+def server(folder: Path, port: int, database: str) -> Iterator[None]:
+    """A tracking server as its own process, with artifacts that pass through it."""
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
+    words += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -462,6 +459,45 @@ def server(folder: Path, port: int) -> Iterator[None]:
         kill_all(process)
 
 
+@pytest.fixture(scope="module")
+def sqlite(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a database in a file."""
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path_factory.mktemp('sqlite'))}"
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """Start PostgreSQL on loopback; return an empty database of it."""
+    pytest.importorskip("psycopg2", reason="needs psycopg2, which is not installed")
+    found = shutil.which("initdb")
+    if found is None:
+        pytest.skip("needs PostgreSQL's server, whose programs are not in the path")
+    programs = Path(found).resolve().parent
+    # It refuses to run as root; its package makes a user for it.
+    user = "postgres" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    if user is not None:
+        shutil.chown(folder, user)
+    data, where = str(folder / "data"), ["-h", "127.0.0.1", "-p", str(free_ports(1)[0])]
+    making = [str(programs / "initdb"), "-D", data, "-U", "rspipe", "-A", "trust", "--no-sync"]
+    subprocess.run(making, check=True, user=user, cwd=folder, capture_output=True)
+    running = [str(programs / "postgres"), "-D", data, "-k", str(folder), *where, "-F"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(running, user=user, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run([str(programs / "pg_isready"), "-q", *where], check=False).returncode:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"postgresql+psycopg2://rspipe@127.0.0.1:{where[-1]}/postgres"
+    finally:
+        # Not a smart end, which waits for clients.
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        shutil.rmtree(folder)
+
+
 @dataclass(frozen=True)
 class Served:
     """A study that was published on a server, after the server had been down at first."""
@@ -473,12 +509,12 @@ class Served:
     """Of all that was published."""
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, content = tmp_path_factory.mktemp("server"), small_results()
+    database = request.getfixturevalue(request.param)
     store = Store(tmp_path_factory.mktemp("served") / "run")
     save(store, content)
-    shutil.copy(empty_database, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -491,7 +527,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
         publish(store, content)
         assert len(told) == 1, "the server is not there yet"
-        with server(folder, port):
+        with server(folder, port, database):
             publish(store, content)
             yield Served(f"http://127.0.0.1:{port}", store, content, tuple(told))
     logger.removeHandler(handler)
