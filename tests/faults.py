@@ -74,6 +74,10 @@ class Options:
     """Of which studies run where, which processes are killed, and when."""
     minutes: float = 120.0
     """No new run is begun after so long."""
+    most: int = 12
+    """Processes to kill in one run, at most; a third of it at least."""
+    spacing: float | None = None
+    """Seconds between two kills, at most; by default as many as make them cover the run four times over."""
     folder: Path | None = None
     """Where runs and kills.jsonl are kept; a temporary folder by default."""
     studies: tuple[str, ...] = tuple(STUDIES)
@@ -288,7 +292,7 @@ def faults(options: Options) -> None:
                 undisturbed[study] = reference(study, folder)
             run = Run(study, where, folder / f"run-{runs}-{study}")
             runs += 1
-            good = survives(run, undisturbed[study], rng, machines if where == "three nodes" else None)
+            good = survives(run, undisturbed[study], rng, options, machines if where == "three nodes" else None)
             failures += not good
             kills += run.kills
             with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
@@ -321,7 +325,9 @@ def reference(study: str, folder: Path) -> tuple[Path, float]:
     return run_dir, seconds
 
 
-def survives(run: Run, undisturbed: tuple[Path, float], rng: random.Random, machines: Machines | None) -> bool:
+def survives(
+    run: Run, undisturbed: tuple[Path, float], rng: random.Random, options: Options, machines: Machines | None
+) -> bool:
     """Disturb a run; return whether it ended as the undisturbed one."""
     run_dir, seconds = undisturbed
     try:
