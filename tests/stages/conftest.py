@@ -1,8 +1,8 @@
 """Fixtures of the stages: a Ray head that wants a token, one undisturbed run of the reduced study, an object store."""
 
 import gc
-import logging
 import http.client
+import logging
 import os
 import shutil
 import subprocess

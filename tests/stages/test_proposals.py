@@ -15,7 +15,6 @@ from rspipe.stages.store import Store
 from rspipe.study import load_study
 from tests.stages.processes import TINY
 
-
 ROOM = [2]
 """How many trials the cluster has room for."""
 
