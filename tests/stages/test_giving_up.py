@@ -6,7 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import ray
-import ray.train.collective
+import ray.train
 import ray.tune
 
 from rspipe.errors import DataError, StoreError
@@ -81,11 +81,10 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_train_nothing(
     monkeypatch.setattr(ray, "get_runtime_context", MagicMock())
     monkeypatch.setattr(ray.tune, "report", told.append)
     monkeypatch.setattr(ray.train, "get_context", MagicMock())
-    monkeypatch.setattr(ray.train.collective, "barrier", lambda: None)
     shared = {"board": board, "run_dir": str(tmp_path), "gpus": 0.0, "decoders": 1}
     work = trials.Work(which=0, index=0, piece=0, parameters={})
     trials.run_in_tune({"work": work}, searches=study.search_specs, **shared)
-    train.train_loop({"specs": study.model_specs, "together": 1, **shared})
+    train.train_loop({"specs": study.model_specs, "group": 0, "together": 1, **shared})
     failures = [call.args[0] for call in board.fail.remote.call_args_list]
     assert [type(one) for one in failures] == [StoreError, StoreError]
     assert "not visible" in str(failures[0])

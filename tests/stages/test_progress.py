@@ -35,26 +35,28 @@ def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
     board.fail(first)
     board.fail(DataError("second"))
     assert board.take(0) is None
-    assert board.left() == (0, 3)
+    assert board.left() == (0, 0)
     assert board.read() == (0.0, "", first)
 
 
 def test_work_that_is_given_up_is_not_handed_out_again_and_those_at_it_are_known() -> None:
     board = Board(3)
     for rank in range(3):
-        board.join(rank, f"worker {rank}")
-        board.take()
-    board.leave(1)
+        board.join(0, rank, f"worker {rank}")
+        board.take(0)
+    board.leave(0, 1)
     assert board.close() == ["worker 0", "worker 2"]
-    board.restart()
-    assert board.take() is None
+    board.release(0)
+    assert board.take(1) is None
+    assert board.left() == (0, 0)
 
 
-def test_who_replaces_a_worker_takes_its_place() -> None:
+def test_of_a_group_that_is_lost_no_worker_is_at_the_work_any_more() -> None:
     board = Board(1)
-    board.join(0, "first")
-    board.join(0, "second")
-    assert board.close() == ["second"]
+    board.join(0, 0, "lost")
+    board.join(1, 0, "another group's")
+    board.release(0)
+    assert board.close() == ["another group's"]
 
 
 def test_the_outermost_of_several_errors_of_ours_is_the_one_found() -> None:
