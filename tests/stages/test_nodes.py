@@ -1,107 +1,57 @@
-"""Studies on a cluster whose nodes come and go: the numbers are those of an undisturbed run."""
+"""Certification on a cluster whose nodes come and go: the counts are those of an undisturbed run."""
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray._private.node import Node
 from ray.cluster_utils import Cluster as Nodes
 
+from rspipe.datasets import load_dataset
+from rspipe.ensembles import Classifier
+from rspipe.stages.store import Store
+from rspipe.stages.train import train_one
+from rspipe.study import load_study
+from tests.stages.counted import expected_rows, rows
 from tests.stages.late import IMAGES
-from tests.stages.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
-from tests.stages.test_full_study import assert_same_results
+from tests.stages.processes import REPOSITORY, TINY, finish, start, wait_until
 
-# A cluster of many processes on a busy machine: no figure, only an end for what hangs.
-LIMIT = 900.0
-
-
-def soon(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    wait_until(condition, process, seconds=LIMIT)
+# Long enough that a node can be taken away in between: half a second per image.
+SETTINGS = ("certify.n=100000", "certify.images=40", 'certify.rule="radius_grid"', "training.epochs=2")
 
 
-@contextmanager
-def three_nodes() -> Iterator[Nodes]:
-    """Start a head that works for nobody and two nodes of one CPU each, as processes of this machine."""
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """Two nodes of one CPU each, as processes of this machine."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
     try:
-        for _ in range(2):
-            nodes.add_node(num_cpus=1)
         yield nodes
     finally:
         nodes.shutdown()
 
 
-def node_with(nodes: Nodes, process: str) -> Node | None:
-    """Return a node that is no head and runs a process whose command line holds a name."""
-    for node in nodes.worker_nodes:
-        raylet = node.all_processes["raylet"][0].process.pid
-        if any(process in command for _, command in descendants(raylet)):
-            return node
-    return None
-
-
-@pytest.fixture
-def begun(reference: tuple[Path, str], tmp_path: Path) -> Path:
-    """A run directory of the reduced study in which half of each stage is done up to training."""
-    run_dir = tmp_path / "run"
-    shutil.copytree(reference[0], run_dir)
-    (search,) = (run_dir / "search").iterdir()
-    for name in ("result.json", "trial-2.json", "trial-3.json"):
-        (search / name).unlink()
-    models = [path for path in (run_dir / "models").iterdir() if path.name.startswith(("smoothadv", "advmacer_tuned"))]
-    assert len(models) == 2
-    for path in [*models, run_dir / "moments", run_dir / "weights", run_dir / "certificates"]:
-        shutil.rmtree(path)
-    for path in run_dir.glob("summary.*"):
-        path.unlink()
-    return run_dir
-
-
-def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_head_is_lost_resumes(
-    begun: Path, reference: tuple[Path, str]
-) -> None:
-    words = ("--study", str(TINY), "--run-dir", str(begun))
-    # How long a driver looks for its head.
-    impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-
-    def found(pattern: str) -> set[Path]:
-        return set(begun.glob(pattern))
-
-    stages: dict[str, tuple[str, Callable[[], bool]]] = {
-        "search": ("ray::ImplicitFunc", lambda: True),
-        "training": ("ray::RayTrainWorker", lambda: True),
-        "weighing": ("ray::MapWorker", lambda: not found("moments/*")),
-    }
-    with three_nodes() as nodes:
-        process = start("full_study.py", *words, "--ray-address", nodes.address, environment=impatient)
-        for process_name, during in stages.values():
-            soon(partial(node_with, nodes, process_name), process)
-            assert during()
-            lost = node_with(nodes, process_name)
-            assert lost is not None
-            nodes.remove_node(lost, allow_graceful=False)
-            nodes.add_node(num_cpus=1)
-        soon(lambda: found("certificates/part-*.parquet"), process)
-    status, output = finish(process, seconds=LIMIT)
-    assert status != 0, output
-    with three_nodes() as nodes:
-        process = start("full_study.py", *words, "--ray-address", nodes.address)
-        before = found("certificates/part-*.parquet")
-        soon(lambda: found("certificates/part-*.parquet") - before, process)
-        lost = node_with(nodes, "ray::MapWorker")
-        assert lost is not None
-        nodes.remove_node(lost, allow_graceful=False)
-        status, resumed = finish(process, seconds=LIMIT)
-    assert status == 0, resumed
-    assert "going on with those that are left" in output
-    assert "going on with the" in resumed
-    assert_same_results(begun, reference[0])
+def test_a_node_that_is_lost_in_certification_costs_time_alone(nodes: Nodes, tmp_path: Path) -> None:
+    study = load_study(TINY, overrides=SETTINGS)
+    store, data = Store(tmp_path), load_dataset(study.data)
+    model = train_one(store, study.model_specs[0], data)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = ("--study", str(TINY), "--run-dir", str(tmp_path), *settings, "--ray-address", nodes.address)
+    process = start("certify.py", *words)
+    parts = tmp_path / "certificates"
+    wait_until(lambda: len(list(parts.glob("part-*.parquet"))) >= 3, process)
+    nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+    before = len(list(parts.glob("part-*.parquet")))
+    status, output = finish(process)
+    assert status == 0, output
+    assert "going on with the" in output
+    assert before < len(list(parts.glob("part-*.parquet")))
+    found, expected = rows(store), expected_rows(store, study, data, [model], [Classifier(model.id, (0,), (1.0,))])
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        assert {name: found[key][name] for name in wanted} == wanted, key
 
 
 def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path: Path) -> None:
@@ -117,11 +67,11 @@ def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path:
             start_new_session=True,
         )
         arrived = tmp_path / "arrived"
-        soon(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 1, process)
+        wait_until(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 1, process)
         nodes.add_node(num_cpus=1)
-        soon(lambda: len(list(arrived.iterdir())) == 2, process)
+        wait_until(lambda: len(list(arrived.iterdir())) == 2, process)
         (tmp_path / "go").touch()
-        status, output = finish(process, seconds=LIMIT)
+        status, output = finish(process)
     finally:
         nodes.shutdown()
     assert status == 0, output
