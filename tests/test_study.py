@@ -624,6 +624,10 @@ WRONG = [
     # Search spaces.
     ("search.0.space={}", "search[0].space: Dictionary should have at least 1 item after validation, not 0"),
     ("search.0.space.lbdd={low=1, high=2}", "search[0]: advmacer has no hyper-parameter 'lbdd'; did you mean 'lbd'?"),
+    (
+        "search.0.space.lambda={low=1, high=2}",
+        "search[0]: advmacer has no hyper-parameter 'lambda'; did you mean 'lbd'?",
+    ),
     ("search.0.method={name='gaussian'}", "search[0]: gaussian has no hyper-parameter 'lbd'; there are none"),
     (
         "search.0.space.name={choices=[1]}",
