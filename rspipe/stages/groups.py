@@ -7,7 +7,6 @@ the nodes allow that are there then; where nodes join while models wait, another
 import logging
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +43,14 @@ class _Group:
     def has_ended(self) -> bool:
         return not self._thread.is_alive()
 
+    def wait(self) -> None:
+        self._thread.join()
 
-def run_groups(loop: Loop, config: dict[str, Any], *, board: Any, cluster: Cluster, scratch: Path) -> None:
-    """Run groups until the board has nothing left.
+
+def run_groups(
+    loop: Loop, config: dict[str, Any], *, board: Any, cluster: Cluster, scratch: Path, stopped: threading.Event
+) -> None:
+    """Run groups until the board has nothing left, or until they are stopped.
 
     Args:
         loop: Run by each worker with `config` and its `board`, `group`, `together`, `gpus` and `decoders`.
@@ -54,6 +58,7 @@ def run_groups(loop: Loop, config: dict[str, Any], *, board: Any, cluster: Clust
         board: Hands out the work; what a group has not finished goes back to it.
         cluster: Looked at anew whenever work waits.
         scratch: Where Ray Train keeps what is thrown away.
+        stopped: Once it is set Ray is not asked for anything: it may be left by then, and would end this process.
 
     Raises:
         ClusterError: The resources are not there, or groups kept failing before they got any further.
@@ -65,7 +70,7 @@ def run_groups(loop: Loop, config: dict[str, Any], *, board: Any, cluster: Clust
     live: dict[int, _Group] = {}
     started = fruitless = 0
     furthest = 0.0
-    while True:
+    while not stopped.is_set():
         for number in [number for number, group in live.items() if group.has_ended()]:
             failure = live.pop(number).error
             ray.get(board.release.remote(number))
@@ -92,7 +97,9 @@ def run_groups(loop: Loop, config: dict[str, Any], *, board: Any, cluster: Clust
             }
             live[started] = _Group(more, _trainer(loop, {**config, **own}, more, cluster=cluster, scratch=scratch))
             started += 1
-        time.sleep(_POLL_SECONDS)
+        stopped.wait(_POLL_SECONDS)
+    for group in live.values():
+        group.wait()
 
 
 def _more(cluster: Cluster, *, running: int, models: int) -> int:

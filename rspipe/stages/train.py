@@ -1,5 +1,6 @@
 """Training on Ray Train: many small models share groups of workers, each worker takes the next model."""
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -162,14 +163,15 @@ def train_models(
     todo = sorted((spec for spec in specs if store.trained_model(spec.id) is None), key=_cost, reverse=True)
     on_progress(Progress("train", 0, len(todo), "models"))
     if todo:
-        board = make_board(len(todo))
+        board, stopped = make_board(len(todo)), threading.Event()
 
         def run() -> None:
             config = {"specs": todo, "run_dir": str(store.run_dir)}
             scratch = local_part(store.run_dir) / ".ray"
-            run_groups(train_loop, config, board=board, cluster=cluster, scratch=scratch)
+            run_groups(train_loop, config, board=board, cluster=cluster, scratch=scratch, stopped=stopped)
 
         def stop() -> None:
+            stopped.set()
             # Whoever comes after them finds nothing to do.
             with suppress(ray.exceptions.RayError):
                 for worker in ray.get(board.close.remote()):

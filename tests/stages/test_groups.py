@@ -1,5 +1,6 @@
 """Groups of training workers on a cluster whose nodes come and go, with stand-ins for Ray and Ray Train."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ class World:
     cpus: float
     board: Board
     resources: Resources
+    stopped: threading.Event = field(default_factory=threading.Event)
     started: list[tuple[int, int]] = field(default_factory=list)
     """(group, workers)."""
 
@@ -65,6 +67,7 @@ def run(world: World, monkeypatch: pytest.MonkeyPatch, run_group: Run) -> None:
         board=Actor(world.board),
         cluster=world,  # type: ignore[arg-type]
         scratch=Path("/nowhere"),
+        stopped=world.stopped,
     )
 
 
@@ -184,3 +187,20 @@ def test_what_nobody_but_the_user_can_mend_is_raised_at_once(monkeypatch: pytest
 def test_a_cluster_without_room_for_one_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClusterError, match="the cluster has 0 CPUs"):
         run(world(2, cpus=0), monkeypatch, finish_all)
+
+
+def test_groups_that_are_stopped_are_waited_for_and_ray_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, ended = world(4, cpus=2), []
+
+    def stop(world: World, group: int) -> None:
+        world.board.take(group)
+        world.stopped.set()
+        # From now on there is no Ray.
+        monkeypatch.setattr(ray, "get", None)
+        time.sleep(0.1)
+        ended.append(group)
+        raise ray.exceptions.ActorDiedError
+
+    run(here, monkeypatch, stop)
+    assert ended == [0]
+    assert here.started == [(0, 2)]
