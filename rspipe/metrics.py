@@ -1,5 +1,7 @@
 """Metrics over examples: ACR, certified accuracy, and what can be said of them and of differences between them."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
@@ -52,9 +54,39 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
+_RESAMPLES = 2000
+"""Of the bootstrap: the ends of an interval are known to some 3 % of its half length."""
+
+
+@lru_cache(maxsize=2)
+def _resamples(size: int) -> NDArray[np.uint8]:
+    """Return [resample, example] how often each example is drawn; always the same."""
+    rng, counts = np.random.default_rng(0), np.empty((_RESAMPLES, size), dtype=np.uint8)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+    return counts
+
+
+def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean of [example] values with a percentile bootstrap interval for the choice of examples.
+
+    The resamples are the same for every call of one size, and the order of the values does not matter: the interval
+    is a function of the values. Infinite for a single value, of which there is nothing to be learnt.
+    """
+    given = np.sort(np.asarray(values, dtype=np.float64))
+    mean = float(given.mean())
+    if given.size == 1:
+        return Interval(estimate=mean, low=-np.inf, high=np.inf)
+    # Without BLAS, whose sums depend on the number of threads.
+    parts = np.array_split(_resamples(given.size), -(-_RESAMPLES * given.size // 1_000_000))
+    means = np.concatenate([(counts * given).sum(1) for counts in parts]) / given.size
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(estimate=mean, low=float(low), high=float(high))
+
+
 def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Return the ACR with a normal interval for the choice of test images."""
-    return mean_interval(_credited(radius, correct), confidence=confidence)
+    """Return the ACR with a bootstrap interval for the choice of test images."""
+    return bootstrap_interval(_credited(radius, correct), confidence=confidence)
 
 
 def paired_difference(

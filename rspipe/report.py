@@ -1,7 +1,7 @@
 """The report of a study: one HTML page that needs nothing but a browser."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
@@ -10,19 +10,21 @@ from matplotlib.figure import Figure
 from rspipe.attack_report import attack_part
 from rspipe.certificates import radius_cap
 from rspipe.claims import compare_with_published, judge_claims
+from rspipe.distribution import spread_figure, spread_table, spreads
 from rspipe.ensemble_figures import ensemble_figures
 from rspipe.ensemble_report import ensemble_parts
 from rspipe.figures import (
     certified_accuracy_figure,
     cost_figure,
     ensemble_accuracy_figure,
-    figure_svg,
     learning_curve_figure,
     search_figure,
     weights_figure,
 )
 from rspipe.findings import answers, best, warnings
 from rspipe.membership import names_seeds
+from rspipe.page import bullets, details, element, figure_grid, paragraph, table_html
+from rspipe.pairwise import all_pairs, pair_figure, pair_note, pair_table
 from rspipe.parts import Part
 from rspipe.records import Difference, Summary
 from rspipe.search_figures import search_figures
@@ -31,7 +33,6 @@ from rspipe.spec import DataSpec
 from rspipe.summaries import QUESTIONS, Results, average_over_seeds, baseline_label
 from rspipe.tables import (
     RULES,
-    Table,
     claim_table,
     difference_table,
     duration,
@@ -62,6 +63,9 @@ def report_figures(results: Results, summaries: Sequence[Summary]) -> dict[str, 
         at = f"sigma-{sigma:g}"
         if any(summary.sigma == sigma for summary in summaries):
             figures[f"accuracy-models-{at}"] = certified_accuracy_figure(results, sigma=sigma)
+            figures[f"spread-{at}"] = spread_figure(results, sigma=sigma)
+            pairs = all_pairs(results, summaries, sigma=sigma)
+            figures[f"pairs-{at}"] = None if pairs is None else pair_figure(pairs)
             figures[f"accuracy-ensembles-{at}"] = ensemble_accuracy_figure(results, sigma=sigma)
             named = [summary for summary in summaries if not names_seeds(summary.label)]
             figures[f"cost-time-{at}"] = cost_figure(named, sigma=sigma)
@@ -76,56 +80,6 @@ def report_figures(results: Results, summaries: Sequence[Summary]) -> dict[str, 
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _element(tag: str, content: str, attributes: dict[str, str] | None = None) -> str:
-    """Return an HTML element; `content` is HTML already, attribute values are text."""
-    said = "".join(f' {name}="{escape(value)}"' for name, value in (attributes or {}).items() if value)
-    return f"<{tag}{said}>{content}</{tag}>"
-
-
-def _paragraph(text: str, *, style: str = "") -> str:
-    return _element("p", escape(text), {"class": style})
-
-
-def _list(items: Iterable[str]) -> str:
-    return _element("ul", "".join(_element("li", escape(item)) for item in items))
-
-
-def _details(title: str, content: str) -> str:
-    return _element("details", _element("summary", escape(title)) + content)
-
-
-def _table(table: Table, *, name: str = "") -> str:
-    """Return a table as HTML; the column `name` is not broken into lines. The page's script sorts and copies."""
-    if not table.rows:
-        return ""
-    styles = [
-        " ".join(["num"] * numeric + ["name"] * (column == name))
-        for column, numeric in zip(table.columns, table.numeric, strict=True)
-    ]
-    heads = zip(table.columns, styles, strict=True)
-    head = "".join(_element("th", escape(column), {"scope": "col", "class": style}) for column, style in heads)
-    rows = []
-    for row in table.rows:
-        cells = ""
-        for cell, style in zip(row, styles, strict=True):
-            value = "" if cell.value is None else repr(float(cell.value))
-            cells += _element("td", escape(cell.text), {"class": f"{style} {cell.tone}".strip(), "data-value": value})
-        rows.append(_element("tr", cells))
-    content = _element("thead", _element("tr", head)) + _element("tbody", "\n".join(rows))
-    scroll = _element("div", _element("table", content), {"class": "scroll"})
-    return _element("div", _element("div", "", {"class": "tools"}) + scroll, {"class": "table"})
-
-
-def _figures(figures: dict[str, Figure], *kinds: str) -> str:
-    """Return the figures whose names begin with one of `kinds`, laid out beside each other."""
-    shown = [
-        _element("figure", figure_svg(figure, name=name.replace(".", "_")))
-        for name, figure in figures.items()
-        if name.startswith(kinds)
-    ]
-    return _element("div", "\n".join(shown), {"class": "figures"}) if shown else ""
-
-
 def _facts(results: Results, summaries: Sequence[Summary]) -> str:
     study, certify = results.study, results.study.certify
     images = sorted({summary.images for summary in summaries})
@@ -137,21 +91,24 @@ def _facts(results: Results, summaries: Sequence[Summary]) -> str:
         "α": f"{certify.alpha:g}",
         "rule": RULES[certify.rule.name],
         "precision": certify.precision,
-        "models, ensembles": f"{len(results.models)}, {len(results.ensembles)}",
-        "certified classifiers": f"{len(summaries)}",
+        "certified": f"{len(summaries)} ({len(results.models)} models, {len(results.ensembles)} ensembles)",
     }
     pairs = "".join(
-        _element("div", _element("dt", escape(name)) + _element("dd", escape(value))) for name, value in facts.items()
+        element("div", element("dt", escape(name)) + element("dd", escape(value))) for name, value in facts.items()
     )
-    return _element("dl", pairs, {"class": "facts"})
+    return element("dl", pairs, {"class": "facts"})
 
 
-def _findings(results: Results, summaries: Sequence[Summary], differences: Sequence[Difference]) -> str:
+def _summary(results: Results, summaries: Sequence[Summary]) -> str:
     if not summaries:
-        return _paragraph("Nothing is certified yet, so there is nothing to conclude.")
-    content = _list(best(summaries))
+        return paragraph("Nothing is certified yet, so there is nothing to conclude.")
+    return bullets(best(summaries)) + _claims(results)
+
+
+def _findings(results: Results, differences: Sequence[Difference]) -> str:
+    content = ""
     for question, sentences in answers(differences).items():
-        content += _element("h3", escape(question)) + _list(sentences)
+        content += element("h3", escape(question)) + bullets(sentences)
     notes = []
     if differences:
         notes.append(
@@ -160,35 +117,35 @@ def _findings(results: Results, summaries: Sequence[Summary], differences: Seque
             f"{0.05 * len(differences):.1f} would still be called higher or lower."
         )
     notes.append("The intervals are over test images. They do not cover training again with other seeds.")
-    return content + _paragraph(" ".join(notes), style="soft")
+    return content + paragraph(" ".join(notes), style="soft")
 
 
 def _results(results: Results, summaries: Sequence[Summary]) -> str:
     if not summaries:
-        return _paragraph("Nothing is certified yet.")
-    content = _element("h3", "Methods, averaged over seeds") + _table(seed_table(average_over_seeds(results)))
-    content += _paragraph(
+        return paragraph("Nothing is certified yet.")
+    content = element("h3", "Methods, averaged over seeds") + table_html(seed_table(average_over_seeds(results)))
+    content += paragraph(
         "The seeds' spread shows what training randomness alone does; the interval is over images.", style="soft"
     )
     certify = results.study.certify
     for sigma in sorted({summary.sigma for summary in summaries}):
         at = [summary for summary in summaries if summary.sigma == sigma]
         cap = radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha)
-        content += _element("h3", f"Every classifier at σ = {sigma:g}") + _table(result_table(at), name="classifier")
-        content += _paragraph(f"No radius can exceed σ Φ⁻¹(α^(1/n)) = {cap:.3f} here.", style="soft")
-    return content + _paragraph(
-        "ACR: average certified radius, wrong and abstained images count 0. CA(r): share of images classified "
-        "correctly with a certified radius of at least r. Saturated: all n samples fell on one class. Two-sided ACR: "
-        "by certificates that bound the runner-up's probability, too, not to be compared with others. Samples: of an "
-        "image, on average. Training and passes (forward and backward, of one noisy image) are those of all members "
-        "together.",
+        content += element("h3", f"Every classifier at σ = {sigma:g}") + table_html(result_table(at), name="classifier")
+        content += paragraph(f"No radius can exceed σ Φ⁻¹(α^(1/n)) = {cap:.3f} here.", style="soft")
+    return content + paragraph(
+        "ACR: average certified radius, wrong and abstained images count 0, with half the length of a bootstrap "
+        "interval over images. CA(r): share of images classified correctly with a certified radius of at least r. "
+        "Saturated: all n samples fell on one class. Two-sided ACR: by certificates that bound the runner-up's "
+        "probability, too, not to be compared with others. Samples: of an image, on average. Training and passes "
+        "(forward and backward, of one noisy image) are those of all members together.",
         style="soft",
     )
 
 
 def _curves(figures: dict[str, Figure]) -> str:
-    content = _figures(figures, "accuracy-")
-    return content and content + _paragraph(
+    content = figure_grid(figures, "accuracy-")
+    return content and content + paragraph(
         "Bands: pointwise 95 % intervals (Wilson) over images; for a mean over seeds they are conservative. The upper "
         "axis gives the lower bound on p_A that a radius needs, so a curve is also the distribution of that bound.",
         style="soft",
@@ -200,12 +157,38 @@ def _differences(differences: Sequence[Difference]) -> str:
     for question in QUESTIONS:
         asked = [difference for difference in differences if difference.question == question]
         if asked:
-            content += _element("h3", escape(question)) + _table(difference_table(asked), name="first")
+            content += element("h3", escape(question)) + table_html(difference_table(asked), name="first")
     if not content:
         return ""
-    return content + _paragraph(
+    return content + paragraph(
         f"Differences of ACR on the same images, with paired 95 % intervals (normal). {len(differences)} comparisons, "
         "not adjusted for their number.",
+        style="soft",
+    )
+
+
+def _pairs(results: Results, summaries: Sequence[Summary], figures: dict[str, Figure]) -> str:
+    sigmas = sorted({summary.sigma for summary in summaries})
+    found = [pairs for sigma in sigmas if (pairs := all_pairs(results, summaries, sigma=sigma)) is not None]
+    if not found:
+        return ""
+    content = element("h3", "All classifiers against each other") + figure_grid(figures, "pairs-")
+    for pairs in found:
+        title = f"All pairs at σ = {pairs.sigma:g}, on {pairs.images:,} images"
+        content += details(title, table_html(pair_table(pairs), name="first"))
+    return content + paragraph(pair_note(found), style="soft")
+
+
+def _spread(results: Results, summaries: Sequence[Summary], figures: dict[str, Figure]) -> str:
+    content = figure_grid(figures, "spread-")
+    for sigma in sorted({summary.sigma for summary in summaries}):
+        table = table_html(spread_table(spreads(results, sigma=sigma)), name="classifier")
+        content += details(f"Shares of images at σ = {sigma:g}", table)
+    return content and content + paragraph(
+        "p_A: lower confidence bound on the probability of the predicted class under noise, of images that are "
+        "classified correctly; averaged over seeds. Saturated: all n samples fell on that class, so that n, not the "
+        "classifier, limits the radius. Two classifiers of one ACR need not be alike: one may prove large radii for "
+        "some images and misclassify the others. ACR of saturated: the share of the ACR that saturated images bring.",
         style="soft",
     )
 
@@ -214,15 +197,15 @@ def _claims(results: Results) -> str:
     """What others have published or claimed; nothing where the study file names none."""
     content = ""
     if claims := judge_claims(results):
-        content += _element("h3", "Claims") + _table(claim_table(claims), name="larger ACR")
-        content += _paragraph(
+        content += element("h3", "Claims") + table_html(claim_table(claims), name="larger ACR")
+        content += paragraph(
             "Reproduced: the paired 95 % interval of the difference lies above 0; contradicted: below. Not "
             "significant: these images do not decide.",
             style="soft",
         )
     if published := compare_with_published(results):
-        content += _element("h3", "Published results") + _table(published_table(published), name="entry")
-        content += _paragraph(
+        content += element("h3", "Published results") + table_html(published_table(published), name="entry")
+        content += paragraph(
             "The interval is for the ACR on all the images that the published one is over; that of the difference "
             "holds the spread of the published seeds, too. Neither knows how another training would have come out.",
             style="soft",
@@ -231,7 +214,7 @@ def _claims(results: Results) -> str:
 
 
 def _cost(results: Results, figures: dict[str, Figure]) -> str:
-    content = _figures(figures, "cost-")
+    content = figure_grid(figures, "cost-")
     if not content:
         return ""
     note = "Bars: 95 % intervals over images. Open: uniform weights; filled: solved weights."
@@ -241,16 +224,16 @@ def _cost(results: Results, figures: dict[str, Figure]) -> str:
             f" The search cost {duration(spent)} and {quantity(passes)} passes in {len(results.trials)} trials more, "
             "which the searched models' own training does not contain."
         )
-    return content + _paragraph(note, style="soft")
+    return content + paragraph(note, style="soft")
 
 
 def _ensembles(results: Results, figures: dict[str, Figure]) -> str:
     if not results.ensembles:
         return ""
     return (
-        _table(ensemble_table(results.ensembles, results.models), name="ensemble")
-        + _figures(figures, "weights-")
-        + _paragraph(
+        table_html(ensemble_table(results.ensembles, results.models), name="ensemble")
+        + figure_grid(figures, "weights-")
+        + paragraph(
             "Weights are chosen on the calibration images and are the same for every test image. esbrs_ratio: pooled "
             "mean margin over its standard deviation, larger is better. esbrs_paper: weighted variance of the margins, "
             "smaller is better. esbrs_acr and auto: ACR in units of σ if margins were Gaussian, larger is better. "
@@ -263,34 +246,34 @@ def _ensembles(results: Results, figures: dict[str, Figure]) -> str:
 
 
 def _part(part: Part, *, title: str = "") -> str:
-    content = _element("h3", escape(title)) if title else ""
-    content += _table(part.table, name="ensemble") + (_list(part.sentences) if part.sentences else "")
-    return content + (_paragraph(part.note, style="soft") if part.note else "")
+    content = element("h3", escape(title)) if title else ""
+    content += table_html(part.table, name="ensemble") + (bullets(part.sentences) if part.sentences else "")
+    return content + (paragraph(part.note, style="soft") if part.note else "")
 
 
 def _ensembling(results: Results, figures: dict[str, Figure]) -> str:
     sigmas = sorted({c.sigma for c in results.certified})
     parts = [(sigma, part) for sigma in sigmas for part in ensemble_parts(results, sigma=sigma)]
     content = "".join(_part(part, title=f"{part.title}, σ = {sigma:g}") for sigma, part in parts)
-    return content + _figures(figures, "size-", "landscape-")
+    return content + figure_grid(figures, "size-", "landscape-")
 
 
 def _search(results: Results, figures: dict[str, Figure], differences: Sequence[Difference]) -> str:
     if not results.searches:
         return ""
-    content = _table(search_table(results.searches), name="search") + _figures(figures, "search-")
+    content = table_html(search_table(results.searches), name="search") + figure_grid(figures, "search-")
     for search in results.searches:
-        content += _details(f"Trials of {search.label}, σ = {search.sigma:g}", _table(trial_table(results, search)))
-    return content + _list(search_notes(results, differences)) + _paragraph(search_note(results), style="soft")
+        content += details(f"Trials of {search.label}, σ = {search.sigma:g}", table_html(trial_table(results, search)))
+    return content + bullets(search_notes(results, differences)) + paragraph(search_note(results), style="soft")
 
 
 def _training(results: Results, figures: dict[str, Figure]) -> str:
     if not results.models:
-        return _paragraph("No model is trained yet.")
+        return paragraph("No model is trained yet.")
     return (
-        _table(model_table(results.models), name="model")
-        + _figures(figures, "training-")
-        + _paragraph(
+        table_html(model_table(results.models), name="model")
+        + figure_grid(figures, "training-")
+        + paragraph(
             "Accuracies in the table are those on the validation images; the curves show training batches, whose loss "
             "is not comparable between methods.",
             style="soft",
@@ -334,18 +317,18 @@ def _reading(results: Results, summaries: Sequence[Summary]) -> str:
             "The digits are a small and easy data set of 8×8 images. They show that every step works; how methods rank "
             "here says little of how they rank on larger images."
         )
-    return _list(points)
+    return bullets(points)
 
 
 def _parameters(results: Results) -> str:
     study = results.study.model_dump(mode="json")
-    content = _element("h3", "Methods") + _table(method_table(results.study), name="parameter")
+    content = element("h3", "Methods") + table_html(method_table(results.study), name="parameter")
     shared = {key: study[key] for key in ("data", "certify", "weigh", "radii", "baseline")}
-    content += _element("h3", "Data, weights, certification") + _table(setting_table(shared), name="parameter")
-    content += _element("h3", "Environment")
-    content += _table(setting_table(dict(results.environment)), name="parameter") or _paragraph("Not recorded.")
+    content += element("h3", "Data, weights, certification") + table_html(setting_table(shared), name="parameter")
+    content += element("h3", "Environment")
+    content += table_html(setting_table(dict(results.environment)), name="parameter") or paragraph("Not recorded.")
     text = json.dumps(study, indent=1, ensure_ascii=False)
-    return content + _details("The whole study, resolved", _element("pre", escape(text)))
+    return content + details("The whole study, resolved", element("pre", escape(text)))
 
 
 def render_report(results: Results, summaries: Sequence[Summary], differences: Sequence[Difference]) -> str:
@@ -353,11 +336,12 @@ def render_report(results: Results, summaries: Sequence[Summary], differences: S
     study = results.study
     figures = report_figures(results, summaries)
     sections = {
-        "Findings": _findings(results, summaries, differences),
-        "Claims and published results": _claims(results),
+        "Summary": _summary(results, summaries),
+        "Findings": _findings(results, differences) if summaries else "",
         "Results": _results(results, summaries),
         "Certified accuracy": _curves(figures),
-        "Paired differences": _differences(differences),
+        "Where the ACR comes from": _spread(results, summaries, figures),
+        "Paired differences": _differences(differences) + _pairs(results, summaries, figures),
         "ACR against cost": _cost(results, figures),
         "Ensembles and weights": _ensembles(results, figures),
         "What ensembles give, and why": _ensembling(results, figures),
@@ -369,18 +353,18 @@ def render_report(results: Results, summaries: Sequence[Summary], differences: S
     }
     shown = {title: content for title, content in sections.items() if content}
     title = study.title or study.name
-    links = "".join(_element("a", escape(name), {"href": f"#part-{i}"}) for i, name in enumerate(shown))
-    head = _element("h1", escape(title)) + _paragraph(f"Study {study.id}", style="soft")
-    head += _facts(results, summaries) + _element("nav", links)
+    links = "".join(element("a", escape(name), {"href": f"#part-{i}"}) for i, name in enumerate(shown))
+    head = element("h1", escape(title)) + paragraph(f"Study {study.id}", style="soft")
+    head += _facts(results, summaries) + element("nav", links)
     body = "\n".join(
-        _element("section", _element("h2", escape(name)) + content, {"id": f"part-{i}"})
+        element("section", element("h2", escape(name)) + content, {"id": f"part-{i}"})
         for i, (name, content) in enumerate(shown.items())
     )
     if known := warnings(results, summaries):
-        box = _element("div", _paragraph("Before you read on:") + _list(known), {"class": "warning", "role": "note"})
+        box = element("div", paragraph("Before you read on:") + bullets(known), {"class": "warning", "role": "note"})
         body = f"{box}\n{body}"
-    foot = _paragraph("Made by rspipe. The page needs no network.")
-    page = f"{_element('header', head)}\n{_element('main', body)}\n{_element('footer', foot)}"
+    foot = paragraph("Made by rspipe. The page needs no network.")
+    page = f"{element('header', head)}\n{element('main', body)}\n{element('footer', foot)}"
     template = files("rspipe").joinpath("report.html").read_text(encoding="utf-8")
     before, _, rest = template.partition("<!--title-->")
     middle, _, after = rest.partition("<!--body-->")

@@ -13,7 +13,13 @@ from rspipe.derivation import ClassifierCounts, derive
 from rspipe.diagnostics import MemberMargins
 from rspipe.ensembles import COMBINATIONS
 from rspipe.membership import names_seeds
-from rspipe.metrics import acr_interval, average_certified_radius, certified_accuracy, mean_interval, paired_difference
+from rspipe.metrics import (
+    acr_interval,
+    average_certified_radius,
+    bootstrap_interval,
+    certified_accuracy,
+    paired_difference,
+)
 from rspipe.records import (
     BoundaryCheck,
     Difference,
@@ -225,7 +231,7 @@ def average_over_seeds(results: Results) -> tuple[SeedAverage, ...]:
                     label=label,
                     sigma=sigma,
                     seeds=len(classifiers),
-                    acr=mean_interval(side.credit(examples)),
+                    acr=bootstrap_interval(side.credit(examples)),
                     lowest=min(acr),
                     highest=max(acr),
                     training_seconds=float(np.mean([trained[c.id].seconds for c in classifiers])),

@@ -104,8 +104,12 @@ def _estimate(interval: Interval) -> Cell:
 
 
 def result_table(summaries: Sequence[Summary]) -> Table:
-    """Return one row per certified classifier; the noise level is a column where there are several."""
+    """Return one row per certified classifier; the noise level is a column where there are several.
+
+    Radii that no classifier reaches are left out.
+    """
     several = len({summary.sigma for summary in summaries}) > 1
+    reached = {r for one in summaries for r, share in zip(one.radii, one.certified_accuracy, strict=True) if share}
 
     def row(summary: Summary) -> dict[str, Cell]:
         sigma = {"σ": _number(summary.sigma, digits=2)} if several else {}
@@ -114,7 +118,7 @@ def result_table(summaries: Sequence[Summary]) -> Table:
             **sigma,
             "classifier": Cell(display_name(summary)),
             "ACR ± 95 %": _estimate(summary.acr),
-            **{f"CA({radius:g})": _number(share) for radius, share in accuracy},
+            **{f"CA({radius:g})": _number(share) for radius, share in accuracy if radius in reached or not reached},
             "abstained": _percent(summary.abstained),
             "saturated": _percent(summary.saturated),
             "two-sided ACR": _number(summary.acr_two_sided),
@@ -232,17 +236,20 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
 def claim_table(claims: Sequence[JudgedClaim]) -> Table:
     """Return one row per claim and noise level: what was published, what is measured, and the verdict."""
 
+    numbers = any(one.claim.by is not None for one in claims)
+    sources = any(one.claim.source for one in claims)
+
     def row(one: JudgedClaim) -> dict[str, Cell]:
         difference, by = one.difference, one.claim.by
         return {
             "σ": _number(difference.sigma, digits=2),
             "larger ACR": Cell(difference.first_label),
             "than": Cell(difference.second_label),
-            "published": Cell("–" if by is None else number(by, signed=True), by),
+            **({"published": Cell("–" if by is None else number(by, signed=True), by)} if numbers else {}),
             "measured [95 %]": Cell(bracketed(difference.difference, signed=True), difference.difference.estimate),
             "verdict": Cell(one.verdict, tone=TONES[one.verdict]),
             "images": _number(difference.images, digits=0),
-            "source": Cell(one.claim.source),
+            **({"source": Cell(one.claim.source)} if sources else {}),
         }
 
     return Table.of(map(row, claims))
@@ -250,15 +257,28 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
 
 def ensemble_table(ensembles: Sequence[EnsembleWeights], models: Sequence[TrainedModel]) -> Table:
     """Return one row per ensemble: members, weights, and how good the solver says they are."""
-    names = {model.id: display_name(model) for model in models}
+    known = {model.id: model for model in models}
+
+    def members(record: EnsembleWeights) -> str:
+        """Return members in their order, the seeds of a label together."""
+        named = [known.get(member) for member in record.members]
+        said: list[tuple[str, list[str]]] = []
+        for member, model in zip(record.members, named, strict=True):
+            if model is not None and said and said[-1][0] == model.label:
+                said[-1][1].append(str(model.seed))
+            else:
+                said.append((model.label, [str(model.seed)]) if model is not None else (member, []))
+        plural = {0: "", 1: ", seed "}
+        return "; ".join(f"{label}{plural.get(len(seeds), ', seeds ')}{', '.join(seeds)}" for label, seeds in said)
+
     return Table.of(
         {
             "σ": _number(record.sigma, digits=2),
             "ensemble": Cell(display_name(record)),
-            "members": Cell("; ".join(names.get(member, member) for member in record.members)),
+            "members": Cell(members(record)),
             "weights": Cell(", ".join(number(weight) for weight in record.weights)),
-            "objective": _number(record.objective, digits=4),
-            "at uniform weights": _number(record.uniform_objective, digits=4),
+            "objective": Cell(f"{record.objective:.5g}", record.objective),
+            "at uniform weights": Cell(f"{record.uniform_objective:.5g}", record.uniform_objective),
             "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
             "gap": Cell(f"{record.gap:.1e}" if record.gap else "0", record.gap),
             "images × draws": Cell(f"{record.images} × {record.draws}"),
