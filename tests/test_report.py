@@ -132,13 +132,20 @@ def test_the_page_names_every_classifier_parameter_and_version(made, page):
 
 def test_numbers_of_the_result_table_are_those_of_the_summaries(made, page):
     rows, summaries = Page(page).rows, summarize(made)
-    columns = result_table([summary for summary in summaries if summary.sigma == SIGMAS[0]]).columns
-    assert columns[6:10] == ("abstained", "saturated", "two-sided ACR", "samples")
-    for summary in summaries:
-        acr = f"{summary.acr.estimate:.3f} ±"
-        (row,) = [r for r in rows if len(r) == len(columns) and r[0] == display_name(summary) and r[1].startswith(acr)]
-        assert row[2:6] == [f"{share:.3f}" for share in summary.certified_accuracy]
-        assert row[8:10] == [f"{summary.acr_two_sided:.3f}", "10.1 k"]
+    for sigma in SIGMAS:
+        at = [summary for summary in summaries if summary.sigma == sigma]
+        columns = result_table(at).columns
+        assert columns[-6:-2] == ("abstained", "saturated", "two-sided ACR", "samples")
+        # Radii that nobody reaches are no columns.
+        reached = [r for i, r in enumerate(at[0].radii) if any(one.certified_accuracy[i] for one in at)]
+        assert list(columns[2:-6]) == [f"CA({radius:g})" for radius in reached]
+        for summary in at:
+            acr = f"{summary.acr.estimate:.3f} ±"
+            name = display_name(summary)
+            (row,) = [r for r in rows if len(r) == len(columns) and r[0] == name and r[1].startswith(acr)]
+            shares = zip(summary.radii, summary.certified_accuracy, strict=True)
+            assert row[2:-6] == [f"{share:.3f}" for radius, share in shares if radius in reached]
+            assert row[-4:-2] == [f"{summary.acr_two_sided:.3f}", "10.1 k"]
 
 
 @pytest.mark.parametrize("rule", RULES)
