@@ -1,6 +1,7 @@
 """What a search's trials say of its hyper-parameters: which matter, how the ACR responds, and what the search cost."""
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def importance(search: SearchSpec, trials: Sequence[Trial], *, seed: int = 0) ->
             inside.append((trial.objective, {name: values[name] for name in sorted(search.space)}))
     if len(inside) < LEAST_TRIALS or len({objective for objective, _ in inside}) == 1:
         return {}
+    # It would tell the terminal of every study that it makes.
+    optuna.logging.get_logger("optuna").setLevel(logging.WARNING)
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     known = distributions(search)
     study.add_trials(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from rspipe.methods import AdvMacer
@@ -53,6 +54,12 @@ def drawn(count: int = 40, *, noise: float = 0.0, seed: int = 0) -> list[Trial]:
         point = {"lbd": float(10**u), "gamma": float(gamma), "m": int(rng.choice([2, 4, 8]))}
         found.append(trial(index, point, float(-(u**2) + gamma / 2 + noise * rng.normal())))
     return found
+
+
+def test_importances_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    assert importance(search(), drawn(LEAST_TRIALS))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_importances_are_the_shares_of_variance_that_each_explains() -> None:
