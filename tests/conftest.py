@@ -24,7 +24,14 @@ from xdist.scheduler import LoadScopeScheduling
 from rspipe.stages.runtime import Cluster, Resources, connect
 
 # Files of tests/stages that share a head, an undisturbed run and the pipelines started on them.
-WHOLE_STUDIES = ("test_full_study.py", "test_job.py", "test_nodes.py", "test_safety.py", "test_train.py")
+WHOLE_STUDIES = (
+    "test_full_study.py",
+    "test_job.py",
+    "test_nodes.py",
+    "test_safety.py",
+    "test_storage.py",
+    "test_train.py",
+)
 
 
 class StagesTogether(LoadScopeScheduling):
