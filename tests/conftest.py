@@ -18,10 +18,15 @@ for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RS
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from rspipe.stages.runtime import Cluster, Resources, connect
+
+# No test depends on how fast the machine is, or on chance.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Files of tests/stages that share a head, an undisturbed run and the pipelines started on them.
 WHOLE_STUDIES = (
