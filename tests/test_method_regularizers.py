@@ -13,6 +13,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import kstest
 from torch import Tensor
 
+from rspipe.attacks import fixed_step_path
 from rspipe.datasets import load_dataset
 from rspipe.fitting import fit
 from rspipe.methods import Consistency, SmoothAdvConsistency, SmoothMix, Stability
@@ -212,6 +213,17 @@ def test_smoothadv_with_consistency_attacks_with_steps_of_twice_the_radius_over_
     torch.testing.assert_close(lengths[1], torch.full_like(lengths[1], share * 0.04), rtol=1e-5, atol=0)
     assert float(lengths.max()) <= share * 0.1 * (1 + 1e-12)
     torch.testing.assert_close(lengths[5], torch.full_like(lengths[5], share * 0.1), rtol=0.05, atol=0)
+
+
+def test_smoothadv_with_consistency_trains_where_the_attack_of_fixed_steps_leads_at_the_edge_of_the_pixels() -> None:
+    method = SmoothAdvConsistency(name="smoothadv_consistency", T=3, m=M, eps=1.0, warmup=0)
+    network, _ = trace(method)
+    noise = SIGMA * torch.randn(5, M, 1, 4, 4, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    images, labels = batch()
+    (*_, led) = fixed_step_path(network.net, images.double(), labels, noise, step=2 / 3, steps=3, radius=1.0)
+    # SmoothAdv's own attack clips first, which leads elsewhere.
+    assert bool(((led == 0) | (led == 1)).any())
+    torch.testing.assert_close(copies_of(network.seen[-1], M) - noise, led.unsqueeze(1).expand_as(noise))
 
 
 @pytest.mark.parametrize("name", ["consistency", "smoothadv_consistency"])
