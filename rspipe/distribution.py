@@ -121,8 +121,11 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
         title += f": {len(shown)} of {len(found)} with the largest ACR"
     names = ["wrong", "abstained", *_names(found), "saturated"]
     shades = [*_COLOURS[: len(names) - 1], _COLOURS[-1]]
+    labels = [f"{one.label}  {number(one.acr)}" for one in shown]
     with mpl.rc_context(STYLE):
-        figure, axes = new_panel(title, "share of images", "", height=1.5 + 0.2 * len(shown))
+        # Beside names of any length the bars keep a width that their title fits.
+        width = 4.4 + 0.055 * max(len(label) for label in labels)
+        figure, axes = new_panel(title, "share of images", "", height=1.5 + 0.2 * len(shown), width=width)
         left = np.zeros(len(shown))
         for at, (name, colour) in enumerate(zip(names, shades, strict=True)):
             shares = np.array(
@@ -132,7 +135,7 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
             axes.barh(range(len(shown)), shares, left=left, color=colour, label=name, height=0.78, hatch=hatch,
                       edgecolor="white", linewidth=0.4)  # fmt: skip
             left += shares
-        axes.set_yticks(range(len(shown)), [f"{one.label}  {number(one.acr)}" for one in shown])
+        axes.set_yticks(range(len(shown)), labels)
         axes.tick_params(axis="y", labelsize=7)
         axes.set_xlim(0.0, 1.0)
         axes.set_ylim(len(shown) - 0.4, -0.6)

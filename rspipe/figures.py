@@ -60,9 +60,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_panel(title: str, x: str, y: str, *, height: float = 3.6) -> tuple[Figure, Axes]:
+def new_panel(title: str, x: str, y: str, *, height: float = 3.6, width: float = 5.6) -> tuple[Figure, Axes]:
     """Return a figure of one panel, to be made and drawn into within `STYLE`."""
-    figure = Figure(figsize=(5.6, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot(facecolor="white")
     axes.set_title(title, loc="left")
     axes.set_xlabel(x)
