@@ -24,7 +24,9 @@ def test_the_result_tables_are_of_the_default_study_as_it_is_now(readme: str) ->
     rows = [line for line in block.splitlines() if re.match(r"\| 0\.\d+ \|", line)]
     specs = [*study.model_specs, *(spec for search in study.search_specs for spec in study.winner_specs(search, {}))]
     labels = {(spec.label, spec.train_sigma) for spec in specs}
-    assert len(rows) == len(labels) + len(specs) + len(study.ensemble_specs(specs))
+    levels = {spec.train_sigma for spec in specs}
+    claims = [sigma for claim in study.claims for sigma in (levels if claim.sigma is None else {claim.sigma})]
+    assert len(rows) == len(claims) + len(labels) + len(specs) + len(study.ensemble_specs(specs))
 
 
 def test_the_continuous_check_sets_up_and_tests_as_the_readme_says(readme: str) -> None:
