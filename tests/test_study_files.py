@@ -32,9 +32,10 @@ SIZES = {
     "imagenet_references": (6, 0),
     "mnist_short": (8, 13),
     "mnist_published": (2, 0),
+    "mnist_search": (1, 0),
 }
 
-OWN = {"digits", "ensembles", "mnist_short", "mnist_published"}
+OWN = {"digits", "ensembles", "mnist_short", "mnist_published", "mnist_search"}
 """Files whose settings are our own."""
 
 Settings = dict[str, Any]
