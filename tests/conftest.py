@@ -33,8 +33,8 @@ WHOLE_STUDIES = (
     "test_full_study.py",
     "test_job.py",
     "test_nodes.py",
+    "test_nodes_storage.py",
     "test_safety.py",
-    "test_storage.py",
     "test_train.py",
 )
 
