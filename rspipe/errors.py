@@ -58,3 +58,8 @@ class ClusterError(RspipeError):
 
 class WorkersLostError(ClusterError):
     """Workers died, and with them what they were at."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of somebody else's says, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rspipe.errors import DamagedError, StoreError
+from rspipe.errors import DamagedError, StoreError, first_line
 from rspipe.stages.places import ObjectPath, Place, opened
 
 
@@ -95,7 +95,7 @@ def found_json(path: Place) -> Any | None:
 def damaged(path: Place, error: Exception) -> DamagedError:
     """Return what to tell of a file that cannot be read."""
     # What torch says beyond its first line would have users execute what is in the file.
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+    reason = first_line(error)[:120]
     return DamagedError(f"{path}: damaged or missing ({reason}); delete it and run again to make it anew")
 
 

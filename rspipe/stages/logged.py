@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rspipe.boundary import HardClassifier
-from rspipe.errors import RspipeError, StoreError
+from rspipe.errors import RspipeError, StoreError, first_line
 from rspipe.records import EnsembleWeights, Record, TrainedModel
 from rspipe.spec import Precision
 from rspipe.stages.certify import classifier_of
@@ -69,7 +69,7 @@ def load_classifier(
     except RspipeError:
         raise
     except Exception as error:  # MLflow's, of the database or of the network
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         told = without_secrets(f"run {known[1]} cannot be read from MLflow at {address} ({reason[:200]})", address)
         raise StoreError(f"{told}; see that the server or the folder of its artifacts can be reached") from error
 

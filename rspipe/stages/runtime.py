@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rspipe.errors import ClusterError
+from rspipe.errors import ClusterError, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ def _refused(address: str, error: Exception, native: str) -> ClusterError:
             f"the Ray cluster at {address} refuses this client's token; "
             "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...` with the content of ~/.ray/auth_token on its head"
         )
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first = first_line(error)
     if address == "local":
         return ClusterError(f"cannot start a Ray on this machine: {first} Free CPUs or memory and try again")
     return ClusterError(f"cannot join Ray at {address}: {first}")

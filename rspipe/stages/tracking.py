@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from rspipe.errors import first_line
 from rspipe.records import Summary
 from rspipe.spec import content_id
 from rspipe.stages.files import read_json
@@ -155,7 +156,7 @@ class Tracker:
 
     def _warn(self, error: Exception) -> None:
         if not self._failed:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             reason = without_secrets(reason, self._uri)
             _log.warning(
                 "warning: MLflow at %s cannot be written (%s); the study goes on, all results are in %s, and "
