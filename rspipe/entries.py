@@ -1,6 +1,6 @@
 """The tables of a study file, as they are written: `[[models]]`, `[[search]]`, `[[ensembles]]` and more."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -16,9 +16,9 @@ from pydantic_core import PydanticCustomError
 
 from rspipe.algorithms import Algorithm, Objectives, Sobol, Stopping
 from rspipe.errors import StudyError
-from rspipe.membership import Member, parse_ids, parse_members
+from rspipe.membership import Member, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.methods import MethodSpec, ModelSource
-from rspipe.resolved import Architecture, Average, Label, Weighting, ensemble_name, without_later_defaults
+from rspipe.resolved import Architecture, Average, Label, Weighting, without_later_defaults
 from rspipe.space import ADVMACER_SPACE, Space, check_copies_fit, check_space, grid_size
 from rspipe.spec import (
     NonNegativeFloat,
@@ -223,17 +223,25 @@ class EnsembleGroup(Spec):
                 raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
         return tuple(found[one.label, one.seed] for one in named)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the ensembles are called in tables, one for each of the weightings."""
-        return tuple(ensemble_name(self.text, weights, self.average) for weights in self.weights)
+    def label(self, members: Sequence[Member]) -> str:
+        """Return what an ensemble of this entry is called: as it is written, where that is the paper's words."""
+        written = isinstance(self.members, str) and not self.all_subsets
+        return self.text if written else ensemble_label(members)
+
+    def formed(self, pool: tuple[Member, ...]) -> Iterable[tuple[Member, ...]]:
+        """Return the members of every ensemble, of those that `choose` returned."""
+        return subsets(pool) if self.all_subsets else (pool,)
 
 
 class PublishedResult(Spec):
     """`[[published]]`: what others report for an entry of the study, to stand beside what is measured."""
 
     entry: str
-    """Label of models, compared in the mean over seeds, or an ensemble as in tables: "advmacer x3 (uniform)"."""
+    """Label of models, compared in the mean over seeds, or an ensemble as in tables: "advmacer x3 (uniform)".
+
+    One of listed models is called by their seeds where they are not the first of their label: "advmacer seeds 0,2
+    (uniform)".
+    """
     sigma: PositiveFloat
     acr: NonNegativeFloat
     """Mean over their seeds, where there are several."""

@@ -91,29 +91,59 @@ class ImageMargins:
     """[draw, competitor, k]: what shows at how many draws an ensemble is right."""
 
 
+class _Collected:
+    """The margins of one kind of score, block by block."""
+
+    def __init__(self) -> None:
+        self.competitors: list[int] = []
+        self._total: Moments | None = None
+        self._label_probability: list[NDArray[np.float32]] = []
+        self._margins: list[NDArray[np.float16]] = []
+
+    def add(self, scores: Sequence[Tensor], label: int, label_probability: NDArray[np.float32]) -> None:
+        """Take the scores [draw, class] of every member; the first block decides the competitors."""
+        self.competitors = self.competitors or strongest_competitors(scores, label)
+        margins = label_margins(scores, label, self.competitors)
+        block = Moments.of(margins)
+        self._total = block if self._total is None else self._total.merge(block)
+        self._margins.append(margins.clip(-_LARGEST_KEPT, _LARGEST_KEPT).astype(np.float16))
+        self._label_probability.append(label_probability)
+
+    def result(self) -> ImageMargins:
+        """Return what was found."""
+        assert self._total is not None
+        return ImageMargins(
+            self._total,
+            tuple(self.competitors),
+            np.concatenate(self._label_probability),
+            np.concatenate(self._margins),
+        )
+
+
 def image_margins(
     networks: Sequence[nn.Module],
     x: Tensor,
     label: int,
     *,
-    average: str,
+    averages: Sequence[str],
     sigma: float,
     draws: int,
     seed: int,
     example: int,
     block_size: int = 1000,
     limit: BatchLimit | None = None,
-) -> ImageMargins:
+) -> dict[str, ImageMargins]:
     """Return all members' label margins at one image, their moments, and their probabilities of the label.
 
-    Beyond `STRONGEST` competitors only the strongest are kept, as the first draws show them: a covariance for each of
-    a thousand classes would be large, and those that never come close do not matter.
+    They come by what is averaged, and the members run once for all of it. Beyond `STRONGEST` competitors only the
+    strongest are kept, as the first draws show them: a covariance for each of a thousand classes would be large, and
+    those that never come close do not matter.
 
     Args:
         networks: k members, run on the same noise.
         x: One image, any shape.
         label: Its class.
-        average: What the ensemble averages, "probabilities" or "logits".
+        averages: What ensembles average: "probabilities", "logits" or both.
         sigma: Standard deviation of the noise, in pixel units.
         draws: Noise draws, at least 2.
         seed: Seed of the noise.
@@ -121,24 +151,17 @@ def image_margins(
         block_size: Draws per block of noise.
         limit: How many samples to run at once.
     """
-    total: Moments | None = None
-    competitors: list[int] = []
-    of_label, kept = [], []
+    found = {average: _Collected() for average in averages}
     with evaluating(*networks):
         for noisy, use in noisy_batches(
             x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
         ):
             logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
             probabilities = [out.softmax(1) for out in logits]
-            scores = probabilities if average == "probabilities" else logits
-            competitors = competitors or strongest_competitors(scores, label)
-            margins = label_margins(scores, label, competitors)
-            block = Moments.of(margins)
-            total = block if total is None else total.merge(block)
-            kept.append(margins.clip(-_LARGEST_KEPT, _LARGEST_KEPT).astype(np.float16))
-            of_label.append(torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy())
-    assert total is not None
-    return ImageMargins(total, tuple(competitors), np.concatenate(of_label), np.concatenate(kept))
+            of_label = torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy()
+            for average, collected in found.items():
+                collected.add(probabilities if average == "probabilities" else logits, label, of_label)
+    return {average: collected.result() for average, collected in found.items()}
 
 
 @dataclass(frozen=True)

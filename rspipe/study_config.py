@@ -12,8 +12,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from rspipe.entries import Claim, EnsembleGroup, ModelGroup, PublishedResult, SearchGroup
-from rspipe.membership import MOST_IN_SUBSETS, Member, ensemble_label, parse_ids, subsets
-from rspipe.resolved import EnsembleSpec, Label, ModelSpec, SearchSpec, without_trials
+from rspipe.membership import MOST_IN_SUBSETS, Member, parse_ids
+from rspipe.resolved import EnsembleSpec, Label, ModelSpec, SearchSpec, ensemble_name, without_trials
 from rspipe.space import Parameters, applied
 from rspipe.spec import (
     CertifySpec,
@@ -154,12 +154,15 @@ class StudyConfig(Spec):
 
     def ensemble_specs(self, models: Iterable[ModelSpec]) -> tuple[EnsembleSpec, ...]:
         """Return the ensembles of the given models; those that name other models are left out."""
+        return self._ensembles((model.train_sigma, model.label, model.seed, model.id) for model in models)
+
+    def _ensembles(self, models: Iterable[tuple[float, str, int, str]]) -> tuple[EnsembleSpec, ...]:
+        """Return the ensembles of models (sigma, label, seed, id)."""
         at: dict[float, list[Member]] = {}
         alike: Counter[tuple[float, str]] = Counter()
-        for model in models:
-            position = alike[model.train_sigma, model.label]
-            at.setdefault(model.train_sigma, []).append(Member(model.id, model.label, model.seed, position))
-            alike[model.train_sigma, model.label] += 1
+        for sigma, label, seed, name in models:
+            at.setdefault(sigma, []).append(Member(name, label, seed, alike[sigma, label]))
+            alike[sigma, label] += 1
         # The same ensemble may be named by several entries.
         specs: dict[tuple[Any, ...], EnsembleSpec] = {}
         for group in self.ensembles:
@@ -167,7 +170,7 @@ class StudyConfig(Spec):
                 pool = group.choose(at.get(sigma, []))
                 if pool is None:
                     continue
-                for members in subsets(pool) if group.all_subsets else (pool,):
+                for members in group.formed(pool):
                     for spec in self._weighted(group, sigma, members):
                         same = spec.members if spec.first else tuple(sorted(spec.members))
                         specs.setdefault((sigma, same, spec.weights, spec.average, spec.first), spec)
@@ -175,12 +178,11 @@ class StudyConfig(Spec):
 
     def _weighted(self, group: EnsembleGroup, sigma: float, members: tuple[Member, ...]) -> Iterable[EnsembleSpec]:
         """Yield an ensemble with each of its entry's weightings."""
-        written = isinstance(group.members, str) and not group.all_subsets
         for weights in group.weights:
             if weights == "consensus" and group.consensus >= len(members):
                 continue
             yield EnsembleSpec(
-                label=group.text if written else ensemble_label(members),
+                label=group.label(members),
                 sigma=sigma,
                 members=tuple(member.id for member in members),
                 weights=weights,
@@ -188,22 +190,6 @@ class StudyConfig(Spec):
                 weigh=self.weigh,
                 first=group.consensus if weights == "consensus" else 0,
             )
-
-    @model_validator(mode="after")
-    def _entries_exist(self) -> "StudyConfig":
-        labels = [group.label for group in self.groups]
-        entries = [*labels, *(name for ensemble in self.ensembles for name in ensemble.names)]
-        references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
-        for index, claim in enumerate(self.claims):
-            references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
-        for place, name in references:
-            if name not in entries:
-                raise PydanticCustomError(
-                    "unknown_entry",
-                    "{place}: there is no entry '{name}'{hint}",
-                    {"place": place, "name": name, "hint": nearest(name, entries)},
-                )
-        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> "StudyConfig":
@@ -233,6 +219,32 @@ class StudyConfig(Spec):
                 "baseline: no model is labelled '{label}'{hint}",
                 {"label": self.baseline, "hint": nearest(self.baseline, labels)},
             )
+        return self
+
+    def _ensemble_names(self) -> Iterable[str]:
+        """Yield what the ensembles are called in tables, before any model is trained."""
+        for spec in self._ensembles(
+            (sigma, group.label, seed, f"{group.label}-s{sigma:g}-seed{seed}")
+            for group in self.groups
+            for sigma in group.sigma
+            for seed in group.seeds
+        ):
+            yield ensemble_name(spec.label, spec.weights, spec.average)
+
+    @model_validator(mode="after")
+    def _entries_exist(self) -> "StudyConfig":
+        labels = [group.label for group in self.groups]
+        entries = [*labels, *self._ensemble_names()]
+        references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
+        for index, claim in enumerate(self.claims):
+            references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
+        for place, name in references:
+            if name not in entries:
+                raise PydanticCustomError(
+                    "unknown_entry",
+                    "{place}: there is no entry '{name}'{hint}",
+                    {"place": place, "name": name, "hint": nearest(name, entries)},
+                )
         return self
 
     def _members_fit(self, ensemble: EnsembleGroup, seeds: dict[tuple[str, float], set[int]], *, place: str) -> None:

@@ -140,6 +140,28 @@ def test_references_that_lead_nowhere_are_refused_in_one_line(override: str, mes
         load_study(TINY, overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("members", "name"),
+    [
+        ("['gaussian-s0.25-seed2', 'gaussian-s0.25-seed0']", "gaussian seeds 2,0 (uniform)"),
+        ("['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']", "gaussian x2 (uniform)"),
+        ("'gaussian x3', all_subsets=true", "gaussian seeds 1,2 (uniform)"),
+    ],
+)
+def test_an_ensemble_of_listed_models_or_a_subset_is_named_as_in_tables_and_not_otherwise(
+    members: str, name: str
+) -> None:
+    ensemble = f"ensembles=[{{members={members}, weights='uniform'}}]"
+    seeds = "models=[{method={name='gaussian'}, sigma=0.25, seeds=[0, 1, 2]}]"
+    claim = "claims=[{{first='{}', second='gaussian'}}]"
+    study = load_study(TINY, overrides=[seeds, ensemble, claim.format(name)])
+    there = [f"{spec.label} ({spec.weights})" for spec in study.ensemble_specs(study.model_specs)]
+    assert name in there
+    as_written = claim.format("gaussian-s0.25-seed2, gaussian-s0.25-seed0 (uniform)")
+    with pytest.raises(StudyError, match=r"claims\[0\]\.first: there is no entry 'gaussian-s0\.25-seed2, "):
+        load_study(TINY, overrides=[seeds, ensemble, as_written])
+
+
 def test_specs_have_their_defaults() -> None:
     one = PublishedResult(entry="a", sigma=0.5, acr=1.0, source="")
     assert one.span == (1.0, 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rspipe.ensembles import BatchLimit
 from rspipe.errors import ModelError
-from rspipe.moments import Moments, all_pairs, image_margins, label_margins, runner_up_pairs
+from rspipe.moments import ImageMargins, Moments, all_pairs, image_margins, label_margins, runner_up_pairs
 from rspipe.smoothing import Stream, default_batch, noise_block
 
 FloatArray = NDArray[np.float64]
@@ -30,6 +30,10 @@ def networks(k: int = 2, *, classes: int = 3) -> list[nn.Linear]:
         network.bias.data = torch.tensor(rng.normal(size=classes), dtype=torch.float32)
         made.append(network)
     return made
+
+
+def margins_of(*given: Any, average: str, **named: Any) -> ImageMargins:
+    return image_margins(*given, averages=(average,), **named)[average]
 
 
 def whole_numbers(n: int, *shape: int, seed: int = 0) -> FloatArray:
@@ -125,7 +129,7 @@ def test_a_covariance_needs_two_samples() -> None:
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -> None:
-    found = image_margins(networks(), X, 1, average=average, sigma=0.5, draws=300, seed=1, example=1, block_size=100)
+    found = margins_of(networks(), X, 1, average=average, sigma=0.5, draws=300, seed=1, example=1, block_size=100)
     assert found.margins.shape == (300, 2, 2)
     kept = found.margins.astype(np.float64)
     # Rounded to eleven bits, of margins below 8.
@@ -140,7 +144,7 @@ def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -
 def test_margins_beyond_what_half_precision_holds_are_kept_finite() -> None:
     (network,) = networks(1)
     network.weight.data *= 1e6
-    margins = image_margins([network], X, 1, average="logits", sigma=0.5, draws=20, seed=1, example=1).margins
+    margins = margins_of([network], X, 1, average="logits", sigma=0.5, draws=20, seed=1, example=1).margins
     assert np.isfinite(margins).all()
     assert abs(margins).max() > 5e4
 
@@ -167,7 +171,7 @@ def test_margins_are_subtracted_in_float64() -> None:
 def test_an_images_moments_are_those_of_its_margins_under_the_weights_noise(average: str, draws: int) -> None:
     members, label, sigma, size = networks(), 1, 0.5, 20
     key: dict[str, Any] = {"seed": 4, "example": 9}
-    got = image_margins(members, X, label, average=average, sigma=sigma, draws=draws, block_size=size, **key).moments
+    got = margins_of(members, X, label, average=average, sigma=sigma, draws=draws, block_size=size, **key).moments
     blocks = [
         noise_block((size, 3), **key, stream=Stream.WEIGHTS, block=b, device=X.device) for b in range(-(-draws // size))
     ]
@@ -201,7 +205,7 @@ def test_an_images_moments_do_not_depend_on_how_many_draws_run_at_once() -> None
     x, members, label, sigma = torch.linspace(0, 1, size), large_members(size), 2, 0.5
     key: dict[str, Any] = {"seed": 4, "example": 9}
     assert default_batch(x, block_size=1000) == 50
-    got = image_margins(members, x, label, average="logits", sigma=sigma, draws=draws, **key).moments
+    got = margins_of(members, x, label, average="logits", sigma=sigma, draws=draws, **key).moments
     noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0, device=x.device)
     noisy = x.double() + sigma * noise.double()
     scores = [noisy @ m.weight.detach().double().T for m in members]
@@ -228,17 +232,44 @@ class Small(nn.Module):
 def test_members_that_run_out_of_memory_have_the_same_moments() -> None:
     call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 100, "seed": 1, "example": 1}
     limit = BatchLimit()
-    whole = image_margins([Small(100), Small(100)], X, 0, **call).moments
-    pieces = image_margins([Small(30), Small(20)], X, 0, limit=limit, **call).moments
+    whole = margins_of([Small(100), Small(100)], X, 0, **call).moments
+    pieces = margins_of([Small(30), Small(20)], X, 0, limit=limit, **call).moments
     assert limit.size == 13
     assert np.array_equal(pieces.mean, whole.mean)
     assert np.array_equal(pieces.covariance, whole.covariance)
 
 
+class Counting(nn.Module):
+    """A member that counts the samples it ran on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.samples = network, 0
+
+    def forward(self, batch: Tensor) -> Tensor:
+        self.samples += len(batch)
+        logits: Tensor = self.network(batch)
+        return logits
+
+
+def test_probabilities_and_logits_come_from_the_same_forward_passes() -> None:
+    call: dict[str, Any] = {"sigma": 0.5, "draws": 300, "seed": 1, "example": 1, "block_size": 100}
+    members = [Counting(network) for network in networks()]
+    both = image_margins(members, X, 1, averages=("probabilities", "logits"), **call)
+    assert [member.samples for member in members] == [300, 300]
+    for average, found in both.items():
+        alone = margins_of(networks(), X, 1, average=average, **call)
+        assert np.array_equal(found.moments.mean, alone.moments.mean)
+        assert np.array_equal(found.moments.scatter, alone.moments.scatter)
+        assert np.array_equal(found.margins, alone.margins)
+        assert np.array_equal(found.label_probability, alone.label_probability)
+    assert not np.allclose(both["logits"].moments.mean, both["probabilities"].moments.mean)
+
+
 def test_linear_members_have_the_closed_form_moments() -> None:
     """z = d'(x + sigma eps) + const with d = w_y - w_c: mean at x, covariance sigma^2 d_k'd_l."""
     members, label, sigma, draws = networks(), 0, 0.5, 4000
-    got = image_margins(members, X, label, average="logits", sigma=sigma, draws=draws, seed=1, example=1).moments
+    got = margins_of(members, X, label, average="logits", sigma=sigma, draws=draws, seed=1, example=1).moments
     for j, c in enumerate((1, 2)):
         d = np.stack([(m.weight[label] - m.weight[c]).detach().double().numpy() for m in members])
         constant = np.array([(m.bias[label] - m.bias[c]).item() for m in members])
@@ -253,7 +284,7 @@ def test_linear_members_have_the_closed_form_moments() -> None:
 
 def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None:
     (member,) = networks(1)
-    got = image_margins([member, member], X, 0, average="logits", sigma=0.5, draws=100, seed=1, example=1).moments
+    got = margins_of([member, member], X, 0, average="logits", sigma=0.5, draws=100, seed=1, example=1).moments
     covariance = got.covariance
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 0, 1])
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 1, 1])
@@ -262,8 +293,8 @@ def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None
 def test_the_moments_do_not_depend_on_the_mode_that_members_were_left_in() -> None:
     member = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 60, "seed": 1, "example": 1}
-    in_eval = image_margins([member.eval()], X, 0, **call).moments
-    in_train = image_margins([member.train()], X, 0, **call).moments
+    in_eval = margins_of([member.eval()], X, 0, **call).moments
+    in_train = margins_of([member.train()], X, 0, **call).moments
     assert np.array_equal(in_eval.covariance, in_train.covariance)
 
 
@@ -273,7 +304,7 @@ def test_a_member_that_returns_nan_has_no_moments() -> None:
             return torch.full((len(batch), 3), float("nan"))
 
     with pytest.raises(ModelError, match="member 0 returned NaN"):
-        image_margins([Broken()], X, 0, average="logits", sigma=0.5, draws=10, seed=1, example=1)
+        margins_of([Broken()], X, 0, average="logits", sigma=0.5, draws=10, seed=1, example=1)
 
 
 def test_all_pairs_are_every_image_with_every_competitor() -> None:

@@ -77,13 +77,23 @@ class CountPass:
         return {field.name: np.asarray(getattr(found, field.name)) for field in fields(found)}
 
 
+MARGIN_ARRAYS = ("mean", "covariance", "label_probability", "margins")
+"""What a `MomentPass` finds at an image."""
+
+
+def array_name(average: str, name: str) -> str:
+    """Return the name of an array among those that a `MomentPass` finds."""
+    return f"{average}/{name}"
+
+
 @dataclass(frozen=True)
 class MomentPass:
     """Estimate the moments of the members' label margins."""
 
     sigma: float
     members: tuple[str, ...]
-    average: str
+    averages: tuple[str, ...]
+    """Whether the margins are of probabilities, of logits or of both, from the same forward passes."""
     weigh: WeighSpec
     precision: Precision
 
@@ -95,12 +105,12 @@ class MomentPass:
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
     ) -> dict[str, Any]:
-        """Return the arrays of `rspipe.moments.ImageMargins`: mean and covariance for its moments."""
+        """Return the arrays of `rspipe.moments.ImageMargins` by `array_name`: mean and covariance for its moments."""
         found = image_margins(
             networks,
             image,
             label,
-            average=self.average,
+            averages=self.averages,
             sigma=self.sigma,
             draws=self.weigh.draws,
             seed=self.weigh.seed,
@@ -108,10 +118,13 @@ class MomentPass:
             limit=limit,
         )
         return {
-            "mean": found.moments.mean,
-            "covariance": found.moments.covariance,
-            "label_probability": found.label_probability,
-            "margins": found.margins,
+            array_name(average, name): array
+            for average, margins in found.items()
+            for name, array in zip(
+                MARGIN_ARRAYS,
+                (margins.moments.mean, margins.moments.covariance, margins.label_probability, margins.margins),
+                strict=True,
+            )
         }
 
 

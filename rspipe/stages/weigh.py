@@ -1,7 +1,8 @@
 """Weights of the ensembles: one Ray Data pass over the calibration split per noise level, then convex programs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from rspipe.spec import content_id
 from rspipe.splits import Split
 from rspipe.stages.progress import OnProgress, Progress
 from rspipe.stages.runtime import Cluster
-from rspipe.stages.sampling import MomentPass, Visit, Work, visit
+from rspipe.stages.sampling import MARGIN_ARRAYS, MomentPass, Visit, Work, array_name, visit
 from rspipe.stages.store import Store
 from rspipe.study_config import StudyConfig
 from rspipe.weight_choice import choose_weights
@@ -25,26 +26,26 @@ from rspipe.weights import WeightSolution
 logger = logging.getLogger(__name__)
 
 
-def _moments_id(store: Store, moments: MomentPass) -> str:
+def _moments_id(store: Store, moments: MomentPass, average: str) -> str:
     members = [(member, store.existing_model(member).checksum) for member in moments.members]
-    content = [members, moments.average, moments.weigh.model_dump(mode="json"), moments.precision]
-    return f"{moments.average}-s{moments.sigma:g}-{content_id(content)}"
+    content = [members, average, moments.weigh.model_dump(mode="json"), moments.precision]
+    return f"{average}-s{moments.sigma:g}-{content_id(content)}"
 
 
 def _passes(study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> dict[MomentPass, list[EnsembleSpec]]:
-    """Return the passes that ensembles need, all members of a noise level at once, with the ensembles."""
-    groups: dict[tuple[float, str], list[EnsembleSpec]] = {}
+    """Return the pass of every noise level, over all members and all that ensembles average, with the ensembles."""
+    groups: dict[float, list[EnsembleSpec]] = {}
     for ensemble in ensembles:
-        groups.setdefault((ensemble.sigma, ensemble.average), []).append(ensemble)
+        groups.setdefault(ensemble.sigma, []).append(ensemble)
     return {
         MomentPass(
             sigma=sigma,
             members=tuple(sorted({member for ensemble in group for member in ensemble.members})),
-            average=average,
+            averages=tuple(sorted({ensemble.average for ensemble in group})),
             weigh=group[0].weigh,
             precision=study.certify.precision,
         ): group
-        for (sigma, average), group in sorted(groups.items())
+        for sigma, group in sorted(groups.items())
     }
 
 
@@ -69,10 +70,9 @@ def weigh_ensembles(
     split = data.calibration.evenly_spaced(study.weigh.images)
     _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
     for moments, lacking in passes.items():
-        found = _margins(store, study, moments)
-        assert found is not None
+        found = {margins.average: margins for margins in _margins(store, study, moments)}
         for ensemble in lacking:
-            solution = solve_ensemble(ensemble, found.of(ensemble.members))
+            solution = solve_ensemble(ensemble, found[ensemble.average].of(ensemble.members))
             store.save_ensemble_weights(_record(store, ensemble, solution, images=len(split)))
     records = [store.ensemble_weights(ensemble.id) for ensemble in ensembles]
     return tuple(record for record in records if record is not None)
@@ -88,7 +88,11 @@ def _estimate(
     on_progress: OnProgress,
 ) -> None:
     """Run the passes whose moments are not in the store, all in one stream."""
-    todo = [moments for moments in passes if store.moments(_moments_id(store, moments)) is None]
+    todo = [
+        replace(moments, averages=lacking)
+        for moments in passes
+        if (lacking := tuple(a for a in moments.averages if store.moments(_moments_id(store, moments, a)) is None))
+    ]
     found: list[dict[int, Visit | None]] = [{} for _ in todo]
     total = len(split) * len(todo)
     on_progress(Progress("weigh", 0, total, "images"))
@@ -98,14 +102,7 @@ def _estimate(
             found[one.work][one.example] = one
             if len(found[one.work]) == len(split):
                 ordered = [row for example in split.index.tolist() if (row := found[one.work][example]) is not None]
-                store.save_moments(
-                    _moments_id(store, todo[one.work]),
-                    {
-                        "example": split.index.numpy(),
-                        "label": split.labels.numpy(),
-                        **{name: np.stack([row.arrays[name] for row in ordered]) for name in ordered[0].arrays},
-                    },
-                )
+                _save(store, todo[one.work], split, ordered)
                 # A hundred members have a megabyte per image.
                 found[one.work] = dict.fromkeys(found[one.work])
         on_progress(Progress("weigh", sum(map(len, found)), total, "images"))
@@ -113,27 +110,35 @@ def _estimate(
     visit(store, [Work(moments, split) for moments in todo], classes=classes, cluster=cluster, on_block=on_block)
 
 
-def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> MemberMargins | None:
-    """Return what a finished pass found; None where it has not run."""
-    arrays = store.moments(_moments_id(store, moments))
-    if arrays is None:
-        return None
-    calibration = Calibration(
-        mean=arrays["mean"],
-        covariance=arrays["covariance"],
-        draws=moments.weigh.draws,
-        cap=radius_cap(sigma=1.0, n=study.certify.n, alpha=study.certify.alpha),
-        # Passes of earlier versions did not keep them.
-        label_probability=arrays.get("label_probability"),
-        margins=arrays.get("margins"),
-    )
-    return MemberMargins(moments.sigma, moments.average, moments.members, calibration)
+def _save(store: Store, moments: MomentPass, split: Split, visits: Sequence[Visit]) -> None:
+    """Store what a pass found at the images of a split, in their order."""
+    for average in moments.averages:
+        arrays = {name: np.stack([one.arrays[array_name(average, name)] for one in visits]) for name in MARGIN_ARRAYS}
+        images = {"example": split.index.numpy(), "label": split.labels.numpy()}
+        store.save_moments(_moments_id(store, moments, average), {**images, **arrays})
+
+
+def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> Iterator[MemberMargins]:
+    """Yield what a pass found, by what is averaged, as far as it has run."""
+    for average in moments.averages:
+        arrays = store.moments(_moments_id(store, moments, average))
+        if arrays is None:
+            continue
+        calibration = Calibration(
+            mean=arrays["mean"],
+            covariance=arrays["covariance"],
+            draws=moments.weigh.draws,
+            cap=radius_cap(sigma=1.0, n=study.certify.n, alpha=study.certify.alpha),
+            # Passes of earlier versions did not keep them.
+            label_probability=arrays.get("label_probability"),
+            margins=arrays.get("margins"),
+        )
+        yield MemberMargins(moments.sigma, average, moments.members, calibration)
 
 
 def member_margins(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> tuple[MemberMargins, ...]:
     """Return what the finished passes found of the members of ensembles."""
-    found = (_margins(store, study, moments) for moments in _passes(study, ensembles))
-    return tuple(margins for margins in found if margins is not None)
+    return tuple(margins for moments in _passes(study, ensembles) for margins in _margins(store, study, moments))
 
 
 def solve_ensemble(ensemble: EnsembleSpec, found: Calibration) -> WeightSolution:

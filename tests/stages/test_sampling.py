@@ -1,6 +1,7 @@
 """Passes over images on a real pool of actors give what the core gives in one process."""
 
 import errno
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,8 @@ def test_moments_of_a_pool_of_two_are_those_of_the_core(
         zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
     ):
         found = image_margins(
-            networks, image, label, average="probabilities", sigma=0.25, draws=50, seed=0, example=example
-        )
+            networks, image, label, averages=("probabilities",), sigma=0.25, draws=50, seed=0, example=example
+        )["probabilities"]
         assert np.array_equal(arrays["mean"][position], found.moments.mean)
         assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
         assert np.array_equal(arrays["label_probability"][position], found.label_probability)
@@ -252,6 +253,33 @@ def test_moments_of_a_pool_of_two_are_those_of_the_core(
         assert sum(record.weights) == pytest.approx(1)
         assert min(record.weights) >= 0
         assert record.gap < 1e-4
+
+
+def test_averages_of_probabilities_and_of_logits_are_weighed_from_one_pass_over_the_images(
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    members = "weights='uniform', members=['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
+    study = ruled("fixed", f"ensembles=[{{{members}}}, {{{members}, average='logits'}}]")
+    specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
+    assert [spec.average for spec in specs] == ["probabilities", "logits"]
+    told: list[Progress] = []
+    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=told.append)
+    assert (told[-1].done, told[-1].total) == (IMAGES, IMAGES)
+    by_average = {margins.average: margins.calibration.mean for margins in member_margins(store, study, specs)}
+    # Differences of probabilities are below 1, of logits here above.
+    assert abs(by_average["probabilities"]).max() < 1 < abs(by_average["logits"]).max()
+    # One that is lacking is found without the other.
+    (path,) = (store.run_dir / "moments").glob("logits-*.npz")
+    (kept,) = (store.run_dir / "moments").glob("probabilities-*.npz")
+    lost, seen = path.read_bytes(), kept.stat().st_mtime_ns
+    path.unlink()
+    for record in (store.run_dir / "weights").glob("*.json"):
+        record.unlink()
+    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    with np.load(io.BytesIO(lost)) as before, np.load(path) as after:
+        assert before.files == after.files
+        assert all(np.array_equal(before[name], after[name]) for name in before.files)
+    assert kept.stat().st_mtime_ns == seen
 
 
 def test_a_model_that_returns_nan_ends_certification_with_its_name(
