@@ -3,16 +3,17 @@
     python pipelines/bench_scale.py                                          # some minutes on two cores
     python pipelines/bench_scale.py --models 500 1000 2000 --images 2500 5000 10000 --classifiers 200
 
-Models are trained and images certified by the stages' own code, on a Ray that claims the CPUs of many machines (as one:
-what Ray's own scheduler costs over many is not measured); in place of a training stands an empty network, in place of
-sampling a table of counts. Times are of this machine; what
+Models are trained and images certified by the stages' own code, on a Ray of as many nodes as are asked for, of eight
+CPUs and eight GPUs each: they are processes of this machine, and their CPUs and GPUs are only declared. In place of a
+training stands an empty network, in place of sampling a table of counts. Times are of this machine; what
 carries over is how they grow: what one more unit costs is a slope over sizes, so that starting up is no part of it, and
 `growth` is the slope between the two largest sizes over that between the two smallest: 1 where cost is linear.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from rspipe.stages import certify
 from rspipe.stages.files import write_json, write_text
 from rspipe.stages.progress import Progress
 from rspipe.stages.results import read_results
-from rspipe.stages.runtime import Cluster, Node, Resources, connect
+from rspipe.stages.runtime import Cluster, Resources, connect
 from rspipe.stages.sampling import CountPass, Visit, Work, visit
 from rspipe.stages.store import Store
 from rspipe.stages.tracking import Tracker
@@ -46,6 +47,8 @@ from rspipe.study_config import StudyConfig
 
 CLASSES, SIGMA = 10, 0.25
 PAGE = 4096
+EACH = 8
+"""CPUs and GPUs of a node."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Options:
     workers: int = 2
     """Processes that do the stand-in work."""
     nodes: int = 64
-    """Machines that the cluster claims, of eight CPUs and eight GPUs each."""
+    """Nodes of Ray's, which declare eight CPUs and eight GPUs each."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,22 @@ class Measured:
     seconds: float
     megabytes: float
     """Resident in the driver afterwards."""
+
+
+@contextmanager
+def declared(nodes: int) -> Iterator[str]:
+    """Start a Ray of so many nodes on this machine; yield its address."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    each = {"num_cpus": EACH, "num_gpus": EACH, "object_store_memory": 10**8}
+    started = Nodes(initialize_head=True, head_node_args={**each, "include_dashboard": False})
+    try:
+        for _ in range(nodes - 1):
+            started.add_node(wait=False, **each)
+        started.wait_for_nodes(timeout=10.0 * nodes)
+        yield started.address
+    finally:
+        started.shutdown()
 
 
 def resident() -> float:
@@ -145,7 +164,7 @@ class Counted(CountPass):
 
 def measure_models(options: Options, cluster: Cluster, folder: Path) -> list[Measured]:
     """Plan and train studies of growing size."""
-    claimed = replace(cluster, nodes=(Node(8, 8),) * options.nodes, resources=Resources(gpus_per_worker=1.0))
+    widest = replace(cluster, resources=replace(cluster.resources, workers=None))
     training.train_loop = stand_in_loop
     first = study_of(1, folder).model_specs
     _, started = timed("start a group", "group", 1, lambda: train(Store(folder / "first"), first, cluster))
@@ -155,7 +174,7 @@ def measure_models(options: Options, cluster: Cluster, folder: Path) -> list[Mea
         specs = study.model_specs
         _, named = timed("name the models", "model", size, lambda specs=specs: {spec.id for spec in specs})
         store = Store(folder / f"models-{size}")
-        assert claimed.workers(size) == min(size, 8 * options.nodes)
+        assert widest.workers(size) == min(size, EACH * options.nodes)
         _, trained = timed("train", "model", size, lambda store=store, specs=specs: train(store, specs, cluster))
         _, again = timed(
             "find all trained", "model", size, lambda store=store, specs=specs: train(store, specs, cluster)
@@ -248,7 +267,8 @@ def marginal(rows: Sequence[Measured], name: str) -> float:
 
 def show(found: Sequence[Measured], options: Options) -> None:
     """Print a line per step."""
-    table = Table(title=f"{options.workers} workers, {options.classifiers} classifiers in a pass", title_justify="left")
+    title = f"{options.nodes} nodes, {options.workers} workers, {options.classifiers} classifiers in a pass"
+    table = Table(title=title, title_justify="left")
     for column in ("step", "sizes", "seconds", "growth", "ms per unit", "driver MB", "kB per unit"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for step in dict.fromkeys(row.step for row in found):
@@ -268,11 +288,14 @@ def show(found: Sequence[Measured], options: Options) -> None:
 
 def bench(options: Options) -> None:
     """Measure everything below a temporary folder."""
-    cpus = 8 * options.nodes
+    resources = Resources(workers=options.workers, gpus_per_worker=1.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        resources = Resources(cpus=cpus, workers=options.workers)
-        with connect(address=None, resources=resources, log=folder / "ray.log") as cluster:
+        with (
+            declared(options.nodes) as address,
+            connect(address=address, resources=resources, log=folder / "ray.log") as cluster,
+        ):
+            assert len(cluster.nodes) == options.nodes
             found = [*measure_models(options, cluster, folder), *measure_images(options, cluster, folder)]
         found += measure_index(options, folder)
         show(found, options)

@@ -331,10 +331,11 @@ def survives(
     """Disturb a run; return whether it ended as the undisturbed one."""
     run_dir, seconds = undisturbed
     try:
-        kills = rng.randint(4, 12)
+        kills = rng.randint(-(-options.most // 3), options.most)
         # The more, the faster one follows the other.
+        spacing = options.spacing or 4 * seconds / kills
         patience = max(HANGS_AFTER, HANGS_TIMES * seconds)
-        disturb(run, rng, seconds=4 * seconds / kills, most=kills, patience=patience, machines=machines)
+        disturb(run, rng, seconds=spacing, most=kills, patience=patience, machines=machines)
         run.check(run_dir)
     except AssertionError as error:
         console.print(f"[red]{escape(str(error)[:2000])}")

@@ -57,10 +57,9 @@ R = TypeVar("R", bound=Record)
 _log = logging.getLogger(__name__)
 
 _STUDY = "study.json"
-_ROW = ["classifier", "example"]
 _HISTOGRAMS = ("selection", "pilot", "estimation")
 _NUMBERS = ("sigma", "n0", "n", "alpha", "seed", "seconds")
-_COLUMNS = (*_ROW, "key", "kind", "label", "stop", "rule_parameters", *_HISTOGRAMS, *_NUMBERS)
+_COLUMNS = ("classifier", "example", "key", "kind", "label", "stop", "rule_parameters", *_HISTOGRAMS, *_NUMBERS)
 _NOTED = ("marks", "prefix")
 _SOFT = ("probability_sum", "probability_square")
 _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
@@ -310,21 +309,18 @@ class Store:
         grid = "radius_grid" in pc.unique(known["rule"]).to_pylist()
         table = self.counts([*_COLUMNS, *(_NOTED if complete or grid else ()), *(_SOFT if complete else ())])
         assert table is not None
-        frame = table.filter(pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))).to_pandas()
-        frame = frame[frame["key"] == frame["classifier"].map(keys)]
-        for (classifier, example), rows in frame[frame.duplicated(_ROW, keep=False)].groupby(_ROW):
-            if (
-                len({(*map(int, a), *map(int, b)) for a, b in zip(rows["selection"], rows["estimation"], strict=True)})
-                > 1
-            ):
+        kept = table.filter(pc.is_in(table["key"], pa.array(sorted(set(keys.values())))))
+        found = []
+        for classifier, rows in _by_classifier(kept):
+            ours = rows[rows["key"] == keys.get(classifier)]
+            if (example := _disputed(ours)) is not None:
                 raise StoreError(
                     f"{self.run_dir / 'certificates'}: {classifier} has two different counts for image {example}; "
                     "two processes wrote here: delete the folder and certify again"
                 )
-        return tuple(
-            _classifier_counts(rows.sort_values("example"))
-            for _, rows in frame.drop_duplicates(_ROW).groupby("classifier", sort=True)
-        )
+            if len(ours):
+                found.append(_classifier_counts(ours.drop_duplicates("example")))
+        return tuple(found)
 
     def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
         """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
@@ -365,6 +361,29 @@ def _state(path: Place) -> Any | None:
     except DamagedError:
         path.unlink(missing_ok=True)
         return None
+
+
+def _disputed(rows: Any) -> int | None:
+    """Return an example that has two different counts in a data frame of one classifier; None where there is none."""
+    for example, same in rows[rows.duplicated("example", keep=False)].groupby("example"):
+        counts = {(*map(int, a), *map(int, b)) for a, b in zip(same["selection"], same["estimation"], strict=True)}
+        if len(counts) > 1:
+            return int(example)
+    return None
+
+
+def _by_classifier(table: pa.Table) -> Iterator[tuple[str, Any]]:
+    """Yield each classifier and a data frame of its rows, ordered by example.
+
+    One at a time: as Python's objects the lists of counts take ten times the memory that they have in the table.
+    """
+    whole = table.combine_chunks()
+    encoded = whole["classifier"].combine_chunks().dictionary_encode()
+    codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    order = np.lexsort((whole["example"].to_numpy(), codes))
+    bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    for code in sorted(range(len(names)), key=names.__getitem__):
+        yield names[code], whole.take(order[bounds[code] : bounds[code + 1]]).to_pandas()
 
 
 def _classifier_counts(rows: Any) -> ClassifierCounts:
