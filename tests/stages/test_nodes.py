@@ -58,7 +58,7 @@ def begun(reference: tuple[Path, str], tmp_path: Path) -> Path:
     assert len(models) == 2
     for path in [*models, run_dir / "moments", run_dir / "weights", run_dir / "certificates"]:
         shutil.rmtree(path)
-    for path in run_dir.glob("summary.*"):
+    for path in [*run_dir.glob("summary.*"), run_dir / "report.html"]:
         path.unlink()
     return run_dir
 
