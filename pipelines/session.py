@@ -99,7 +99,7 @@ class Terminal:
         columns = (
             TextColumn("{task.description:<8}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[whole]}/{task.total:.0f} {task.fields[unit]}"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
@@ -125,12 +125,13 @@ class Terminal:
         if self._bars is not None:
             self._bars.start()
             if new:
-                self._tasks[progress.stage] = self._bars.add_task(progress.stage, unit="", detail="")
+                self._tasks[progress.stage] = self._bars.add_task(progress.stage, whole=0, unit="", detail="")
             self._bars.update(
                 self._tasks[progress.stage],
                 # An empty stage is a finished one.
                 completed=progress.done if progress.total else 1,
                 total=progress.total or 1,
+                whole=progress.whole if progress.total else 1,
                 unit=progress.unit,
                 detail=progress.detail,
             )
@@ -145,7 +146,7 @@ class Terminal:
             left = None if early else (now - began) * (progress.total - progress.done) / progress.done
             eta = "" if finished else f", ETA {left:.0f} s" if left is not None else ", starting"
             self.console.print(
-                f"{progress.stage}: {progress.done:.0f}/{progress.total:.0f} {progress.unit}, "
+                f"{progress.stage}: {progress.whole}/{progress.total:.0f} {progress.unit}, "
                 f"{now - began:.0f} s{eta} {progress.detail}".rstrip()
             )
 

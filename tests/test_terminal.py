@@ -63,6 +63,12 @@ def test_the_first_moments_of_a_stage_give_no_eta(clock: Clock, capsys: pytest.C
     ]
 
 
+def test_a_piece_that_is_nearly_done_is_not_counted(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, certify(0)), (20.0, Progress("train", 1.9, 2, "models")), (40.0, Progress("train", 2, 2, "models"))]
+    shown = lines(clock, capsys, *steps)
+    assert [line.split(",")[0] for line in shown[1:]] == ["train: 1/2 models", "train: 2/2 models"]
+
+
 def test_the_end_of_a_stage_is_printed_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [(0.0, certify(0)), (1.0, certify(100)), (1.5, certify(100)), (60.0, certify(100))]
     assert lines(clock, capsys, *steps)[1:] == ["certify: 100/100 images, 1 s"]
@@ -77,7 +83,7 @@ def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyP
     console = Console(file=screen, force_terminal=True, width=140)
     monkeypatch.setattr(session, "Console", lambda **_: console)
     terminal = Terminal()
-    terminal.show(Progress("train", 1, 4, "models", "gaussian"))
+    terminal.show(Progress("train", 1.8, 4, "models", "gaussian"))
     terminal.show(Progress("certify", 30, 100, "images"))
     terminal.stop()
     shown = screen.getvalue()

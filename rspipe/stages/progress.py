@@ -25,9 +25,16 @@ class Progress:
 
     stage: str
     done: float
+    """Pieces, begun ones in part."""
     total: float
     unit: str
     detail: str = ""
+
+    @property
+    def whole(self) -> int:
+        """Pieces without those that are begun."""
+        # A sum of fractions may end below what it stands for.
+        return int(self.done + 1e-6)
 
 
 OnProgress = Callable[[Progress], None]
