@@ -309,9 +309,12 @@ class Store:
         grid = "radius_grid" in pc.unique(known["rule"]).to_pylist()
         table = self.counts([*_COLUMNS, *(_NOTED if complete or grid else ()), *(_SOFT if complete else ())])
         assert table is not None
-        kept = table.filter(pc.is_in(table["key"], pa.array(sorted(set(keys.values())))))
+        wanted = pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))
+        # Each is a copy of everything.
+        table = table if pc.all(wanted).as_py() else table.filter(wanted)
+        table = table.combine_chunks()
         found = []
-        for classifier, rows in _by_classifier(kept):
+        for classifier, rows in _by_classifier(table):
             ours = rows[rows["key"] == keys.get(classifier)]
             if (example := _disputed(ours)) is not None:
                 raise StoreError(
@@ -373,17 +376,16 @@ def _disputed(rows: Any) -> int | None:
 
 
 def _by_classifier(table: pa.Table) -> Iterator[tuple[str, Any]]:
-    """Yield each classifier and a data frame of its rows, ordered by example.
+    """Yield each classifier of a table in one chunk and a data frame of its rows, ordered by example.
 
     One at a time: as Python's objects the lists of counts take ten times the memory that they have in the table.
     """
-    whole = table.combine_chunks()
-    encoded = whole["classifier"].combine_chunks().dictionary_encode()
+    encoded = table["classifier"].combine_chunks().dictionary_encode()
     codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    order = np.lexsort((whole["example"].to_numpy(), codes))
+    order = np.lexsort((table["example"].to_numpy(), codes))
     bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
     for code in sorted(range(len(names)), key=names.__getitem__):
-        yield names[code], whole.take(order[bounds[code] : bounds[code + 1]]).to_pandas()
+        yield names[code], table.take(order[bounds[code] : bounds[code + 1]]).to_pandas()
 
 
 def _classifier_counts(rows: Any) -> ClassifierCounts:
