@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
     import ray
 
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    with _native_stderr(log) as said:
+    with _native_stderr(log) as said, _messages_in(log):
         try:
             with _on_loopback(wanted=address == "local"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
@@ -337,6 +338,26 @@ def _silence_loggers() -> None:
     context.print_on_execution_start = False
     # A stage that makes no progress for this long is stuck: end with an error instead of waiting for ever.
     context.execution_no_progress_timeout_s = 15 * 60
+
+
+@contextmanager
+def _messages_in(log: Path) -> Iterator[None]:
+    """Have what Ray says of lost nodes and workers written to a file instead of the terminal.
+
+    Ray prints it whatever `log_to_driver` says; what matters of it reaches us as errors.
+    """
+    from ray._private import worker
+
+    def write(data: dict[str, Any], **_: bool) -> None:
+        with log.open("a", encoding="utf-8") as file:
+            file.writelines(f"({data.get('pid')}) {line}\n" for line in data.get("lines", ()))
+
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 def worker_device(gpus: float) -> torch.device:

@@ -104,6 +104,8 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
         status, resumed = finish(process, seconds=LIMIT)
     assert status == 0, resumed
     assert "going on with those that are left" in output
+    assert "(raylet)" not in output + resumed, "Ray's own messages reached the terminal"
+    assert "(raylet)" in (begun / "ray.log").read_text(encoding="utf-8")
     assert output.count("going on with the") + resumed.count("going on with the") >= 2, output + resumed
     assert_same_results(begun, reference[0])
 
