@@ -73,6 +73,8 @@ def connect_mlflow(uri: str) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # Each request that it tries again; what comes of it is told once.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
 
