@@ -145,7 +145,8 @@ class Head:
 def free_ports(count: int) -> list[int]:
     """Return free ports outside of the range that Ray's workers use."""
     ports: list[int] = []
-    for port in range(20_500 + os.getpid() % 5000, 30_000):
+    # Processes with neighbouring ids look for theirs at the same moment.
+    for port in range(20_500 + os.getpid() % 250 * 30, 30_000):
         with socket.socket() as one, suppress(OSError):
             one.bind(("0.0.0.0", port))
             ports.append(port)
