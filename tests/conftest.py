@@ -29,7 +29,14 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 # Files of tests/stages that share a head, an undisturbed run and the pipelines started on them.
-WHOLE_STUDIES = ("test_full_study.py", "test_job.py", "test_safety.py")
+WHOLE_STUDIES = (
+    "test_full_study.py",
+    "test_job.py",
+    "test_nodes.py",
+    "test_nodes_storage.py",
+    "test_safety.py",
+    "test_train.py",
+)
 
 
 class StagesTogether(LoadScopeScheduling):
@@ -40,11 +47,6 @@ class StagesTogether(LoadScopeScheduling):
         if not file.startswith("tests/stages/"):
             return file
         return "whole studies" if file.endswith(WHOLE_STUDIES) else "stages"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters of nodes come before the Ray that tests share: a process has one at a time."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_nodes"))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> StagesTogether:

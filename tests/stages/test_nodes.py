@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +45,19 @@ def node_with(nodes: Nodes, process: str) -> Node | None:
     return None
 
 
+def node_at_work(nodes: Nodes, worker: str, process: "subprocess.Popen[str]") -> Node:
+    """Wait for a node that is no head and runs a process whose command line holds a name; return it."""
+    seen: list[Node] = []
+
+    def there() -> bool:
+        node = node_with(nodes, worker)
+        seen.extend([] if node is None else [node])
+        return bool(seen)
+
+    soon(there, process)
+    return seen[0]
+
+
 @pytest.fixture
 def begun(reference: tuple[Path, str], tmp_path: Path) -> Path:
     """A run directory of the reduced study in which half of each stage is done up to training."""
@@ -82,31 +94,30 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
     with three_nodes() as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address, environment=impatient)
         for stage, (worker, result) in stages.items():
-            soon(partial(node_with, nodes, worker), process)
-            lost = node_with(nodes, worker)
-            assert lost is not None
-            nodes.remove_node(lost, allow_graceful=False)
+            lost = node_at_work(nodes, worker, process)
+            # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
             assert not found(result), f"{stage} had ended before the node was lost"
+            nodes.remove_node(lost, allow_graceful=False)
             nodes.add_node(num_cpus=1)
         soon(lambda: found("certificates/part-*.parquet"), process)
         before = found("certificates/part-*.parquet")
-    # The head is lost with all its nodes.
+        # The head is lost, and then all its nodes.
+        nodes.head_node.all_processes["gcs_server"][0].process.kill()
     status, output = finish(process, seconds=LIMIT)
     assert status != 0, output
     assert not (begun / "report.html").exists(), "the study had ended before its head was lost"
     with three_nodes() as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address)
         soon(lambda: found("certificates/part-*.parquet") - before, process)
-        lost = node_with(nodes, "ray::MapWorker")
-        assert lost is not None
-        nodes.remove_node(lost, allow_graceful=False)
+        lost = node_at_work(nodes, "ray::MapWorker", process)
         assert not (begun / "summary.tsv").exists(), "certification had ended before the node was lost"
+        nodes.remove_node(lost, allow_graceful=False)
         status, resumed = finish(process, seconds=LIMIT)
     assert status == 0, resumed
     assert "going on with those that are left" in output
     assert "(raylet)" not in output + resumed, "Ray's own messages reached the terminal"
     assert "(raylet)" in (begun / "ray.log").read_text(encoding="utf-8")
-    assert output.count("going on with the") + resumed.count("going on with the") >= 2, output + resumed
+    assert "images left" in resumed
     assert_same_results(begun, reference[0])
 
 
