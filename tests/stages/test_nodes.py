@@ -12,12 +12,20 @@ import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster as Nodes
 
+from rspipe.datasets import load_dataset
+from rspipe.ensembles import Classifier
+from rspipe.stages.store import Store
+from rspipe.stages.train import train_one
+from rspipe.study import load_study
+from tests.stages.counted import expected_rows, rows
 from tests.stages.late import IMAGES
 from tests.stages.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
 from tests.stages.test_full_study import assert_same_results
 
 # Seven processes of Ray's per node on a busy machine: no figure, only an end for what hangs.
 LIMIT = 900.0
+# Long enough that a node can be taken away in between: half a second per image.
+SETTINGS = ("certify.n=100000", "certify.images=40", 'certify.rule="radius_grid"', "training.epochs=2")
 
 
 def soon(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
@@ -25,11 +33,11 @@ def soon(condition: Callable[[], object], process: "subprocess.Popen[str]") -> N
 
 
 @contextmanager
-def three_nodes() -> Iterator[Nodes]:
-    """Start a head that works for nobody and two nodes of one CPU each, as processes of this machine."""
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+def started(*, head_cpus: int, others: int) -> Iterator[Nodes]:
+    """Start a head and so many other nodes of one CPU each, as processes of this machine."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": head_cpus, "include_dashboard": False})
     try:
-        for _ in range(2):
+        for _ in range(others):
             nodes.add_node(num_cpus=1)
         yield nodes
     finally:
@@ -91,7 +99,7 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
         "training": ("ray::RayTrainWorker", "models/smoothadv-*/model.json"),
         "weighing": ("ray::MapWorker", "moments/*"),
     }
-    with three_nodes() as nodes:
+    with started(head_cpus=0, others=2) as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address, environment=impatient)
         for stage, (worker, result) in stages.items():
             lost = node_at_work(nodes, worker, process)
@@ -108,7 +116,7 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
     assert status != 0, output
     assert not (begun / "report.html").exists(), "the study had ended before its head was lost"
     before = found("certificates/part-*.parquet")
-    with three_nodes() as nodes:
+    with started(head_cpus=0, others=2) as nodes:
         process = start("full_study.py", *words, "--ray-address", nodes.address)
         lost = node_at_work(nodes, "ray::MapWorker", process)
         soon(lambda: found("certificates/part-*.parquet") - before, process)
@@ -122,9 +130,30 @@ def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_h
     assert_same_results(begun, reference[0])
 
 
+def test_a_node_that_is_lost_in_certification_costs_time_alone(tmp_path: Path) -> None:
+    study = load_study(TINY, overrides=SETTINGS)
+    store, data = Store(tmp_path), load_dataset(study.data)
+    model = train_one(store, study.model_specs[0], data)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = ("--study", str(TINY), "--run-dir", str(tmp_path), *settings)
+    parts = tmp_path / "certificates"
+    with started(head_cpus=1, others=1) as nodes:
+        process = start("certify.py", *words, "--ray-address", nodes.address)
+        soon(lambda: len(list(parts.glob("part-*.parquet"))) >= 3, process)
+        nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+        before = len(list(parts.glob("part-*.parquet")))
+        status, output = finish(process, seconds=LIMIT)
+    assert status == 0, output
+    assert "going on with the" in output
+    assert before < len(list(parts.glob("part-*.parquet")))
+    found, expected = rows(store), expected_rows(store, study, data, [model], [Classifier(model.id, (0,), (1.0,))])
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        assert {name: found[key][name] for name in wanted} == wanted, key
+
+
 def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path: Path) -> None:
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
+    with started(head_cpus=1, others=0) as nodes:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.stages.late", nodes.address, str(tmp_path)],
             cwd=REPOSITORY,
@@ -140,7 +169,5 @@ def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path:
         soon(lambda: len(list(arrived.iterdir())) == 2, process)
         (tmp_path / "go").touch()
         status, output = finish(process, seconds=LIMIT)
-    finally:
-        nodes.shutdown()
     assert status == 0, output
     assert sorted(output.split("\n")[:-1]) == sorted(f"visited {example}" for example in range(IMAGES))
