@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from session import run
 
-from rspipe.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
+from rspipe.audit.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
+from rspipe.audit.log import read_log
+from rspipe.audit.radii import Known
 from rspipe.errors import LogError
-from rspipe.logs import read_log
-from rspipe.radius_checks import Known
-from rspipe.stages.files import write_text
+from rspipe.storage.files import write_text
 
 STYLES = {"problem": "red", "note": "yellow"}
 WRITERS = {"rspipe": rspipe_log, "cohen": cohen_log}

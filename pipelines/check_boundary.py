@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from session import DIGITS, RunDir, Terminal, print_table, resolve_run_dir, run
 
-from rspipe.attack_report import attack_findings, attack_table
-from rspipe.boundary import AttackSettings
+from rspipe.execution.worker import set_deterministic, worker_device
+from rspipe.report.sections.attacks import attack_findings, attack_table
+from rspipe.smoothing.boundary import AttackSettings
 from rspipe.stages.attack import attack_classifier, chosen_classifiers
-from rspipe.stages.results import read_results, write_report
-from rspipe.stages.runtime import set_deterministic, worker_device
-from rspipe.stages.store import Store
-from rspipe.study import load_study
+from rspipe.stages.report import read_results, write_report
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
 
 
 @dataclass(frozen=True)

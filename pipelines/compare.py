@@ -10,10 +10,10 @@ import tyro
 from rich.console import Console
 from session import print_table, run
 
-from rspipe.comparison import agreed_terms, compare_runs, comparison_table
 from rspipe.errors import MismatchError
-from rspipe.stages.places import place
-from rspipe.stages.results import read_run
+from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
+from rspipe.stages.report import read_run
+from rspipe.storage.paths import place
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import tyro
 from rich.console import Console
 from session import DIGITS, RunDir, print_table, resolve_run_dir, run
 
-from rspipe.derivation import CertificateKind
 from rspipe.errors import StudyError
-from rspipe.stages.results import write_derived
-from rspipe.stages.store import Store
-from rspipe.study import load_study
+from rspipe.smoothing.derivation import CertificateKind
+from rspipe.stages.report import write_derived
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
 
 
 @dataclass(frozen=True)

@@ -7,39 +7,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rspipe.certificates import ABSTAIN as ABSTAIN
-    from rspipe.certificates import certified_radius as certified_radius
-    from rspipe.certificates import clopper_pearson_lower as clopper_pearson_lower
-    from rspipe.certificates import clopper_pearson_upper as clopper_pearson_upper
-    from rspipe.checkpoints import check_clean_accuracy as check_clean_accuracy
-    from rspipe.checkpoints import load_checkpoint as load_checkpoint
-    from rspipe.deployment import deploy as deploy
-    from rspipe.methods.macer import macer_loss as macer_loss
-    from rspipe.metrics import average_certified_radius as average_certified_radius
-    from rspipe.metrics import certified_accuracy as certified_accuracy
-    from rspipe.smoothed import Certificate as Certificate
-    from rspipe.smoothed import certify as certify
-    from rspipe.smoothed import predict as predict
-    from rspipe.weights import WeightSolution as WeightSolution
-    from rspipe.weights import solve_weights as solve_weights
+    from rspipe.ensembles.weights import WeightSolution as WeightSolution
+    from rspipe.ensembles.weights import solve_weights as solve_weights
+    from rspipe.networks.checkpoints import check_clean_accuracy as check_clean_accuracy
+    from rspipe.networks.checkpoints import load_checkpoint as load_checkpoint
+    from rspipe.networks.deployment import deploy as deploy
+    from rspipe.smoothing.certificates import ABSTAIN as ABSTAIN
+    from rspipe.smoothing.certificates import certified_radius as certified_radius
+    from rspipe.smoothing.certificates import clopper_pearson_lower as clopper_pearson_lower
+    from rspipe.smoothing.certificates import clopper_pearson_upper as clopper_pearson_upper
+    from rspipe.smoothing.certify import Certificate as Certificate
+    from rspipe.smoothing.certify import certify as certify
+    from rspipe.smoothing.certify import predict as predict
+    from rspipe.smoothing.metrics import average_certified_radius as average_certified_radius
+    from rspipe.smoothing.metrics import certified_accuracy as certified_accuracy
+    from rspipe.training.methods.macer import macer_loss as macer_loss
+
 
 _HOME = {
-    "ABSTAIN": "certificates",
-    "Certificate": "smoothed",
-    "average_certified_radius": "metrics",
-    "certified_accuracy": "metrics",
-    "certified_radius": "certificates",
-    "certify": "smoothed",
-    "check_clean_accuracy": "checkpoints",
-    "clopper_pearson_lower": "certificates",
-    "clopper_pearson_upper": "certificates",
-    "deploy": "deployment",
-    "load_checkpoint": "checkpoints",
-    "macer_loss": "methods.macer",
-    "predict": "smoothed",
-    "solve_weights": "weights",
-    "WeightSolution": "weights",
+    "ABSTAIN": "smoothing.certificates",
+    "Certificate": "smoothing.certify",
+    "average_certified_radius": "smoothing.metrics",
+    "certified_accuracy": "smoothing.metrics",
+    "certified_radius": "smoothing.certificates",
+    "certify": "smoothing.certify",
+    "check_clean_accuracy": "networks.checkpoints",
+    "clopper_pearson_lower": "smoothing.certificates",
+    "clopper_pearson_upper": "smoothing.certificates",
+    "deploy": "networks.deployment",
+    "load_checkpoint": "networks.checkpoints",
+    "macer_loss": "training.methods.macer",
+    "predict": "smoothing.certify",
+    "solve_weights": "ensembles.weights",
+    "WeightSolution": "ensembles.weights",
 }
+
 
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

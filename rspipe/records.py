@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 Status = Literal["finished", "diverged", "collapsed"]
 """How a training ended; only what finished is certified or a member of an ensemble."""
+
 TrialStatus = Literal[Status, "stopped", "invalid"]
 """How a trial ended: `stopped` by early stopping, `invalid` where its hyper-parameters do not fit together."""
 
@@ -44,7 +45,8 @@ class TrainedModel(Record):
     """True when it predicts a single class on the validation split."""
     history: tuple[dict[str, float], ...]
     """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `samples_per_second` (noisy samples that went forward and
-    backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what `rspipe.watching.watch` gives."""
+    backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what
+    `rspipe.training.validation.watch` gives."""
     clean_accuracy: float
     """Share of the validation images classified correctly without noise."""
     noisy_accuracy: float
@@ -182,75 +184,3 @@ class Interval(Record):
     estimate: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary(Record):
-    """What is known of one certified classifier (base model or ensemble)."""
-
-    id: str
-    label: str
-    kind: Literal["model", "ensemble"]
-    sigma: float
-    images: int
-    acr: Interval
-    accuracy: float
-    """Certified accuracy at radius 0: predicted correctly and not abstained."""
-    abstained: float
-    """Share of images; those given up as wrong after the selection are not among them."""
-    radii: tuple[float, ...]
-    certified_accuracy: tuple[float, ...]
-    """At each of `radii`."""
-    training_seconds: float
-    """Of all members together."""
-    passes: int
-    samples: float
-    """Noise samples per image, on average, of selection, pilot and estimation."""
-    rule: str
-    """Name of the rule that said how many samples an image gets."""
-    acr_two_sided: float
-    """ACR by certificates that bound the runner-up, too: not to be compared with published ones."""
-    saturated: float = 0.0
-    """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
-    seed: int | None = None
-    """Of a model's training."""
-    members: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    weighting: str = ""
-    average: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedAverage(Record):
-    """What is known of one label at one noise level: the models that differ in their seed alone."""
-
-    label: str
-    sigma: float
-    seeds: int
-    acr: Interval
-    """Mean over seeds; the interval is for the choice of images."""
-    lowest: float
-    highest: float
-    """ACR of single seeds."""
-    training_seconds: float
-    """Mean of one model."""
-    passes: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference(Record):
-    """A paired difference of ACR between two classifiers on the same images."""
-
-    sigma: float
-    first: str
-    second: str
-    """Ids; the difference is first minus second."""
-    first_label: str
-    second_label: str
-    question: str
-    """What the comparison answers."""
-    difference: Interval
-    verdict: Literal["higher", "lower", "not significant"]
-    """Of the first, by whether the 95 % interval leaves 0 out; not adjusted for the number of comparisons."""
-    images: int
-    """Images that both were certified on."""

@@ -28,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from tests.stages.processes import PIPELINES, TINY, descendants
+from tests.processes import PIPELINES, TINY, descendants
 from tests.stages.test_full_study import assert_same_results
 
 if TYPE_CHECKING:

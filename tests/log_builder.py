@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
+from rspipe.smoothing.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 

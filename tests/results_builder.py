@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from rspipe.calibration import Calibration
-from rspipe.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
-from rspipe.diagnostics import MemberMargins
-from rspipe.metrics import average_certified_radius
+from rspipe.ensembles.calibration import Calibration
+from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.study_config import StudyConfig
-from rspipe.summaries import CertifiedClassifier, Results
+from rspipe.report.results import Results
+from rspipe.smoothing.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
+from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.metrics import average_certified_radius
+from rspipe.study.config import StudyConfig
 
 N, N0, ALPHA = 10_000, 100, 0.001
 SIGMAS = (0.25, 0.5)

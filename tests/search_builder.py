@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rspipe.resolved import SearchSpec
-from rspipe.spec import DigitsData
+from rspipe.data.spec import DigitsData
+from rspipe.search.spec import SearchSpec
 
 
 def search_spec(**content: Any) -> SearchSpec:

@@ -104,7 +104,9 @@ def test_importing_the_package_alone_imports_nothing_heavy() -> None:
 
 def test_the_core_is_imported_without_ray_mlflow_and_cvxpy() -> None:
     modules = core_modules()
-    assert {"rspipe", "rspipe.weights", "rspipe.methods.macer", "rspipe.fitting"} <= set(modules)
+    assert {"rspipe", "rspipe.ensembles.weights", "rspipe.training.methods.macer", "rspipe.training.fitting"} <= set(
+        modules
+    )
     run(
         f"from importlib import import_module\nfor m in {modules!r}: import_module(m)",
         blocked=("ray", "mlflow", "cvxpy"),

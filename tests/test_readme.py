@@ -7,7 +7,7 @@ import pytest
 
 import rspipe
 from pipelines.session import Options
-from rspipe.study import load_study
+from rspipe.study.loading import load_study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -1,1 +1,1 @@
-"""The outside world of a study: Ray, MLflow and files."""
+"""One stage, one file: Ray Train, Tune and Data at work between the run directory and the core."""

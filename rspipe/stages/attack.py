@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rspipe.boundary import AttackSettings, attack_image, changed
-from rspipe.certificates import ABSTAIN
-from rspipe.datasets import load_dataset
+from rspipe.data.sources import load_dataset
 from rspipe.errors import StoreError
+from rspipe.execution.board import OnProgress, Progress
 from rspipe.records import BoundaryCheck, EnsembleWeights, TrainedModel
-from rspipe.stages.certify import certification_keys, classifier_of
-from rspipe.stages.progress import OnProgress, Progress
-from rspipe.stages.sampling import load_network, trained_network
-from rspipe.stages.store import Store
-from rspipe.summaries import CertifiedClassifier, Results, credited_radius, display_name
+from rspipe.report.results import Results, display_name
+from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
+from rspipe.smoothing.certificates import ABSTAIN
+from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+from rspipe.storage.classifiers import certification_keys, classifier_of, load_network, trained_network
+from rspipe.storage.store import Store
 
 
 def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedModel | EnsembleWeights]:

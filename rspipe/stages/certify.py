@@ -2,95 +2,26 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rspipe.datasets import load_dataset
-from rspipe.derivation import ClassifierCounts, derive
-from rspipe.ensembles import COMBINATIONS, Classifier, Combination
+from rspipe.data.sources import load_dataset
+from rspipe.data.splits import Split, check_images
+from rspipe.execution.board import OnProgress, Progress
+from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
-from rspipe.spec import CertifySpec, content_id
-from rspipe.splits import Split, check_images
-from rspipe.stages.progress import OnProgress, Progress
-from rspipe.stages.runtime import Cluster
-from rspipe.stages.sampling import CountPass, Visit, Work, visit
-from rspipe.stages.store import Store
-from rspipe.study_config import StudyConfig
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A classifier to certify, its members by id."""
-
-    id: str
-    kind: str
-    sigma: float
-    members: tuple[str, ...]
-    weights: tuple[float, ...]
-    average: str
-    checksums: tuple[str, ...]
-    combination: Combination = "average"
-    first: int = 0
-
-
-def _candidates(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[_Candidate]:
-    base = [
-        _Candidate(model.id, "model", model.train_sigma, (model.id,), (1.0,), "logits", (model.checksum,))
-        for model in models
-        if model.status == "finished"
-    ]
-    mixed = [
-        _Candidate(
-            id=one.id,
-            kind="ensemble",
-            sigma=one.sigma,
-            members=one.members,
-            weights=one.weights,
-            average=one.average,
-            checksums=one.checksums,
-            combination=COMBINATIONS.get(one.method, "average"),
-            first=one.first,
-        )
-        for one in ensembles
-    ]
-    return base + mixed
-
-
-def classifier_of(record: TrainedModel | EnsembleWeights) -> tuple[Classifier, tuple[str, ...]]:
-    """Return the classifier that is certified for a record, and the ids of its members, by position."""
-    (candidate,) = _candidates([record], []) if isinstance(record, TrainedModel) else _candidates([], [record])
-    return _classifier(candidate, candidate.members), candidate.members
-
-
-def _classifier(candidate: _Candidate, members: Sequence[str]) -> Classifier:
-    """Return a candidate as a classifier of the models that run, by position."""
-    return Classifier(
-        id=candidate.id,
-        members=tuple(members.index(member) for member in candidate.members),
-        weights=candidate.weights,
-        average="probabilities" if candidate.average == "probabilities" else "logits",
-        combination=candidate.combination,
-        first=candidate.first,
-    )
-
-
-def certification_keys(
-    study: StudyConfig, models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]
-) -> dict[str, str]:
-    """Return the identity of what determines the counts of each classifier, beside the example."""
-    rule = study.certify.model_dump(mode="json", exclude={"images"})
-    shared = [rule, study.data.model_dump(mode="json")]
-    return {
-        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average, one.combination, one.first])
-        for one in _candidates(models, ensembles)
-    }
+from rspipe.smoothing.derivation import ClassifierCounts, derive
+from rspipe.smoothing.spec import CertifySpec
+from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 
 
 def _works(
-    candidates: Sequence[_Candidate],
+    candidates: Sequence[Candidate],
     split: Split,
     done: set[tuple[str, str, int]],
     study: StudyConfig,
@@ -112,7 +43,7 @@ def _works(
         for missing, positions in lacking.items():
             wanted = [candidate for candidate in here if candidate.id in set(missing)]
             members = tuple(dict.fromkeys(member for candidate in wanted for member in candidate.members))
-            classifiers = tuple(_classifier(candidate, members) for candidate in wanted)
+            classifiers = tuple(classifier_among(candidate, members) for candidate in wanted)
             chosen = Split(split.images[positions], split.labels[positions], split.index[positions])
             works.append(Work(CountPass(sigma, members, classifiers, study.certify, classes), chosen))
     return works
@@ -135,7 +66,7 @@ def certify_classifiers(
     split = data.test.evenly_spaced(study.certify.images)
     check_images(split, classes=data.classes)
     keys = certification_keys(study, models, ensembles)
-    candidates = _candidates(models, ensembles)
+    candidates = candidates_of(models, ensembles)
     kinds = {candidate.id: candidate.kind for candidate in candidates}
     works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
     tally = _Tally(sum(len(work.split) for work in works), study.certify)

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rspipe.errors import ModelError
+from rspipe.execution.board import OnProgress, Progress, make_board, watch
+from rspipe.execution.failures import root_cause
+from rspipe.execution.resources import Cluster
 from rspipe.records import SearchResult
-from rspipe.resolved import SearchSpec
-from rspipe.stages.places import local_part
-from rspipe.stages.progress import OnProgress, Progress, make_board, root_cause, watch
-from rspipe.stages.runtime import Cluster
-from rspipe.stages.store import Store
+from rspipe.search.spec import SearchSpec
 from rspipe.stages.trials import open_trials, run_in_tune
+from rspipe.storage.paths import local_part
+from rspipe.storage.store import Store
 
 
 def run_searches(
@@ -38,7 +39,7 @@ def _run_trials(
 ) -> None:
     from ray import tune
 
-    from rspipe.stages.proposals import GivenUp, Proposals, Stopper
+    from rspipe.stages.tune import GivenUp, Proposals, Stopper
 
     asked = cluster.resources
     workers = cluster.now().workers(count)

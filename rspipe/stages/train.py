@@ -10,23 +10,25 @@ from typing import Any
 
 import torch
 
-from rspipe.data_parallel import Group, agreed, is_first
-from rspipe.datasets import load_dataset
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DataSpec
+from rspipe.data.splits import Dataset
 from rspipe.errors import RspipeError
-from rspipe.fitting import ALONE, Means, State, fit
-from rspipe.importing import loaded
-from rspipe.normalization import normalization
+from rspipe.execution.board import OnProgress, Progress, make_board, watch
+from rspipe.execution.groups import run_groups
+from rspipe.execution.resources import Cluster
+from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
+from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
-from rspipe.resolved import ModelSpec
-from rspipe.spec import DataSpec
-from rspipe.splits import Dataset
-from rspipe.stages.groups import run_groups
-from rspipe.stages.places import local_part, place
-from rspipe.stages.progress import OnProgress, Progress, make_board, watch
-from rspipe.stages.runtime import Cluster, keep_freed_memory, set_deterministic, worker_device
-from rspipe.stages.store import Store, checksum
-from rspipe.stages.streaming import streamed
-from rspipe.watching import evaluate
+from rspipe.stages.decoding import streamed
+from rspipe.storage.files import checksum
+from rspipe.storage.paths import local_part, place
+from rspipe.storage.store import Store
+from rspipe.training.data_parallel import Group, agreed, is_first
+from rspipe.training.fitting import ALONE, Means, State, fit
+from rspipe.training.published import loaded
+from rspipe.training.spec import ModelSpec
+from rspipe.training.validation import evaluate
 
 _CHECKPOINT_SECONDS = 5.0
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from rspipe.datasets import load_dataset
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DataSpec
+from rspipe.data.splits import Dataset
 from rspipe.errors import RspipeError
-from rspipe.fitting import ALONE, Means, State
+from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.records import Trial
-from rspipe.resolved import SearchSpec
-from rspipe.searching import WATCHED, OnEpoch, judged_trial
-from rspipe.space import Parameters
-from rspipe.spec import DataSpec
-from rspipe.splits import Dataset
-from rspipe.stages.places import place
-from rspipe.stages.runtime import keep_freed_memory, set_deterministic, worker_device
-from rspipe.stages.store import Store
-from rspipe.stages.streaming import streamed
+from rspipe.search.space import Parameters
+from rspipe.search.spec import SearchSpec
+from rspipe.search.trials import WATCHED, OnEpoch, judged_trial
+from rspipe.stages.decoding import streamed
+from rspipe.storage.paths import place
+from rspipe.storage.store import Store
+from rspipe.training.fitting import ALONE, Means, State
 
 _CHECKPOINT_SECONDS = 5.0
 

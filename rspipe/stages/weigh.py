@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from rspipe.calibration import Calibration
-from rspipe.certificates import radius_cap
-from rspipe.datasets import load_dataset
-from rspipe.diagnostics import MemberMargins
+from rspipe.data.sources import load_dataset
+from rspipe.data.splits import Split
+from rspipe.ensembles.calibration import Calibration
+from rspipe.ensembles.choice import choose_weights
+from rspipe.ensembles.diagnostics import MemberMargins
+from rspipe.ensembles.spec import EnsembleSpec
+from rspipe.ensembles.weights import WeightSolution
 from rspipe.errors import SolverError
+from rspipe.execution.board import OnProgress, Progress
+from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights
-from rspipe.resolved import EnsembleSpec
+from rspipe.smoothing.certificates import radius_cap
 from rspipe.spec import content_id
-from rspipe.splits import Split
-from rspipe.stages.progress import OnProgress, Progress
-from rspipe.stages.runtime import Cluster
-from rspipe.stages.sampling import MARGIN_ARRAYS, MomentPass, Visit, Work, array_name, visit
-from rspipe.stages.store import Store
-from rspipe.study_config import StudyConfig
-from rspipe.weight_choice import choose_weights
-from rspipe.weights import WeightSolution
+from rspipe.stages.passes import MARGIN_ARRAYS, MomentPass, Visit, Work, array_name, visit
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 
 logger = logging.getLogger(__name__)
 

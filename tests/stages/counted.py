@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from rspipe.counting import count_image
-from rspipe.ensembles import Classifier
+from rspipe.data.splits import Dataset
 from rspipe.records import TrainedModel
-from rspipe.splits import Dataset
-from rspipe.stages.sampling import load_network
-from rspipe.stages.store import Store
-from rspipe.study_config import StudyConfig
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.storage.classifiers import load_network
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 
 
 def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:

@@ -4,7 +4,7 @@ import time
 
 import ray
 
-from rspipe.stages.runtime import Cluster
+from rspipe.execution.resources import Cluster
 
 _SECONDS = 120
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
-from rspipe.spec import CertifySpec
-from rspipe.splits import Split
-from rspipe.stages.runtime import Resources, connect
-from rspipe.stages.sampling import CountPass, Visit, Work, visit
-from rspipe.stages.store import Store, write_json
+from rspipe.data.splits import Split
+from rspipe.execution.connection import connect
+from rspipe.execution.resources import Resources
+from rspipe.smoothing.spec import CertifySpec
+from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.storage.files import write_json
+from rspipe.storage.store import Store
 
 IMAGES = 60
 

@@ -19,9 +19,10 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from rspipe.certificates import clopper_pearson_lower
-from tests.stages.processes import (
+from rspipe.smoothing.certificates import clopper_pearson_lower
+from tests.processes import (
     PIPELINES,
+    REPOSITORY,
     TINY,
     Head,
     descendants,
@@ -360,7 +361,7 @@ def test_a_folder_without_counts_has_nothing_to_derive_from(tmp_path: Path, caps
 
 def test_a_stage_script_prints_its_options(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(TINY.parents[2] / "pipelines" / "certify.py"), "--help"],
+        [sys.executable, str(REPOSITORY / "pipelines" / "certify.py"), "--help"],
         capture_output=True,
         text=True,
         check=True,

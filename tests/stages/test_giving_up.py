@@ -9,18 +9,18 @@ import ray
 import ray.train
 import ray.tune
 
+from rspipe.data.spec import ParquetData
 from rspipe.errors import DataError, StoreError
-from rspipe.spec import ParquetData
+from rspipe.execution.board import Progress
+from rspipe.execution.resources import Cluster, Resources
 from rspipe.stages import train, trials
-from rspipe.stages.progress import Progress
-from rspipe.stages.runtime import Cluster, Resources
 from rspipe.stages.search import run_searches
-from rspipe.stages.store import Store
 from rspipe.stages.train import train_models
-from rspipe.study import load_study
-from rspipe.study_config import StudyConfig
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from tests.processes import TINY
 from tests.stages.held import wait_for_cpus
-from tests.stages.processes import TINY
 
 # An epoch of this takes minutes.
 _LONG = (

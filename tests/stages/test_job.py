@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from tests.stages.processes import RAY, REPOSITORY, TINY, Head, run, submit
+from tests.processes import RAY, REPOSITORY, TINY, Head, run, submit
 from tests.stages.test_full_study import assert_same_results
 
 
@@ -24,7 +24,7 @@ def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(referenc
 def test_a_job_with_a_working_directory_goes_on_with_the_same_run_directory(
     head: Head, reference: tuple[Path, str]
 ) -> None:
-    words = ("pipelines/full_study.py", "--study", "tests/stages/tiny.toml", "--run-dir", str(reference[0]))
+    words = ("pipelines/full_study.py", "--study", "tests/tiny.toml", "--run-dir", str(reference[0]))
     done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=reference[0].parent)
     assert done.returncode == 0, done.stdout
     assert "train: 0/0 models" in done.stdout

@@ -12,14 +12,14 @@ import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster as Nodes
 
-from rspipe.datasets import load_dataset
-from rspipe.ensembles import Classifier
-from rspipe.stages.store import Store
+from rspipe.data.sources import load_dataset
+from rspipe.smoothing.classifiers import Classifier
 from rspipe.stages.train import train_one
-from rspipe.study import load_study
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
+from tests.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
 from tests.stages.counted import expected_rows, rows
 from tests.stages.late import IMAGES
-from tests.stages.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
 from tests.stages.test_full_study import assert_same_results
 
 # Seven processes of Ray's per node on a busy machine: no figure, only an end for what hangs.

@@ -8,11 +8,11 @@ import pytest
 from pyarrow import fs
 from ray.cluster_utils import Cluster as Nodes
 
-from rspipe.stages.places import ObjectPath, local_part, place
-from rspipe.stages.results import read_run, write_derived
-from rspipe.stages.store import Store
-from rspipe.study import load_study
-from tests.stages.processes import TINY, finish, kill, start, wait_until
+from rspipe.stages.report import read_run, write_derived
+from rspipe.storage.paths import ObjectPath, local_part, place
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
+from tests.processes import TINY, finish, kill, start, wait_until
 from tests.stages.test_full_study import assert_same_results
 
 KEPT = ("models/", "search/", "moments/", "weights/", "figures/", "summary.", "report.", "study.", "environment.json")

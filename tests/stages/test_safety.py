@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from rspipe.errors import StoreError, StudyError
-from rspipe.stages.files import write_json
-from rspipe.stages.results import finished_ensembles, read_results
-from rspipe.stages.runtime import Cluster, environment
-from rspipe.stages.store import Store
-from rspipe.stages.tracking import ui_command, without_secrets
-from rspipe.study import load_study
-from tests.stages.processes import TINY, descendants
+from rspipe.execution.resources import Cluster
+from rspipe.stages.report import finished_ensembles, read_results
+from rspipe.storage.environment import environment
+from rspipe.storage.files import write_json
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
+from rspipe.tracking.publish import ui_command, without_secrets
+from tests.processes import TINY, descendants
 from tests.stages.test_full_study import one_line
 
 SCRIPTS = ("full_study.py", "tune.py", "train.py", "weigh.py", "certify.py", "report.py", "derive.py")

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import ray.tune
+from bench_search import trials_here
 
-from pipelines.bench_search import trials_here
-from rspipe.datasets import load_dataset
+from rspipe.data.sources import load_dataset
 from rspipe.errors import ClusterError, ModelError
+from rspipe.execution.board import Progress
+from rspipe.execution.resources import Cluster, Resources
 from rspipe.records import Trial
-from rspipe.stages.progress import Progress
-from rspipe.stages.runtime import Cluster, Resources
 from rspipe.stages.search import run_searches
-from rspipe.stages.store import Store, open_store
-from rspipe.study import load_study
-from rspipe.study_config import StudyConfig
-from tests.stages.processes import TINY
+from rspipe.storage.opening import open_store
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from tests.processes import TINY
 
 TPE = (
     "data.validation=40",

@@ -13,27 +13,28 @@ import ray.tune
 import torch
 from PIL import Image
 
-from rspipe.datasets import load_dataset
+from rspipe.data.files import FileSplit, Step
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import ImageFolderData
+from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, DataError, ModelError
-from rspipe.fitting import Means, State, fit
-from rspipe.image_files import FileSplit, Step
+from rspipe.execution.board import Progress
+from rspipe.execution.resources import Cluster, Node, Resources
 from rspipe.records import Trial
-from rspipe.resolved import ModelSpec, SearchSpec
-from rspipe.searching import judged_trial, trial_parameters
-from rspipe.spec import ImageFolderData
-from rspipe.splits import Dataset
+from rspipe.search.spec import SearchSpec
+from rspipe.search.trials import judged_trial, trial_parameters
 from rspipe.stages import train, trials
-from rspipe.stages.progress import Progress
-from rspipe.stages.runtime import Cluster, Node, Resources
-from rspipe.stages.sampling import load_network
-from rspipe.stages.store import Store
-from rspipe.stages.streaming import streamed
+from rspipe.stages.decoding import streamed
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.trials import run_trial
-from rspipe.study import load_study
-from rspipe.study_config import StudyConfig
+from rspipe.storage.classifiers import load_network
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from rspipe.training.fitting import Means, State, fit
+from rspipe.training.spec import ModelSpec
 
-TINY = Path(__file__).parent / "tiny.toml"
+TINY = Path(__file__).parents[1] / "tiny.toml"
 
 
 @pytest.fixture(scope="module")

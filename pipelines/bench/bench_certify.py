@@ -1,0 +1,422 @@
+"""Certification speed: rspipe against the published loop, Ray against a plain loop, ensembles against their members.
+
+Every figure is a ratio taken in one run on one machine; rates of different runs or machines are not comparable.
+"""
+
+import io
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from rspipe.data.sources import load_dataset
+from rspipe.execution.board import Progress
+from rspipe.execution.connection import connect
+from rspipe.execution.resources import Resources
+from rspipe.execution.worker import keep_freed_memory, set_deterministic
+from rspipe.networks.architectures import build_network
+from rspipe.networks.deployment import deploy
+from rspipe.records import TrainedModel
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.noise import default_batch
+from rspipe.smoothing.spec import CertifySpec
+from rspipe.spec import Precision
+from rspipe.stages.certify import certify_classifiers
+from rspipe.storage.files import checksum, write_text
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.training.spec import ModelSpec
+
+SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}
+CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
+WORKERS = os.cpu_count() or 1
+PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Part = Literal["memory", "forward", "ensembles", "ray"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    parts: tuple[Part, ...] = ("memory", "forward", "ensembles", "ray")
+    architectures: tuple[str, ...] = tuple(SHAPES)
+    """Of the forward part."""
+    seconds: float = 3.0
+    """Time of a measurement; every one is repeated."""
+    repeats: int = 3
+    """Measurements of each rate, taken in turns with what it is compared with; the median counts."""
+    ray_seconds: float = 180.0
+    """Work of the plain loop that Ray is compared with, about."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def network_of(architecture: str, *, seed: int = 0) -> nn.Module:
+    """Return an untrained network with the statistics of a trained one's batch normalization, in eval mode."""
+    network = build_network(architecture, classes=CLASSES, seed=seed)
+    # A pass in train mode: with its initial statistics an untrained ResNet overflows nothing but says one class only.
+    with torch.no_grad():
+        network.train()(torch.rand(50, *SHAPES[architecture]))
+    return network.eval()
+
+
+def published_loop(network: nn.Module, x: Tensor, *, n: int, batch: int) -> np.ndarray[Any, Any]:
+    """Count classes as the reference implementations do: float32, NCHW, a batch at a time, counted on the host."""
+    counts = np.zeros(CLASSES, dtype=int)
+    with torch.no_grad():
+        for begin in range(0, n, batch):
+            repeated = x.repeat((min(batch, n - begin), 1, 1, 1))
+            noise = torch.randn_like(repeated) * SIGMA
+            for prediction in network(repeated + noise).argmax(1).cpu().numpy():
+                counts[prediction] += 1
+    return counts
+
+
+def certification(
+    networks: Sequence[nn.Module], x: Tensor, *, n: int, classifiers: Sequence[Classifier], precision: Precision
+) -> None:
+    """Count classes as the certification stage does."""
+    # One sample selects: what is measured is the estimation.
+    spec = CertifySpec(n0=1, n=n, precision=precision)
+    count_image(networks, classifiers, x, label=None, sigma=SIGMA, spec=spec, example=0, classes=CLASSES)
+
+
+def singles(k: int) -> list[Classifier]:
+    """Return the members alone."""
+    return [Classifier(f"model {member}", (member,), (1.0,)) for member in range(k)]
+
+
+def timed(call: Callable[..., Any], *, least: int, seconds: float, device: str) -> Callable[[], float]:
+    """Return a function that measures samples per second of `call(n=...)`, with n chosen to last so long."""
+
+    def once(n: int) -> float:
+        began = time.perf_counter()
+        call(n=n)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    once(least)
+    n = least * max(1, round(seconds / once(least)))
+    return lambda: n / once(n)
+
+
+def _work(architecture: str, precision: Precision, seconds: float) -> tuple[int, float]:
+    """Run one worker as the stage does, with one thread, for about so long; return its samples and their time."""
+    set_deterministic()
+    keep_freed_memory()
+    x, networks = torch.rand(SHAPES[architecture]), [deploy(network_of(architecture), precision=precision)]
+    batch = default_batch(x, block_size=1000)
+    call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
+    call(n=batch)
+    began = time.perf_counter()
+    call(n=batch)
+    n = batch * max(1, round(seconds / (time.perf_counter() - began)))
+    began = time.perf_counter()
+    call(n=n)
+    return n, time.perf_counter() - began
+
+
+def workers_rate(pool: ProcessPoolExecutor, architecture: str, precision: Precision, *, seconds: float) -> float:
+    """Return samples per second of one single-thread worker per CPU, as the stage starts them."""
+    jobs = [pool.submit(_work, architecture, precision, seconds) for _ in range(WORKERS)]
+    return sum(n / spent for n, spent in (job.result() for job in jobs))
+
+
+def medians(measures: dict[str, Callable[[], float]], *, repeats: int) -> dict[str, float]:
+    """Return the median of each measurement; they take turns, so that a slow moment hits all."""
+    found = {name: [] for name in measures}
+    for _ in range(repeats):
+        for name, measure in measures.items():
+            found[name].append(measure())
+    return {name: float(np.median(values)) for name, values in found.items()}
+
+
+def matmul_rate(dtype: torch.dtype, *, device: str) -> Callable[[], float]:
+    """Return a function that measures the machine's matmul rate in products per second."""
+    a, b = (torch.randn(MATMUL, MATMUL, device=device).to(dtype) for _ in range(2))
+
+    def multiply(*, n: int) -> None:
+        for _ in range(n):
+            torch.matmul(a, b)
+
+    return timed(multiply, least=1, seconds=1.0, device=device)
+
+
+def multiply_adds(architecture: str) -> float:
+    """Return the multiply-adds of one sample."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = network_of(architecture)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.rand(1, *SHAPES[architecture]))
+    return counter.get_total_flops() / 2
+
+
+def forward(options: Options, console: Console) -> None:
+    """Print samples per second of the published loop and of rspipe, per architecture."""
+    table = Table(title=f"Samples per second on {options.device}, one classifier")
+    columns = ("network", "rspipe as", "loop, 1,000", "loop, best", "float32", "bfloat16", "float32 / best")
+    columns += ("bfloat16 / best", "bfloat16 / 1,000", "share of matmul, float32", "bfloat16")
+    for column in columns:
+        table.add_column(column, justify="right")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
+        for architecture in options.architectures:
+            found = medians(_measures(architecture, options, pool), repeats=options.repeats)
+            work = multiply_adds(architecture) / MATMUL**3
+            best = max((100, 400, 1000), key=lambda batch, found=found: found[f"loop {batch}"])
+            top = found[f"loop {best}"]
+            for mode in ("one process", f"{WORKERS} workers"):
+                if f"{mode} float32" not in found:
+                    continue
+                single, half = found[f"{mode} float32"], found[f"{mode} bfloat16"]
+                rates = (f"{found['loop 1000']:,.0f}", f"{top:,.0f} ({best})", f"{single:,.0f}", f"{half:,.0f}")
+                ratios = (f"{rate:.2f}" for rate in (single / top, half / top, half / found["loop 1000"]))
+                shares = (single * work / found["matmul float32"], half * work / found["matmul bfloat16"])
+                table.add_row(architecture, mode, *rates, *ratios, *(f"{100 * share:.0f} %" for share in shares))
+    console.print(table)
+
+
+def _measures(architecture: str, options: Options, pool: ProcessPoolExecutor) -> dict[str, Callable[[], float]]:
+    """Return what is measured of an architecture, by name."""
+    plain = network_of(architecture).to(options.device)
+    x = torch.rand(SHAPES[architecture], device=options.device)
+    measures: dict[str, Callable[[], float]] = {}
+    for batch in (100, 400, 1000):
+        call = partial(published_loop, plain, x, batch=batch)
+        measures[f"loop {batch}"] = timed(call, least=batch, seconds=options.seconds, device=options.device)
+    for precision, dtype in PRECISIONS.items():
+        networks, least = [deploy(plain, precision=precision)], default_batch(x, block_size=1000)
+        call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
+        alone = timed(call, least=least, seconds=options.seconds, device=options.device)
+        measures[f"one process {precision}"] = alone
+        if options.device == "cpu":
+            together = partial(workers_rate, pool, architecture, precision, seconds=options.seconds)
+            measures[f"{WORKERS} workers {precision}"] = together
+        measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
+    return measures
+
+
+def ensembles(options: Options, console: Console) -> None:
+    """Print the cost of twenty ensembles of six members against that of the members alone."""
+    table = Table(title="Six members and twenty ensembles of them against the six members, time (to reach: <= 1.15)")
+    for column in ("network", "precision", "probabilities", "logits", "MME", "consensus"):
+        table.add_column(column, justify="right")
+    # As in a worker of the stage.
+    set_deterministic()
+    keep_freed_memory()
+    k = 6
+    for architecture in options.architectures:
+        if architecture == "cifar_resnet110":
+            continue
+        x = torch.rand(SHAPES[architecture], device=options.device)
+        plain = [network_of(architecture, seed=seed).to(options.device) for seed in range(k)]
+        for precision in PRECISIONS:
+            networks = [deploy(network, precision=precision) for network in plain]
+            kinds: dict[str, dict[str, Any]] = {
+                "probabilities": {"average": "probabilities"},
+                "logits": {"average": "logits"},
+                "MME": {"combination": "mme"},
+                "consensus": {"average": "probabilities", "combination": "consensus", "first": 2},
+            }
+            banks = {name: [*singles(k), *_twenty(k, **kind)] for name, kind in kinds.items()}
+            measures = {}
+            for name, bank in {"members": singles(k), **banks}.items():
+                call = partial(certification, networks, x, classifiers=bank, precision=precision)
+                least = default_batch(x, block_size=1000)
+                measures[name] = timed(call, least=least, seconds=options.seconds, device=options.device)
+            found = medians(measures, repeats=options.repeats)
+            table.add_row(architecture, precision, *(f"{found['members'] / found[name]:.3f}" for name in banks))
+    console.print(table)
+
+
+def _twenty(k: int, **kind: Any) -> list[Classifier]:
+    """Return twenty ensembles of three to k members with different weights."""
+    rng, made = np.random.default_rng(0), []
+    for number in range(20):
+        members = tuple(sorted(rng.choice(k, size=rng.integers(3, k + 1), replace=False).tolist()))
+        weights = rng.dirichlet(np.ones(len(members)))
+        made.append(Classifier(f"ensemble {number}", members, tuple((weights / weights.sum()).tolist()), **kind))
+    return made
+
+
+RAY_NETWORK = "cifar_resnet20"
+RAY_SAMPLES = 5_000
+
+
+def ray_stage(options: Options, console: Console) -> None:
+    """Print the cost of the certification stage on Ray Data against a plain loop over the same images."""
+    # As a worker of the stage: what is left is the cost of Ray.
+    set_deterministic()
+    keep_freed_memory()
+    network = network_of(RAY_NETWORK)
+    deployed, x = [deploy(network, precision="bfloat16")], torch.rand(SHAPES[RAY_NETWORK])
+    certification(deployed, x, n=1000, classifiers=singles(1), precision="bfloat16")
+    began = time.perf_counter()
+    certification(deployed, x, n=RAY_SAMPLES, classifiers=singles(1), precision="bfloat16")
+    images = round(options.ray_seconds / (time.perf_counter() - began))
+    with tempfile.TemporaryDirectory() as folder:
+        study = _study(Path(folder), images=images)
+        split = load_dataset(study.data).test
+        began = time.perf_counter()
+        for image, example in zip(split.images, split.index.tolist(), strict=True):
+            spec = study.certify
+            count_image(
+                deployed, singles(1), image, label=None, sigma=SIGMA, spec=spec, example=example, classes=CLASSES
+            )
+        loop = time.perf_counter() - began
+        console.print(
+            f"{images} images, {RAY_NETWORK}, bfloat16, n = {RAY_SAMPLES:,}; plain loop, one thread: {loop:.1f} s"
+        )
+        cases = {
+            "one actor of one thread": Resources(cpus_per_worker=1, workers=1, cpus=2),
+            "one actor of two threads": Resources(cpus_per_worker=2, workers=1, threads_per_worker=2, cpus=2),
+            "two actors of one thread": Resources(cpus_per_worker=1, workers=2, cpus=2),
+        }
+        times = {}
+        for name, resources in cases.items():
+            times[name], first, traffic = _stage(Path(folder) / name.replace(" ", "-"), study, network, resources)
+            console.print(
+                f"{name}: {times[name]:.1f} s, of them {first:.1f} s until the first image was done; "
+                f"object store: {traffic / images / 1e3:.1f} kB per image (to reach: < 1,000)"
+            )
+    one, two, both = times.values()
+    console.print(f"Ray Data stage / plain loop, one thread each, start included: {one / loop:.3f} (to reach: <= 1.05)")
+    console.print(f"two actors of one thread against one of two, rate: {two / both:.3f} (to reach: >= 0.90)")
+
+
+def _study(folder: Path, *, images: int) -> StudyConfig:
+    """Return a study of random images of CIFAR's shape."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 30), ("test", images)):
+        encoded = []
+        for pixels in rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, format="PNG")
+            encoded.append(buffer.getvalue())
+        pq.write_table(pa.table({"image": encoded, "label": np.arange(count) % CLASSES}), folder / f"{name}.parquet")
+    data = {
+        "name": "parquet",
+        "title": "random images",
+        "folder": str(folder),
+        "train": "train.parquet",
+        "test": "test.parquet",
+    }
+    return StudyConfig.model_validate(
+        {
+            "name": "bench",
+            "data": {**data, "classes": CLASSES, "validation": 10, "calibration": 10},
+            "models": [
+                {
+                    "label": "net",
+                    "method": {"name": "gaussian"},
+                    "architecture": RAY_NETWORK,
+                    "training": {},
+                    "sigma": SIGMA,
+                    "seeds": 0,
+                }
+            ],
+            "certify": {"n": RAY_SAMPLES, "precision": "bfloat16"},
+        }
+    )
+
+
+def save_untrained(store: Store, spec: ModelSpec, parameters: dict[str, torch.Tensor]) -> TrainedModel:
+    """Store parameters as those of a trained model; return its record."""
+    record = TrainedModel(
+        id=spec.id,
+        label=spec.label,
+        method=spec.method.name,
+        train_sigma=spec.train_sigma,
+        seed=spec.seed,
+        spec=spec.model_dump(mode="json"),
+        status="finished",
+        message="",
+        collapsed=False,
+        history=(),
+        clean_accuracy=0.0,
+        noisy_accuracy=0.0,
+        seconds=0.0,
+        passes=0,
+        parameters=sum(parameter.numel() for parameter in parameters.values()),
+        device="cpu",
+        precision="float32",
+        checksum=checksum(parameters),
+    )
+    store.save_model(record, parameters)
+    return record
+
+
+def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Resources) -> tuple[float, float, float]:
+    """Return the time of the certification stage, that until its first image, and bytes put into the object store."""
+    run_dir.mkdir()
+    store, state = Store(run_dir), network.state_dict()
+    write_text(run_dir / "study.json", "{}")
+    (spec,) = study.model_specs
+    record = save_untrained(store, spec, state)
+    first: list[float] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.done > 0 and not first:
+            first.append(time.perf_counter() - began)
+
+    with connect(address="local", resources=resources, log=run_dir / "ray.log") as cluster:
+        before = _stored_bytes()
+        began = time.perf_counter()
+        certify_classifiers(store, study, [record], [], cluster=cluster, on_progress=on_progress)
+        return time.perf_counter() - began, first[0], _stored_bytes() - before
+
+
+def _stored_bytes() -> float:
+    """Return the bytes that were ever created in the object store."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    return float(get_memory_info_reply(get_state_from_address(None)).store_stats.cumulative_created_bytes)
+
+
+def memory(console: Console) -> None:
+    """Print how much memory certification takes by n."""
+    networks = [deploy(network_of("cifar_resnet20"), precision="bfloat16")]
+    x, peaks = torch.rand(SHAPES["cifar_resnet20"]), {}
+    for n in (1_000, 1_000, 20_000):
+        certification(networks, x, n=n, classifiers=singles(1), precision="bfloat16")
+        peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    console.print("Peak memory of the process: " + ", ".join(f"n = {n:,}: {peak:,.0f} MB" for n, peak in peaks.items()))
+
+
+def main(options: Options) -> None:
+    """Measure."""
+    console = Console(width=180)
+    console.print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} CPUs, {options.device}"
+    )
+    if "memory" in options.parts:
+        memory(console)
+    if "forward" in options.parts:
+        forward(options, console)
+    if "ensembles" in options.parts:
+        ensembles(options, console)
+    if "ray" in options.parts:
+        ray_stage(options, console)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,1 @@
+"""Certification logs that others wrote: read, checked, and certificates derived from them."""

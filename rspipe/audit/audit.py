@@ -1,0 +1,207 @@
+"""What a certification log is, what follows from it, and what is wrong with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspipe.audit.ladder import Ladder, nearest_successes, proved_radius, successes
+from rspipe.audit.log import COLUMNS, CertificationLog, Precision, radius_precision, write_log
+from rspipe.audit.radii import RADII, Known, check_radii, implied_ladder, logged_sigma, parameters_text
+from rspipe.audit.rows import Finding, check_claims, check_collapse, check_lines, counted, describe_images
+from rspipe.records import Interval
+from rspipe.smoothing.certificates import ABSTAIN
+from rspipe.smoothing.metrics import accuracy_band, acr_interval, certified_accuracy
+
+IntArray = NDArray[np.int64]
+
+BoolArray = NDArray[np.bool_]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AccuracyAt:
+    """Certified accuracy at a radius, with its 95 % interval (Wilson)."""
+
+    radius: float
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is known of a log. Arrays are [image], ascending, from the first row of each image."""
+
+    name: str
+    idx: IntArray
+    label: IntArray
+    predict: IntArray
+    radius: FloatArray
+    time_text: tuple[str, ...]
+    description: str
+    """What the file is."""
+    images: str
+    """Which images it is of."""
+    precision: Precision
+    sigma: float | None
+    ladder: Ladder | None
+    """The sigma, n and alpha that the radii imply; None where they do not say."""
+    acr: Interval | None
+    """With a normal 95 % interval; None where the log has no radii."""
+    accuracy: tuple[AccuracyAt, ...]
+    """Of the whole log at radius 0, and at multiples of 0.25 that some image reaches."""
+    abstained: float
+    """Share of images."""
+    saturated: float | None
+    """Share of images whose n samples all fell on one class; None where n is unknown."""
+    findings: tuple[Finding, ...]
+    """Problems first."""
+
+    @property
+    def correct(self) -> BoolArray:
+        """[image], whether the prediction is the label."""
+        return np.equal(self.predict, self.label)
+
+    @property
+    def problems(self) -> int:
+        """Number of findings that make the log wrong, incomplete or not comparable."""
+        return sum(finding.severity == "problem" for finding in self.findings)
+
+
+def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
+    """Return everything that can be said of a log."""
+    known = known or Known()
+    idx, rows = np.unique(log.idx, return_index=True)
+    label, predict, radius = log.label[rows], log.predict[rows], log.radius[rows]
+    correct, claimed = predict == label, predict != ABSTAIN
+    precision = radius_precision(log.radius_text[row] for row in rows if log.radius[row] > 0)
+    images, incomplete = describe_images(idx, labels=label, size=known.images)
+    findings = [*check_lines(log), *incomplete, *check_claims(log), *check_collapse(predict, label)]
+    sigma, ladder, saturated, acr = known.sigma or logged_sigma(log), None, None, None
+    if log.kind == "certify":
+        acr = acr_interval(radius, correct)
+        sigma, ladder, said = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
+        findings += said
+    if ladder is not None:
+        findings += check_radii(ladder, idx, radius, correct, claimed, precision=precision, known=known)
+        saturated = float(np.mean(claimed & (nearest_successes(radius, ladder) == ladder.n)))
+    return Audit(
+        name=log.name,
+        idx=idx,
+        label=label,
+        predict=predict,
+        radius=radius,
+        time_text=tuple(log.time_text[row] for row in rows),
+        description=describe(log, precision),
+        images=images,
+        precision=precision,
+        sigma=sigma,
+        ladder=ladder,
+        acr=acr,
+        # A flag is no radius.
+        accuracy=_accuracy(radius if log.kind == "certify" else np.zeros_like(radius), correct),
+        abstained=float(np.mean(~claimed)),
+        saturated=saturated,
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity != "problem")),
+    )
+
+
+def describe(log: CertificationLog, precision: Precision) -> str:
+    """Return what a file is, in a few words."""
+    kinds = {
+        "certify": "log of CERTIFY",
+        "predict": "log of PREDICT, without radii",
+        "flags": "flags of a given radius",
+    }
+    parts = [kinds[log.kind]]
+    if not log.header:
+        parts.append("no header, taken for Cohen's six columns")
+    elif log.header == COLUMNS:
+        parts.append("Cohen's six columns")
+    else:
+        parts.append(f"columns {', '.join(log.header)}")
+    if log.kind == "certify":
+        parts.append(f"radii with {precision.digits} {precision.kind}")
+    if log.kind == "flags":
+        parts.append(f"{100 * float(np.mean((log.radius > 0) & log.correct)):.1f} % of the rows proved and correct")
+    if log.line_ends != "LF":
+        parts.append(f"line ends {log.line_ends}")
+    if log.prose:
+        parts.append(f"{counted(log.prose, 'line')} of prose")
+    seconds = log.seconds[np.isfinite(log.seconds)]
+    if seconds.size and seconds.mean() > 0:
+        parts.append(f"{seconds.mean():.3g} s per image")
+    return "; ".join(parts)
+
+
+def audit_lines(audit: Audit) -> list[tuple[str, str]]:
+    """Return what is to be read of an audit: a word on the left, a sentence on the right."""
+    lines = [("is", audit.description), ("images", audit.images)]
+    if audit.ladder is not None:
+        lines.append(("radii imply", parameters_text(audit.ladder)))
+    elif audit.sigma is not None:
+        lines.append(("sigma", f"{audit.sigma:g}"))
+    if audit.acr is not None:
+        lines.append(("ACR", f"{audit.acr.estimate:.4f} [{audit.acr.low:.4f}, {audit.acr.high:.4f}]"))
+    shown = audit.accuracy[:: 1 + len(audit.accuracy) // 9]
+    accuracy = [(f"CA({at.radius:g})", at.accuracy) for at in shown]
+    lines.append((
+        "accuracy", ", ".join(f"{name} {ca.estimate:.3f} [{ca.low:.3f}, {ca.high:.3f}]" for name, ca in accuracy)
+    ))  # fmt: skip
+    saturated = "" if audit.saturated is None else f", saturated {100 * audit.saturated:.1f} %"
+    lines.append(("share", f"abstained {100 * audit.abstained:.1f} %{saturated}"))
+    lines += [(finding.severity, finding.text) for finding in audit.findings]
+    return lines
+
+
+def _accuracy(radius: FloatArray, correct: BoolArray) -> tuple[AccuracyAt, ...]:
+    largest = float(np.max(np.where(correct, radius, 0.0)))
+    radii = [at for at in RADII if at <= largest]
+    share = certified_accuracy(radius, correct, radii)
+    low, high = accuracy_band(share, radius.size)
+    rows = zip(radii, share.tolist(), low.tolist(), high.tolist(), strict=True)
+    return tuple(AccuracyAt(at, Interval(estimate=p, low=below, high=above)) for at, p, below, above in rows)
+
+
+def cohen_log(audit: Audit) -> str:
+    """Return a log in Cohen's six columns: a row per image in their order, radii as logged, `correct` computed."""
+    return write_log(
+        (i, label, predict, _plain(radius), int(label == predict), time or "0.0")
+        for i, label, predict, radius, time in _cells(audit, audit.radius)
+    )
+
+
+_DECIMALS = 6
+
+
+def rspipe_log(audit: Audit) -> str:
+    """Return a log as rspipe writes it: Cohen's six columns, radii rounded down.
+
+    Where the radii imply n and alpha, they become those that were surely proved, and four columns to the right say
+    sigma, n, alpha and `n_a`, the fewest successes that a logged radius can stand for.
+    """
+    ladder, radius = audit.ladder, audit.radius
+    more: tuple[str, ...] = ()
+    extra: list[tuple[object, ...]] = [()] * radius.size
+    if ladder is not None:
+        radius, more = proved_radius(radius, audit.precision, ladder), ("sigma", "n", "alpha", "n_a")
+        n_a = np.where(audit.predict == ABSTAIN, -1, successes(audit.radius, audit.precision, ladder))
+        extra = [(ladder.sigma, ladder.n, ladder.alpha, one if one >= 0 else "") for one in n_a.tolist()]
+    floors = np.floor(radius * 10**_DECIMALS) / 10**_DECIMALS
+    return write_log(
+        (
+            (i, label, predict, f"{one:.{_DECIMALS}f}", int(label == predict), time or "0.0", *right)
+            for (i, label, predict, one, time), right in zip(_cells(audit, floors), extra, strict=True)
+        ),
+        more=more,
+    )
+
+
+def _cells(audit: Audit, radius: FloatArray) -> Iterator[tuple[int, int, int, float, str]]:
+    columns = (audit.idx.tolist(), audit.label.tolist(), audit.predict.tolist(), radius.tolist(), audit.time_text)
+    yield from zip(*columns, strict=True)
+
+
+def _plain(radius: float) -> str:
+    return f"{radius:.15g}" if radius % 1 else f"{radius:.1f}"

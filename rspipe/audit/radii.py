@@ -1,0 +1,214 @@
+"""What the radii of a certification log imply, and which of them are too large."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspipe.audit.ladder import (
+    ALPHAS,
+    LARGEST,
+    SIGMAS,
+    SIZES,
+    SURE,
+    Ladder,
+    fit_ladders,
+    nearest_successes,
+    on_ladder,
+    proved_radius,
+)
+from rspipe.audit.log import CertificationLog, Precision
+from rspipe.audit.rows import Finding, note, problem, some
+from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
+from rspipe.smoothing.metrics import average_certified_radius
+
+IntArray = NDArray[np.int64]
+
+BoolArray = NDArray[np.bool_]
+
+FloatArray = NDArray[np.float64]
+
+
+CUSTOMARY_ALPHA = 0.001
+"""Failure probability in the literature; a log of a larger one cannot be compared with it."""
+
+RADII = tuple(0.25 * step for step in range(17))
+"""At which certified accuracy is tabulated, in pixel units."""
+
+_SATURATED = 0.1
+"""Share of images from which on it is said that n limits the ACR."""
+
+_FINE = 1e-5
+"""Digits of radii that are too fine for their rounding to matter."""
+
+_FIT = 0.99
+"""Share of radii that must lie on a ladder for it to be theirs."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a log beforehand; what is None is found out as far as possible."""
+
+    sigma: float | None = None
+    """Standard deviation of the noise, in pixel units; from the file's name, or the radii, by default."""
+    n: int | None = None
+    """Samples of the estimate that the log should be of; any by default."""
+    alpha: float | None = None
+    """Failure probability that the log should be of; 0.001 by default."""
+    images: int | None = None
+    """Number of images of the whole test set."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("sigma", 1e3), ("n", 1e9), ("alpha", 0.5), ("images", 1e9)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < most:
+                raise ValueError(f"{name} must lie between 0 and {most:g}, got {value}")
+
+
+def logged_sigma(log: CertificationLog) -> float | None:
+    """Return the noise level that a log names: in a column, or in its path, the file before its folders.
+
+    `sigma_0.25`, `noise_0.25` and `-s0.25-` are understood.
+    """
+    told = set(log.extra.get("sigma", ()))
+    if len(told) == 1 and re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text := told.pop()) and float(text) > 0:
+        return float(text)
+    for part in reversed(PurePath(log.name).parts):
+        for pattern in (r"sigma[_=-]?(\d+(?:\.\d+)?)", r"noise[_=-]?(\d+(?:\.\d+)?)", r"-s(\d+(?:\.\d+)?)-"):
+            found = [float(text) for text in re.findall(pattern, part, re.ASCII) if len(text) < 8]
+            if found and 0 < found[-1] < 1e3:
+                return found[-1]
+    return None
+
+
+def implied_ladder(
+    log: CertificationLog, idx: IntArray, radius: FloatArray, precision: Precision, known: Known
+) -> tuple[float | None, Ladder | None, list[Finding]]:
+    """Return sigma as far as it is known, the ladder that radii imply or None, and what is to be said of it.
+
+    Args:
+        log: Where they come from.
+        idx: [claimed] images without abstentions.
+        radius: [claimed].
+        precision: How radii are written.
+        known: What is known beforehand.
+    """
+    sigma = known.sigma or logged_sigma(log)
+    alphas = tuple(dict.fromkeys((known.alpha or CUSTOMARY_ALPHA, *ALPHAS)))
+    sizes = tuple(dict.fromkeys((known.n or SIZES[0], *SIZES)))
+    ladders = fit_ladders(radius, precision, sigmas=(sigma,) if sigma else SIGMAS, alphas=alphas, sizes=sizes)
+    findings = []
+    if sigma and not known.sigma and _misfit(ladders, radius, precision):
+        others = fit_ladders(radius, precision, sigmas=[one for one in SIGMAS if one != sigma])
+        if _sure(others) and not _misfit(others, radius, precision):
+            findings.append(problem(f"the name says sigma = {sigma:g}, but the radii are those of {others[0].sigma:g}"))
+            ladders, sigma = others, others[0].sigma
+    varies = any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", "n"))
+    if _sure(ladders) and not varies:
+        return ladders[0].sigma, ladders[0], findings
+    beyond = idx[radius > LARGEST * sigma].tolist() if sigma else []
+    if beyond:
+        findings.append(
+            problem(f"{len(beyond):,} radii are beyond {LARGEST:g} sigma, out of reach (idx {some(beyond)})")
+        )
+    findings.append(_undecided(ladders, radius, precision, varies=varies))
+    return sigma, None, findings
+
+
+def _rivals(ladders: list[Ladder]) -> list[Ladder]:
+    return [one for one in ladders[1:] if ladders[0].evidence - one.evidence < SURE]
+
+
+def _sure(ladders: list[Ladder]) -> bool:
+    return bool(ladders) and ladders[0].evidence >= SURE and not _rivals(ladders)
+
+
+def _undecided(ladders: list[Ladder], radius: FloatArray, precision: Precision, *, varies: bool) -> Finding:
+    """Return why no ladder is implied."""
+    if varies:
+        return note("the number of samples varies by image, so n and alpha cannot be told from the radii")
+    if not ladders:
+        return note("there are no radii from which n and alpha could be told")
+    best = ladders[0]
+    if _misfit(ladders, radius, precision):
+        share = 100 * float(on_ladder(radius, precision, best).mean())
+        return problem(
+            f"no n and alpha that were tried explain the radii ({parameters_text(best)} explains {share:.0f} %): "
+            "n varies by image, sigma or n are unusual (then say which), or CERTIFY did not make them"
+        )
+    fitting = [parameters_text(one) for one in (best, *_rivals(ladders))]
+    shown = " or ".join(fitting[:2]) + (f" or {len(fitting) - 2} others" if len(fitting) > 2 else "")
+    return note(f"n and alpha cannot be told from the radii; they would fit {shown}")
+
+
+def parameters_text(ladder: Ladder) -> str:
+    """Return the parameters of CERTIFY in words."""
+    return f"sigma = {ladder.sigma:g}, n = {ladder.n:,}, alpha = {ladder.alpha:g}"
+
+
+def _misfit(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> bool:
+    return not ladders or (ladders[0].evidence < SURE and float(on_ladder(radius, precision, ladders[0]).mean()) < _FIT)
+
+
+def check_radii(
+    ladder: Ladder,
+    idx: IntArray,
+    radius: FloatArray,
+    correct: BoolArray,
+    claimed: BoolArray,
+    *,
+    precision: Precision,
+    known: Known,
+) -> Iterator[Finding]:
+    """Find radii that a ladder does not explain, and what its alpha and its rounding do to the results."""
+    step = precision.step(radius)
+    beyond = claimed & (radius > ladder.cap + step)
+    off = claimed & ~beyond & ~on_ladder(radius, precision, ladder)
+    for rows, what in (
+        (beyond, f"above the largest possible one, {ladder.cap:.5f}"),
+        (off, "on no rung of the ladder"),
+    ):
+        if rows.any():
+            examples = [f"{i}: {r:g}" for i, r in zip(idx[rows].tolist(), radius[rows].tolist(), strict=True)]
+            yield problem(f"{int(rows.sum()):,} of {radius.size:,} radii are {what} (idx {some(examples)})")
+    saturated = float(np.mean(claimed & (nearest_successes(radius, ladder) == ladder.n)))
+    if saturated >= _SATURATED:
+        yield note(
+            f"{100 * saturated:.0f} % of the images are at the largest radius of n samples, {ladder.cap:.4f}: n limits "
+            "their part of the ACR, not the model"
+        )
+    expected = known.alpha or CUSTOMARY_ALPHA
+    if not np.isclose(ladder.alpha, expected):
+        bound = clopper_pearson_lower(nearest_successes(radius, ladder), ladder.n, alpha=expected)
+        again = np.where(claimed & ~beyond, certified_radius(bound, sigma=ladder.sigma), 0.0)
+        found = problem if ladder.alpha > expected else note
+        yield found(
+            f"alpha is {ladder.alpha:g}, not {expected:g}: with the same counts the ACR at {expected:g} is "
+            f"{average_certified_radius(again, correct & (bound >= 0.5)):.4f} instead of "
+            f"{average_certified_radius(radius, correct):.4f}"
+        )
+    if known.n and ladder.n != known.n:
+        yield problem(f"n is {ladder.n:,}, not {known.n:,}")
+    yield from _rounding(ladder, radius, correct, claimed & ~beyond & ~off, precision=precision)
+
+
+def _rounding(
+    ladder: Ladder, radius: FloatArray, correct: BoolArray, fitting: BoolArray, *, precision: Precision
+) -> Iterator[Finding]:
+    if ladder.rounding == "down" or not fitting.any() or precision.step(radius[fitting]).max() < _FINE:
+        return
+    proved = proved_radius(radius, precision, ladder)
+    up = fitting & (radius > proved)
+    gained = {at: int(np.sum(up & correct & (radius >= at) & (proved < at))) for at in RADII[1:]}
+    told = ", ".join(f"{count} at {at:g}" for at, count in gained.items() if count)
+    most = float(np.max(np.where(up, radius - proved, 0.0)))
+    text = (
+        f"radii are rounded {'up' if ladder.rounding == 'up' else 'to the nearest'}, so that up to {int(up.sum()):,} "
+        f"claim more than was proved, by {most:.2g} at most"
+    )
+    if told:
+        text += f"; images that may count in certified accuracy for that reason alone: {told}"
+    yield problem(text) if ladder.rounding == "up" else note(text)

@@ -1,0 +1,157 @@
+"""Data sets that a study file can name."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rspipe.spec import PositiveInt, Seed, Spec
+
+
+class DigitsData(Spec):
+    """Scikit-learn's handwritten digits: 1,797 real grey images of 8x8 pixels, ten classes."""
+
+    name: Literal["digits"] = "digits"
+    validation: PositiveInt = 200
+    """Images held out of training for the search."""
+    calibration: PositiveInt = 200
+    """Images held out of training for ensemble weights."""
+    test: PositiveInt = 400
+    seed: Seed = 0
+    """Seed of the split."""
+
+
+class HeldOutData(Spec):
+    """What data sets that come as a training and a test part have in common."""
+
+    validation: PositiveInt = 1000
+    """Images held out of training for the search."""
+    calibration: PositiveInt = 1000
+    """Images held out of training for ensemble weights."""
+    seed: Seed = 0
+    """Seed of the split."""
+
+
+class ParquetData(HeldOutData):
+    """Encoded images and labels in Parquet files with columns `image` (bytes) and `label`."""
+
+    name: Literal["parquet"]
+    title: str
+    """Name of the data set in reports, e.g. "MNIST"."""
+    folder: str = Field(exclude=True)
+    """Where the files are: absolute, or relative to the study file. Not part of the identity."""
+    train: str
+    test: str
+    classes: PositiveInt
+    mode: Literal["L", "RGB"] = "RGB"
+    augment: Literal["none", "crop_flip"] = "none"
+
+
+class TorchvisionData(HeldOutData):
+    """What the small data sets that torchvision reads have in common. They have ten classes."""
+
+    folder: str = Field(exclude=True)
+    """torchvision's `root`: absolute, or relative to the study file. Not part of the identity."""
+    download: bool = Field(default=False, exclude=True)
+    """Fetch what is missing. Not part of the identity."""
+
+
+class MNISTData(TorchvisionData):
+    """MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
+
+    title: ClassVar[str] = "MNIST"
+    name: Literal["mnist"]
+    augment: Literal["none", "crop_flip"] = "none"
+
+
+class FashionMNISTData(TorchvisionData):
+    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
+
+    title: ClassVar[str] = "Fashion-MNIST"
+    name: Literal["fashion_mnist"]
+    augment: Literal["none", "crop_flip"] = "none"
+
+
+class CIFAR10Data(TorchvisionData):
+    """CIFAR-10: 50,000 and 10,000 colour images of 32x32 pixels."""
+
+    title: ClassVar[str] = "CIFAR-10"
+    name: Literal["cifar10"]
+    augment: Literal["none", "crop_flip"] = "crop_flip"
+
+
+class SVHNData(TorchvisionData):
+    """SVHN: 73,257 and 26,032 colour images of 32x32 pixels; class c is the digit c."""
+
+    title: ClassVar[str] = "SVHN"
+    name: Literal["svhn"]
+    augment: Literal["none", "crop_flip"] = "crop_flip"
+    """Cropping and flipping, as MACER trains on SVHN, though a digit is not its mirror image."""
+    extra: bool = False
+    """Train on the 531,131 images of the extra part, too (7 GB as float32)."""
+
+
+FileAugmentation = Literal["none", "crop_flip", "resized_crop_flip"]
+"""Of images that are decoded when asked for: `resized_crop_flip` cuts a random part out of the whole picture."""
+
+
+def _check_size(size: int | None, resize: int | None) -> None:
+    if resize is not None and (size is None or resize < size):
+        raise PydanticCustomError(
+            "resize_too_small",
+            "resize = {resize} is the shorter side before the crop to size = {size}; it needs a size no larger than it",
+            {"resize": resize, "size": str(size)},
+        )
+
+
+class ImageNetData(HeldOutData):
+    """ImageNet (ILSVRC 2012): 1,281,167 and 50,000 colour images; its validation split is the test split."""
+
+    title: ClassVar[str] = "ImageNet"
+    name: Literal["imagenet"]
+    folder: str = Field(exclude=True)
+    """Where `train` and `val` are: absolute, or relative to the study file. Not part of the identity."""
+    size: PositiveInt = 224
+    """Side of the square that is cut out of the middle, in pixels."""
+    resize: PositiveInt = 256
+    """Shorter side of the picture that it is cut out of."""
+    augment: FileAugmentation = "resized_crop_flip"
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "ImageNetData":
+        _check_size(self.size, self.resize)
+        return self
+
+
+class ImageFolderData(HeldOutData):
+    """Image files in `train/<class>/` and `test/<class>/`; classes are numbered in the order of their names."""
+
+    name: Literal["image_folder"]
+    title: str
+    """Name of the data set in reports."""
+    folder: str = Field(exclude=True)
+    """Where the parts are: absolute, or relative to the study file. Not part of the identity."""
+    train: str = "train"
+    test: str | None = None
+    """Folder of the test part: `test`, or `val` where there is no `test`, by default."""
+    classes: PositiveInt | None = None
+    """Number of class folders that there have to be; any by default."""
+    size: PositiveInt | None = None
+    """Side of the square that is cut out of the middle, in pixels; by default images are taken as they are."""
+    resize: PositiveInt | None = None
+    """Shorter side of the picture that it is cut out of; `size` by default."""
+    mode: Literal["L", "RGB"] = "RGB"
+    augment: FileAugmentation = "none"
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "ImageFolderData":
+        _check_size(self.size, self.resize)
+        if self.augment == "resized_crop_flip" and self.size is None:
+            raise PydanticCustomError("crop_without_size", "augment = 'resized_crop_flip' needs a size; set data.size")
+        return self
+
+
+DataSpec = Annotated[
+    DigitsData | ParquetData | MNISTData | FashionMNISTData | CIFAR10Data | SVHNData | ImageNetData | ImageFolderData,
+    Field(discriminator="name"),
+]

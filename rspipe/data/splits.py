@@ -1,0 +1,122 @@
+"""Images in [0, 1] with labels, and how a training part is split."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rspipe.data.spec import FileAugmentation, HeldOutData
+from rspipe.errors import DataError
+
+SplitName = Literal["train", "validation", "calibration", "test"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with labels."""
+
+    images: Tensor
+    """[image, channel, height, width], float32 in [0, 1]."""
+    labels: Tensor
+    """[image], int64."""
+    index: Tensor
+    """[image], position of each image in its source (the training or the test part), int64."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """Return the images at `positions`, on the device of the labels."""
+        return self.images[positions]
+
+    def at(self, positions: Tensor) -> "Split":
+        """Return the images at `positions` as a split."""
+        return Split(self.images[positions].contiguous(), self.labels[positions], self.index[positions])
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the split with images and labels on a device; the index stays where it is."""
+        return Split(self.images.to(device), self.labels.to(device), self.index)
+
+    def evenly_spaced(self, images: int | None) -> "Split":
+        """Return `images` images evenly spaced over the split; all when None.
+
+        Raises:
+            DataError: The split has fewer.
+        """
+        if images is None:
+            return self
+        if images > len(self):
+            raise DataError(f"{images} images are asked for but the split has {len(self)}; lower the number")
+        return self.at(torch.arange(images) * len(self) // images)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The four splits of a data set; train, validation and calibration are disjoint parts of its training part."""
+
+    name: str
+    classes: int
+    augment: FileAugmentation
+    train: Split
+    validation: Split
+    calibration: Split
+    test: Split
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self.validation.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
+
+
+def whole_split(images: Tensor, labels: Tensor) -> Split:
+    return Split(images, labels, torch.arange(len(labels)))
+
+
+def chosen(whole: Split, positions: NDArray[np.int64]) -> Split:
+    return whole.at(torch.from_numpy(np.sort(positions)))
+
+
+def held_out(whole: Split, order: NDArray[np.int64], *, validation: int, calibration: int) -> dict[SplitName, Split]:
+    """Split the training part: the first images in `order` are held out."""
+    if validation + calibration >= len(order):
+        raise DataError(
+            f"validation = {validation} and calibration = {calibration} leave no training image of {len(order)}; "
+            "lower them"
+        )
+    cuts = np.split(order, [validation, validation + calibration])
+    return {
+        "validation": chosen(whole, cuts[0]),
+        "calibration": chosen(whole, cuts[1]),
+        "train": chosen(whole, cuts[2]),
+    }
+
+
+def training_parts(whole: Split, spec: HeldOutData) -> dict[SplitName, Split]:
+    """Split a training part as a spec says."""
+    order = np.random.default_rng(spec.seed).permutation(len(whole))
+    return held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+
+
+def check_images(split: Split, *, classes: int) -> None:
+    """Raise DataError for an image outside [0, 1] or a label outside the classes: radii would mean nothing."""
+    pixels = split.images.flatten(1)
+    # Written so that a NaN fails, too.
+    outside = ~((pixels >= 0) & (pixels <= 1)).all(1)
+    if bool(outside.any()):
+        which = int(outside.nonzero()[0])
+        low, high = float(pixels[which].min()), float(pixels[which].max())
+        raise DataError(
+            f"image {int(split.index[which])} has values from {low:g} to {high:g}, outside [0, 1]; "
+            "scale the images, and leave normalization to the network's first layer"
+        )
+    strange = (split.labels < 0) | (split.labels >= classes)
+    if bool(strange.any()):
+        which = int(strange.nonzero()[0])
+        raise DataError(
+            f"image {int(split.index[which])} has label {int(split.labels[which])}, outside the {classes} classes; "
+            "mend the labels or data.classes"
+        )

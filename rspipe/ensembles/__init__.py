@@ -1,0 +1,1 @@
+"""Ensembles: moments of margins, weights solved from them, the choice among weightings, diagnostics."""

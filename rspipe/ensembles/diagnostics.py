@@ -1,0 +1,226 @@
+"""Why ensembles help or hurt, from the moments of members' margins on the calibration images.
+
+A margin is that of the label over the strongest competitor of all members together, on images that they get right
+(`rspipe.ensembles.moments.runner_up_pairs`), divided by the member's mean margin over these images: members differ in
+scale, and only what is left matters.
+Over noise it has the variance v within a member and covariances within a method and across methods. Of k members of
+one method the average has variance c + (v - c) / k with c the covariance within the method.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspipe.ensembles.calibration import Calibration
+from rspipe.ensembles.moments import runner_up_pairs
+from rspipe.ensembles.weights_acr import clipped_ratio
+from rspipe.records import Interval
+from rspipe.smoothing.metrics import mean_interval
+
+FloatArray = NDArray[np.float64]
+
+
+_RESAMPLES = 1000
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class MemberMargins:
+    """What a pass over the calibration images found of the members at a noise level."""
+
+    sigma: float
+    average: str
+    """What the margins are of, "probabilities" or "logits"."""
+    members: tuple[str, ...]
+    """Ids of the models."""
+    calibration: Calibration
+
+    def of(self, members: Sequence[str]) -> Calibration:
+        """Return what was found of some members."""
+        return self.calibration.of_members([self.members.index(member) for member in members])
+
+
+@dataclass(frozen=True)
+class NoiseStructure:
+    """Variances and covariances over noise of margins in units of their mean, with bootstrap intervals over images."""
+
+    images: int
+    """Those that the members together get right."""
+    models: dict[str, int]
+    """Number of models by method."""
+    variance: dict[str, Interval]
+    """By method, of a single model, the mean over its models."""
+    covariance: dict[tuple[str, str], Interval]
+    """By pair of methods, within one (of two models or more) where both are the same."""
+    floor: dict[str, Interval]
+    """By method of two models or more: share of a model's variance that no number of its models averages away."""
+    mixing: dict[tuple[str, str], Interval]
+    """By (A, B): variance of the average of A and B less that of two models of A. Below 0, mixing lowers it."""
+
+
+def bootstrap_counts(images: int) -> NDArray[np.int64]:
+    """Return how often each image is drawn [resample, image], always the same."""
+    return np.random.default_rng(_SEED).multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
+
+
+def percentile_interval(estimate: float, resampled: FloatArray) -> Interval:
+    """Return a 95 % bootstrap interval by percentiles."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(estimate=estimate, low=float(low), high=float(high))
+
+
+def _standardised(weights: FloatArray, mean: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Return [resample, k, k] covariances in units of mean margins, both averaged over images with `weights`."""
+    total = weights.sum(1, keepdims=True)
+    scale = weights @ mean / total
+    pooled = np.tensordot(weights, covariance, axes=1) / total[..., None]
+    return np.asarray(pooled / (scale[:, :, None] * scale[:, None, :]), dtype=np.float64)
+
+
+def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseStructure | None:
+    """Return the noise structure of members, each of one of `methods`; None without two images to judge by.
+
+    Members whose mean margin is not positive on these images have no margin to standardise by and are left out.
+    """
+    pairs = runner_up_pairs(calibration.mean, calibration.covariance)
+    if len(pairs.mean) < 2:
+        return None
+    usable = pairs.mean.mean(0) > 0
+    labels = np.asarray(methods)[usable]
+    mean, covariance = pairs.mean[:, usable], pairs.covariance[:, usable][:, :, usable]
+    counts = bootstrap_counts(len(mean)).astype(np.float64)
+    # The first row are the images as they are.
+    weights = np.concatenate([np.ones((1, len(mean))), counts])
+    spread = _standardised(weights, mean, covariance)
+    names = list(dict.fromkeys(labels.tolist()))
+
+    def averaged(first: str, second: str) -> FloatArray:
+        """Return [resample] the mean covariance of two different models of two methods."""
+        wanted = np.outer(labels == first, labels == second) & ~np.eye(len(labels), dtype=bool)
+        return np.asarray(spread[:, wanted].mean(1), dtype=np.float64)
+
+    def interval(values: FloatArray) -> Interval:
+        return percentile_interval(float(values[0]), values[1:])
+
+    models = {name: int((labels == name).sum()) for name in names}
+    several = [name for name in names if models[name] > 1]
+    single = {name: np.diagonal(spread, axis1=1, axis2=2)[:, labels == name].mean(1) for name in names}
+    within = {name: averaged(name, name) for name in several}
+    across = {(a, b): averaged(a, b) for i, a in enumerate(names) for b in names[i + 1 :]}
+    either = across | {(b, a): values for (a, b), values in across.items()}
+    return NoiseStructure(
+        images=len(mean),
+        models=models,
+        variance={name: interval(values) for name, values in single.items()},
+        covariance={(name, name): interval(values) for name, values in within.items()}
+        | {pair: interval(values) for pair, values in across.items()},
+        floor={name: interval(within[name] / single[name]) for name in several},
+        mixing={
+            (a, b): interval((single[b] + 2 * values - single[a] - 2 * within[a]) / 4)
+            for (a, b), values in either.items()
+            if a in within
+        },
+    )
+
+
+def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
+    """Return the change of ACR, against the mean of its members, that the calibration images predict of an ensemble.
+
+    In pixel units, with a normal 95 % interval over the calibration images.
+    """
+    members = calibration.radii(np.eye(len(weights))).mean(0)
+    return mean_interval(sigma * (calibration.radii(np.asarray(weights)) - members))
+
+
+def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
+    """Return what `predicted_change` does, as if margins were Gaussian."""
+    alone = np.mean([calibration.gaussian_radii(one) for one in np.eye(len(weights))], axis=0)
+    return mean_interval(sigma * (calibration.gaussian_radii(np.asarray(weights)) - alone))
+
+
+def variance_share(calibration: Calibration, weights: Sequence[float]) -> float:
+    """Return the ensemble's variance in units of its mean margin, over the mean of its members'; NaN without images."""
+    pairs = runner_up_pairs(calibration.mean, calibration.covariance)
+    if len(pairs.mean) == 0 or not np.all(pairs.mean.mean(0) > 0):
+        return float("nan")
+    mean, pooled, w = pairs.mean.mean(0), pairs.covariance.mean(0), np.asarray(weights)
+    return float((w @ pooled @ w) / (w @ mean) ** 2 / np.mean(np.diag(pooled) / mean**2))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What more and more models of one method would give."""
+
+    gains: dict[float, Interval]
+    """By number of models k, infinity among them: ACR less that of one model, of Gaussian margins, in pixel units."""
+
+
+def gaussian_limit(calibration: Calibration, *, sigma: float, numbers: Sequence[float]) -> Limit:
+    """Return what k models like the given ones, two at least, would give: margins of variance c + (v - c) / k.
+
+    Per image and competitor: mean and variance v are those of the members, on average, and c their mean covariance.
+    """
+    k = calibration.mean.shape[-1]
+    if k < 2:
+        raise ValueError("a limit needs two models to tell what they have in common")
+    mean = calibration.mean.mean(-1)
+    single = np.diagonal(calibration.covariance, axis1=-2, axis2=-1).mean(-1)
+    common = (calibration.covariance.sum((-2, -1)) - k * single) / (k * (k - 1))
+
+    def radii(number: float) -> FloatArray:
+        return clipped_ratio(mean, common + (single - common) / number, cap=calibration.cap)
+
+    one = radii(1.0)
+    return Limit({number: mean_interval(sigma * (radii(number) - one)) for number in numbers})
+
+
+@dataclass(frozen=True)
+class HyperbolaFit:
+    """ACR(k) = limit - b / (k + kappa), fitted to measured means."""
+
+    limit: Interval
+    """With a bootstrap interval over images."""
+    b: float
+    kappa: float
+    straight: float
+    """The limit of ACR = a - b / k, which has kappa = 0: a lower estimate."""
+
+
+def _least_squares(design: FloatArray, values: FloatArray) -> tuple[FloatArray, float]:
+    solution, *_ = np.linalg.lstsq(design, values, rcond=None)
+    return np.asarray(solution, dtype=np.float64), float(((design @ solution - values) ** 2).sum())
+
+
+def _fit_hyperbola(k: FloatArray, acr: FloatArray) -> tuple[float, float, float]:
+    """Return limit, b and kappa of the least squares fit with kappa in [0, 30]."""
+    from scipy.optimize import minimize_scalar
+
+    def fitted(kappa: float) -> tuple[FloatArray, float]:
+        return _least_squares(np.stack([np.ones_like(k), -1 / (k + kappa)], axis=1), acr)
+
+    best = minimize_scalar(lambda kappa: fitted(kappa)[1], bounds=(0.0, 30.0), method="bounded")
+    kappa = min((0.0, float(best.x), 30.0), key=lambda one: fitted(one)[1])
+    (limit, b), _ = fitted(kappa)
+    return float(limit), float(b), kappa
+
+
+def fit_hyperbola(radii: dict[int, FloatArray]) -> HyperbolaFit | None:
+    """Return the fit to mean radii by number of models: [image] credited radii, averaged over ensembles of that size.
+
+    None with fewer than three sizes, or where the means do not rise with k.
+    """
+    if len(radii) < 3:
+        return None
+    sizes = np.array(sorted(radii), dtype=np.float64)
+    images = np.stack([radii[int(size)] for size in sizes])
+    means = images.mean(1)
+    if not means[-1] > means[0]:
+        return None
+    limit, b, kappa = _fit_hyperbola(sizes, means)
+    counts = bootstrap_counts(images.shape[1])[:200]
+    resampled = [_fit_hyperbola(sizes, images @ count / images.shape[1])[0] for count in counts]
+    straight, _ = _least_squares(np.stack([np.ones_like(sizes), -1 / sizes], axis=1), means)
+    return HyperbolaFit(percentile_interval(limit, np.array(resampled)), b, kappa, float(straight[0]))

@@ -1,0 +1,50 @@
+"""What an ensemble is: members, weighting, and how its moments are estimated."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec
+
+
+class WeighSpec(Spec):
+    """How the moments of the margins are estimated on the calibration split."""
+
+    images: PositiveInt | None = None
+    """Number of calibration images, evenly spaced over the split; all by default."""
+    draws: Annotated[int, Field(ge=2)] = 200
+    """Noise draws per image, shared by all members."""
+    seed: Seed = 0
+
+
+Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper", "esbrs_acr", "sween", "auto", "mme", "consensus"]
+"""How members are combined: an average with uniform or solved weights, or another rule of `Classifier`."""
+
+Average = Literal["probabilities", "logits"]
+
+
+class EnsembleSpec(Spec):
+    """An ensemble of trained models at one noise level."""
+
+    label: str
+    """In the paper's words, e.g. "advmacer x1 + smoothadv x2"."""
+    sigma: PositiveFloat
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Ids of the models."""
+    weights: "Weighting"
+    average: "Average"
+    weigh: WeighSpec
+    first: int = 0
+    """Members that are asked first, for `consensus` alone."""
+
+    @property
+    def id(self) -> str:
+        """Readable and unique."""
+        # File names end at 255 characters; the digest tells apart what is cut off.
+        name = self.label.replace(" + ", "+").replace(" ", "-")[:190]
+        return f"{name}-{self.weights}-s{self.sigma:g}-{self.digest}"
+
+
+def ensemble_name(members: str, weights: str, average: str) -> str:
+    """Return an ensemble's name in tables: members and weighting, and what is averaged where it is logits."""
+    return f"{members} ({weights})" if average == "probabilities" else f"{members} ({weights}, {average})"

@@ -1,0 +1,1 @@
+"""Ray alone: connection, resources, set-up of workers, the progress board, groups of workers, failures."""

@@ -1,0 +1,212 @@
+"""Progress of work that runs on a cluster: a board that workers write to and the driver reads."""
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rspipe.errors import RspipeError
+from rspipe.execution.failures import root_cause
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.5
+
+# Tune gives a trial ten seconds to end before it kills it.
+_END_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, in units of its own."""
+
+    stage: str
+    done: float
+    """Pieces, begun ones in part."""
+    total: float
+    unit: str
+    detail: str = ""
+
+    @property
+    def whole(self) -> int:
+        """Pieces without those that are begun."""
+        # A sum of fractions may end below what it stands for.
+        return int(self.done + 1e-6)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Board:
+    """A queue of work and how far each piece is. Lives in a Ray actor."""
+
+    def __init__(self, work: int) -> None:
+        self._fraction = [0.0] * work
+        self._waiting = list(range(work))
+        self._taken: dict[int, set[int]] = {}
+        self._workers: dict[tuple[int, int], Any] = {}
+        self._open = True
+        self._detail = ""
+        self._failure: RspipeError | None = None
+
+    def join(self, group: int, rank: int, worker: Any) -> None:
+        """Note an actor of a group that begins to work."""
+        self._workers[group, rank] = worker
+
+    def leave(self, group: int, rank: int) -> None:
+        """Note that an actor ends by itself."""
+        self._workers.pop((group, rank), None)
+
+    def close(self) -> list[Any]:
+        """Give up the work, and return the actors that are still at it."""
+        self._open = False
+        self._waiting.clear()
+        return list(self._workers.values())
+
+    def take(self, group: int) -> int | None:
+        """Return the next piece of work, which is then that group's, or None."""
+        if not self._waiting:
+            return None
+        piece = heapq.heappop(self._waiting)
+        self._taken.setdefault(group, set()).add(piece)
+        return piece
+
+    def release(self, group: int) -> None:
+        """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone."""
+        self._workers = {who: worker for who, worker in self._workers.items() if who[0] != group}
+        for piece in self._taken.pop(group, set()) if self._open else set():
+            if self._fraction[piece] < 1:
+                heapq.heappush(self._waiting, piece)
+
+    def left(self) -> tuple[int, int]:
+        """Return how many pieces nobody has taken, and how many are not finished; none of work that was given up."""
+        return len(self._waiting), sum(done < 1 for done in self._fraction) if self._open else 0
+
+    def update(self, piece: int, fraction: float, detail: str = "") -> None:
+        """Note how far a piece is, in [0, 1]."""
+        self._fraction[piece] = fraction
+        self._detail = detail or self._detail
+
+    def fail(self, error: RspipeError) -> None:
+        """Note what nobody can do anything about but the user: nothing more is handed out."""
+        self._failure = self._failure or error
+        self.close()
+
+    def read(self) -> tuple[float, str, RspipeError | None]:
+        """Return how many pieces are done, fractions added, the latest detail, and the first failure."""
+        return sum(self._fraction), self._detail, self._failure
+
+
+def _beside_driver(kind: type) -> Any:
+    """Return a class as one of Ray actors that take no CPU and live as long as the driver's own node: others may go."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(kind)
+
+
+def make_board(work: int) -> Any:
+    """Start a board as a Ray actor."""
+    return _beside_driver(Board).remote(work)
+
+
+class Roster:
+    """The actors of a pool. Lives in a Ray actor of its own, which should import little: it starts beside the pool.
+
+    Ray Data frees its actors by dropping references. An error that is being handled refers to them, too, and they
+    would hold their CPUs for as long as it is kept: so they are ended by name.
+    """
+
+    def __init__(self) -> None:
+        self._open = True
+        self._members: list[Any] = []
+
+    def join(self, member: Any) -> bool:
+        """Note an actor that has started; False when the pool is closed."""
+        self._members.append(member)
+        return self._open
+
+    def close(self) -> list[Any]:
+        """Admit no actor any more, and return those that have joined."""
+        self._open = False
+        return self._members
+
+
+@contextmanager
+def pool() -> Iterator[Any]:
+    """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
+    import ray
+
+    roster = _beside_driver(Roster).remote()
+    try:
+        yield roster
+    finally:
+        for member in ray.get(roster.close.remote()):
+            ray.kill(member)
+
+
+def watch(
+    function: Callable[[], T],
+    board: Any,
+    *,
+    stop: Callable[[], object],
+    stage: str,
+    work: int,
+    unit: str,
+    on_progress: OnProgress,
+) -> T:
+    """Return the function's result, reporting what the board says while it runs.
+
+    Args:
+        function: Runs in a thread of its own.
+        board: What workers write to.
+        stop: Makes the function end, and give back what it holds of the cluster. Called when a worker has failed or
+            the user interrupts: otherwise the function would go on behind the next stage.
+        stage: Name for the progress.
+        work: Pieces of work on the board.
+        unit: What a piece is, in the plural.
+        on_progress: Gets the progress.
+
+    Raises:
+        RspipeError: What `root_cause` makes of a failure in the cluster.
+    """
+    import ray
+    from ray.train import TrainingFailedError
+    from ray.tune import TuneError
+
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = function()
+        except BaseException as error:  # noqa: BLE001 raised again below, in the main thread
+            outcome["error"] = error
+
+    # A daemon, so that an interrupt from the keyboard does not wait for the cluster.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        running = True
+        while running:
+            thread.join(_POLL_SECONDS)
+            # Once more after the end, so that nothing said in the last moment is missed.
+            running = thread.is_alive()
+            done, detail, failure = ray.get(board.read.remote())
+            if failure is not None:
+                raise failure
+            on_progress(Progress(stage, done, work, unit, detail))
+        if "error" in outcome:
+            raise outcome["error"]
+    except BaseException as error:
+        if thread.is_alive():
+            stop()
+            # Who has just pressed Ctrl-C does not wait.
+            thread.join(_END_SECONDS if isinstance(error, Exception) else 0)
+        if isinstance(error, ray.exceptions.RayError | TrainingFailedError | TuneError):
+            raise root_cause(error) from error
+        raise
+    result: T = outcome["result"]
+    return result

@@ -1,0 +1,48 @@
+"""From what Ray raises to the error that caused it."""
+
+import re
+
+from rspipe import errors
+from rspipe.errors import ClusterError, RspipeError, WorkersLostError
+
+# The last line of a traceback that one of our errors ended.
+_NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
+
+
+def root_cause(error: BaseException) -> RspipeError:
+    """Return the error of ours inside what Ray made of it, or a ClusterError with a line of it.
+
+    Ray passes an error on as a cause, as a class of its own, or as the text of a traceback alone.
+    """
+    from ray import exceptions
+
+    deaths = (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+    )
+    lost = False
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        lost = lost or isinstance(current, deaths)
+        # The last one is the outermost: it was raised from those before it.
+        for name, message in reversed(_NAMED.findall(str(current))):
+            kind = getattr(errors, name, None)
+            if isinstance(kind, type) and issubclass(kind, RspipeError):
+                return kind(message)
+        if isinstance(current, RspipeError):
+            return current
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if lost:
+        return WorkersLostError(f"workers were lost: {lines[0].strip()}; the same command goes on from here")
+    return ClusterError(f"work on the cluster failed: {lines[-1].strip()}; the same command goes on from here")

@@ -1,0 +1,159 @@
+"""What the stages may use of a cluster, and what it offers."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from rspipe.errors import ClusterError
+
+_log = logging.getLogger(__name__)
+
+_NODE_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the stages may use. Never part of an identity: on a given kind of device, results do not depend on it."""
+
+    cpus_per_worker: float = 1.0
+    """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each of them, 1 or a fraction; several GPUs for one model are several workers."""
+    workers: int | None = None
+    """How many of them run side by side; as many as the cluster holds by default."""
+    workers_per_model: int = 1
+    """Training workers that share a model, each with a part of every batch; losses change by rounding alone."""
+    decoders: int | None = None
+    """Tasks that decode image files for each model in training, beside the workers; by default as many as there are
+    CPUs that no worker reserves, at least one."""
+    threads_per_worker: int = 1
+    """Threads of each certification actor. More of them save memory where members are large; the last bits of
+    logits can depend on their number."""
+    cpus: int | None = None
+    """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
+    wait_minutes: float = 0.0
+    """How long to wait for machines on which `workers` fit, or one without that number. A cluster that grows is asked
+    for them."""
+
+    def check(self) -> None:
+        """Raise ClusterError for amounts that mean nothing."""
+        least = {"cpus_per_worker": 0.0, "gpus_per_worker": 0.0, "wait_minutes": 0.0}
+        least |= dict.fromkeys(("workers", "workers_per_model", "decoders", "threads_per_worker", "cpus"), 1)
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ClusterError(f"--resources.{name.replace('_', '-')} = {value:g} must be at least {low:g}")
+        if self.gpus_per_worker > 1:
+            raise ClusterError(
+                f"--resources.gpus-per-worker = {self.gpus_per_worker:g}, but a worker computes on one GPU; "
+                "let several workers share a model with --resources.workers-per-model"
+            )
+        if self.cpus_per_worker == 0 == self.gpus_per_worker:
+            raise ClusterError("--resources.cpus-per-worker and --resources.gpus-per-worker are both 0; raise one")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of a cluster offers."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a connected cluster offers."""
+
+    address: str
+    nodes: tuple[Node, ...]
+    resources: Resources
+
+    def _fit(self, node: Node) -> int:
+        """Return how many workers fit on a node: a worker does not span two."""
+        shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus_per_worker))
+        # Halves and thirds of a GPU add up to one.
+        return min(int(have / need + 1e-6) for have, need in shares if need > 0)
+
+    @property
+    def fits(self) -> int:
+        """Number of workers that fit."""
+        return sum(map(self._fit, self.nodes))
+
+    def now(self) -> "Cluster":
+        """Return what the cluster offers now, and ask it for as many workers as that allows: nodes come and go."""
+        found = wait_for_nodes(self, workers=1)
+        asked = self.resources
+        workers = None if asked.workers is None else max(1, min(asked.workers, found.fits))
+        return replace(found, resources=replace(asked, workers=workers))
+
+    def workers(self, work: int) -> int:
+        """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
+
+        Raises:
+            ClusterError: Not even one fits, or more are asked for than fit.
+        """
+        asked = self.resources
+        fits = self.fits
+        need = f"{asked.cpus_per_worker:g} CPUs and {asked.gpus_per_worker:g} GPUs per worker"
+        cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
+        where = f" on {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
+        have = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs{where}"
+        if fits < 1:
+            raise ClusterError(f"{need} are asked for but {have}; lower --resources.* or add nodes")
+        if asked.workers is not None and asked.workers > fits:
+            raise ClusterError(
+                f"{asked.workers} workers with {need} are asked for but {have}; lower --resources.workers"
+            )
+        return max(1, min(work, asked.workers or fits))
+
+    def trainers(self, models: int) -> int:
+        """Return how many workers to start for training: whole groups of those that share a model.
+
+        Raises:
+            ClusterError: Not even one group fits.
+        """
+        together = self.resources.workers_per_model
+        most = self.workers(models * together)
+        if most < together:
+            raise ClusterError(
+                f"--resources.workers-per-model = {together} but no more than {most} workers fit; "
+                "lower it or what each of them reserves"
+            )
+        return most - most % together
+
+    def decoders(self, trainers: int) -> int:
+        """Return how many tasks decode for each model while so many workers train."""
+        asked = self.resources
+        left = sum(node.cpus for node in self.nodes) - trainers * asked.cpus_per_worker
+        return asked.decoders or max(1, int(left * asked.workers_per_model / trainers))
+
+
+def _alive_nodes() -> tuple[Node, ...]:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
+
+
+def wait_for_nodes(cluster: Cluster, *, workers: int) -> Cluster:
+    """Return what the cluster offers once so many workers fit, or when the time is over that resources leave for it."""
+    from ray.autoscaler.sdk import request_resources
+
+    asked = cluster.resources
+    deadline = time.monotonic() + 60 * asked.wait_minutes
+    cluster = replace(cluster, nodes=_alive_nodes())
+    if cluster.fits >= workers or asked.wait_minutes == 0:
+        return cluster
+    share = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
+    _log.warning(
+        "waiting for machines: %d of %d workers fit, for %g min at most", cluster.fits, workers, asked.wait_minutes
+    )
+    try:
+        request_resources(bundles=[{name: amount for name, amount in share.items() if amount}] * workers)
+        while cluster.fits < workers and time.monotonic() < deadline:
+            time.sleep(_NODE_POLL_SECONDS)
+            cluster = replace(cluster, nodes=_alive_nodes())
+    finally:
+        # A request outlives its driver, and would keep machines that nobody uses.
+        request_resources(bundles=[])
+    return cluster

@@ -1,0 +1,1 @@
+"""From names to networks: architectures, normalization, published checkpoints, the form that is deployed."""

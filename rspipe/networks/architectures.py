@@ -1,0 +1,204 @@
+"""Base classifiers by name. Inputs are images in [0, 1] plus noise; normalization is the network's first layer.
+
+A name is one of `ARCHITECTURES`, a classifier of torchvision ("resnet18"), or "module:function" of the user's own.
+"""
+
+import copy
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
+from torch import Tensor, nn
+
+from rspipe.errors import ModelError, StudyError
+from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
+from rspipe.networks.small_images import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
+from rspipe.spec import nearest
+
+Builder = Callable[[int], nn.Module]
+"""From the number of classes to a network."""
+
+
+def resnet50(classes: int) -> nn.Module:
+    """Return torchvision's ResNet-50 for 224x224 colour images (4.1 G multiply-adds), untrained."""
+    return _torchvision_network("resnet50", classes)
+
+
+ARCHITECTURES: dict[str, Builder] = {
+    "digits_cnn": digits_cnn,
+    "digits_mlp": digits_mlp,
+    "lenet": lenet,
+    "cifar_resnet20": cifar_resnet20,
+    "cifar_resnet110": cifar_resnet110,
+    "resnet50": resnet50,
+}
+
+
+def _torchvision_network(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
+    # These two return auxiliary logits in training unless told not to, and warn unless told how to initialize.
+    settings = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, weights=None, num_classes=classes, **settings)
+    return nn.Sequential(Normalize(*IMAGENET), network)
+
+
+def _find_in_torchvision(name: str) -> Builder:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        raise StudyError(
+            f"architecture {name!r} is none of {', '.join(sorted(ARCHITECTURES))}, and torchvision cannot be imported "
+            f"to look further ({_reason(error)}); install the torchvision that belongs to this torch"
+        ) from error
+    classifiers = models.list_models(module=models)
+    if name in classifiers:
+        return lambda classes: _torchvision_network(name, classes)
+    if name in models.list_models():
+        home = models.get_model_builder(name).__module__
+        raise StudyError(
+            f"torchvision's {name!r} ({home}) is not among its classifiers of images; choose one, e.g. 'resnet18'"
+        )
+    known = sorted({*ARCHITECTURES, *classifiers})
+    if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        raise StudyError(f"unknown architecture {name!r}{nearest(name, known)}")
+    raise StudyError(
+        f"unknown architecture {name!r}; valid names: {', '.join(sorted(ARCHITECTURES))}, "
+        "any classifier of torchvision.models, or 'module:function' of your own"
+    )
+
+
+def _find_own(name: str) -> Builder:
+    module_name, _, function = name.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise StudyError(f"architecture {name!r} is not of the form 'module:function', e.g. 'mynets.small:build'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise StudyError(
+            f"module {module_name!r} cannot be imported ({_reason(error)}); "
+            "install it or put its folder on PYTHONPATH, here and on every worker"
+        ) from error
+    build: Any = getattr(module, function, None)
+    if build is None:
+        found = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise StudyError(f"module {module_name!r} has no function {function!r}{nearest(function, found)}")
+    if not callable(build):
+        raise StudyError(
+            f"{name!r} is of type {type(build).__name__}; name a function from the number of classes to a network"
+        )
+    return build  # type: ignore[no-any-return]
+
+
+def find_architecture(name: str) -> Builder:
+    """Return the builder of an architecture. Only names that are not of `ARCHITECTURES` import anything.
+
+    Raises:
+        StudyError: There is no architecture of that name, or its module cannot be imported.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    return _find_own(name) if ":" in name else _find_in_torchvision(name)
+
+
+def _reason(error: Exception) -> str:
+    """Return an exception in a few words of one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:160].removesuffix(": ")
+
+
+def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
+    """Return a freshly initialized network; the initialization depends on the seed alone.
+
+    (Of an architecture of the user's own: if it draws from torch's global random stream.)
+
+    Raises:
+        StudyError: There is no architecture of that name, or its module cannot be imported.
+        ModelError: Its builder failed, or returned no network.
+    """
+    build = find_architecture(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network: object = build(classes)
+        except Exception as error:
+            raise ModelError(
+                f"architecture {architecture!r} cannot be built for {classes} classes ({_reason(error)}); "
+                "mend its builder, which gets the number of classes alone"
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"architecture {architecture!r} returned a {type(network).__name__}; it must return a torch.nn.Module"
+        )
+    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in network.parameters()):
+        raise ModelError(
+            f"architecture {architecture!r} has lazy layers, whose initialization the seed does not determine; "
+            "give them their sizes"
+        )
+    return network
+
+
+def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str, classes: int) -> None:
+    """Raise ModelError unless a network maps images to one logit per class; the network stays as it is.
+
+    It is tried in eval mode, with two black images, on its own device.
+
+    Args:
+        network: Any.
+        shape: Of an image: channel, height, width.
+        architecture: What the error calls it.
+        classes: Of the data.
+    """
+    size = "x".join(map(str, shape))
+    channels = [len(layer.mean) for layer in normalize_layers(network)]
+    if channels and channels[0] not in (1, shape[0]):
+        # Broadcasting would make the missing channels up.
+        raise ModelError(
+            f"architecture {architecture!r} takes {channels[0]} channels but images are {size}; "
+            "read them with as many channels, or choose another architecture"
+        )
+    place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            logits: object = copy.deepcopy(network).eval()(torch.zeros(2, *shape, device=place))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"architecture {architecture!r} does not take images of {size} ({_reason(error)}); "
+            "use images of the size it is made for, or another architecture"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"architecture {architecture!r} returns a {type(logits).__name__}; it must return logits alone"
+        )
+    if logits.shape != (2, classes):
+        raise ModelError(
+            f"architecture {architecture!r} returns {list(logits.shape)} for 2 images of {size}, not [2, {classes}]; "
+            "use images of the size it is made for, or build it for the data's classes"
+        )
+
+
+NO_CODE = {"allow_code": False}
+
+
+def _known_architecture(name: str, info: ValidationInfo) -> str:
+    if info.context == NO_CODE and ":" in name:
+        # Before anything is imported. Who makes a spec in Python has chosen the module already.
+        raise PydanticCustomError(
+            "code_not_allowed",
+            "this runs code of module '{module}'; pass --allow-code if you trust that module and this study file",
+            {"module": name.partition(":")[0]},
+        )
+    try:
+        find_architecture(name)
+    except StudyError as error:
+        raise PydanticCustomError("unknown_architecture", "{reason}", {"reason": str(error)}) from error
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_known_architecture)]

@@ -1,0 +1,1 @@
+"""From results to differences, sections, exports and the page."""

@@ -1,0 +1,161 @@
+"""Results as files for elsewhere: TSV, Markdown, LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from rspipe.report.results import Results
+from rspipe.report.sections.claims import claim_table, compare_with_published, judge_claims, published_table
+from rspipe.report.sections.results import result_table, seed_table
+from rspipe.report.summaries import Summary, average_over_seeds
+from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
+from rspipe.smoothing.certificates import Certificates
+from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.metrics import acr_interval, certified_accuracy
+
+
+def derived_table(
+    rows: Mapping[str, tuple[ClassifierCounts, Certificates]], *, radii: Sequence[float], with_radius: bool
+) -> Table:
+    """Return one row per classifier with what certificates that were derived from its counts say of it."""
+
+    def row(name: str, counts: ClassifierCounts, found: Certificates) -> dict[str, Cell]:
+        correct = found.prediction == counts.label
+        shown = radii if with_radius else [0.0]
+        accuracy = zip(shown, certified_accuracy(found.radius, correct, shown), strict=True)
+        return {
+            "classifier": Cell(name),
+            **({"ACR ± 95 %": estimate_cell(acr_interval(found.radius, correct))} if with_radius else {}),
+            **{
+                f"CA({radius:g})" if with_radius else "accuracy": number_cell(float(share))
+                for radius, share in accuracy
+            },
+            "abstained": percent_cell(float(np.mean((found.prediction < 0) & (counts.stop != "label")))),
+            "images": number_cell(len(correct), digits=0),
+        }
+
+    return Table.of(row(name, *pair) for name, pair in rows.items())
+
+
+def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
+    """Return a study's tables as Markdown: claims, published results, means over seeds, every classifier."""
+    certify = results.study.certify
+    images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in summaries))
+    head = (
+        f"{results.study.title or results.study.name}: rule {certify.rule.name}, n0 = {certify.n0}, "
+        f"n = {certify.n:,}, α = {certify.alpha:g}, {certify.precision}"
+    )
+    tables = (
+        claim_table(judge_claims(results)),
+        published_table(compare_with_published(results)),
+        seed_table(average_over_seeds(results)),
+        result_table(summaries),
+    )
+    shown = [markdown(table) for table in tables if table.rows]
+    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *shown])
+
+
+_PLAIN = ("id", "label", "kind", "seed", "sigma", "images")
+
+_ACR = ("acr", "acr_low", "acr_high", "acr_two_sided", "accuracy", "abstained", "saturated")
+
+_ORIGIN = ("rule", "samples", "training_seconds", "passes", "weighting", "average", "members", "weights")
+
+
+def summary_tsv(summaries: Sequence[Summary], *, delimiter: Literal["\t", ","] = "\t") -> str:
+    """Return summaries as separated values in full precision, one row per classifier; lists hold commas."""
+    radii = list(dict.fromkeys(radius for summary in summaries for radius in summary.radii))
+    text = io.StringIO()
+    columns = [*_PLAIN, *_ACR, *(f"certified_accuracy_{radius:g}" for radius in radii), *_ORIGIN]
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for summary in summaries:
+        shares = zip(summary.radii, summary.certified_accuracy, strict=True)
+        special = {
+            "acr": summary.acr.estimate,
+            "acr_low": summary.acr.low,
+            "acr_high": summary.acr.high,
+            **{f"certified_accuracy_{radius:g}": share for radius, share in shares},
+            "members": ",".join(summary.members),
+            "weights": ",".join(map(repr, summary.weights)),
+        }
+        writer.writerow(summary.to_json() | special)
+    return text.getvalue()
+
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "σ": r"$\sigma$",
+    "α": r"$\alpha$",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "–": "--",
+}
+
+_SIGNS = str.maketrans(_SPECIAL)
+
+_SHOWN = ("σ", "classifier", "abstained")
+
+_SEEDS = ("σ", "method", "seeds", "mean ACR ± 95 %", "lowest seed", "highest seed")
+
+
+def latex_text(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return text.translate(_SIGNS)
+
+
+def latex(table: Table, *, columns: Sequence[str] | None = None) -> str:
+    """Return a table as a LaTeX tabular in the style of booktabs; a rule where the first column changes from σ to σ.
+
+    Args:
+        table: Any table.
+        columns: Those to show; all by default.
+    """
+    shown = [index for index, name in enumerate(table.columns) if columns is None or name in columns]
+    grouped = bool(shown) and table.columns[shown[0]] == "σ"
+    lines, before = [], None
+    for row in table.rows:
+        cells = [row[index].text for index in shown]
+        if grouped and before not in (None, cells[0]):
+            lines.append(r"\midrule")
+        before = cells[0]
+        lines.append(_row(cells))
+    aligned = "".join("r" if table.numeric[index] else "l" for index in shown)
+    head = [
+        rf"\begin{{tabular}}{{{aligned}}}",
+        r"\toprule",
+        _row([table.columns[index] for index in shown]),
+        r"\midrule",
+    ]
+    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    # A bracket after a line break would be read as its argument.
+    return " & ".join("{}" + text if text.startswith("[") else text for text in map(latex_text, cells)) + r" \\"
+
+
+def summary_latex(results: Results, summaries: Sequence[Summary]) -> str:
+    """Return the result tables of a study: methods averaged over seeds, then every classifier.
+
+    Radii that no classifier reaches are left out.
+    """
+    certify = results.study.certify
+    every = result_table(summaries)
+    wanted = [name for name in every.columns if name in _SHOWN or name.startswith(("ACR", "CA("))]
+    told = (
+        f"study {results.study.id}, rule {certify.rule.name}, n0 = {certify.n0}, n = {certify.n}, "
+        f"alpha = {certify.alpha:g}, {certify.precision}"
+    )
+    tables = (latex(seed_table(average_over_seeds(results)), columns=_SEEDS), latex(every, columns=wanted))
+    return "\n".join([f"% {told}. Needs \\usepackage{{booktabs}}.", *tables])

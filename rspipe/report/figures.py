@@ -1,0 +1,120 @@
+"""Figures of a study. Each has one panel, so that a page can lay them out side by side or in a column."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from rspipe.records import TrainedModel
+
+FloatArray = NDArray[np.float64]
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow is too faint on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
+
+LINE_STYLES = ("-", "--", "-.", ":")
+
+MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
+
+_LEGEND_CHARACTERS = 90
+"""That fit across a figure, with 8 per column for handle and gap."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rspipe",
+    # Names from a study are text, also where they hold a dollar sign.
+    "text.parse_math": False,
+}
+
+
+def new_panel(title: str, x: str, y: str, *, height: float = 3.6, width: float = 5.6) -> tuple[Figure, Axes]:
+    """Return a figure of one panel, to be made and drawn into within `STYLE`."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.add_subplot(facecolor="white")
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def spread_axis(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"], text: Callable[[float], str]) -> None:
+    """Label an axis in plain text, and make it logarithmic where positive values span more than a decade."""
+    finite = [value for value in values if np.isfinite(value)]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(finite) < 1000 * min(finite) else (1.0,)))
+        axis.set_minor_formatter(NullFormatter())
+    elif finite and min(finite) > 0:
+        axes.set(**{f"{which}lim": (0.0, 1.05 * max(finite))})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+
+
+def legend_text(name: str) -> str:
+    """Return a name that matplotlib shows: it hides what starts with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def draw_legend(figure: Figure) -> None:
+    """Put the legend below the axes, in as many columns as the longest name leaves room for."""
+    lengths = [len(text) + 8 for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+
+    def width(columns: int) -> int:
+        return sum(int(part.max()) for part in np.array_split(lengths, columns) if part.size)
+
+    fitting = [columns for columns in (3, 2) if width(columns) <= _LEGEND_CHARACTERS]
+    figure.legend(loc="outside lower center", ncols=fitting[0] if fitting else 1)
+
+
+def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and line style by label; they repeat in combination, not alone."""
+    unique = list(dict.fromkeys(labels))
+    size = len(_COLOURS)
+    return {label: (_COLOURS[i % size], LINE_STYLES[i // size % len(LINE_STYLES)]) for i, label in enumerate(unique)}
+
+
+def model_colours(models: Sequence[TrainedModel]) -> dict[str, tuple[str, str]]:
+    return label_colours([model.label for model in models])
+
+
+def figure_svg(figure: Figure, *, name: str = "figure") -> str:
+    """Return a figure as SVG to be put into a page: the same text for the same figure, ids prefixed by `name`."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata=nothing)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<[^<>]*\sid=")', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    return re.sub(r'(<[^<>]*\s(?:xlink:)?href="#)', rf"\g<1>{name}-", svg)
+
+
+def figure_pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF for a paper: letters stay text, and the same figure gives the same bytes."""
+    content = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    with mpl.rc_context({**STYLE, "pdf.fonttype": 42}):
+        figure.savefig(content, format="pdf", metadata=nothing)
+    return content.getvalue()

@@ -1,0 +1,163 @@
+"""Where an ACR comes from: how the images spread over p_A, the probability of the predicted class under noise.
+
+Two classifiers of one ACR can be very different ones: many images at middling radii, or some at the largest radius
+that n samples can prove and the others wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rspipe.report.figures import STYLE, draw_legend, new_panel
+from rspipe.report.page import details, figure_grid, paragraph, table_html
+from rspipe.report.results import Results, sides
+from rspipe.report.summaries import Summary
+from rspipe.report.tables import Cell, Table, number
+from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+
+EDGES = (0.7, 0.9, 0.99, 0.999, 0.9999)
+"""Of the bins of the lower bound on p_A, above 1/2."""
+
+_MOST_ROWS = 24
+
+_COLOURS = ("#B3261E", "#B9BDC2", "#E3EEF8", "#C2D9EE", "#93BADF", "#5C97CB", "#3378B6", "#1B5A99",
+            "#08305B")  # fmt: skip
+"""Wrong, abstained, then the bins from low to high; the last one is for saturated images."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the images of one entry spread, averaged over its seeds; shares sum to 1."""
+
+    label: str
+    acr: float
+    wrong: float
+    abstained: float
+    bins: tuple[float, ...]
+    """Of the images that are right: lower bound on p_A in [1/2, EDGES[0]), ..., the last without saturated ones."""
+    saturated: float
+    """Right, and all n samples fell on the class."""
+    quartiles: tuple[float, float, float]
+    """Of the lower bound on p_A over all images that are right; NaN where none is."""
+    of_saturated: float
+    """Share of the ACR that saturated images bring."""
+
+
+def _saturated(one: CertifiedClassifier) -> NDArray[np.bool_]:
+    return np.asarray(one.correct & (one.n_a == one.n) & (one.n > 0), dtype=np.bool_)
+
+
+def spread(label: str, classifiers: Sequence[CertifiedClassifier]) -> Spread:
+    """Return how images spread over p_A, averaged over classifiers."""
+    rows = []
+    for one in classifiers:
+        saturated, credit = _saturated(one), credited_radius(one)
+        right = one.correct & ~saturated
+        place = np.searchsorted(EDGES, one.p_a_lower, side="right")
+        bins = [np.mean(right & (place == at)) for at in range(len(EDGES) + 1)]
+        abstained = np.mean((one.prediction < 0) & ~one.stopped)
+        gained = credit[saturated].sum() / credit.sum() if credit.sum() else 0.0
+        rows.append([credit.mean(), abstained, saturated.mean(), gained, *bins])
+    acr, abstained, saturated_share, gained, *bins = np.mean(rows, axis=0).tolist()
+    bounds = np.concatenate([one.p_a_lower[one.correct] for one in classifiers])
+    low, middle, high = np.quantile(bounds, [0.25, 0.5, 0.75]).tolist() if bounds.size else (np.nan,) * 3
+    return Spread(
+        label=label,
+        acr=acr,
+        wrong=max(0.0, 1 - abstained - saturated_share - sum(bins)),
+        abstained=abstained,
+        bins=tuple(bins),
+        saturated=saturated_share,
+        quartiles=(low, middle, high),
+        of_saturated=gained,
+    )
+
+
+def spreads(results: Results, *, sigma: float) -> list[Spread]:
+    """Return the spread of every label, averaged over its seeds, and of every ensemble at a noise level."""
+    return [spread(side.label, side.classifiers) for side in sides(results, sigma=sigma).values()]
+
+
+def _names(found: Sequence[Spread]) -> list[str]:
+    """Return names of the bins; those above the largest bound that n samples can give are left out."""
+    ends = ["1/2", *(f"{edge:g}" for edge in EDGES), "1"]
+    used = max((at for one in found for at, share in enumerate(one.bins) if share), default=0)
+    return [f"p_A ≥ {low}" for low in ends[: used + 1]]
+
+
+def spread_table(found: Sequence[Spread]) -> Table:
+    """Return one row per entry."""
+
+    def share(value: float) -> Cell:
+        return Cell(f"{100 * value:.1f} %", value)
+
+    names = _names(found)
+    return Table.of(
+        {
+            "classifier": Cell(one.label),
+            "ACR": Cell(number(one.acr), one.acr),
+            "wrong": share(one.wrong),
+            "abstained": share(one.abstained),
+            **{name: share(value) for name, value in zip(names, one.bins, strict=False)},
+            "saturated": share(one.saturated),
+            "quartiles of p_A": Cell(", ".join(number(q, digits=4) for q in one.quartiles), one.quartiles[1]),
+            "ACR of saturated": share(one.of_saturated),
+        }
+        for one in found
+    )
+
+
+def spread_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return stacked bars: the shares of wrong, abstained and certified images by p_A; None without classifiers.
+
+    Of many entries those of largest ACR are drawn.
+    """
+    found = spreads(results, sigma=sigma)
+    if not found:
+        return None
+    kept = sorted(sorted(range(len(found)), key=lambda at: -found[at].acr)[:_MOST_ROWS])
+    shown = [found[at] for at in kept]
+    title = f"Images by p_A, σ = {sigma:g}"
+    if len(shown) < len(found):
+        title += f": {len(shown)} of {len(found)} with the largest ACR"
+    names = ["wrong", "abstained", *_names(found), "saturated"]
+    shades = [*_COLOURS[: len(names) - 1], _COLOURS[-1]]
+    labels = [f"{one.label}  {number(one.acr)}" for one in shown]
+    with mpl.rc_context(STYLE):
+        # Beside names of any length the bars keep a width that their title fits.
+        width = 4.4 + 0.055 * max(len(label) for label in labels)
+        figure, axes = new_panel(title, "share of images", "", height=1.5 + 0.2 * len(shown), width=width)
+        left = np.zeros(len(shown))
+        for at, (name, colour) in enumerate(zip(names, shades, strict=True)):
+            shares = np.array(
+                [[one.wrong, one.abstained, *one.bins[: len(names) - 3], one.saturated][at] for one in shown]
+            )
+            hatch = "///" if name == "abstained" else None
+            axes.barh(range(len(shown)), shares, left=left, color=colour, label=name, height=0.78, hatch=hatch,
+                      edgecolor="white", linewidth=0.4)  # fmt: skip
+            left += shares
+        axes.set_yticks(range(len(shown)), labels)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_xlim(0.0, 1.0)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.grid(visible=False)
+        draw_legend(figure)
+    return figure
+
+
+def spread_part(results: Results, summaries: Sequence[Summary], figures: dict[str, Figure]) -> str:
+    content = figure_grid(figures, "spread-")
+    for sigma in sorted({summary.sigma for summary in summaries}):
+        table = table_html(spread_table(spreads(results, sigma=sigma)), name="classifier")
+        content += details(f"Shares of images at σ = {sigma:g}", table)
+    return content and content + paragraph(
+        "p_A: lower confidence bound on the probability of the predicted class under noise, of images that are "
+        "classified correctly; averaged over seeds. Saturated: all n samples fell on that class, so that n, not the "
+        "classifier, limits the radius. Two classifiers of one ACR need not be alike: one may prove large radii for "
+        "some images and misclassify the others. ACR of saturated: the share of the ACR that saturated images bring.",
+        style="soft",
+    )

@@ -1,0 +1,79 @@
+"""Section: trained models and their learning curves."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rspipe.records import TrainedModel
+from rspipe.report.figures import STYLE, draw_legend, legend_text, model_colours, new_panel, spread_axis
+from rspipe.report.page import figure_grid, paragraph, table_html
+from rspipe.report.results import Results, display_name
+from rspipe.report.tables import Cell, Table, duration, number_cell, quantity
+
+
+def model_table(models: Sequence[TrainedModel]) -> Table:
+    """Return one row per trained model; accuracies are those on the validation split."""
+
+    def state(model: TrainedModel) -> Cell:
+        if model.status != "finished":
+            return Cell(f"{model.status}: {model.message}" if model.message else model.status, tone="bad")
+        return Cell("one class only", tone="bad") if model.collapsed else Cell("finished")
+
+    return Table.of(
+        {
+            "σ": number_cell(model.train_sigma, digits=2),
+            "model": Cell(display_name(model)),
+            "state": state(model),
+            "clean accuracy": number_cell(model.clean_accuracy),
+            "noisy accuracy": number_cell(model.noisy_accuracy),
+            "epochs": number_cell(len(model.history), digits=0),
+            "training": Cell(duration(model.seconds), model.seconds),
+            "passes": Cell(quantity(model.passes), model.passes),
+            "parameters": Cell(quantity(model.parameters), model.parameters),
+            "device": Cell(model.device),
+            "precision": Cell(model.precision),
+        }
+        for model in models
+    )
+
+
+def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Figure | None:
+    """Return a measure of the training history by epoch, e.g. `loss` or `validation_acr`; None without any."""
+    models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
+    if not models:
+        return None
+    styles = model_colours(results.models)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
+        named = set()
+        for model in models:
+            points = [(entry["epoch"], entry[measure]) for entry in model.history if measure in entry]
+            epochs, values = zip(*points, strict=True)
+            colour, line = styles[model.label]
+            name = "_" if model.label in named else legend_text(model.label)
+            axes.plot(epochs, values, line, color=colour, linewidth=1.1, label=name)
+            if model.status != "finished":
+                axes.plot(epochs[-1], values[-1], "x", color=colour)
+            named.add(model.label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if measure == "loss":
+            losses = [entry["loss"] for model in models for entry in model.history if "loss" in entry]
+            spread_axis(axes, losses, which="y", text="{:g}".format)
+        draw_legend(figure)
+    return figure
+
+
+def training_part(results: Results, figures: dict[str, Figure]) -> str:
+    if not results.models:
+        return paragraph("No model is trained yet.")
+    return (
+        table_html(model_table(results.models), name="model")
+        + figure_grid(figures, "training-")
+        + paragraph(
+            "Accuracies in the table are those on the validation images; the curves show training batches, whose loss "
+            "is not comparable between methods.",
+            style="soft",
+        )
+    )

@@ -1,0 +1,134 @@
+"""Tables of a study: the same cells for the terminal, the HTML page and a spreadsheet."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rspipe.records import Interval
+from rspipe.smoothing.metrics import verdict
+
+Tone = Literal["", "good", "bad", "muted"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows at one place."""
+
+    text: str
+    value: float | None = None
+    """What numeric columns are sorted by."""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; `numeric` columns are aligned to the right."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Cell]]) -> "Table":
+        """Return the table of rows that all have the same columns, in order."""
+        listed = list(rows)
+        columns = tuple(listed[0]) if listed else ()
+        numeric = tuple(any(row[column].value is not None for row in listed) for column in columns)
+        return cls(columns, tuple(tuple(row[column] for column in columns) for row in listed), numeric)
+
+
+def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
+    """Return a number with a fixed count of decimals; a dash where it is not finite."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def bracketed(interval: Interval, *, signed: bool = False) -> str:
+    """Return "estimate [low, high]"."""
+    estimate, low, high = (number(v, signed=signed) for v in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def quantity(count: float) -> str:
+    """Return a count in thousands, millions or billions."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def number_cell(value: float, *, digits: int = 3) -> Cell:
+    return Cell(number(value, digits=digits), value)
+
+
+def percent_cell(share: float, *, tone: Tone = "") -> Cell:
+    return Cell(f"{100 * share:.1f} %", share, tone)
+
+
+def estimate_cell(interval: Interval) -> Cell:
+    half = number((interval.high - interval.low) / 2)
+    return Cell(f"{number(interval.estimate)} ± {half}", interval.estimate)
+
+
+TONES: dict[str, Tone] = {
+    "higher": "good",
+    "lower": "bad",
+    "not significant": "muted",
+    "reproduced": "good",
+    "contradicted": "bad",
+    "agrees": "good",
+}
+
+
+def flattened(content: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """Return nested JSON-like content as texts by dotted name."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{place}{key}.")
+        else:
+            flat[f"{place}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown; names are escaped, as they may hold pipes."""
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    rule = line("--:" if numeric else ":--" for numeric in table.numeric)
+    return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)]) + "\n"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a section: a heading, a table, sentences, and how to read them."""
+
+    title: str
+    table: Table
+    sentences: tuple[str, ...] = ()
+    note: str = ""
+
+
+def interval_cell(interval: Interval | None, *, signed: bool = False) -> Cell:
+    """Return an estimate with its interval; a dash without."""
+    return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed), interval.estimate)
+
+
+def change_cell(interval: Interval | None) -> Cell:
+    """Return a difference in the colour of its sign; a dash without."""
+    if interval is None:
+        return Cell("–")
+    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])

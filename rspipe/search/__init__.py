@@ -1,0 +1,1 @@
+"""Hyper-parameter search: spaces, proposals, judged trials, sensitivity."""

@@ -1,0 +1,1 @@
+"""The smoothed classifier: noise, counts, rules, certificates, metrics, and attacks on it."""

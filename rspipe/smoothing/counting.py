@@ -1,0 +1,226 @@
+"""One pass of noise over one image: the class counts of many classifiers, each with the samples its rule asks for.
+
+All classifiers see the same noise, and each counts the first samples of a stream, as many as it needs. What it counts
+therefore depends on itself alone, not on which others are counted beside it; a member runs while one of the
+classifiers that it belongs to still draws.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rspipe.networks.modes import evaluating
+from rspipe.smoothing.certificates import FloatArray, IntArray
+from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
+from rspipe.smoothing.noise import Stream, noisy_batches
+from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
+from rspipe.smoothing.spec import CertifySpec
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """What a pass over an image counted, one row per classifier."""
+
+    selection: IntArray
+    """[classifier, class] of the n0 samples that select the class."""
+    pilot: IntArray
+    """[classifier, class] of the samples, beside those, that the number of samples was planned from."""
+    estimation: IntArray
+    """[classifier, class] of the fresh samples that estimate the class's probability."""
+    stop: NDArray[np.str_]
+    """[classifier] why there are fewer samples than n: "label", "futility", "settled", "planned", or "" for all n."""
+    marks: IntArray
+    """[mark] numbers of samples at which the counts so far were noted."""
+    prefix: IntArray
+    """[classifier, mark, class] counts of the first so many estimation samples; -1 where there are not as many."""
+    probability_sum: FloatArray
+    """[classifier, class] sum of the classifier's probabilities over the estimation samples."""
+    probability_square: FloatArray
+    """[classifier, class] sum of their squares."""
+    batch_size: int
+    """Samples that ran at once."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where samples come from."""
+
+    networks: Sequence[nn.Module]
+    classifiers: Sequence[Classifier]
+    x: Tensor
+    sigma: float
+    spec: CertifySpec
+    example: int
+    classes: int
+    limit: BatchLimit
+
+    def scores(self, noisy: Tensor, active: IntArray) -> list[Scores]:
+        """Return what the active classifiers make of a batch."""
+        chosen = [self.classifiers[one] for one in active]
+        needed = sorted({member for classifier in chosen for member in classifier.members})
+        logits = member_logits(self.networks, noisy, needed=needed, limit=self.limit, classes=self.classes)
+        return classify(chosen, logits)
+
+    def histogram(self, drawn: IntArray) -> IntArray:
+        """Return counts [classifier, class] of classes [classifier, sample]."""
+        offsets = self.classes * np.arange(len(drawn))[:, None]
+        counts = np.bincount((drawn + offsets).ravel(), minlength=self.classes * len(drawn))
+        return counts.reshape(len(drawn), self.classes)
+
+    def noise(self, stream: Stream, n: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield noisy inputs and how many of them count."""
+        spec = self.spec
+        return noisy_batches(
+            self.x,
+            sigma=self.sigma,
+            n=n,
+            seed=spec.seed,
+            example=self.example,
+            stream=stream,
+            block_size=spec.block_size,
+            batch_size=spec.batch_size,
+        )
+
+    def count(self, stream: Stream, n: int, active: IntArray) -> IntArray:
+        """Return counts [classifier, class] of n samples; zeros for classifiers that are not active."""
+        counts = np.zeros((len(self.classifiers), self.classes), np.int64)
+        if not active.size:
+            return counts
+        with evaluating(*self.networks):
+            for noisy, use in self.noise(stream, n):
+                drawn = _classes(self.scores(noisy, active))
+                counts[active] += self.histogram(drawn[:, :use])
+        return counts
+
+
+def _classes(scores: Sequence[Scores]) -> IntArray:
+    return torch.stack([one.classes for one in scores]).cpu().numpy()
+
+
+def count_image(
+    networks: Sequence[nn.Module],
+    classifiers: Sequence[Classifier],
+    x: Tensor,
+    *,
+    label: int | None,
+    sigma: float,
+    spec: CertifySpec,
+    example: int,
+    classes: int,
+    limit: BatchLimit | None = None,
+) -> ImageCounts:
+    """Count the classes that classifiers return at x + N(0, sigma^2 I), by the rule of `spec`.
+
+    Args:
+        networks: The members, as they are deployed.
+        classifiers: What to count, made of members by position.
+        x: One input, any shape.
+        label: Its class, for rules that stop where the selection misses it; None never stops so.
+        sigma: Standard deviation of the noise, in pixel units.
+        spec: The rule and its numbers.
+        example: Number of the input in its data set.
+        classes: Number of classes.
+        limit: Memory limit to respect and to remember.
+
+    Raises:
+        ModelError: A network returned NaN, infinity, a wrong shape or another number of classes.
+    """
+    source = _Source(networks, classifiers, x, sigma, spec, example, classes, limit or BatchLimit())
+    rule, everyone = spec.rule, np.arange(len(classifiers))
+    selection = source.count(Stream.SELECTION, spec.n0, everyone)
+    selected = selection.argmax(1)
+    stop = np.full(len(classifiers), "", dtype="<U8")
+    if rule.label_stop and label is not None:
+        stop[selected != label] = "label"
+    pilot = np.zeros_like(selection)
+    targets = np.full(len(classifiers), spec.n)
+    if rule.name == "planned":
+        pilot = source.count(Stream.PILOT, rule.pilot - spec.n0, np.flatnonzero(stop == ""))
+        successes = (selection + pilot)[everyone, selected]
+        stop[(stop == "") & futile(successes, rule.pilot, futility=rule.futility)] = "futility"
+        grid = size_grid(spec.n, block=spec.block_size)
+        targets = planned_sizes(n=spec.n, alpha=spec.alpha, pilot=rule.pilot, eps=rule.eps, grid=grid)[successes]
+        stop[(stop == "") & (targets < spec.n)] = "planned"
+    targets[np.isin(stop, ["label", "futility"])] = 0
+    estimate = _Estimate(source, selected, targets)
+    with evaluating(*networks):
+        estimate.run()
+    if rule.name == "radius_grid":
+        stop[(stop == "") & (estimate.targets < spec.n)] = "settled"
+    return ImageCounts(
+        selection=selection,
+        pilot=pilot,
+        estimation=estimate.counts,
+        stop=stop,
+        marks=estimate.marks,
+        prefix=estimate.prefix,
+        probability_sum=estimate.sums[0].cpu().numpy(),
+        probability_square=estimate.sums[1].cpu().numpy(),
+        batch_size=estimate.batch_size,
+    )
+
+
+class _Estimate:
+    """The estimation samples of all classifiers, each until its own target."""
+
+    def __init__(self, source: _Source, selected: IntArray, targets: IntArray) -> None:
+        spec, shape = source.spec, (len(selected), source.classes)
+        self._source, self._selected = source, selected
+        self._schedule = looks(spec.n, spec.alpha)
+        self.marks = np.array([look.n for look in self._schedule])
+        self.targets = targets
+        self._looking = spec.rule.name == "radius_grid"
+        if self._looking:
+            self.targets = np.minimum(targets, self.marks[0])
+        self.counts = np.zeros(shape, np.int64)
+        self.prefix = np.full((shape[0], len(self.marks), shape[1]), -1, np.int64)
+        self.sums = torch.zeros((2, *shape), dtype=torch.float64, device=source.x.device)
+        self.batch_size = 0
+
+    def run(self) -> None:
+        """Draw until every classifier has reached its target."""
+        position = 0
+        if not self.targets.any():
+            return
+        for noisy, _ in self._source.noise(Stream.ESTIMATION, self._source.spec.n):
+            active = np.flatnonzero(self.targets > position)
+            if not active.size:
+                return
+            scores = self._source.scores(noisy, active)
+            self.batch_size = self._source.limit.size or len(noisy)
+            self._count(_classes(scores), active, position)
+            end = position + len(noisy)
+            used = np.minimum(end, self.targets[active]) - position
+            for size in np.unique(used):
+                # Of its own samples in one piece: a classifier's sums must not depend on where others stop.
+                rows = np.flatnonzero(used == size)
+                those = torch.stack([scores[row].probabilities[:size] for row in rows]).to(torch.float64)
+                self.sums[0, active[rows]] += those.sum(1)
+                self.sums[1, active[rows]] += those.square_().sum(1)
+            position = end
+
+    def _count(self, drawn: IntArray, active: IntArray, begin: int) -> None:
+        """Count classes [active, sample] of a batch, cut where a count is noted or a classifier stops."""
+        position, end = begin, begin + drawn.shape[1]
+        while position < end and (going := self.targets[active] > position).any():
+            those = active[going]
+            mark = int(np.searchsorted(self.marks, position, side="right"))
+            cut = int(min(end, self.marks[mark], self.targets[those].min()))
+            self.counts[those] += self._source.histogram(drawn[going, position - begin : cut - begin])
+            position = cut
+            if cut == self.marks[mark]:
+                self.prefix[those, mark] = self.counts[those]
+                if self._looking and mark + 1 < len(self.marks):
+                    self._look(those, mark)
+
+    def _look(self, those: IntArray, mark: int) -> None:
+        """Let classifiers whose answer is not clear yet go on to the next look."""
+        rule, source = self._source.spec.rule, self._source
+        assert rule.name == "radius_grid"
+        n_a = self.prefix[those, : mark + 1, self._selected[those]]
+        done = settled(n_a, self._schedule, sigma=source.sigma, grid=rule.grid, futility=rule.futility)
+        self.targets[those[~done]] = self.marks[mark + 1]

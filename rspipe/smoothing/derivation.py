@@ -1,0 +1,272 @@
+"""From stored counts to certificates, offline: another alpha, fewer samples, two-sided, soft, or PREDICT.
+
+What a rule decided (the class, how many samples) came from the selection and the pilot alone, or is paid for by the
+shares of alpha of all its looks. So every certificate here is as valid as if it had been asked for in the beginning.
+Asking for several and keeping the best is not: then each needs its share of alpha.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspipe.smoothing.certificates import (
+    ABSTAIN,
+    Certificates,
+    FloatArray,
+    IntArray,
+    certify_counts,
+    check_alpha,
+    claims,
+    predict_counts,
+    two_sided_counts,
+)
+from rspipe.smoothing.metrics import average_certified_radius
+from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
+from rspipe.smoothing.spec import RuleSpec, check_can_certify
+
+CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
+
+KINDS: tuple[CertificateKind, ...] = get_args(CertificateKind)
+
+
+@dataclass(frozen=True)
+class ClassifierCounts:
+    """The stored counts of one classifier on many examples, under one rule."""
+
+    id: str
+    kind: Literal["model", "ensemble"]
+    sigma: float
+    rule: RuleSpec
+    n0: int
+    n: int
+    """Estimation samples of an image, at most."""
+    alpha: float
+    seed: int
+    example: IntArray
+    """[example]."""
+    label: IntArray
+    """[example]."""
+    selection: IntArray
+    """[example, class]."""
+    pilot: IntArray
+    """[example, class]."""
+    estimation: IntArray
+    """[example, class]."""
+    stop: NDArray[np.str_]
+    """[example] why there are fewer than n estimation samples."""
+    marks: IntArray
+    """[mark] numbers of samples at which counts were noted."""
+    prefix: IntArray
+    """[example, mark, class] counts of the first so many estimation samples; -1 where there were not as many."""
+    probability_sum: FloatArray
+    """[example, class]."""
+    probability_square: FloatArray
+    """[example, class]."""
+    seconds: float
+    """Time of the passes, shared with all other classifiers of them."""
+
+    @property
+    def drawn(self) -> IntArray:
+        """[example] estimation samples."""
+        return np.asarray(self.estimation.sum(-1), dtype=np.int64)
+
+    @property
+    def samples(self) -> IntArray:
+        """[example] samples in all."""
+        return self.n0 + np.asarray(self.pilot.sum(-1), dtype=np.int64) + self.drawn
+
+
+def first_samples(counts: ClassifierCounts, n: int) -> ClassifierCounts:
+    """Return the counts of the first n estimation samples of each example, or of all where there are fewer.
+
+    Exact where counts were noted at n. Elsewhere n samples are picked at random, without replacement, from the
+    smallest noted number that is larger, by a generator seeded with (seed, example, n): as good a sample of n.
+
+    Raises:
+        ValueError: n is not positive or more than the rule's.
+    """
+    if not 1 <= n <= counts.n:
+        raise ValueError(f"n must lie in [1, {counts.n}], the samples there are; got {n}")
+    marks = counts.marks[counts.marks <= n]
+    estimation = np.stack([_first(counts, row, n) for row in range(len(counts.example))])
+    prefix = np.concatenate([counts.prefix[:, : len(marks)], estimation[:, None]], axis=1)
+    if len(marks) and marks[-1] == n:
+        prefix = counts.prefix[:, : len(marks)]
+    else:
+        marks = np.append(marks, n)
+        prefix[estimation.sum(-1) < n, -1] = -1
+    chosen = replace(counts, n=n, estimation=estimation, marks=marks, prefix=prefix)
+    if np.array_equal(estimation, counts.estimation):
+        return chosen
+    # Sums are of all samples; of fewer they were not kept.
+    nothing = np.zeros((len(estimation), 0))
+    return replace(chosen, probability_sum=nothing, probability_square=nothing)
+
+
+def _first(counts: ClassifierCounts, row: int, n: int) -> IntArray:
+    have: IntArray = counts.estimation[row]
+    if have.sum() <= n:
+        return have
+    mark = int(np.searchsorted(counts.marks, n))
+    if mark < len(counts.marks) and counts.prefix[row, mark, 0] >= 0:
+        have = counts.prefix[row, mark]
+        if counts.marks[mark] == n:
+            return have
+    generator = np.random.default_rng([counts.seed, int(counts.example[row]), n])
+    return np.asarray(generator.multivariate_hypergeometric(have, n, method="marginals"), dtype=np.int64)
+
+
+def derive(
+    counts: ClassifierCounts, *, kind: CertificateKind = "certify", alpha: float | None = None, n: int | None = None
+) -> Certificates:
+    """Return the certificates that counts imply.
+
+    `certify`: the rule's own. `two_sided`: `certificates.two_sided_counts`. `soft`: of the smoothed average
+    of probabilities instead of votes, which is another classifier. `predict`: PREDICT's class, without a radius.
+
+    Args:
+        counts: Of one classifier.
+        kind: What to derive.
+        alpha: Failure probability of each certificate; the rule's when None.
+        n: Estimation samples, at most; all when None.
+
+    Raises:
+        ValueError: It cannot be derived from these counts, or alpha or n is out of range.
+    """
+    level, chosen = counts.alpha if alpha is None else alpha, counts if n is None else first_samples(counts, n)
+    check_alpha(level)
+    if kind == "predict":
+        return _predictions(chosen, alpha=level)
+    if kind == "soft":
+        return soft_counts(chosen, alpha=level)
+    check_can_certify(chosen.n, level)
+    if kind == "two_sided":
+        if counts.rule.name == "radius_grid":
+            raise ValueError("rule radius_grid has no two-sided certificate; certify with fixed or planned")
+        return two_sided_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
+    if chosen.rule.name == "radius_grid":
+        return _grid_certificates(chosen, alpha=level)
+    return certify_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
+
+
+def _grid_certificates(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+    """Return the largest radius of the grid that the looks have proven."""
+    assert counts.rule.name == "radius_grid"
+    schedule: tuple[Look, ...] = looks(counts.n, alpha)
+    selected = counts.selection.argmax(-1)
+    n_a = np.take_along_axis(counts.prefix, selected[:, None, None], -1)[..., 0]
+    done = (counts.prefix[..., 0] >= 0).sum(-1)
+    # Looks that no example has reached need not be noted.
+    most = int(done.max(initial=0))
+    assert [look.n for look in schedule[:most]] == counts.marks[:most].tolist()
+    bound = np.zeros(len(selected))
+    for reached in np.unique(done[done > 0]):
+        those = done == reached
+        bound[those] = proven(n_a[those, :reached], schedule)
+    n_final = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
+    result = claims(selected, n_final, bound, sigma=counts.sigma)
+    return replace(result, radius=floor_to_grid(result.radius, counts.rule.grid))
+
+
+def soft_counts(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+    """Return certificates of the soft smoothed classifier, whose score is the mean probability of each class.
+
+    The lower bound of the selected class's mean is the empirical Bernstein bound of Maurer and Pontil 2009,
+    mean - sqrt(2 v ln(2 / alpha) / n) - 7 ln(2 / alpha) / (3 (n - 1)) with v the unbiased variance, as in MACER's
+    evaluation; the radius is sigma ndtri of it (Zhai et al. 2020, theorem 1 with the bound 1 - p_a on the runner-up).
+    """
+    selected = counts.selection.argmax(-1)
+    n = counts.drawn
+    if counts.rule.name == "radius_grid":
+        raise ValueError("rule radius_grid stops by its estimation samples, which a soft certificate may not use again")
+    if counts.probability_sum.shape != counts.estimation.shape:
+        raise ValueError(f"the soft certificate needs all samples: probabilities were not kept at n = {counts.n}")
+    total = np.take_along_axis(counts.probability_sum, selected[:, None], -1)[:, 0]
+    square = np.take_along_axis(counts.probability_square, selected[:, None], -1)[:, 0]
+    enough = np.maximum(n, 2)
+    mean = total / enough
+    variance = np.maximum(square - enough * mean**2, 0.0) / (enough - 1)
+    log = np.log(2 / alpha)
+    bound = mean - np.sqrt(2 * variance * log / enough) - 7 * log / (3 * (enough - 1))
+    n_a = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
+    return claims(selected, n_a, np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0), sigma=counts.sigma)
+
+
+def _predictions(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+    if counts.rule.name == "radius_grid":
+        raise ValueError("rule radius_grid stops by its estimation samples, which PREDICT may not use again")
+    classes = np.array([predict_counts(row, alpha=alpha) for row in counts.estimation], dtype=np.int64)
+    n_a = counts.estimation.max(-1)
+    prediction, nothing = np.where(counts.drawn > 0, classes, ABSTAIN), np.zeros(len(classes))
+    return Certificates(prediction=prediction, radius=nothing, n_a=n_a, p_a_lower=nothing)
+
+
+@dataclass(frozen=True)
+class CertifiedClassifier:
+    """The certificates of one classifier (a base model or an ensemble), ordered by example."""
+
+    id: str
+    kind: Literal["model", "ensemble"]
+    sigma: float
+    example: IntArray
+    """[example], position in the test part of the data set."""
+    label: IntArray
+    """[example]."""
+    prediction: IntArray
+    """[example], ABSTAIN = -1."""
+    radius: FloatArray
+    """[example], pixel units, 0 where abstained."""
+    n_a: IntArray
+    """[example], estimation samples of the selected class."""
+    p_a_lower: FloatArray
+    """[example]."""
+    n: IntArray
+    """[example], estimation samples."""
+    samples: IntArray
+    """[example], samples in all, of selection, pilot and estimation."""
+    stopped: NDArray[np.bool_]
+    """[example], whether the selection missed the label and nothing more was drawn: wrong, whatever would follow."""
+    rule: str
+    """Name of the rule that said how many samples there are."""
+    two_sided: float
+    """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule has none."""
+    seconds: float
+    """Time of the passes it was certified in, shared with all other classifiers of the pass."""
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """[example], whether the prediction is the label."""
+        return np.equal(self.prediction, self.label)
+
+
+def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
+    """Return the certificates of a classifier by its rule, and its ACR by two-sided ones."""
+    own = derive(counts)
+    two_sided = float("nan")
+    if counts.rule.name != "radius_grid":
+        both = derive(counts, kind="two_sided")
+        two_sided = average_certified_radius(both.radius, both.prediction == counts.label)
+    return CertifiedClassifier(
+        id=counts.id,
+        kind=counts.kind,
+        sigma=counts.sigma,
+        example=counts.example,
+        label=counts.label,
+        prediction=own.prediction,
+        radius=own.radius,
+        n_a=own.n_a,
+        p_a_lower=own.p_a_lower,
+        n=counts.drawn,
+        samples=counts.samples,
+        stopped=counts.stop == "label",
+        rule=counts.rule.name,
+        two_sided=two_sided,
+        seconds=counts.seconds,
+    )
+
+
+def credited_radius(classifier: CertifiedClassifier) -> FloatArray:
+    """Return [example] the radius where the prediction is correct, else 0: what the ACR is the mean of."""
+    return np.where(classifier.correct, classifier.radius, 0.0)

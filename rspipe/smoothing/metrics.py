@@ -1,0 +1,112 @@
+"""Metrics over examples: ACR, certified accuracy, and what can be said of them and of differences between them."""
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from rspipe.records import Interval
+
+FloatArray = NDArray[np.float64]
+
+
+def _credited(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
+    """Return the radius of correct examples and 0 of the others, as one flat array."""
+    r, c = np.asarray(radius, dtype=np.float64), np.asarray(correct)
+    if r.shape != c.shape or r.ndim != 1 or r.size == 0:
+        raise ValueError(f"radius and correct must be equally long and not empty, got {r.shape} and {c.shape}")
+    if not np.all(r >= 0):
+        raise ValueError("radius must not be negative or NaN")
+    return np.where(c.astype(bool), r, 0.0)
+
+
+def average_certified_radius(radius: ArrayLike, correct: ArrayLike) -> float:
+    """Return the ACR: the mean over examples of the certified radius, wrong and abstained examples counting 0.
+
+    Args:
+        radius: [example] certified radii, in pixel units.
+        correct: [example] whether the prediction is the label (never for an abstention).
+    """
+    return float(_credited(radius, correct).mean())
+
+
+def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) -> FloatArray:
+    """Return the share of examples that are correct with a certified radius >= r, for each r of `radii`.
+
+    Arguments are those of `average_certified_radius`, and `radii` of any shape.
+    """
+    credited = np.where(np.asarray(correct, dtype=bool), np.asarray(radius, dtype=np.float64), -np.inf)
+    _credited(radius, correct)
+    return np.asarray((credited >= np.asarray(radii, dtype=np.float64)[..., None]).mean(-1), dtype=np.float64)
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Return the standard error of the mean of [example] values, for the choice of examples; infinite for a single."""
+    given = np.asarray(values, dtype=np.float64)
+    return float(given.std(ddof=1) / np.sqrt(given.size)) if given.size > 1 else float("inf")
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean of [example] values with a normal interval for the choice of examples; infinite for a single."""
+    given = np.asarray(values, dtype=np.float64)
+    mean, half = float(given.mean()), float(ndtri(0.5 + confidence / 2)) * standard_error(given)
+    return Interval(estimate=mean, low=mean - half, high=mean + half)
+
+
+_RESAMPLES = 2000
+"""Of the bootstrap: the ends of an interval are known to some 3 % of its half length."""
+
+
+@lru_cache(maxsize=2)
+def _resamples(size: int) -> NDArray[np.uint8]:
+    """Return [resample, example] how often each example is drawn; always the same."""
+    rng, counts = np.random.default_rng(0), np.empty((_RESAMPLES, size), dtype=np.uint8)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+    return counts
+
+
+def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean of [example] values with a percentile bootstrap interval for the choice of examples.
+
+    The resamples are the same for every call of one size, and the order of the values does not matter: the interval
+    is a function of the values. Infinite for a single value, of which there is nothing to be learnt.
+    """
+    given = np.sort(np.asarray(values, dtype=np.float64))
+    mean = float(given.mean())
+    if given.size == 1:
+        return Interval(estimate=mean, low=-np.inf, high=np.inf)
+    # Without BLAS, whose sums depend on the number of threads.
+    parts = np.array_split(_resamples(given.size), -(-_RESAMPLES * given.size // 1_000_000))
+    means = np.concatenate([(counts * given).sum(1) for counts in parts]) / given.size
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(estimate=mean, low=float(low), high=float(high))
+
+
+def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the ACR with a bootstrap interval for the choice of test images."""
+    return bootstrap_interval(_credited(radius, correct), confidence=confidence)
+
+
+def paired_difference(
+    radius_a: ArrayLike, correct_a: ArrayLike, radius_b: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0.95
+) -> Interval:
+    """Return the difference of ACR, a minus b, on the same images in the same order, with a paired normal interval."""
+    return mean_interval(_credited(radius_a, correct_a) - _credited(radius_b, correct_b), confidence=confidence)
+
+
+def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Return pointwise Wilson intervals (low, high) of shares over `examples` images."""
+    p, z = np.asarray(share, dtype=np.float64), float(ndtri(0.5 + confidence / 2))
+    middle = (p + z**2 / (2 * examples)) / (1 + z**2 / examples)
+    half = z / (1 + z**2 / examples) * np.sqrt(p * (1 - p) / examples + z**2 / (4 * examples**2))
+    return middle - half, middle + half
+
+
+def verdict(interval: Interval) -> Literal["higher", "lower", "not significant"]:
+    """Return what an interval of a difference says of its sign."""
+    if interval.low > 0:
+        return "higher"
+    return "lower" if interval.high < 0 else "not significant"

@@ -1,0 +1,315 @@
+"""Ray Data passes over images: rows (pass, example, image) stream to actors that expand them into noisy samples.
+
+Noise never travels: an actor draws it on its own device. One row is one image, one block a few images, and a block
+is either finished or not.
+"""
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rspipe.data.splits import Split
+from rspipe.ensembles.moments import image_margins
+from rspipe.ensembles.spec import WeighSpec
+from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
+from rspipe.execution.board import pool
+from rspipe.execution.failures import root_cause
+from rspipe.execution.resources import Cluster, Resources
+from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
+from rspipe.smoothing.classifiers import BatchLimit, Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.spec import CertifySpec
+from rspipe.spec import Precision
+from rspipe.storage.classifiers import load_network
+from rspipe.storage.paths import place
+from rspipe.storage.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+_FRUITLESS_POOLS = 3
+
+_IMAGES_PER_BLOCK = 4
+
+# Beyond so many numbers of noisy input, summed over members, an image is a block of its own: less is lost in a kill.
+_NUMBERS_PER_BLOCK = 2e7
+
+
+@dataclass(frozen=True)
+class CountPass:
+    """Count the classes that classifiers return."""
+
+    sigma: float
+    members: tuple[str, ...]
+    """Ids of the models that run."""
+    classifiers: tuple[Classifier, ...]
+    certify: CertifySpec
+    classes: int
+
+    @property
+    def precision(self) -> Precision:
+        """Of the forward pass."""
+        return self.certify.precision
+
+    @property
+    def forward_samples(self) -> int:
+        """Samples of an image that members run on, at most, summed over members."""
+        return (self.certify.n0 + self.certify.n) * len(self.members)
+
+    def run(
+        self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
+    ) -> dict[str, Any]:
+        """Return the arrays of `smoothing.counting.ImageCounts`; the label may only stop a count, never change it."""
+        found = count_image(
+            networks,
+            self.classifiers,
+            image,
+            label=label,
+            sigma=self.sigma,
+            spec=self.certify,
+            example=example,
+            classes=self.classes,
+            limit=limit,
+        )
+        return {field.name: np.asarray(getattr(found, field.name)) for field in fields(found)}
+
+
+MARGIN_ARRAYS = ("mean", "covariance", "label_probability", "margins")
+"""What a `MomentPass` finds at an image."""
+
+
+def array_name(average: str, name: str) -> str:
+    """Return the name of an array among those that a `MomentPass` finds."""
+    return f"{average}/{name}"
+
+
+@dataclass(frozen=True)
+class MomentPass:
+    """Estimate the moments of the members' label margins."""
+
+    sigma: float
+    members: tuple[str, ...]
+    averages: tuple[str, ...]
+    """Whether the margins are of probabilities, of logits or of both, from the same forward passes."""
+    weigh: WeighSpec
+    precision: Precision
+
+    @property
+    def forward_samples(self) -> int:
+        """Samples of an image that members run on, summed over members."""
+        return self.weigh.draws * len(self.members)
+
+    def run(
+        self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
+    ) -> dict[str, Any]:
+        """Return the arrays of an `ImageMargins` by `array_name`: mean and covariance for its moments."""
+        found = image_margins(
+            networks,
+            image,
+            label,
+            averages=self.averages,
+            sigma=self.sigma,
+            draws=self.weigh.draws,
+            seed=self.weigh.seed,
+            example=example,
+            limit=limit,
+        )
+        return {
+            array_name(average, name): array
+            for average, margins in found.items()
+            for name, array in zip(
+                MARGIN_ARRAYS,
+                (margins.moments.mean, margins.moments.covariance, margins.label_probability, margins.margins),
+                strict=True,
+            )
+        }
+
+
+Pass = CountPass | MomentPass
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images that a pass has still to visit."""
+
+    sampling: Pass
+    split: Split
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a pass found at one image."""
+
+    work: int
+    """Position among the works of the call."""
+    example: int
+    label: int
+    seconds: float
+    arrays: dict[str, np.ndarray[Any, Any]]
+    device: str
+
+
+class Sampler:
+    """The actor: keeps its networks between blocks."""
+
+    def __init__(self, run_dir: str, passes: list[Pass], classes: int, roster: Any, resources: Resources) -> None:
+        import ray
+
+        if not ray.get(roster.join.remote(ray.get_runtime_context().current_actor)):
+            ray.actor.exit_actor()
+        set_deterministic(threads=resources.threads_per_worker)
+        keep_freed_memory()
+        self._store, self._passes, self._classes = Store(place(run_dir)), passes, classes
+        self._device = worker_device(resources.gpus_per_worker)
+        self._networks: dict[tuple[str, Precision], nn.Module] = {}
+        self._limits = [BatchLimit() for _ in passes]
+
+    def _network(self, model: str, precision: Precision) -> nn.Module:
+        if (model, precision) not in self._networks:
+            self._networks[model, precision] = load_network(
+                self._store, model, classes=self._classes, device=self._device, precision=precision
+            )
+        return self._networks[model, precision]
+
+    def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Return one row per row of the block, with the found arrays as bytes."""
+        self._store.check_shared()
+        rows: dict[str, list[Any]] = {name: [] for name in ("work", "example", "label", "seconds", "device", "found")}
+        for which, example, label, pixels in zip(
+            block["work"], block["example"], block["label"], block["image"], strict=True
+        ):
+            began = time.monotonic()
+            sampling = self._passes[int(which)]
+            networks = [self._network(model, sampling.precision) for model in sampling.members]
+            # The block is read-only memory of Ray's; torch wants its own.
+            image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
+            try:
+                found = sampling.run(networks, image, int(label), int(example), limit=self._limits[int(which)])
+            except ModelError as error:
+                raise ModelError(f"{error} (image {example}, members {', '.join(sampling.members)})") from error
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise ClusterError(
+                    f"out of memory at image {example} ({error}); lower certify.batch_size or run fewer workers"
+                ) from error
+            rows["work"].append(int(which))
+            rows["example"].append(int(example))
+            rows["label"].append(int(label))
+            rows["seconds"].append(time.monotonic() - began)
+            rows["device"].append(str(self._device))
+            rows["found"].append(_pack(found))
+        return rows
+
+
+def _pack(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _unpack(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def visit(
+    store: Store, works: Sequence[Work], *, classes: int, cluster: Cluster, on_block: Callable[[list[Visit]], None]
+) -> None:
+    """Run passes over images on a pool of actors; `on_block` gets each finished block as it arrives, in any order.
+
+    Nodes that join are used at once. When an actor or its node dies, a new pool goes on with the images that no block
+    has brought yet.
+
+    Raises:
+        ClusterError: The resources are not there, or actors kept dying.
+        RspipeError: What an actor ran into, e.g. a model that returns NaN.
+    """
+    waiting = {
+        (which, int(example)): {"work": which, "example": int(example), "label": int(label), "image": image.numpy()}
+        for which, work in enumerate(works)
+        for image, label, example in zip(work.split.images, work.split.labels, work.split.index, strict=True)
+    }
+
+    def arrived(visits: list[Visit]) -> None:
+        for one in visits:
+            del waiting[one.work, one.example]
+        on_block(visits)
+
+    fruitless = 0
+    while waiting:
+        before = len(waiting)
+        try:
+            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster, on_block=arrived)
+        except WorkersLostError as error:
+            fruitless = 0 if len(waiting) < before else fruitless + 1
+            if fruitless == _FRUITLESS_POOLS:
+                raise
+            _log.warning("warning: %s; going on with the %d images left", error, len(waiting))
+
+
+def _run_pool(
+    store: Store,
+    works: Sequence[Work],
+    rows: list[dict[str, Any]],
+    *,
+    classes: int,
+    cluster: Cluster,
+    on_block: Callable[[list[Visit]], None],
+) -> None:
+    """Run one pool of actors over rows until they are done or an actor is lost; it grows with the cluster."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    asked = cluster.resources
+    size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
+    images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
+    blocks = -(-len(rows) // images)
+    at_once = cluster.now().workers(blocks)
+    most = max(at_once, min(blocks, asked.workers or blocks))
+    try:
+        with pool() as roster, warnings.catch_warnings():
+            # `max_restarts` loses its place in 2.64, beyond our pin, and has no other yet.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+                Sampler,
+                fn_constructor_kwargs={
+                    "run_dir": str(store.run_dir),
+                    "passes": [work.sampling for work in works],
+                    "classes": classes,
+                    "roster": roster,
+                    "resources": asked,
+                },
+                batch_size=None if asked.gpus_per_worker == 0 else images,
+                compute=ActorPoolStrategy(min_size=at_once, max_size=most),
+                num_cpus=asked.cpus_per_worker,
+                num_gpus=asked.gpus_per_worker or None,
+                # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.
+                max_restarts=0,
+            )
+            for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                on_block(list(_visits(block)))
+    except RspipeError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ClusterError(f"the pass over the images failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _visits(block: dict[str, np.ndarray[Any, Any]]) -> Iterator[Visit]:
+    for row in range(len(block["work"])):
+        yield Visit(
+            work=int(block["work"][row]),
+            example=int(block["example"][row]),
+            label=int(block["label"][row]),
+            seconds=float(block["seconds"][row]),
+            arrays=_unpack(bytes(block["found"][row])),
+            device=str(block["device"][row]),
+        )

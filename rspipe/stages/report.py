@@ -1,0 +1,172 @@
+"""What a run directory holds, read back as records, and the reports made from it."""
+
+from dataclasses import replace
+
+from rspipe.audit.log import certification_log
+from rspipe.ensembles.spec import EnsembleSpec
+from rspipe.errors import StoreError
+from rspipe.records import TrainedModel
+from rspipe.report.differences import compare
+from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
+from rspipe.report.figures import figure_pdf, figure_svg
+from rspipe.report.report import render_report, report_figures
+from rspipe.report.results import Results, display_name
+from rspipe.report.runs import CertifiedRun, Contender
+from rspipe.report.summaries import Summary, summarize
+from rspipe.report.tables import Table
+from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
+from rspipe.stages.weigh import member_margins
+from rspipe.storage.classifiers import certification_keys
+from rspipe.storage.files import read_json, write_bytes, write_text
+from rspipe.storage.paths import Place
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.training.spec import ModelSpec
+
+
+def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
+    """Return the study's base classifiers: those of the file, and the winners of the searches that are finished."""
+    winners = [
+        spec
+        for search in study.search_specs
+        if (result := store.search_result(search.id, trials=search.trials)) is not None
+        for spec in study.winner_specs(search, result.best)
+    ]
+    return (*study.model_specs, *winners)
+
+
+def _trained(store: Store, spec: ModelSpec) -> TrainedModel | None:
+    """Return the record of a model that is trained, or None.
+
+    Raises:
+        StoreError: It is not of this model: its network is built from what it says, so it must be the study's own.
+    """
+    record = store.trained_model(spec.id)
+    if record is not None and record.spec != spec.model_dump(mode="json"):
+        raise StoreError(
+            f"{store.model_dir(spec.id)}: model.json describes another model than the study does; "
+            "delete the folder and run again"
+        )
+    return record
+
+
+def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, ...]:
+    """Return the study's ensembles whose members are all trained and did not diverge.
+
+    Members are the first models of a label in the order of its seeds: none takes the place of another.
+    """
+    records = {spec.id: _trained(store, spec) for spec in known_models(store, study)}
+    finished = {id_ for id_, record in records.items() if record is not None and record.status == "finished"}
+    return tuple(spec for spec in study.ensemble_specs(known_models(store, study)) if finished.issuperset(spec.members))
+
+
+def read_results(store: Store, study: StudyConfig) -> Results:
+    """Return everything the study has produced so far."""
+    models = [record for spec in known_models(store, study) if (record := _trained(store, spec)) is not None]
+    searches = [
+        result
+        for search in study.search_specs
+        if (result := store.search_result(search.id, trials=search.trials)) is not None
+    ]
+    trials = [trial for search in study.search_specs for trial in store.trials(search.id)]
+    specs = finished_ensembles(store, study)
+    ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
+    keys = certification_keys(study, models, ensembles)
+    return Results(
+        study=study,
+        environment=read_json(store.run_dir / "environment.json"),
+        models=tuple(models),
+        searches=tuple(searches),
+        trials=tuple(trials),
+        ensembles=tuple(ensembles),
+        certified=store.certified(keys),
+        # Of classifiers that are no longer what was attacked, nothing is known.
+        attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
+    )
+
+
+def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCounts]:
+    """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
+
+    Raises:
+        StoreError: There are none.
+    """
+    results = read_results(store, study)
+    keys = certification_keys(study, results.models, results.ensembles)
+    found = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
+    if not found:
+        raise StoreError(f"{store.run_dir}: holds no counts of this study; run pipelines/certify.py first")
+    names = {record.id: display_name(record) for record in results.models}
+    names |= {record.id: display_name(record) for record in results.ensembles}
+    known = sorted((id_ for id_ in names if id_ in found), key=lambda id_: found[id_].sigma)
+    return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
+
+
+def read_run(run_dir: Place) -> CertifiedRun:
+    """Return what a run directory says to a comparison: its study is the one it was made with.
+
+    Raises:
+        StoreError: It is no run directory, of another version of rspipe, or holds no counts.
+    """
+    store = Store(run_dir)
+    study = store.study()
+    results = read_results(store, study)
+    keys = certification_keys(study, results.models, results.ensembles)
+    counts = {found.id: found for found in store.classifier_counts(keys, complete=True)}
+    seeds: dict[tuple[str, float], list[ClassifierCounts]] = {}
+    for model in results.models:
+        if model.id in counts:
+            seeds.setdefault((model.label, model.train_sigma), []).append(counts[model.id])
+    models = [Contender(label, sigma, tuple(found)) for (label, sigma), found in seeds.items()]
+    ensembles = [Contender(display_name(r), r.sigma, (counts[r.id],)) for r in results.ensembles if r.id in counts]
+    if not counts:
+        raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
+    ordered = sorted([*models, *ensembles], key=lambda one: one.sigma)
+    return CertifiedRun(name=run_dir.name, data=study.data, contenders=tuple(ordered))
+
+
+def write_derived(
+    store: Store, study: StudyConfig, *, kind: CertificateKind, alpha: float | None, n: int | None
+) -> tuple[Table, Place]:
+    """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
+
+    The files are certification logs in Cohen's six columns, one per classifier, radii rounded down.
+
+    Raises:
+        StoreError: There are no counts.
+        ValueError: They cannot be derived.
+    """
+    all_counts = stored_counts(store, study)
+    level, most = alpha or study.certify.alpha, n or study.certify.n
+    folder = store.run_dir / "derived" / f"{study.certify.rule.name}-{kind}-alpha{level:g}-n{most}"
+    rows = {}
+    for name, counts in all_counts.items():
+        certificates = derive(counts, kind=kind, alpha=alpha, n=n)
+        write_text(folder / f"{counts.id}.tsv", certification_log(counts, certificates))
+        rows[name] = (counts, certificates)
+    return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
+
+
+def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Place]]:
+    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
+
+    Returns what they hold, and their paths by name.
+    """
+    margins = member_margins(store, results.study, finished_ensembles(store, results.study))
+    results, summaries = replace(results, margins=margins), summarize(results)
+    texts = {
+        "summary.tsv": summary_tsv(summaries),
+        "summary.csv": summary_tsv(summaries, delimiter=","),
+        "summary.md": summary_markdown(results, summaries),
+        "summary.tex": summary_latex(results, summaries),
+    }
+    pictures = {}
+    for name, figure in report_figures(results, summaries).items():
+        texts[f"figures/{name}.svg"] = figure_svg(figure, name=name)
+        pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
+    texts["report.html"] = render_report(results, summaries, compare(results))
+    for name, text in texts.items():
+        write_text(store.run_dir / name, text)
+    for name, picture in pictures.items():
+        write_bytes(store.run_dir / name, picture)
+    return summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

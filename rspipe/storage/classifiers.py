@@ -1,0 +1,113 @@
+"""From records of a run directory to the classifiers that are certified, and their networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rspipe.errors import ModelError
+from rspipe.networks.architectures import build_network
+from rspipe.networks.deployment import deploy
+from rspipe.networks.normalization import normalization, set_normalization
+from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.smoothing.classifiers import COMBINATIONS, Classifier, Combination
+from rspipe.spec import Precision, content_id
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A classifier to certify, its members by id."""
+
+    id: str
+    kind: str
+    sigma: float
+    members: tuple[str, ...]
+    weights: tuple[float, ...]
+    average: str
+    checksums: tuple[str, ...]
+    combination: Combination = "average"
+    first: int = 0
+
+
+def candidates_of(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[Candidate]:
+    base = [
+        Candidate(model.id, "model", model.train_sigma, (model.id,), (1.0,), "logits", (model.checksum,))
+        for model in models
+        if model.status == "finished"
+    ]
+    mixed = [
+        Candidate(
+            id=one.id,
+            kind="ensemble",
+            sigma=one.sigma,
+            members=one.members,
+            weights=one.weights,
+            average=one.average,
+            checksums=one.checksums,
+            combination=COMBINATIONS.get(one.method, "average"),
+            first=one.first,
+        )
+        for one in ensembles
+    ]
+    return base + mixed
+
+
+def classifier_of(record: TrainedModel | EnsembleWeights) -> tuple[Classifier, tuple[str, ...]]:
+    """Return the classifier that is certified for a record, and the ids of its members, by position."""
+    (candidate,) = candidates_of([record], []) if isinstance(record, TrainedModel) else candidates_of([], [record])
+    return classifier_among(candidate, candidate.members), candidate.members
+
+
+def classifier_among(candidate: Candidate, members: Sequence[str]) -> Classifier:
+    """Return a candidate as a classifier of the models that run, by position."""
+    return Classifier(
+        id=candidate.id,
+        members=tuple(members.index(member) for member in candidate.members),
+        weights=candidate.weights,
+        average="probabilities" if candidate.average == "probabilities" else "logits",
+        combination=candidate.combination,
+        first=candidate.first,
+    )
+
+
+def certification_keys(
+    study: StudyConfig, models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]
+) -> dict[str, str]:
+    """Return the identity of what determines the counts of each classifier, beside the example."""
+    rule = study.certify.model_dump(mode="json", exclude={"images"})
+    shared = [rule, study.data.model_dump(mode="json")]
+    return {
+        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average, one.combination, one.first])
+        for one in candidates_of(models, ensembles)
+    }
+
+
+def load_network(
+    store: Store, model: str, *, classes: int, device: torch.device, precision: Precision = "float32"
+) -> nn.Module:
+    """Return a trained network as it is deployed in a precision; errors are those of `trained_network`."""
+    return deploy(trained_network(store, model, classes=classes, device=device), precision=precision)
+
+
+def trained_network(store: Store, model: str, *, classes: int, device: torch.device) -> nn.Module:
+    """Return a trained network as it was trained, with gradients.
+
+    Raises:
+        ModelError: The architecture normalizes otherwise than it did when the network was trained.
+    """
+    record = store.existing_model(model)
+    network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
+    if record.method == "checkpoint" and record.normalization is not None:
+        # It is the checkpoint's own, and no property of the architecture.
+        set_normalization(network, record.normalization)
+    network.load_state_dict(store.parameters(model))
+    # The parameters do not hold it, so that nothing else would notice.
+    if record.normalization is not None and record.normalization != (now := normalization(network)):
+        raise ModelError(
+            f"{model} was trained with normalization {record.normalization}, "
+            f"but {record.spec['architecture']} has {now}; go back to the version that trained it, or start a new run"
+        )
+    return network.to(device)

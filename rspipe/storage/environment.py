@@ -1,0 +1,59 @@
+"""What a run is made with: commit, packages, device, machine."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of a run depend on beside its study, on this machine, and when it began."""
+    packages = ("rspipe", "torch", "torchvision", "ray", "numpy", "scipy", "cvxpy", "mlflow", "scikit-learn")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "commit": _commit(Path(__file__).parent),
+        "python": platform.python_version(),
+        **found,
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+        "gpu": gpu,
+        "precision": "float32",
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "numpy_random": np.random.Philox.__name__,
+    }
+
+
+def _commit(folder: Path) -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        # An image holds no repository; its making says which commit it is.
+        return os.environ.get("RSPIPE_COMMIT") or "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

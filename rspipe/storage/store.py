@@ -1,0 +1,376 @@
+"""The run directory: the truth of a study.
+
+    study.toml          the study file as passed
+    study.json          its validated content and id
+    environment.json    commit, packages, machine
+    models/<id>/        model.json, weights.pt; checkpoint.pt while training
+    search/<id>/        trial-<k>.json, result.json; checkpoint-<hyper-parameters>.pt while a trial trains
+    moments/<id>.npz    moments of margins on the calibration split
+    weights/<id>.json   ensembles
+    certificates/       one Parquet part per finished block of images
+    boundary/<id>.json  attacks inside and beyond certified radii, where they were asked for
+    lock                held by the running process
+
+A record is written last and atomically: what it describes is finished, and finished work is never done again.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from rspipe.errors import DamagedError, StoreError
+from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.search.space import Parameters
+from rspipe.smoothing.derivation import CertifiedClassifier, ClassifierCounts, certified_classifier
+from rspipe.spec import content_id
+from rspipe.storage.counts import COLUMNS, NOTED, SOFT, by_classifier, classifier_counts_of, disputed
+from rspipe.storage.files import (
+    checksum,
+    damaged,
+    found_json,
+    load_torch,
+    read_json,
+    save_torch,
+    write_atomically,
+    write_json,
+)
+from rspipe.storage.paths import Place, fetched, opened, set_aside
+from rspipe.study.config import StudyConfig
+
+R = TypeVar("R", bound=Record)
+
+
+_log = logging.getLogger(__name__)
+
+
+STUDY_FILE = "study.json"
+
+_VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
+
+
+class Store:
+    """A run directory. Cheap to make from its path, so workers get the path and make their own."""
+
+    def __init__(self, run_dir: Place) -> None:
+        if isinstance(run_dir, Path) and not run_dir.is_absolute():
+            raise ValueError(f"run_dir must be absolute, got {run_dir}")
+        self.run_dir = run_dir
+
+    def check_shared(self) -> None:
+        """Raise StoreError unless this process sees the run directory: a worker may be on another machine."""
+        if not (self.run_dir / STUDY_FILE).is_file():
+            raise StoreError(
+                f"run directory {self.run_dir} is not visible on {platform.node()}; "
+                "choose one on storage that all nodes share with --run-dir"
+            )
+
+    def check_owner(self, study: StudyConfig) -> None:
+        """Raise StoreError unless this is the run directory of a study: for those who read it without opening it."""
+        if not (self.run_dir / STUDY_FILE).is_file():
+            raise StoreError(f"{self.run_dir} is no run directory; run the study first, or name another with --run-dir")
+        known = read_json(self.run_dir / STUDY_FILE)
+        if known.get("id") != study.id:
+            identity = study.identity
+            before = {name: value for name, value in known.get("study", {}).items() if name in identity}
+            difference = _first_difference(before, identity)
+            raise StoreError(
+                f"run directory {self.run_dir} belongs to study {known.get('id')}, not to {study.id} "
+                f"({difference}); choose another with --run-dir"
+            )
+
+    def study(self) -> StudyConfig:
+        """Return the study that this run directory was made with. Paths of data, which are not kept, are empty.
+
+        Raises:
+            StoreError: It is no run directory, or of another version of rspipe.
+        """
+        path = self.run_dir / STUDY_FILE
+        if not path.is_file():
+            raise StoreError(f"{self.run_dir} is no run directory; give one that a study was run in")
+        content = read_json(path)
+        try:
+            kept = dict(content["study"])
+            if kept["data"]["name"] != "digits":
+                kept["data"] = {"folder": "", **kept["data"]}
+            study = StudyConfig.model_validate(kept)
+            known = str(content["id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
+        if study.id != known:
+            raise StoreError(f"{path}: {known} has become {study.id} in this version of rspipe; run the study again")
+        return study
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def model_dir(self, model: str) -> Place:
+        """Return the directory of a model."""
+        return self.run_dir / "models" / model
+
+    def trained_model(self, model: str) -> TrainedModel | None:
+        """Return the record of a finished model, or None."""
+        return self._record(TrainedModel, self.model_dir(model) / "model.json")
+
+    def existing_model(self, model: str) -> TrainedModel:
+        """Return the record of a model that has been trained.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        record = self.trained_model(model)
+        if record is None:
+            raise StoreError(f"{self.model_dir(model)}: the record of a trained model is missing; {_VANISHED}")
+        return record
+
+    def save_model(self, record: TrainedModel, parameters: dict[str, torch.Tensor]) -> None:
+        """Store a finished model: parameters first, record last."""
+        folder = self.model_dir(record.id)
+        save_torch(folder / "weights.pt", parameters)
+        write_json(folder / "model.json", record.to_json())
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def checkpoint(self, model: str) -> Any | None:
+        """Return the state that an interrupted training goes on from, or None; a damaged one counts as none."""
+        return _state(self.model_dir(model) / "checkpoint.pt")
+
+    def save_checkpoint(self, model: str, state: Any) -> None:
+        """Store the state of a training."""
+        save_torch(self.model_dir(model) / "checkpoint.pt", state)
+
+    def parameters(self, model: str) -> dict[str, torch.Tensor]:
+        """Return the parameters of a finished model, on the CPU.
+
+        Raises:
+            StoreError: They are not those that the record describes.
+        """
+        folder, record = self.model_dir(model), self.existing_model(model)
+        try:
+            parameters: dict[str, torch.Tensor] = load_torch(folder / "weights.pt")
+            intact = checksum(parameters) == record.checksum
+        except DamagedError:
+            intact = False
+        if not intact:
+            # The record alone would make the model count as finished.
+            raise StoreError(f"{folder}: weights.pt is not what model.json describes; delete the folder and run again")
+        return parameters
+
+    # --- search ---------------------------------------------------------------------------------------------------
+
+    def trial(self, search: str, index: int) -> Trial | None:
+        """Return the record of a finished trial, or None."""
+        return self._record(Trial, self.run_dir / "search" / search / f"trial-{index}.json")
+
+    def existing_trial(self, search: str, index: int) -> Trial:
+        """Return the record of a trial that has ended.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        trial = self.trial(search, index)
+        if trial is None:
+            raise StoreError(f"{self.run_dir / 'search' / search}: the record of trial {index} is missing; {_VANISHED}")
+        return trial
+
+    def trials(self, search: str) -> tuple[Trial, ...]:
+        """Return the records of all trials of a search that have ended, by index."""
+        paths = (self.run_dir / "search" / search).glob("trial-*.json")
+        found = [trial for path in paths if (trial := self._record(Trial, path)) is not None]
+        return tuple(sorted(found, key=lambda trial: trial.index))
+
+    def save_trial(self, trial: Trial) -> None:
+        """Store a finished trial."""
+        write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
+        self._trial_checkpoint(trial.search, trial.parameters).unlink(missing_ok=True)
+
+    def _trial_checkpoint(self, search: str, parameters: Parameters) -> Place:
+        # Not by position: a search that learns may propose something else in its place when it goes on.
+        return self.run_dir / "search" / search / f"checkpoint-{content_id(parameters)}.pt"
+
+    def trial_checkpoint(self, search: str, parameters: Parameters) -> Any | None:
+        """Return the state that an interrupted trial goes on from, or None; a damaged one counts as none."""
+        return _state(self._trial_checkpoint(search, parameters))
+
+    def save_trial_checkpoint(self, search: str, parameters: Parameters, state: Any) -> None:
+        """Store the state of a trial's training."""
+        save_torch(self._trial_checkpoint(search, parameters), state)
+
+    def search_result(self, search: str, *, trials: int) -> SearchResult | None:
+        """Return the record of a search that was finished with so many trials or more, or None."""
+        found = self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+        return found if found is not None and found.trials >= trials else None
+
+    def save_search_result(self, result: SearchResult) -> None:
+        """Store a finished search; states of trials that were not proposed again go."""
+        folder = self.run_dir / "search" / result.id
+        write_json(folder / "result.json", result.to_json())
+        for path in folder.glob("checkpoint-*.pt"):
+            path.unlink(missing_ok=True)
+
+    # --- ensembles ------------------------------------------------------------------------------------------------
+
+    def moments(self, moments: str) -> dict[str, Any] | None:
+        """Return the arrays of a finished pass over the calibration split, or None."""
+        path = self.run_dir / "moments" / f"{moments}.npz"
+        if not path.is_file():
+            return None
+        try:
+            with opened(path) as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise damaged(path, error) from error
+
+    def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
+        """Store the arrays of a pass over the calibration split."""
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **arrays)
+
+        write_atomically(self.run_dir / "moments" / f"{moments}.npz", write)
+
+    def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
+        """Return the record of an ensemble, or None; one of members that were trained anew since counts as none."""
+        record = self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
+        if record is None:
+            return None
+        members = [self.trained_model(member) for member in record.members]
+        return record if record.checksums == tuple(member.checksum for member in members if member) else None
+
+    def save_ensemble_weights(self, record: EnsembleWeights) -> None:
+        """Store an ensemble."""
+        write_json(self.run_dir / "weights" / f"{record.id}.json", record.to_json())
+
+    # --- certificates ---------------------------------------------------------------------------------------------
+
+    def save_counts(self, table: pa.Table) -> None:
+        """Store one block of certification counts as a Parquet part of its own, named by its content."""
+        key = repr([table[name].to_pylist() for name in ("example", "classifier", "key")])
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        write_atomically(
+            self.run_dir / "certificates" / f"part-{name}.parquet", lambda path: pq.write_table(table, path)
+        )
+
+    def counts(self, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Return all certification counts, or some columns of them; None when there are none.
+
+        A damaged part is set aside, to be redone.
+
+        Raises:
+            StoreError: A part cannot be read for another reason.
+        """
+        tables, wanted = [], None if columns is None else list(columns)
+        for path, source in fetched(sorted((self.run_dir / "certificates").glob("part-*.parquet"), key=str)):
+            try:
+                tables.append(pq.read_table(source, columns=wanted, partitioning=None))
+            except pa.ArrowInvalid as error:
+                _log.warning("warning: %s is damaged (%s) and set aside; its images are certified again", path, error)
+                set_aside(path)
+            except OSError as error:
+                raise StoreError(f"{path}: could not be read: {error}; mend that and run again") from error
+        return pa.concat_tables(tables) if tables else None
+
+    def counted(self) -> set[tuple[str, str, int]]:
+        """Return the (classifier, key, example) triples that have counts."""
+        names = ("classifier", "key", "example")
+        table = self.counts(names)
+        return set() if table is None else set(zip(*(table[name].to_pylist() for name in names), strict=True))
+
+    def classifier_counts(self, keys: Mapping[str, str], *, complete: bool = False) -> tuple[ClassifierCounts, ...]:
+        """Return the counts of every classifier of `keys` under its certification key, ordered by example.
+
+        Args:
+            keys: Key by classifier.
+            complete: Whether to read what only other certificates than the rule's own are derived from.
+
+        Raises:
+            StoreError: An example has two different counts under one key.
+        """
+        known = self.counts(["rule"])
+        if known is None:
+            return ()
+        grid = "radius_grid" in pc.unique(known["rule"]).to_pylist()
+        table = self.counts([*COLUMNS, *(NOTED if complete or grid else ()), *(SOFT if complete else ())])
+        assert table is not None
+        wanted = pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))
+        # Each is a copy of everything.
+        table = table if pc.all(wanted).as_py() else table.filter(wanted)
+        table = table.combine_chunks()
+        found = []
+        for classifier, rows in by_classifier(table):
+            ours = rows[rows["key"] == keys.get(classifier)]
+            if (example := disputed(ours)) is not None:
+                raise StoreError(
+                    f"{self.run_dir / 'certificates'}: {classifier} has two different counts for image {example}; "
+                    "two processes wrote here: delete the folder and certify again"
+                )
+            if len(ours):
+                found.append(classifier_counts_of(ours.drop_duplicates("example")))
+        return tuple(found)
+
+    def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
+        """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
+
+        Raises:
+            StoreError: An example has two different counts under one key.
+        """
+        return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
+
+    # --- attacks --------------------------------------------------------------------------------------------------
+
+    def boundary_checks(self) -> tuple[BoundaryCheck, ...]:
+        """Return the records of all attacks on certified classifiers."""
+        paths: list[Place] = sorted((self.run_dir / "boundary").glob("*.json"), key=str)
+        return tuple(record for path in paths if (record := self._record(BoundaryCheck, path)) is not None)
+
+    def save_boundary_check(self, record: BoundaryCheck) -> None:
+        """Store what attacks on a classifier found, in place of what earlier ones did."""
+        write_json(self.run_dir / "boundary" / f"{record.classifier}.json", record.to_json())
+
+    # --- common ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _record(kind: type[R], path: Place) -> R | None:
+        content = found_json(path)
+        if content is None:
+            return None
+        try:
+            return kind.from_json(content)
+        except TypeError as error:
+            raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
+
+
+def _state(path: Place) -> Any | None:
+    """Return the state of a training that was saved at a path; a damaged one is deleted."""
+    try:
+        return load_torch(path) if path.is_file() else None
+    except DamagedError:
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _first_difference(old: Any, new: Any, place: str = "") -> str:
+    """Return a few words on the first place at which two JSON-like values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _first_difference(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            if before != after:
+                return _first_difference(before, after, f"{place}[{index}]")
+
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:37]}..."
+
+    return f"{place}: {short(old)} there, {short(new)} here"

@@ -1,0 +1,289 @@
+"""A validated study: its entries fit together, and become models, searches and ensembles."""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rspipe.data.spec import DataSpec, DigitsData
+from rspipe.ensembles.members import MOST_IN_SUBSETS, Member, parse_ids
+from rspipe.ensembles.spec import EnsembleSpec, WeighSpec, ensemble_name
+from rspipe.search.space import Parameters, applied
+from rspipe.search.spec import SearchSpec, without_trials
+from rspipe.smoothing.spec import CertifySpec
+from rspipe.spec import NonNegativeFloat, Spec, content_id, nearest
+from rspipe.study.entries import Claim, EnsembleGroup, ModelGroup, PublishedResult, SearchGroup
+from rspipe.training.spec import Label, ModelSpec
+
+SHARED = ("architecture", "training")
+"""What entries that train models inherit from the top of the file."""
+
+
+class StudyConfig(Spec):
+    """A validated study file."""
+
+    also_written: ClassVar[tuple[str, ...]] = SHARED
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    title: str = ""
+    data: DataSpec = DigitsData()
+    models: Annotated[tuple[ModelGroup, ...], Field(min_length=1)]
+    search: tuple[SearchGroup, ...] = ()
+    ensembles: tuple[EnsembleGroup, ...] = ()
+    weigh: WeighSpec = WeighSpec()
+    certify: CertifySpec = CertifySpec()
+    radii: tuple[NonNegativeFloat, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    """Radii at which certified accuracy is tabulated, in pixel units."""
+    baseline: Label | None = None
+    """Label that the report compares every model with; the first model by default."""
+    published: tuple[PublishedResult, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Readable, and unique for what determines the numbers: not for what is reported of them."""
+        return f"{self.name}-{content_id(self.identity)}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the numbers, JSON-like."""
+        content = self.model_dump(mode="json", exclude={"title", "radii", "baseline", "published", "claims"})
+        return {**content, "search": [without_trials(search) for search in content["search"]]}
+
+    @cached_property
+    def default_groups(self) -> tuple[ModelGroup, ...]:
+        """The settings that searches start from, where no entry trains them: what a winner is compared with.
+
+        Not of `sobol`, whose studies say themselves what they compare.
+        """
+        found = []
+        for group in (search for search in self.search if search.algorithm.name != "sobol"):
+            start = (group.method, group.training, group.architecture)
+            there = {s for g in self.models if (g.method, g.training, g.architecture) == start for s in g.sigma}
+            if missing := tuple(sigma for sigma in group.sigma if sigma not in there):
+                found.append(
+                    ModelGroup(
+                        label=f"{group.label}_default",
+                        architecture=group.architecture,
+                        method=group.method,
+                        training=group.training,
+                        sigma=missing,
+                        seeds=group.seeds,
+                    )
+                )
+        return tuple(found)
+
+    @property
+    def groups(self) -> tuple["ModelGroup | SearchGroup", ...]:
+        """Every entry that trains models."""
+        return (*self.models, *self.default_groups, *self.search)
+
+    @cached_property
+    def model_specs(self) -> tuple[ModelSpec, ...]:
+        """Every base classifier whose settings the file itself names."""
+        return tuple(
+            ModelSpec(
+                label=group.label,
+                data=self.data,
+                architecture=group.architecture,
+                method=group.method,
+                training=group.training,
+                train_sigma=sigma,
+                seed=seed,
+            )
+            for group in (*self.models, *self.default_groups)
+            for sigma in group.sigma
+            for seed in group.seeds
+        )
+
+    @cached_property
+    def search_specs(self) -> tuple[SearchSpec, ...]:
+        """One search per `[[search]]` and noise level."""
+        return tuple(
+            SearchSpec(
+                label=group.label,
+                data=self.data,
+                architecture=group.architecture,
+                method=group.method,
+                training=group.training.model_copy(update={"epochs": group.trial_epochs or group.training.epochs}),
+                sigma=sigma,
+                space=group.space,
+                trials=group.possible_trials,
+                seed=group.seed,
+                n=group.n,
+                alpha=group.alpha,
+                algorithm=group.algorithm,
+                objectives=group.objectives,
+                early_stopping=group.early_stopping,
+            )
+            for group in self.search
+            for sigma in group.sigma
+        )
+
+    def winner_specs(self, search: SearchSpec, best: Parameters) -> tuple[ModelSpec, ...]:
+        """Return the models to train with the hyper-parameters `best` that a search found."""
+        group = next(g for g in self.search if g.label == search.label and search.sigma in g.sigma)
+        method, training = applied(best, group.method, group.training)
+        return tuple(
+            ModelSpec(
+                label=group.label,
+                data=self.data,
+                architecture=group.architecture,
+                method=method,
+                training=training,
+                train_sigma=search.sigma,
+                seed=seed,
+            )
+            for seed in group.seeds
+        )
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """All noise levels, ascending."""
+        return tuple(sorted({s for group in self.groups for s in group.sigma}))
+
+    def ensemble_specs(self, models: Iterable[ModelSpec]) -> tuple[EnsembleSpec, ...]:
+        """Return the ensembles of the given models; those that name other models are left out."""
+        return self._ensembles((model.train_sigma, model.label, model.seed, model.id) for model in models)
+
+    def _ensembles(self, models: Iterable[tuple[float, str, int, str]]) -> tuple[EnsembleSpec, ...]:
+        """Return the ensembles of models (sigma, label, seed, id)."""
+        at: dict[float, list[Member]] = {}
+        alike: Counter[tuple[float, str]] = Counter()
+        for sigma, label, seed, name in models:
+            at.setdefault(sigma, []).append(Member(name, label, seed, alike[sigma, label]))
+            alike[sigma, label] += 1
+        # The same ensemble may be named by several entries.
+        specs: dict[tuple[Any, ...], EnsembleSpec] = {}
+        for group in self.ensembles:
+            for sigma in group.sigmas(self.sigmas):
+                pool = group.choose(at.get(sigma, []))
+                if pool is None:
+                    continue
+                for members in group.formed(pool):
+                    for spec in self._weighted(group, sigma, members):
+                        same = spec.members if spec.first else tuple(sorted(spec.members))
+                        specs.setdefault((sigma, same, spec.weights, spec.average, spec.first), spec)
+        return tuple(specs.values())
+
+    def _weighted(self, group: EnsembleGroup, sigma: float, members: tuple[Member, ...]) -> Iterable[EnsembleSpec]:
+        """Yield an ensemble with each of its entry's weightings."""
+        for weights in group.weights:
+            if weights == "consensus" and group.consensus >= len(members):
+                continue
+            yield EnsembleSpec(
+                label=group.label(members),
+                sigma=sigma,
+                members=tuple(member.id for member in members),
+                weights=weights,
+                average=group.average,
+                weigh=self.weigh,
+                first=group.consensus if weights == "consensus" else 0,
+            )
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "StudyConfig":
+        labels = [group.label for group in self.groups]
+        seeds: dict[tuple[str, float], set[int]] = {}
+        for group in self.groups:
+            if len(set(group.seeds)) < len(group.seeds):
+                raise PydanticCustomError(
+                    "seed_twice",
+                    "'{label}' lists a seed twice in seeds = {seeds}; remove one",
+                    {"label": group.label, "seeds": str(list(group.seeds))},
+                )
+            for sigma in group.sigma:
+                others = seeds.setdefault((group.label, sigma), set())
+                if others and (group.method.name != "checkpoint" or not others.isdisjoint(group.seeds)):
+                    raise PydanticCustomError(
+                        "label_twice",
+                        "two entries are labelled '{label}' at sigma {sigma}; give one another label",
+                        {"label": group.label, "sigma": sigma},
+                    )
+                others.update(group.seeds)
+        for index, ensemble in enumerate(self.ensembles):
+            self._members_fit(ensemble, seeds, place=f"ensembles[{index}]")
+        if self.baseline is not None and self.baseline not in labels:
+            raise PydanticCustomError(
+                "unknown_baseline",
+                "baseline: no model is labelled '{label}'{hint}",
+                {"label": self.baseline, "hint": nearest(self.baseline, labels)},
+            )
+        return self
+
+    def _ensemble_names(self) -> Iterable[str]:
+        """Yield what the ensembles are called in tables, before any model is trained."""
+        for spec in self._ensembles(
+            (sigma, group.label, seed, f"{group.label}-s{sigma:g}-seed{seed}")
+            for group in self.groups
+            for sigma in group.sigma
+            for seed in group.seeds
+        ):
+            yield ensemble_name(spec.label, spec.weights, spec.average)
+
+    @model_validator(mode="after")
+    def _entries_exist(self) -> "StudyConfig":
+        references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
+        for index, claim in enumerate(self.claims):
+            references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
+        # Forming hundreds of ensembles takes time that a study without references need not spend.
+        entries = [*(group.label for group in self.groups), *self._ensemble_names()] if references else []
+        for place, name in references:
+            if name not in entries:
+                raise PydanticCustomError(
+                    "unknown_entry",
+                    "{place}: there is no entry '{name}'{hint}",
+                    {"place": place, "name": name, "hint": nearest(name, entries)},
+                )
+        return self
+
+    def _members_fit(self, ensemble: EnsembleGroup, seeds: dict[tuple[str, float], set[int]], *, place: str) -> None:
+        """Raise unless an entry's members are models of the study, by label and noise level."""
+        labels, text = [group.label for group in self.groups], ensemble.text
+        wanted = ensemble.wanted(place=f"{place}.members")
+        size = sum(count for _, count in wanted)
+        if "consensus" in ensemble.weights and ensemble.consensus >= size:
+            raise PydanticCustomError(
+                "consensus_too_large",
+                "{place}.consensus = {first} must be below the {size} members of '{text}'",
+                {"place": place, "first": ensemble.consensus, "size": size, "text": text},
+            )
+        if ensemble.all_subsets and size > MOST_IN_SUBSETS:
+            raise PydanticCustomError(
+                "too_many_subsets",
+                "{place}.all_subsets: '{text}' are {size} members; all subsets are formed of {most} at most",
+                {"place": place, "text": text, "size": size, "most": MOST_IN_SUBSETS},
+            )
+        place = f"{place}.members"
+        for label, count in wanted:
+            if label not in labels:
+                raise PydanticCustomError(
+                    "unknown_member",
+                    "{place}: no model is labelled '{label}'{hint}",
+                    {"place": place, "label": label, "hint": nearest(label, labels)},
+                )
+            for sigma in ensemble.sigmas(self.sigmas):
+                have = len(seeds.get((label, sigma), ()))
+                if have < count and (ensemble.sigma is not None or have > 0):
+                    raise PydanticCustomError(
+                        "too_many_members",
+                        "{place}: '{label} x{count}' needs {count} models but sigma {sigma} has {have}; "
+                        "add seeds to '{label}' or ask for fewer",
+                        {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
+                    )
+        if not isinstance(ensemble.members, str):
+            for one in parse_ids(ensemble.members):
+                if one.seed not in seeds.get((one.label, one.sigma), ()) or ensemble.sigma not in (None, (one.sigma,)):
+                    raise PydanticCustomError(
+                        "unknown_model",
+                        "{place}: the study has no '{text}' at this noise level; see sigma and seeds of '{label}'",
+                        {"place": place, "text": one.text, "label": one.label},
+                    )
+        if not any(all((label, sigma) in seeds for label, _ in wanted) for sigma in self.sigmas):
+            raise PydanticCustomError(
+                "no_common_sigma",
+                "{place}: '{text}' has no sigma at which all of its members are trained; add one to 'sigma' of a model",
+                {"place": place, "text": text},
+            )

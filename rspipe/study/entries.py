@@ -1,0 +1,286 @@
+"""The tables of a study file, as they are written: `[[models]]`, `[[search]]`, `[[ensembles]]` and more."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_members, subsets
+from rspipe.ensembles.spec import Average, Weighting
+from rspipe.errors import StudyError
+from rspipe.networks.architectures import Architecture
+from rspipe.search.space import ADVMACER_SPACE, Space, check_space, grid_size
+from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping, without_later_defaults
+from rspipe.smoothing.spec import check_can_certify
+from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec
+from rspipe.training.methods import MethodSpec, ModelSource
+from rspipe.training.spec import Label, TrainingSpec, check_copies_fit
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, (int, float, str)) else value
+
+
+Sigmas = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class ModelGroup(Spec):
+    """`[[models]]`: one method at several noise levels and seeds."""
+
+    # Before the label, which is its name by default: the first error is the one reported.
+    method: ModelSource
+    """A method, or a checkpoint: one model, to which `seeds` gives its number among those of its label."""
+    label: Label
+    architecture: Architecture
+    training: TrainingSpec
+    sigma: Sigmas
+    seeds: Seeds
+
+    @model_validator(mode="after")
+    def _is_one_checkpoint(self) -> "ModelGroup":
+        if self.method.name == "checkpoint" and len(self.seeds) > 1:
+            raise PydanticCustomError(
+                "several_checkpoints",
+                "seeds = {seeds}: a checkpoint is one model; give each an entry and a seed of its own",
+                {"seeds": str(list(self.seeds))},
+            )
+        return self
+
+
+class SearchGroup(Spec):
+    """`[[search]]`: the same search at several noise levels; the winners are trained with `seeds`."""
+
+    label: Label
+    architecture: Architecture
+    method: MethodSpec
+    """Where the search starts: trial 0 and the values of what is not searched."""
+    training: TrainingSpec
+    """Of the winner."""
+    trial_epochs: PositiveInt | None = None
+    """Epochs of a trial; the winner's by default."""
+    sigma: Sigmas
+    seeds: Seeds
+    space: Space
+    """What is varied, by name; of AdvMacer all that the paper leaves open by default."""
+    trials: Annotated[int, Field(ge=2)] = 8
+    """The first has the study file's settings. More can be added later, except with `sobol`."""
+    seed: Seed = 0
+    n: PositiveInt = 1000
+    """Noise samples per validation image."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    algorithm: Algorithm = Sobol()
+    """Its name, or a table of its name and parameters."""
+    objectives: Objectives = ("acr",)
+    """The first, `acr`, decides which trial wins."""
+    early_stopping: Stopping = None
+    """`true`, or a table of `grace` and `reduction`; off by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_space(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        if isinstance(method, dict) and method.get("name") == "advmacer" and "space" not in values:
+            return {**values, "space": ADVMACER_SPACE}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_later_defaults(serialize(self))
+
+    @model_validator(mode="after")
+    def _space_fits_method(self) -> "SearchGroup":
+        check_can_certify(self.n, self.alpha)
+        check_copies_fit(self.method, self.training, place="method")
+        check_space(self.space, self.method, self.training)
+        return self
+
+    @property
+    def possible_trials(self) -> int:
+        """The number of trials, or of a grid's points and the study file's own settings."""
+        if self.algorithm.name != "grid":
+            return self.trials
+        return 1 + grid_size(self.space, self.algorithm.levels, self.method, self.training)
+
+    @model_validator(mode="after")
+    def _can_proceed(self) -> "SearchGroup":
+        if self.objectives[0] != "acr" or len(set(self.objectives)) < len(self.objectives):
+            raise PydanticCustomError(
+                "objectives",
+                "objectives = {given} must begin with 'acr', which decides who wins, and name none twice",
+                {"given": str(list(self.objectives))},
+            )
+        if self.early_stopping is not None:
+            epochs = self.trial_epochs or self.training.epochs
+            if len(self.objectives) > 1:
+                raise PydanticCustomError(
+                    "stopping_by_several",
+                    "early_stopping compares trials by ACR alone; leave it out, or all objectives but 'acr'",
+                )
+            if (first := self.early_stopping.first_rung(epochs)) >= epochs:
+                raise PydanticCustomError(
+                    "grace_too_long",
+                    "early_stopping.grace = {grace} must be below the {epochs} epochs of a trial",
+                    {"grace": first, "epochs": epochs},
+                )
+        if self.algorithm.name == "grid" and self.trials <= (
+            size := grid_size(self.space, self.algorithm.levels, self.method, self.training)
+        ):
+            raise PydanticCustomError(
+                "grid_too_large",
+                "trials = {trials} are too few for the {size} points of the grid and the study file's own settings; "
+                "raise trials to {least}, or lower algorithm.levels",
+                {"trials": self.trials, "size": size, "least": size + 1},
+            )
+        return self
+
+
+def _kind_of_members(value: Any) -> str:
+    return "Ids" if isinstance(value, list | tuple) else "Words"
+
+
+class EnsembleGroup(Spec):
+    """`[[ensembles]]`: the same members at every noise level (or at `sigma`), with each of the weightings."""
+
+    members: Annotated[
+        Annotated[str, Tag("Words")] | Annotated[tuple[str, ...], Tag("Ids")], Discriminator(_kind_of_members)
+    ]
+    """In the paper's words, or a list of models: ids, the digest of which may be left out."""
+    all_subsets: bool = False
+    """Form an ensemble of every subset of two or more of the members, of which there are eight at most."""
+    weights: Annotated[tuple[Weighting, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (
+        "uniform",
+        "esbrs_ratio",
+    )
+    average: Average = "probabilities"
+    consensus: Annotated[int, Field(ge=2)] = 2
+    """Members that `consensus` asks first."""
+    sigma: Sigmas | None = None
+
+    @model_validator(mode="after")
+    def _weights_fit_average(self) -> "EnsembleGroup":
+        if "sween" in self.weights and self.average == "logits":
+            raise PydanticCustomError(
+                "sween_of_logits", "weights 'sween' are those of an average of probabilities; drop average = 'logits'"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_subsets(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Studies that were run before there was a choice keep their identity.
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if (name, value) != ("all_subsets", False)}
+
+    @property
+    def text(self) -> str:
+        """Return the members as they are written."""
+        return self.members if isinstance(self.members, str) else ", ".join(self.members)
+
+    def wanted(self, *, place: str = "members") -> tuple[tuple[str, int], ...]:
+        """Return (label, count) pairs."""
+        if isinstance(self.members, str):
+            return parse_members(self.members, place=place)
+        labels = [model.label for model in parse_ids(self.members, place=place)]
+        return tuple((label, labels.count(label)) for label in dict.fromkeys(labels))
+
+    def sigmas(self, of_study: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the noise levels at which the ensembles are wanted."""
+        return self.sigma or (of_study if isinstance(self.members, str) else (parse_ids(self.members)[0].sigma,))
+
+    def choose(self, models: Sequence[Member]) -> tuple[Member, ...] | None:
+        """Return the members among the models of a noise level, in order; None where one is not there.
+
+        Raises:
+            StudyError: A model has another digest than the one named.
+        """
+        if isinstance(self.members, str):
+            have = [[model for model in models if model.label == label] for label, _ in self.wanted()]
+            counts = [count for _, count in self.wanted()]
+            enough = all(len(group) >= count for group, count in zip(have, counts, strict=True))
+            picked = [model for group, count in zip(have, counts, strict=True) for model in group[:count]]
+            return tuple(picked) if enough else None
+        found = {(model.label, model.seed): model for model in models}
+        named = parse_ids(self.members)
+        if any((one.label, one.seed) not in found for one in named):
+            return None
+        for one in named:
+            actual = found[one.label, one.seed].id
+            if one.text != actual and one.text.count("-") == actual.count("-"):
+                raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
+        return tuple(found[one.label, one.seed] for one in named)
+
+    def label(self, members: Sequence[Member]) -> str:
+        """Return what an ensemble of this entry is called: as it is written, where that is the paper's words."""
+        written = isinstance(self.members, str) and not self.all_subsets
+        return self.text if written else ensemble_label(members)
+
+    def formed(self, pool: tuple[Member, ...]) -> Iterable[tuple[Member, ...]]:
+        """Return the members of every ensemble, of those that `choose` returned."""
+        return subsets(pool) if self.all_subsets else (pool,)
+
+
+class PublishedResult(Spec):
+    """`[[published]]`: what others report for an entry of the study, to stand beside what is measured."""
+
+    entry: str
+    """Label of models, compared in the mean over seeds, or an ensemble as in tables: "advmacer x3 (uniform)".
+
+    One of listed models is called by their seeds where they are not the first of their label: "advmacer seeds 0,2
+    (uniform)".
+    """
+    sigma: PositiveFloat
+    acr: NonNegativeFloat
+    """Mean over their seeds, where there are several."""
+    low: NonNegativeFloat | None = None
+    """Of their seeds; `acr` by default."""
+    high: NonNegativeFloat | None = None
+    images: PositiveInt = 10_000
+    """Test images that it is an average over; those certified here are taken for a sample of them."""
+    source: str
+    differs: str = ""
+    """In what the entry differs from what was published; empty where it is the same recipe."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "PublishedResult":
+        low, high = self.span
+        if not low <= self.acr <= high:
+            raise PydanticCustomError(
+                "published_order",
+                "low = {low}, acr = {acr} and high = {high} must ascend",
+                {"low": low, "acr": self.acr, "high": high},
+            )
+        return self
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest of their seeds."""
+        return (self.acr if self.low is None else self.low), (self.acr if self.high is None else self.high)
+
+
+class Claim(Spec):
+    """`[[claims]]`: a statement that one entry has a larger ACR than another, to be judged on the same images."""
+
+    first: str
+    """The entry with the larger ACR, named as in `PublishedResult`."""
+    second: str
+    sigma: Sigmas | None = None
+    """Noise levels; all where both entries are certified by default."""
+    by: float | None = None
+    """The difference that was published, at the only noise level named."""
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _one_difference(self) -> "Claim":
+        if self.by is not None and (self.sigma is None or len(self.sigma) != 1):
+            raise PydanticCustomError("claim_sigma", "by = {by} needs a single sigma beside it", {"by": self.by})
+        return self

@@ -1,0 +1,1 @@
+"""The index in MLflow, which can be rebuilt from a run directory. The only wing that imports mlflow."""

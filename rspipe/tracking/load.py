@@ -1,0 +1,159 @@
+"""Classifiers taken back from MLflow: what a run was certified with, from its artifacts alone.
+
+A run holds `weights.pt`, a state dict, and `model.json`, the record of the model. MLflow's own formats of models are
+not used: loading them executes what is in the file (pickle) or what it names (`loader_module`), and exporting to `pt2`
+costs seconds per model and fixes what `rspipe.deploy` chooses for the machine at hand. Here nothing is executed: the
+network is built by this package, and its parameters must be those of the run's checksum.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import torch
+from torch import nn
+
+from rspipe.errors import RspipeError, StoreError, first_line
+from rspipe.records import EnsembleWeights, Record, TrainedModel
+from rspipe.smoothing.classifiers import HardClassifier
+from rspipe.spec import Precision
+from rspipe.storage.classifiers import classifier_of, load_network
+from rspipe.storage.files import load_torch, read_json
+from rspipe.storage.store import Store
+from rspipe.tracking.publish import connect_mlflow, tracking_uri, without_secrets
+
+R = TypeVar("R", bound=Record)
+
+_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})/?")
+
+
+def load_classifier(
+    run: str,
+    *,
+    uri: str | None = None,
+    device: str = "cpu",
+    precision: Precision | None = None,
+    classes: int | None = None,
+    allow_code: bool = False,
+) -> nn.Module:
+    """Return the base classifier of an MLflow run, as it was certified: it goes into `rspipe.certify` as it is.
+
+    A model gives logits [batch, class]; an ensemble gives 1 for the class that it chooses and 0 for the others.
+
+    Args:
+        run: `runs:/<id>` of a model or an ensemble.
+        uri: Where MLflow keeps runs; MLFLOW_TRACKING_URI by default, or else runs/mlflow.db.
+        device: Where the network runs.
+        precision: Of the forward pass; that of the run's study by default. Another one is another classifier.
+        classes: How many there are, where the shapes of the parameters do not say.
+        allow_code: Whether the architecture may be a function of an installed module that the run names, which is
+            imported and called.
+
+    Raises:
+        StoreError: There is no such run, it is of something else, or its files are not what it says they are.
+        ModelError: Its network cannot be built, or cannot be deployed in this precision.
+        StudyError: This version of rspipe does not know its architecture.
+    """
+    known = _RUN.fullmatch(run)
+    if known is None:
+        raise StoreError(f"{run!r} is no run; give runs:/<id> with the 32 hex digits that MLflow shows")
+    address = uri or tracking_uri(Path("runs/study").absolute())
+    database = unquote(urlsplit(address).path[1:]) if address.startswith("sqlite:") else ""
+    if database and not Path(database).is_file():
+        raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _Source(address, Path(folder), allow_code, classes).classifier(known[1], device, precision)
+    except RspipeError:
+        raise
+    except Exception as error:  # MLflow's, of the database or of the network
+        reason = first_line(error)
+        told = without_secrets(f"run {known[1]} cannot be read from MLflow at {address} ({reason[:200]})", address)
+        raise StoreError(f"{told}; see that the server or the folder of its artifacts can be reached") from error
+
+
+class _Source:
+    """Downloads what runs hold into a folder that is laid out like a run directory."""
+
+    def __init__(self, uri: str, folder: Path, allow_code: bool, classes: int | None) -> None:
+        self._client, self._folder, self._store = connect_mlflow(uri), folder, Store(folder)
+        self._allow_code, self._classes = allow_code, classes
+
+    def classifier(self, run_id: str, device: str, precision: Precision | None) -> nn.Module:
+        run = self._client.get_run(run_id)
+        kind = run.data.tags.get("rspipe.kind", "something else")
+        if kind not in ("model", "ensemble"):
+            raise StoreError(f"run {run_id} is of {_article(kind)}; give that of a model or an ensemble")
+        wanted = precision or run.data.params.get("certify.precision", "float32")
+        if kind == "model":
+            return self._network(run, "0", device, wanted)
+        (name,) = [item.path for item in self._client.list_artifacts(run_id) if item.path.endswith(".json")]
+        record = self._record(EnsembleWeights, run_id, name)
+        classifier, members = classifier_of(record)
+        checksums = dict(zip(record.members, record.checksums, strict=True))
+        networks = []
+        for place, member in enumerate(members):
+            found = self._member(run, member, checksums[member])
+            networks.append(self._network(found, str(place), device, wanted))
+        return HardClassifier(networks, classifier).eval()
+
+    def _member(self, run: Any, member: str, checksum: str) -> Any:
+        """Return the run of a member of an ensemble, in the same experiment."""
+        key = f"model/{member}/{checksum}"
+        if not re.fullmatch(r"[\w./+-]+", key):
+            raise StoreError(f"run {run.info.run_id}: {member!r} is no name of a model")
+        found = self._client.search_runs([run.info.experiment_id], f"tags.`rspipe.key` = '{key}'", max_results=1)
+        if not found:
+            raise StoreError(
+                f"run {run.info.run_id}: there is no run of its member {member} with checksum {checksum}; "
+                "pipelines/report.py publishes it again"
+            )
+        return found[0]
+
+    def _network(self, run: Any, name: str, device: str, precision: Precision) -> nn.Module:
+        """Return the network of a model's run as it is deployed."""
+        id_ = run.info.run_id
+        record = self._record(TrainedModel, id_, "model.json", name)
+        weights = self._fetch(id_, "weights.pt", name)
+        if record.status != "finished":
+            raise StoreError(f"run {id_}: its training {record.status}, it has no classifier")
+        architecture = str(record.spec.get("architecture", ""))
+        if ":" in architecture and not self._allow_code:
+            raise StoreError(
+                f"run {id_}: its network is made by code, {architecture}; say allow_code=True if you trust that "
+                "module and this run"
+            )
+        parameters = load_torch(weights)
+        # Both files could be another model's; the run's own tag is not among them.
+        if run.data.tags.get("rspipe.key", "").rpartition("/")[2] != record.checksum:
+            raise StoreError(f"run {id_}: model.json is of another model than the run; publish it again")
+        # The last parameters are those of the layer that gives the logits; what does not fit is refused below.
+        classes = self._classes or int(list(parameters.values())[-1].shape[0])
+        try:
+            return load_network(self._store, name, classes=classes, device=torch.device(device), precision=precision)
+        except StoreError as error:
+            raise StoreError(f"run {id_}: weights.pt is not what model.json describes; publish it again") from error
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            raise StoreError(
+                f"run {id_}: its parameters do not fit {architecture} with {classes} classes; say classes="
+            ) from error
+
+    def _fetch(self, run_id: str, artifact: str, name: str) -> Path:
+        folder = self._folder / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+
+    def _record(self, kind: type[R], run_id: str, artifact: str, name: str = "ensemble") -> R:
+        path = self._fetch(run_id, artifact, name)
+        try:
+            return kind.from_json(read_json(path))
+        except (TypeError, AttributeError, StoreError) as error:
+            raise StoreError(f"run {run_id}: {artifact} is damaged, or of another version of rspipe") from error
+
+
+def _article(kind: str) -> str:
+    return {"study": "a study", "search": "a search", "trial": "a trial"}.get(kind, kind)

@@ -1,0 +1,218 @@
+"""What MLflow is told of a study: its runs with tags, parameters, metrics and files, made from the records."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.report.results import Results, display_name
+from rspipe.report.summaries import Summary
+from rspipe.report.tables import flattened
+from rspipe.search.sensitivity import best_so_far
+from rspipe.smoothing.certificates import radius_cap
+from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.metrics import certified_accuracy
+from rspipe.spec import content_id
+from rspipe.storage.paths import Place
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+
+_CURVE_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric."""
+
+    name: str
+    value: float
+    step: int = 0
+    seconds: float = 0.0
+    """Since the start of the run. Fixed by the content, so that MLflow drops what is sent twice."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """Content of one MLflow run."""
+
+    key: str
+    name: str
+    status: str
+    tags: dict[str, str]
+    parameters: dict[str, str]
+    points: tuple[Point, ...] = ()
+    files: tuple[Place, ...] = field(default=())
+    parent: str = ""
+    """Key of the run that it is nested in, published before; the study's own by default."""
+    seconds: float | None = None
+    """What it took, for MLflow's column of durations; None where nothing of it is known."""
+    is_classifier: bool = False
+    """Whether `rspipe.tracking.load.load_classifier` takes it."""
+
+    def note(self, run_id: str) -> str:
+        """Return what the UI shows as the description of the run."""
+        if not self.is_classifier:
+            return ""
+        return (
+            "The classifier, for `rspipe.certify`:\n\n```python\n"
+            "from rspipe.tracking.load import load_classifier\n\n"
+            f'classifier = load_classifier("runs:/{run_id}")\n```\n'
+        )
+
+    @property
+    def digest(self) -> str:
+        """Return what changes when there is something new to say."""
+        points = [[point.name, repr(point.value), point.step] for point in self.points]
+        return content_id([self.status, self.tags, self.parameters, points, [str(path) for path in self.files]])
+
+
+def _curve_radii(study: StudyConfig) -> list[float]:
+    """Return the radii of all certified-accuracy curves of a study, up to where n ends them."""
+    longest = radius_cap(sigma=max(study.sigmas), n=study.certify.n, alpha=study.certify.alpha)
+    return [_CURVE_STEP * index for index in range(int(longest / _CURVE_STEP) + 2)]
+
+
+def _certificate_points(
+    study: StudyConfig, certified: CertifiedClassifier | None, summary: Summary | None
+) -> Iterator[Point]:
+    if certified is None or summary is None:
+        return
+    yield Point("acr", summary.acr.estimate)
+    yield Point("acr_low", summary.acr.low)
+    yield Point("acr_high", summary.acr.high)
+    yield Point("abstained", summary.abstained)
+    yield Point("saturated", summary.saturated)
+    yield Point("acr_two_sided", summary.acr_two_sided)
+    yield Point("samples_per_image", summary.samples)
+    yield Point("training_seconds", summary.training_seconds)
+    yield Point("training_passes", summary.passes)
+    for radius, share in zip(summary.radii, summary.certified_accuracy, strict=True):
+        yield Point(f"certified_accuracy/r_{radius:.2f}", share)
+    radii = _curve_radii(study)
+    for radius, share in zip(radii, certified_accuracy(certified.radius, certified.correct, radii), strict=True):
+        yield Point("certified_accuracy", float(share), step=round(1000 * radius))
+
+
+def _model_points(record: TrainedModel) -> Iterator[Point]:
+    seconds = 0.0
+    for entry in record.history:
+        seconds += entry["seconds"]
+        for name, value in entry.items():
+            if name not in ("epoch", "seconds"):
+                yield Point(f"training/{name}", value, step=int(entry["epoch"]), seconds=seconds)
+    yield Point("validation/clean_accuracy", record.clean_accuracy)
+    yield Point("validation/noisy_accuracy", record.noisy_accuracy)
+
+
+def _search_points(record: SearchResult, trials: Sequence[Trial]) -> Iterator[Point]:
+    for trial, spent, best in zip(trials, *best_so_far(trials), strict=True):
+        yield Point("trial/validation_acr", trial.objective, step=trial.index)
+        yield Point("trial/best_validation_acr", float(best), step=trial.index)
+        yield Point("passes/best_validation_acr", float(best), step=round(spent))
+        for name, value in trial.parameters.items():
+            yield Point(f"trial/{name}", value, step=trial.index)
+    yield Point("validation/acr", record.objective)
+    yield Point("validation/acr_of_settings_in_study_file", record.default_objective)
+    yield Point("training_seconds", sum(trial.seconds for trial in trials))
+    yield Point("training_passes", sum(trial.passes for trial in trials))
+
+
+_TRIAL_STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
+
+
+def _trial_run(trial: Trial, *, parent: str, tags: dict[str, str]) -> TrackedRun:
+    points = [Point("validation/acr_estimate", value, step=int(epoch)) for epoch, value in trial.watched.items()]
+    points += [Point("training_seconds", trial.seconds), Point("training_passes", trial.passes)]
+    if trial.status == "finished":
+        points += [Point("validation/acr", trial.objective), Point("validation/accuracy", trial.accuracy)]
+    if trial.error is not None:
+        points.append(Point("validation/acr_standard_error", trial.error))
+    return TrackedRun(
+        key=f"trial/{trial.search}/{trial.index}",
+        name=f"trial {trial.index}",
+        status=_TRIAL_STATUS.get(trial.status, "FAILED"),
+        tags=tags | {"rspipe.status": trial.status},
+        parameters={name: f"{value:g}" for name, value in trial.parameters.items()},
+        points=tuple(points),
+        parent=parent,
+        seconds=trial.seconds,
+    )
+
+
+def _ensemble_points(record: EnsembleWeights) -> Iterator[Point]:
+    yield Point("calibration/objective", record.objective)
+    yield Point("calibration/objective_of_uniform_weights", record.uniform_objective)
+    yield Point("calibration/optimality_gap", record.gap)
+    for index, weight in enumerate(record.weights):
+        yield Point("weight", weight, step=index)
+
+
+def _tags(kind: str, label: str, method: str, sigma: float, *, stage: str, data: str) -> dict[str, str]:
+    named = {"kind": kind, "stage": stage, "label": label, "method": method, "sigma": f"{sigma:g}", "data": data}
+    return {f"rspipe.{name}": value for name, value in named.items()}
+
+
+def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> Iterator[TrackedRun]:
+    """Yield the runs nested in that of the study: of models, searches with their trials, and ensembles.
+
+    Args:
+        results: Everything so far.
+        summaries: Of the classifiers whose certification is finished.
+        store: Where their files lie.
+    """
+    study, data = results.study, results.study.data.name
+    certify = {"certify": study.identity["certify"]}
+    certified = {classifier.id: classifier for classifier in results.certified}
+    summarized = {summary.id: summary for summary in summaries}
+    for model in results.models:
+        seed = {"rspipe.seed": str(model.seed), "rspipe.device": model.device}
+        stage = "certify" if model.id in summarized else "train"
+        points = [*_model_points(model)]
+        points += _certificate_points(study, certified.get(model.id), summarized.get(model.id))
+        folder = store.model_dir(model.id)
+        yield TrackedRun(
+            key=f"model/{model.id}/{model.checksum}",
+            name=f"{display_name(model)}, sigma {model.train_sigma:g}",
+            status="FINISHED" if model.status == "finished" else "FAILED",
+            tags=_tags("model", model.label, model.method, model.train_sigma, stage=stage, data=data) | seed,
+            parameters=flattened(model.spec | certify),
+            points=tuple(points),
+            files=(folder / "model.json", folder / "weights.pt"),
+            seconds=model.seconds,
+            is_classifier=model.status == "finished",
+        )
+    for search in results.searches:
+        trials = [trial for trial in results.trials if trial.search == search.id]
+        spec = next(spec for spec in study.search_specs if spec.id == search.id)
+        best = {f"best.{name}": value for name, value in search.best.items()}
+        # More trials can have another winner, and MLflow keeps a parameter that it has shown.
+        key = f"search/{search.id}/{search.trials}"
+        yield TrackedRun(
+            key=key,
+            name=f"search {search.label}, sigma {search.sigma:g}",
+            status="FINISHED",
+            tags=_tags("search", search.label, spec.method.name, search.sigma, stage="search", data=data),
+            parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
+            points=tuple(_search_points(search, trials)),
+            seconds=sum(trial.seconds for trial in trials),
+            files=(store.run_dir / "search" / search.id / "result.json",),
+        )
+        tags = _tags("trial", search.label, spec.method.name, search.sigma, stage="search", data=data)
+        yield from (_trial_run(trial, parent=key, tags=tags) for trial in trials)
+    for ensemble in results.ensembles:
+        weights = {f"weight.{name}": weight for name, weight in zip(ensemble.members, ensemble.weights, strict=True)}
+        content = {"members": ensemble.label, "method.name": ensemble.method, "average": ensemble.average}
+        solved = {"solver": ensemble.solver, "solver_status": ensemble.status, "train_sigma": ensemble.sigma}
+        drawn = {"images": ensemble.images, "draws": ensemble.draws}
+        stage = "certify" if ensemble.id in summarized else "weigh"
+        points = [*_ensemble_points(ensemble)]
+        points += _certificate_points(study, certified.get(ensemble.id), summarized.get(ensemble.id))
+        yield TrackedRun(
+            key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
+            name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
+            status="FINISHED",
+            tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=data),
+            parameters=flattened({**content, **solved, **weights, **drawn, **certify}),
+            points=tuple(points),
+            files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
+            is_classifier=True,
+        )

@@ -1,0 +1,1 @@
+"""Training base classifiers: the methods (one file each), the training step, validation metrics."""

@@ -1,0 +1,42 @@
+"""Training methods: each a small spec with its hyper-parameters and its `loss`; their union is the registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.methods.checkpoint import Checkpoint
+from rspipe.training.methods.consistency import Consistency
+from rspipe.training.methods.gaussian import Gaussian
+from rspipe.training.methods.macer import MACER
+from rspipe.training.methods.smoothadv import SmoothAdv
+from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
+from rspipe.training.methods.smoothmix import SmoothMix
+from rspipe.training.methods.stability import Stability
+
+MethodSpec = Annotated[
+    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix,
+    Field(discriminator="name"),
+]
+
+
+ModelSource = Annotated[
+    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix | Checkpoint,
+    Field(discriminator="name"),
+]
+"""Where a model comes from: a method that trains it, or a checkpoint."""
+
+
+__all__ = [
+    "MACER",
+    "AdvMacer",
+    "Checkpoint",
+    "Consistency",
+    "Gaussian",
+    "MethodSpec",
+    "ModelSource",
+    "SmoothAdv",
+    "SmoothAdvConsistency",
+    "SmoothMix",
+    "Stability",
+]

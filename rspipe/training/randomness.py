@@ -1,0 +1,38 @@
+"""What is random in the images of training: noise and its copies, crops and flips."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from rspipe.data.splits import Dataset
+
+
+def augmented(data: Dataset, images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Return training images with the augmentation that works on tensors, where the data set asks for it."""
+    return crop_flip(images, generator=generator) if data.augment == "crop_flip" else images
+
+
+def crop_flip(images: Tensor, *, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Return images [image, channel, height, width], each cropped at random from its zero-padded self, half flipped."""
+    count, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    device = images.device
+    offset = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=device)
+    flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
+    rows = offset[0] + torch.arange(height, device=device)
+    columns = offset[1] + torch.arange(width, device=device)
+    columns = torch.where(flip, columns.flip(1), columns)
+    picked = torch.arange(count, device=device)[:, None, None], slice(None), rows[:, :, None], columns[:, None, :]
+    # Advanced indices around the slice put the channel last.
+    return padded[picked].permute(0, 3, 1, 2).contiguous()
+
+
+def derived_seed(*parts: int) -> int:
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Return the generator of all randomness of one epoch, so that an epoch can be repeated on its own."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, epoch))

@@ -1,0 +1,147 @@
+"""Facts about reading certification logs: every dialect gives the same rows, and nothing else gets through."""
+
+import re
+
+import numpy as np
+import pytest
+
+from rspipe.audit.log import Precision, parse_log, radius_precision, read_log, write_log
+from rspipe.errors import LogError
+from tests.log_builder import HEADER, rows, text
+
+CELLS = rows(images=40)
+
+
+def assert_same_rows(log, cells=CELLS):
+    expected = [[int(row[0]), int(row[1]), int(row[2]), float(row[3])] for row in cells]
+    found = np.stack([log.idx, log.label, log.predict, log.radius], axis=1)
+    np.testing.assert_array_equal(found, expected)
+    assert log.unreadable == ()
+
+
+def with_columns(cells, names):
+    place = {name: index for index, name in enumerate(HEADER.split("\t"))}
+    return text([[row[place[name]] for name in names] for row in cells], header="\t".join(names))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        text(CELLS),
+        text(CELLS).removesuffix(b"\n"),
+        text(CELLS, end="\r\n"),
+        b"\xef\xbb\xbf" + text(CELLS),
+        text(CELLS).replace(b"\t", b","),
+        with_columns(CELLS, ["radius", "predict", "time", "idx", "correct", "label"]),
+        text([[*row, "7"] for row in CELLS], header=f"{HEADER}\testimated_pr"),
+        text(CELLS, header="IDX\tLabel\tpredict\tradius\tcorrect\ttime"),
+        b"Namespace(sigma=0.25)\nFiles already downloaded\n" + text(CELLS),
+        text(CELLS) + b"\nmean time 15.4\nACR: 0.5\n",
+        text(CELLS).split(b"\n", 1)[1],
+        text([[*row[:5], "1 day, 0:00:14.5"] for row in CELLS]),
+    ],
+)
+def test_every_dialect_holds_the_same_rows(data):
+    assert_same_rows(parse_log(data, name="log"))
+
+
+def test_what_a_dialect_has_beside_the_rows_is_kept():
+    log = parse_log(text([[*row, "7"] for row in CELLS], header=f"{HEADER}\tsamplesize") + b"took 3 h\n", name="log")
+    assert log.extra == {"samplesize": ("7",) * len(CELLS)}
+    assert log.prose == 1
+    assert parse_log(text(CELLS, end="\r\n"), name="log").line_ends == "CRLF"
+
+
+def test_times_are_read_as_seconds_and_as_clock():
+    times = ["15.4", "0:02:31.5", "1 day, 0:00:01", "soon"]
+    log = parse_log(text([[*row[:5], time] for row, time in zip(CELLS, times, strict=False)]), name="log")
+    np.testing.assert_allclose(log.seconds, [15.4, 151.5, 86401, np.nan])
+
+
+def test_a_log_of_predict_has_no_radii():
+    log = parse_log(with_columns(CELLS, ["idx", "label", "predict", "correct", "time"]), name="log")
+    assert log.kind == "predict"
+    assert not log.radius.any()
+
+
+def test_a_flag_that_a_radius_was_proved_is_no_radius():
+    flagged = [[row[0], row[1], row[2], "-1" if i % 4 else "1", row[4], "9", row[5]] for i, row in enumerate(CELLS)]
+    header = "idx\tlabel\tpredict\tradius proved\tcorrect\tlevels_needed\ttime"
+    log = parse_log(text(flagged, header=header), name="log")
+    assert log.kind == "flags"
+    assert log.radius.tolist() == [float(i % 4 == 0) for i in range(len(CELLS))]
+
+
+@pytest.mark.parametrize(
+    ("place", "cell"),
+    [
+        (0, "x"), (0, "-1"), (0, "9" * 25), (0, "1_0"), (0, "٣"), (1, "1.5"), (2, "-2"), (2, ""), (3, "nan"),
+        (3, "inf"), (3, "-0.5"), (3, "1e300"), (3, "1e9999"), (3, ""), (4, "yes"),
+    ],
+)  # fmt: skip
+def test_a_row_with_an_impossible_cell_is_no_row_and_says_why(place, cell):
+    damaged = [list(row) for row in CELLS]
+    damaged[5][place] = cell
+    log = parse_log(text(damaged), name="log")
+    (bad,) = log.unreadable
+    assert bad.line == 7
+    assert bad.reason
+    assert len(log.idx) == len(CELLS) - 1
+
+
+def test_a_row_that_was_cut_off_is_no_row():
+    log = parse_log(text(CELLS)[:-12], name="log")
+    assert [bad.reason for bad in log.unreadable] == ["4 cells instead of 6"]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "empty"),
+        (b" \n\n", "empty"),
+        (HEADER.encode(), "no rows"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "not text"),
+        (text(CELLS).replace(b"\t3\t", b"\0"), "zero bytes"),
+        (b"epoch\tloss\n1\t0.5\n", "no line with the columns"),
+        (b"radius\tCA\n0.0\t0.75\n0.25\t0.6\n", "no line with the columns"),
+    ],
+)
+def test_what_is_no_log_is_one_clear_line(data, told):
+    with pytest.raises(LogError, match=f"^some/file: .*{told}") as caught:
+        parse_log(data, name="some/file")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.tsv"):
+        with pytest.raises(LogError, match=re.escape(str(path))):
+            read_log(path)
+
+
+def test_written_rows_are_read_again(tmp_path):
+    path = tmp_path / "log.tsv"
+    path.write_text(write_log(CELLS))
+    assert_same_rows(read_log(path))
+
+
+@pytest.mark.parametrize(
+    ("texts", "precision"),
+    [
+        (["0.953", "0.73", "1.91", "4.69e-05", "0.5"], Precision(3, "significant digits")),
+        (["0.9529", "0.0001", "1.2000"], Precision(4, "decimals")),
+        (["0.952864", "0.100000"], Precision(6, "decimals")),
+        (["0.9528641408474786", "0.12345678901234", "1.2345"], Precision(15, "significant digits")),
+        ([], Precision(3, "significant digits")),
+    ],
+)
+def test_digits_are_told_from_the_radii_as_written(texts, precision):
+    assert radius_precision(texts) == precision
+
+
+def test_neighbours_of_three_digits_lie_a_step_apart():
+    radius = np.array([0.953, 1.91, 4.69e-05, 0.0123])
+    step = Precision(3, "significant digits").step(radius)
+    np.testing.assert_allclose(step, [1e-3, 1e-2, 1e-7, 1e-4])
+    for value, apart in zip(radius, step, strict=True):
+        assert float(f"{value + apart:.3}") == pytest.approx(value + apart, rel=1e-12)
+        assert float(f"{value + 0.4 * apart:.3}") == pytest.approx(value, rel=1e-12)

@@ -1,0 +1,417 @@
+"""The deployed form of a network: the same function, at the precision asked for.
+
+Where small integers make every product and sum exact in bfloat16 too, the deployed form must return the same bits.
+"""
+
+import copy
+import operator
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vision_transformer
+
+from rspipe.errors import ModelError
+from rspipe.networks import deployment
+from rspipe.networks.architectures import build_network
+from rspipe.networks.deployment import deploy
+from rspipe.networks.normalization import Normalize
+from rspipe.spec import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+INPUTS = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32)}
+Rule = Callable[["Net", Tensor], Tensor]
+
+
+def settled(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return the network in eval mode, its batch normalization calibrated on the images as training would."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    with torch.no_grad():
+        network.train()(images)
+    return network.eval()
+
+
+def integers(network: nn.Module) -> nn.Module:
+    """Return the network in eval mode with parameters -1, 0 and 1, and normalization by powers of two."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+            tensors = (
+                {"running_mean": 1.0, "running_var": 4.0, "weight": 4.0} if module.affine else {"running_var": 0.25}
+            )
+            for name, value in tensors.items():
+                nn.init.constant_(getattr(module, name), value)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            for parameter in module.parameters():
+                parameter.data = torch.randint(-1, 2, parameter.shape) * torch.bernoulli(
+                    0.4 * torch.ones_like(parameter)
+                )
+    return network.eval()
+
+
+class Net(nn.Module):
+    """Two convolutions and what else a rule needs; the rule says how they are joined."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.point, self.lift, self.grouped = nn.Conv2d(4, 4, 1), nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+        self.relu, self.relu_ = nn.ReLU(), nn.ReLU(inplace=True)
+        self.norm, self.norm2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rule(self, x).flatten(1)
+
+
+def sum_in_place(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    y += x
+    return functional.relu(y)
+
+
+def sum_into_what_is_seen_later(net: Net, x: Tensor) -> Tensor:
+    h = net.b(x)
+    return functional.relu(h.add_(net.a(h))) - h
+
+
+def relu_in_place_of_what_is_seen_later(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return functional.relu(y, inplace=True) - 2 * y
+
+
+def input_changed_before_the_sum(net: Net, x: Tensor) -> Tensor:
+    h = net.b(x)
+    y = net.a(h)
+    h.relu_()
+    return functional.relu(y + h)
+
+
+def input_changed_by_a_layer_before_the_sum(net: Net, x: Tensor) -> Tensor:
+    h = net.b(x)
+    y = net.a(h)
+    return functional.relu(y + net.relu_(h))
+
+
+def seen_convolution(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return torch.relu(y) - 2 * y
+
+
+def seen_sum(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x) + x
+    return torch.relu(y) - 2 * y
+
+
+def seen_convolution_before_norm(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return net.norm(y) - 3 * y
+
+
+RULES: dict[str, Rule] = {
+    "relu layer": lambda net, x: net.relu(net.a(x)),
+    "relu layer in place": lambda net, x: net.relu_(net.a(x)),
+    "functional relu": lambda net, x: functional.relu(input=net.b(x), inplace=True),
+    "relu methods": lambda net, x: net.b(net.a(x).relu()).relu_(),
+    "residual": lambda net, x: torch.relu(net.b(torch.relu(net.a(x))) + x),
+    "residual, input first": lambda net, x: torch.relu_(x + net.a(x)),
+    "residual of two convolutions": lambda net, x: net.relu(torch.add(net.a(x), net.b(x))),
+    "residual by method": lambda net, x: net.a(x).add(x).relu(),
+    "residual with norms": lambda net, x: net.relu_(net.norm2(net.b(net.relu_(net.norm(net.a(x))))).add_(x)),
+    "scaled sum": lambda net, x: torch.relu(torch.add(net.a(x), x, alpha=2)),
+    "sum with a number": lambda net, x: torch.relu(net.a(x) + 1),
+    "sum with itself": lambda net, x: torch.relu(operator.add(*[net.a(x)] * 2)),
+    "sum that broadcasts over the image": lambda net, x: torch.relu(net.a(x) + net.b(x).amax((2, 3), keepdim=True)),
+    "sum that broadcasts over the batch": lambda net, x: torch.relu(net.a(x) + x[:1]),
+    "sum that repeats the convolution": lambda net, x: torch.relu(net.a(x[:1]) + x),
+    "sum with one channel": lambda net, x: torch.relu(net.a(x) + x[:, :1]),
+    "residual of a grouped convolution": lambda net, x: torch.relu(net.grouped(x) + x),
+    "residual of one channel": lambda net, x: torch.relu(net.lift(x[:, :1].contiguous()) + x),
+    "sum of two memory orders": lambda net, x: torch.relu(net.a(x) + x.clone(memory_format=torch.contiguous_format)),
+    "sum with a repeated term": lambda net, x: torch.relu(net.a(x) + x[:, :1].expand(-1, 4, -1, -1)),
+    "input in another memory order": lambda net, x: torch.relu(net.a(x.contiguous()) + x),
+    "images of one pixel": lambda net, x: torch.relu(net.point(x[:, :, :1, :1]) + x[:, :, :1, :1]),
+    "one convolution twice": lambda net, x: torch.relu(net.a(torch.relu(net.a(x)))),
+    "one convolution, two norms": lambda net, x: net.norm(net.a(x)) + net.norm2(net.a(x)),
+    "norm without convolution": lambda net, x: net.relu(net.norm(x) + 3),
+    "view": lambda net, x: net.a(x).view(x.shape[0], -1, 6),
+    "no parameters": lambda _, x: torch.relu(x),
+    **{
+        rule.__name__.replace("_", " "): rule
+        for rule in (
+            sum_in_place,
+            sum_into_what_is_seen_later,
+            relu_in_place_of_what_is_seen_later,
+            input_changed_before_the_sum,
+            input_changed_by_a_layer_before_the_sum,
+            seen_convolution,
+            seen_sum,
+            seen_convolution_before_norm,
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", RULES)
+def test_a_deployed_network_is_the_same_function(name: str, precision: Precision) -> None:
+    torch.manual_seed(0)
+    network, images = integers(Net(RULES[name])), torch.randint(-2, 3, (5, 4, 6, 6)).float()
+    expected = network(images.clone())
+    assert torch.equal(deploy(network, precision=precision)(images.clone()), expected)
+    assert len(expected.unique()) > 2
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, (3, 5), padding="same"),
+        nn.Conv2d(4, 4, 3, padding="valid"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(4, 4, (3, 1), stride=(2, 1), padding=(1, 0)),
+        nn.ConvTranspose2d(4, 4, 3, padding=1),
+    ],
+    ids=str,
+)
+def test_every_kind_of_convolution_keeps_its_function(conv: nn.Module, precision: Precision) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()
+    )
+    network, images = integers(layers), torch.randint(-2, 3, (5, 4, 6, 6)).float()
+    if isinstance(conv, nn.ConvTranspose2d):
+        conv.weight.data.sign_()
+        conv.bias.data.zero_()  # type: ignore[union-attr]
+        conv.weight.data[:, :, 1:] = 0
+    assert torch.equal(deploy(network, precision=precision)(images), network(images))
+
+
+def test_a_layer_with_a_hook_is_left_alone() -> None:
+    torch.manual_seed(0)
+    network, images = integers(Net(RULES["residual with norms"])), torch.randint(-2, 3, (5, 4, 6, 6)).float()
+    assert isinstance(network, Net)
+    network.a.register_forward_hook(lambda _layer, _inputs, output: 2 * output)
+    network.b.register_forward_pre_hook(lambda _layer, inputs: (-inputs[0],))
+    assert torch.equal(deploy(network, precision="bfloat16")(images), network(images))
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_float32_differs_from_the_network_by_the_order_of_sums_only(name: str) -> None:
+    images = torch.rand(16, *INPUTS[name])
+    network = settled(build_network(name, classes=10, seed=0), images)
+    # Sums of up to 1,600 products err by about sqrt(1600) units in the last place, 40 * 2^-24; layers add up.
+    torch.testing.assert_close(deploy(network, precision="float32")(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+BLOCKS = [convnext.CNBlockConfig(16, 32, 1), convnext.CNBlockConfig(32, None, 1)]
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    **{name: lambda name=name: build_network(name, classes=10, seed=0) for name in INPUTS},  # type: ignore[misc]
+    "resnet of basic blocks": lambda: resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=10),
+    "resnet of bottlenecks": lambda: resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], num_classes=10),
+    "mobilenet_v2": lambda: mobilenetv2.MobileNetV2(num_classes=10, width_mult=0.25),
+    "densenet": lambda: densenet.DenseNet(8, (2, 2), 16, num_classes=10),
+    "vgg": lambda: nn.Sequential(
+        vgg.make_layers([16, "M", 32, "M"], batch_norm=True), nn.Flatten(), nn.Linear(2048, 10)
+    ),
+    "convnext": lambda: convnext.ConvNeXt(BLOCKS, num_classes=10),
+    "vision transformer": lambda: vision_transformer.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_is_as_accurate_as_rounding_every_layer(name: str) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(64, *INPUTS.get(name, (3, 32, 32)))
+    network = settled(NETWORKS[name](), images)
+    with torch.no_grad():
+        exact = network(images)
+        rounded = copy.deepcopy(network).to(torch.bfloat16)(images.to(torch.bfloat16)).float()
+    error = (deploy(network, precision="bfloat16")(images) - exact).square().mean().sqrt()
+    # Folding rounds different weights, so that the two errors are two draws from about one distribution.
+    assert float(error) < 1.5 * float((rounded - exact).square().mean().sqrt())
+    assert float(error) > 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_the_same_batch_gets_the_same_logits_again(name: str, precision: Precision) -> None:
+    images = torch.rand(16, *INPUTS[name])
+    classifier = deploy(build_network(name, classes=10, seed=0), precision=precision)
+    assert torch.equal(classifier(images), classifier(images.clone()))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_deployed_network_is_in_eval_mode_and_returns_float32_without_gradient(precision: Precision) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+    classifier, images = deploy(network.train(), precision=precision), torch.rand(4, 1, 8, 8, requires_grad=True)
+    logits = classifier(images)
+    assert (logits.dtype, logits.shape, logits.requires_grad) == (torch.float32, (4, 3), False)
+    assert torch.equal(classifier(images), logits)
+    assert not any(module.training for module in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_deploying_leaves_the_network_as_it_was(precision: Precision) -> None:
+    network = build_network("cifar_resnet20", classes=10, seed=0)
+    before, images = copy.deepcopy(network), torch.rand(2, 3, 32, 32)
+    random_state = torch.get_rng_state()
+    deployment._has_fused_convolutions.cache_clear()
+    deploy(network, precision=precision)(images)
+    for (name, tensor), old in zip(network.state_dict().items(), before.state_dict().values(), strict=True):
+        assert torch.equal(tensor, old), name
+        assert (tensor.dtype, tensor.stride()) == (old.dtype, old.stride())
+    assert all(module.training for module in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_deployed_network_survives_pickling(precision: Precision) -> None:
+    images = torch.rand(4, 3, 32, 32)
+    classifier = deploy(build_network("cifar_resnet20", classes=10, seed=0), precision=precision)
+    assert torch.equal(pickle.loads(pickle.dumps(classifier))(images), classifier(images))  # noqa: S301
+
+
+def test_in_bfloat16_noise_is_not_rounded_before_normalization() -> None:
+    network = nn.Sequential(Normalize((0.5,), (1.0,)), nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(1, 2))
+    integers(network)
+    network[1].weight.data.fill_(1)
+    network[3].weight.data = torch.tensor([[1.0], [-1.0]])
+    network[3].bias.data.zero_()
+    # Next to 0.5 bfloat16 has no number but 0.5 +- 2^-8 or 2^-9.
+    images = 0.5 + torch.tensor([2.0**-12, -(2.0**-20)]).view(2, 1, 1, 1)
+    expected = torch.tensor([[2.0**-12, -(2.0**-12)], [-(2.0**-20), 2.0**-20]])
+    assert torch.equal(deploy(network, precision="bfloat16")(images), expected)
+
+
+def test_in_bfloat16_logits_are_not_rounded() -> None:
+    logits = deploy(build_network("digits_cnn", classes=10, seed=0), precision="bfloat16")(torch.rand(64, 1, 8, 8))
+    assert bool((logits != logits.to(torch.bfloat16)).any())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_linear_classifier_of_flat_inputs_is_exact(precision: Precision) -> None:
+    network, inputs = nn.Linear(7, 3), torch.randn(5, 7)
+    assert torch.equal(deploy(network, precision=precision)(inputs), network(inputs))
+
+
+def test_inputs_need_not_be_images() -> None:
+    network = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4)).eval()
+    inputs = torch.randn(5, 2, 8)
+    logits = [deploy(network, precision=precision)(inputs) for precision in PRECISIONS]
+    torch.testing.assert_close(logits[0], network(inputs))
+    torch.testing.assert_close(logits[1], network(inputs), rtol=0.05, atol=0.05)
+
+
+class Sided(nn.Module):
+    """A network that torch.fx cannot trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = -x if bool(x.sum() > 0) else x
+        logits: Tensor = self.fc(x.view(x.shape[0], 36))
+        return logits
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_network_that_cannot_be_traced_is_deployed_too(
+    precision: Precision, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    network, images = integers(Sided()), torch.randint(-2, 3, (5, 4, 3, 3)).float()
+    classifier = deploy(network, precision=precision)
+    assert "Sided is deployed layer by layer" in caplog.text
+    for sign in (1, -1):
+        assert torch.equal(classifier(sign * images), network(sign * images))
+
+
+def test_parameters_that_are_no_floats_are_refused_in_bfloat16() -> None:
+    network = nn.Linear(2, 2)
+    network.register_parameter("steps", nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False))
+    with pytest.raises(ModelError, match=r"precision bfloat16 cannot hold steps, which is torch\.int64"):
+        deploy(network, precision="bfloat16")
+    deploy(network, precision="float32")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bfloat16_does_not_hide_broken_parameters(value: float) -> None:
+    network = build_network("lenet", classes=10, seed=0)
+    next(network.parameters()).data[0, 0, 0, 0] = value
+    try:
+        logits = deploy(network, precision="bfloat16")(torch.randn(8, 1, 28, 28))
+    except ModelError as error:
+        assert "would hide NaN or infinity in the parameters" in str(error)  # noqa: PT017 - where convolutions are fused
+    else:
+        assert not bool(logits.isfinite().all())
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"precision must be one of .*, got 'float16'"):
+        deploy(nn.Linear(2, 2), precision="float16")  # type: ignore[arg-type]
+
+
+class Spectral(nn.Module):
+    """A network with an operation that has no bfloat16 form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x).abs().flatten(1)
+
+
+def test_an_operation_without_bfloat16_is_named() -> None:
+    classifier = deploy(nn.Sequential(nn.Conv2d(1, 1, 1), Spectral()), precision="bfloat16")
+    with pytest.raises(ModelError, match=r"precision bfloat16 fails in this network .*; use float32"):
+        classifier(torch.rand(2, 1, 6, 6))
+
+
+def test_errors_of_the_network_itself_pass_through() -> None:
+    classifier = deploy(build_network("lenet", classes=10, seed=0), precision="bfloat16")
+    with pytest.raises(RuntimeError, match=r"shape|size|channels"):
+        classifier(torch.rand(2, 3, 28, 28))
+
+
+def test_every_relu_of_the_residual_network_runs_inside_a_convolution() -> None:
+    if not deployment._has_fused_convolutions():
+        pytest.skip("this CPU has no fused bfloat16 convolutions")
+    classifier = deploy(build_network("cifar_resnet20", classes=10, seed=0), precision="bfloat16")
+    fused = [module for module in classifier.modules() if isinstance(module, deployment._ConvReLU)]
+    convolutions = [module for module in classifier.modules() if isinstance(module, nn.Conv2d)]
+    # Two stages begin with a convolution on either side of the sum; only one of the two can take it in.
+    assert (len(fused), len(convolutions)) == (19, 21)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in classifier.modules())
+
+
+def test_without_fused_convolutions_the_layers_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "_has_fused_convolutions", lambda: False)
+    torch.manual_seed(0)
+    network, images = integers(Net(RULES["residual with norms"])), torch.randint(-2, 3, (5, 4, 6, 6)).float()
+    classifier = deploy(network, precision="bfloat16")
+    assert not any(isinstance(module, deployment._ConvReLU) for module in classifier.modules())
+    assert torch.equal(classifier(images), network(images))
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such operator"), RuntimeError("no such kernel"), None])
+def test_a_fused_convolution_that_is_missing_or_wrong_is_not_used(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(_layer: nn.Module, x: Tensor, _other: Tensor | None = None) -> Tensor:
+        if error is not None:
+            raise error
+        return x
+
+    monkeypatch.setattr(deployment._ConvReLU, "forward", forward)
+    assert not deployment._has_fused_convolutions.__wrapped__()

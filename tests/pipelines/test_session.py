@@ -1,0 +1,85 @@
+"""Where results go."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+import session
+import tyro
+from session import Options, Session, resolve_run_dir
+from terminal import Terminal
+
+from rspipe.errors import StoreError
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from tests.results_builder import search
+
+
+@pytest.fixture
+def study() -> StudyConfig:
+    return load_study(Options().study)
+
+
+def test_the_default_study_is_the_digits(study: StudyConfig) -> None:
+    assert study.name == "digits"
+
+
+def test_every_override_of_a_command_line_counts() -> None:
+    options = tyro.cli(Options, args=["--set", "certify.n=1000", "--set", "certify.seed=3"])
+    assert options.override == ("certify.n=1000", "certify.seed=3")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in the working directory that Ray makes for a job; return the home directory."""
+    folder = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RSPIPE_RUNS", raising=False)
+    return tmp_path / "home"
+
+
+def test_runs_go_to_the_current_folder_by_default(
+    study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RSPIPE_RUNS", raising=False)
+    assert resolve_run_dir(None, study) == tmp_path / "runs" / study.id
+    assert resolve_run_dir("mine", study) == tmp_path / "mine"
+    monkeypatch.setenv("RSPIPE_RUNS", str(tmp_path / "all"))
+    assert resolve_run_dir(None, study) == tmp_path / "all" / study.id
+    assert resolve_run_dir("mine", study) == tmp_path / "mine"
+
+
+def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, job: Path) -> None:
+    assert resolve_run_dir(None, study) == job / "rspipe-runs" / study.id
+    assert resolve_run_dir("~/mine", study) == job / "mine"
+    assert resolve_run_dir(str(job / "there"), study) == job / "there"
+
+
+def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
+    study: StudyConfig, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del job
+    with pytest.raises(StoreError, match=r"runs/mine would lie in this job's working directory, which Ray deletes"):
+        resolve_run_dir("runs/mine", study)
+    with pytest.raises(StoreError, match="which Ray deletes"):
+        resolve_run_dir(str(Path.cwd() / "runs"), study)
+    monkeypatch.setenv("RSPIPE_RUNS", "runs")
+    with pytest.raises(StoreError, match="give an absolute path"):
+        resolve_run_dir(None, study)
+
+
+def test_trials_that_diverge_are_told_on_the_terminal(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, trials = search(0.5)
+    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (found,))
+    monkeypatch.setattr(Session, "cluster", None)
+    monkeypatch.setattr(Session, "_publish", lambda _: None)
+    store = MagicMock()
+    store.trials.return_value = trials
+    Session(study, store, Options(), Terminal(), ExitStack()).search()
+    assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out

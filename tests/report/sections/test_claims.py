@@ -1,0 +1,170 @@
+"""Published results and claims: what is measured stands beside them, and the verdict follows from the interval."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rspipe.errors import StudyError
+from rspipe.report.export import summary_markdown
+from rspipe.report.report import render_report
+from rspipe.report.results import certified_models
+from rspipe.report.sections.claims import compare_with_published, judge_claims
+from rspipe.report.summaries import summarize
+from rspipe.smoothing.derivation import credited_radius
+from rspipe.study.config import StudyConfig
+from rspipe.study.entries import Claim, PublishedResult
+from rspipe.study.loading import load_study
+from tests import results_builder as built
+from tests.processes import TINY
+
+SOURCE = "a paper"
+
+
+def results_with(*, published=(), claims=()):
+    study = StudyConfig.model_validate(
+        {**built.study().model_dump(exclude_none=True), "published": published, "claims": claims}
+    )
+    return built.results(study=study)
+
+
+def credit(label, sigma=0.25):
+    """Return the credited radii [seed, image] of a label."""
+    return np.array([credited_radius(c) for c in certified_models(built.results(), sigma=sigma)[label]])
+
+
+def published(acr, **changes):
+    return {"entry": "advmacer", "sigma": 0.25, "acr": acr, "source": SOURCE, **changes}
+
+
+def test_the_interval_of_a_sample_shrinks_to_a_point_where_the_sample_is_everything() -> None:
+    values = credit("advmacer").mean(0)
+    half = 1.959964 * values.std(ddof=1) / np.sqrt(60)
+    for images, share in ((60, 0.0), (80, 0.5), (10**9, 1.0)):
+        (found,) = compare_with_published(results_with(published=[published(0.4, images=images)]))
+        assert found.measured.estimate == pytest.approx(values.mean())
+        assert found.measured.high - found.measured.low == pytest.approx(2 * half * share, abs=1e-6)
+        assert found.images == 60
+
+
+def test_a_published_value_agrees_where_the_spread_of_its_seeds_and_the_images_reach_the_measured_one() -> None:
+    mean = float(credit("advmacer").mean())
+    exact = {"images": 60}
+    cases = [
+        (published(mean - 0.02, low=mean - 0.03, high=mean - 0.01, **exact), "higher", 0.02),
+        (published(mean + 0.02, low=mean + 0.01, high=mean + 0.03, **exact), "lower", -0.02),
+        (published(mean + 0.02, low=mean - 0.01, high=mean + 0.03, **exact), "agrees", -0.02),
+        # Sixty images of many leave room for this.
+        (published(mean + 0.001), "agrees", -0.001),
+    ]
+    for entry, verdict, difference in cases:
+        (found,) = compare_with_published(results_with(published=[entry]))
+        assert (found.verdict, found.difference.estimate) == (verdict, pytest.approx(difference))
+        assert found.difference.low <= found.difference.estimate <= found.difference.high
+
+
+def test_what_is_not_certified_is_left_out() -> None:
+    assert compare_with_published(results_with(published=[published(0.4, sigma=0.75)])) == ()
+    results = results_with(claims=[{"first": "advmacer", "second": "gaussian"}])
+    assert judge_claims(replace(results, certified=())) == ()
+
+
+def test_a_claim_is_judged_by_the_paired_interval_at_every_noise_level() -> None:
+    claims = [
+        {"first": "advmacer", "second": "gaussian"},
+        {"first": "gaussian", "second": "advmacer", "sigma": 0.25, "by": 0.1, "source": SOURCE},
+    ]
+    judged = judge_claims(results_with(claims=claims))
+    assert [(one.difference.sigma, one.claim.first) for one in judged] == [
+        (0.25, "advmacer"),
+        (0.5, "advmacer"),
+        (0.25, "gaussian"),
+    ]
+    difference = credit("advmacer").mean(0) - credit("gaussian").mean(0)
+    half = 1.959964 * difference.std(ddof=1) / np.sqrt(60)
+    first, _, turned = judged
+    assert first.difference.difference.estimate == pytest.approx(difference.mean())
+    assert difference.mean() - half > 0
+    assert (first.verdict, turned.verdict) == ("reproduced", "contradicted")
+    assert turned.difference.difference.high == pytest.approx(-(difference.mean() - half), abs=1e-6)
+
+
+def test_images_that_do_not_decide_make_a_claim_not_significant() -> None:
+    (one,) = judge_claims(results_with(claims=[{"first": "advmacer", "second": "advmacer"}]))[:1]
+    assert one.difference.difference.estimate == 0
+    assert one.verdict == "not significant"
+
+
+def test_an_ensemble_is_named_as_in_tables() -> None:
+    claims = [{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)"}]
+    judged = judge_claims(results_with(claims=claims))
+    assert [one.difference.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
+
+
+def test_report_and_summary_show_claims_and_published_results_with_their_verdicts() -> None:
+    results = results_with(
+        published=[published(0.9, images=60, differs="fewer epochs")],
+        claims=[{"first": "advmacer", "second": "gaussian", "source": SOURCE}],
+    )
+    page, text = render_report(results, summarize(results), ()), summary_markdown(results, summarize(results))
+    for shown in (page, text):
+        for word in ("reproduced", "lower", "0.9000", "60 of 60", "fewer epochs", SOURCE):
+            assert word in shown
+    headings = ("<h3>Claims</h3>", "<h3>Published results</h3>")
+    assert all(heading in page for heading in headings)
+    without = built.results()
+    page = render_report(without, summarize(without), ())
+    assert not any(heading in page for heading in headings)
+
+
+def test_claims_and_published_results_are_no_part_of_an_identity() -> None:
+    results = results_with(published=[published(0.4)], claims=[{"first": "advmacer", "second": "gaussian"}])
+    assert results.study.id == built.study().id
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "claims=[{first='gausian', second='macer'}]",
+            r"claims\[0\]\.first: there is no entry 'gausian'; did you mean 'gaussian'",
+        ),
+        (
+            "claims=[{first='gaussian x2 (esbrs)', second='macer'}]",
+            r"no entry 'gaussian x2 \(esbrs\)'; did you mean 'gaussian x2 \(esbrs_",
+        ),
+        ("published=[{entry='macer', sigma=0.25, acr=1, low=2, source='x'}]", "low = 2.0, acr = 1.0 and high = 1.0"),
+        ("claims=[{first='gaussian', second='macer', by=0.1}]", "by = 0.1 needs a single sigma"),
+    ],
+)
+def test_references_that_lead_nowhere_are_refused_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        load_study(TINY, overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("members", "name"),
+    [
+        ("['gaussian-s0.25-seed2', 'gaussian-s0.25-seed0']", "gaussian seeds 2,0 (uniform)"),
+        ("['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']", "gaussian x2 (uniform)"),
+        ("'gaussian x3', all_subsets=true", "gaussian seeds 1,2 (uniform)"),
+    ],
+)
+def test_an_ensemble_of_listed_models_or_a_subset_is_named_as_in_tables_and_not_otherwise(
+    members: str, name: str
+) -> None:
+    ensemble = f"ensembles=[{{members={members}, weights='uniform'}}]"
+    seeds = "models=[{method={name='gaussian'}, sigma=0.25, seeds=[0, 1, 2]}]"
+    claim = "claims=[{{first='{}', second='gaussian'}}]"
+    study = load_study(TINY, overrides=[seeds, ensemble, claim.format(name)])
+    there = [f"{spec.label} ({spec.weights})" for spec in study.ensemble_specs(study.model_specs)]
+    assert name in there
+    as_written = claim.format("gaussian-s0.25-seed2, gaussian-s0.25-seed0 (uniform)")
+    with pytest.raises(StudyError, match=r"claims\[0\]\.first: there is no entry 'gaussian-s0\.25-seed2, "):
+        load_study(TINY, overrides=[seeds, ensemble, as_written])
+
+
+def test_specs_have_their_defaults() -> None:
+    one = PublishedResult(entry="a", sigma=0.5, acr=1.0, source="")
+    assert one.span == (1.0, 1.0)
+    assert Claim(first="a", second="b").sigma is None

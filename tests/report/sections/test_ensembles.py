@@ -1,0 +1,289 @@
+"""Facts about the report's section on ensembles: its numbers against the records that they are made from."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rspipe.report.differences import compare
+from rspipe.report.report import render_report
+from rspipe.report.results import Results
+from rspipe.report.sections.ensemble_figures import (
+    ensemble_figures,
+    landscape,
+    landscape_figures,
+    simplex_grid,
+    size_figure,
+)
+from rspipe.report.sections.ensemble_sizes import curves_by_size
+from rspipe.report.sections.ensembles import combination_table, ensemble_parts
+from rspipe.report.summaries import summarize
+from rspipe.report.tables import Part, Table
+from rspipe.smoothing.derivation import credited_radius
+from tests import results_builder as build
+
+
+def made(**changes: Any) -> Results:
+    found = build.results(margins=tuple(build.margins(sigma) for sigma in build.SIGMAS))
+    return replace(found, **changes)
+
+
+def part(results: Results, title: str, *, sigma: float = 0.25) -> Part:
+    (found,) = [one for one in ensemble_parts(results, sigma=sigma) if one.title.startswith(title)]
+    return found
+
+
+def column(table: Table, name: str) -> list[float | None]:
+    place = table.columns.index(name)
+    return [row[place].value for row in table.rows]
+
+
+def texts(table: Table, name: str) -> list[str]:
+    place = table.columns.index(name)
+    return [row[place].text for row in table.rows]
+
+
+def test_single_models_averages_and_solved_weights_stand_side_by_side() -> None:
+    results = made()
+    table = combination_table(results, sigma=0.25)
+    assert texts(table, "combination") == ["single (mean of members)", "average", "weights esbrs_ratio"] * 2
+    certified = {c.id: c for c in results.certified}
+    members = [credited_radius(certified[member]).mean() for member in results.ensembles[0].members]
+    average, solved = (credited_radius(certified[record.id]).mean() for record in results.ensembles[:2])
+    assert column(table, "ACR [95 %]")[:3] == pytest.approx([np.mean(members), average, solved])
+    assert column(table, "less the average [95 %]")[:3] == [
+        pytest.approx(np.mean(members) - average),
+        None,
+        pytest.approx(solved - average),
+    ]
+
+
+def test_certification_time_is_the_members_share_of_the_pass() -> None:
+    """A second for 60 images of a pass of six models; an ensemble of two has a third of it."""
+    table = combination_table(made(), sigma=0.25)
+    times = column(table, "certification of an image")
+    assert times[:3] == pytest.approx([1 / 60 / 6, 2 / 60 / 6, 2 / 60 / 6])
+
+
+def test_an_ensemble_with_one_combination_alone_has_no_row() -> None:
+    results = made()
+    uniform = tuple(record for record in results.ensembles if record.method == "uniform")
+    assert combination_table(replace(results, ensembles=uniform), sigma=0.25).rows == ()
+
+
+def test_mme_is_named_as_in_the_paper() -> None:
+    results = made()
+    ensembles = tuple(replace(one, method="mme") if one.method == "esbrs_ratio" else one for one in results.ensembles)
+    assert "MME" in texts(combination_table(replace(results, ensembles=ensembles), sigma=0.25), "combination")
+
+
+def test_methods_that_are_less_correlated_are_found_to_lower_the_variance() -> None:
+    found = part(made(), "Noise")
+    assert texts(found.table, "methods") == ["advmacer, within", "gaussian, within", "advmacer and gaussian, across"]
+    within, _, across = column(found.table, "covariance of two [95 %]")
+    # The builder's correlations.
+    variance = column(found.table, "variance of one [95 %]")[0]
+    assert variance is not None
+    assert within == pytest.approx(0.7 * variance)
+    assert across == pytest.approx(0.4 * variance)
+    assert found.sentences == (
+        "Of probabilities: mixing lowers the variance for advmacer + gaussian against advmacer x2.",
+    )
+
+
+def test_methods_that_are_more_correlated_than_models_of_one_raise_it() -> None:
+    results = made(margins=(build.margins(0.25, correlations=(0.3, 0.6)),))
+    assert part(results, "Noise").sentences == (
+        "Of probabilities: mixing raises the variance for advmacer + gaussian against advmacer x2.",
+    )
+
+
+def test_measured_changes_are_paired_differences_against_the_members() -> None:
+    results = made()
+    found = part(results, "Predicted")
+    certified = {c.id: c for c in results.certified}
+    record = results.ensembles[0]
+    members = np.mean([credited_radius(certified[member]) for member in record.members], axis=0)
+    change = credited_radius(certified[record.id]) - members
+    assert column(found.table, "measured [95 %]")[0] == pytest.approx(change.mean())
+    # Two of correlation 0.7 have a variance of 0.85.
+    assert column(found.table, "variance")[0] == pytest.approx(0.85)
+    assert "overlapping intervals for" in found.sentences[-1]
+    assert "No ensemble has a significantly lower ACR" in found.sentences[0]
+
+
+LOST = "gaussian-x1-+-advmacer-x1-uniform-probabilities-s0.25"
+
+
+def lost(results: Results) -> list[str]:
+    """What is said of changes, where an ensemble has small radii."""
+    certified = tuple(
+        replace(one, radius=np.where(one.radius > 0, 0.05, 0.0)) if one.id == LOST else one for one in results.certified
+    )
+    assert LOST in {one.id for one in certified}
+    return list(part(replace(results, certified=certified), "Predicted").sentences)
+
+
+@pytest.mark.parametrize(
+    ("weak", "reason"),
+    [(1.0, "the calibration images do not predict it (+0."), (0.3, "a member has far noisier margins than the best")],
+)
+def test_an_ensemble_that_lost_is_explained(weak: float, reason: str) -> None:
+    sentences = lost(made(margins=(build.margins(0.25, weak=weak),)))
+    assert "gaussian x1 + advmacer x1 (uniform) has a lower ACR than its members on average" in sentences[0]
+    assert reason in sentences[0]
+
+
+def test_an_ensemble_that_lost_since_votes_do_not_follow_the_variance_is_explained() -> None:
+    """A member is always right, by .1 or .7; the other is wrong by .8 at a third of the draws, and outvotes it."""
+    known = build.margins(0.25, draws=60)
+    wrong = np.arange(60) % 3 == 0
+    margins = np.zeros((40, 60, 3, 3))
+    margins[..., 0] = margins[..., 1] = np.where(np.arange(60) % 2 == 0, 0.7, 0.1)[:, None]
+    margins[..., 2] = np.where(wrong, -0.8, 0.8)[:, None]
+    found = replace(known, calibration=replace(known.calibration, margins=margins))
+    sentences = lost(made(margins=(found,)))
+    assert "margins are not Gaussian, and members with large ones can outvote" in sentences[0]
+
+
+def test_predictions_are_counted_where_margins_were_kept() -> None:
+    counted = part(made(margins=(build.margins(0.25, draws=100),)), "Predicted")
+    assert counted.table.columns == (
+        "ensemble",
+        "predicted [95 %]",
+        "measured [95 %]",
+        "as if Gaussian [95 %]",
+        "variance",
+    )
+    assert "ensembles; for" in counted.sentences[-1]
+    found = build.margins(0.25, draws=100).of(made().ensembles[0].members)
+    change = 0.25 * (found.radii(np.array([0.5, 0.5])) - found.radii(np.eye(2)).mean(0))
+    assert column(counted.table, "predicted [95 %]")[0] == pytest.approx(change.mean())
+    before = part(made(margins=(build.margins(0.25),)), "Predicted")
+    assert "predicted [95 %]" not in before.table.columns
+    assert column(before.table, "as if Gaussian [95 %]") == pytest.approx(
+        column(counted.table, "as if Gaussian [95 %]")
+    )
+
+
+def test_a_useless_member_is_a_candidate_to_be_dropped() -> None:
+    results = made(margins=(build.margins(0.25, weak=-0.3),))
+    said = " ".join(part(results, "Members to drop").sentences)
+    assert "gives any weight to gaussian, seed 0; an ensemble of all could drop them and save 33 %" in said
+    assert "no member is without weight" in " ".join(part(made(), "Members to drop").sentences)
+
+
+def test_the_cap_is_that_of_n_and_alpha() -> None:
+    said = part(made(), "Members to drop").sentences[-1]
+    assert said.startswith("n = 10,000 samples at α = 0.001 prove no radius beyond 0.800")
+
+
+def subset(results: Results, members: tuple[str, ...], label: str, skill: float) -> Results:
+    record = build.ensemble(label, 0.25, members)
+    certificate = build.certified(record.id, "ensemble", 0.25, skill=skill, seed=len(record.id))
+    return replace(results, ensembles=(*results.ensembles, record), certified=(*results.certified, certificate))
+
+
+def test_radii_are_averaged_over_the_ensembles_of_a_size() -> None:
+    results = subset(made(), ("advmacer-s0.25-seed0", "advmacer-s0.25-seed7"), "advmacer seeds 0,7", 0.8)
+    models = (*results.models, build.trained_model("advmacer", 0.25, 7))
+    curves = curves_by_size(replace(results, models=models), sigma=0.25)
+    sizes = curves["advmacer"]
+    certified = {c.id: credited_radius(c) for c in results.certified}
+    assert list(sizes) == [1, 2]
+    np.testing.assert_allclose(sizes[1], (certified["advmacer-s0.25-seed0"] + certified["advmacer-s0.25-seed1"]) / 2)
+    pairs = [r.id for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform" and "gaussian" not in r.label]
+    np.testing.assert_allclose(sizes[2], np.mean([certified[one] for one in pairs], axis=0))
+    assert {name: list(found) for name, found in curves.items()} == {"advmacer": [1, 2], "gaussian + advmacer": [2]}
+
+
+def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> None:
+    results = made()
+    table = part(results, "ACR against the number").table
+    assert texts(table, "members of") == ["advmacer", "advmacer", "gaussian + advmacer"]
+    assert column(table, "k") == [1, 2, 2]
+    assert texts(table, "best method alone") == ["–", "–", "advmacer x2"]
+    certified = {c.id: credited_radius(c) for c in results.certified}
+    uniform = {r.label: certified[r.id] for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform"}
+    single = [np.mean([certified[f"{name}-s0.25-seed{seed}"] for seed in (0, 1)]) for name in ("advmacer", "gaussian")]
+    mixed, alone = uniform["gaussian x1 + advmacer x1"].mean(), uniform["advmacer x2"].mean()
+    assert column(table, "ACR [95 %]") == pytest.approx([single[0], alone, mixed])
+    assert column(table, "less one model [95 %]")[1:] == pytest.approx([alone - single[0], mixed - np.mean(single)])
+    assert column(table, "less that [95 %]")[2] == pytest.approx(mixed - alone)
+
+
+def test_of_the_methods_mixed_the_better_one_is_compared_with() -> None:
+    results = subset(made(), ("gaussian-s0.25-seed0", "gaussian-s0.25-seed1"), "gaussian x2", 0.3)
+    table = part(results, "ACR against the number").table
+    found = dict(zip(zip(texts(table, "members of"), column(table, "k"), strict=True), table.rows, strict=True))
+    best = table.columns.index("best method alone")
+    assert found["gaussian + advmacer", 2][best].text == "advmacer x2"
+    assert found["gaussian", 2][best].text == "–"
+
+
+def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
+    table = part(made(), "More and more").table
+    assert texts(table, "method") == ["advmacer"]
+    gains = [column(table, name)[0] for name in ("k = 2", "k = 4", "k = 8", "k = ∞")]
+    assert gains == sorted(gains, key=lambda gain: gain or math.nan)
+
+
+def test_subsets_are_not_listed_one_by_one() -> None:
+    results = subset(made(), ("advmacer-s0.25-seed1", "gaussian-s0.25-seed0"), "advmacer seed 1 + gaussian seed 0", 0.8)
+    assert texts(part(results, "Predicted").table, "ensemble") == texts(part(made(), "Predicted").table, "ensemble")
+    assert compare(results) != ()
+    assert not any("seed 1 + gaussian" in one.first_label for one in compare(results) if "mixing" in one.question)
+
+
+def test_the_grid_is_the_whole_simplex() -> None:
+    grid = simplex_grid(3, 4)
+    assert len(grid) == 15
+    np.testing.assert_allclose(grid.sum(1), 1)
+    assert len(np.unique(grid, axis=0)) == 15
+
+
+def test_the_landscape_is_the_acr_counted_and_of_gaussian_margins() -> None:
+    calibration = build.margins(0.25, draws=30).calibration
+    found = landscape(calibration, sigma=0.25)
+    point = found.weights[17]
+    assert found.counted[17] == pytest.approx(0.25 * calibration.radii(point).mean())
+    assert found.gaussian[17] == pytest.approx(0.25 * calibration.gaussian_radii(point).mean())
+    assert abs(found.counted - found.gaussian).max() > 0.01
+
+
+def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings() -> None:
+    results = made()
+    three = tuple(f"{name}-s0.25-seed{seed}" for name, seed in build.MEMBERS)
+    for method in ("uniform", "esbrs_acr"):
+        record = build.ensemble("advmacer x2 + gaussian x1", 0.25, three, method=method)
+        results = replace(results, ensembles=(*results.ensembles, record))
+    figures = landscape_figures(results, sigma=0.25)
+    titles = [figure.axes[0].get_title(loc="left").splitlines()[:2] for figure in figures]
+    labels = ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
+    assert titles == [[label, "σ = 0.25, probabilities"] for label in labels]
+
+
+def test_the_acr_is_drawn_against_the_number_of_members() -> None:
+    figure = size_figure(made(), sigma=0.25)
+    assert figure is not None
+    lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    sizes = curves_by_size(made(), sigma=0.25)["advmacer"]
+    np.testing.assert_allclose(lines["advmacer"], [[k, radii.mean()] for k, radii in sizes.items()])
+    assert "gaussian + advmacer" in lines
+
+
+def test_a_study_without_ensembles_has_no_such_section() -> None:
+    models = tuple(one for one in made().certified if one.kind == "model")
+    results = made(ensembles=(), margins=(), certified=models)
+    assert ensemble_figures(results) == {}
+    assert ensemble_parts(results, sigma=0.25) == []
+
+
+def test_the_report_holds_the_section() -> None:
+    results = made()
+    page = render_report(results, summarize(results), compare(results))
+    assert "What ensembles give, and why" in page
+    for found in ensemble_parts(results, sigma=0.25):
+        assert f"{found.title}, σ = 0.25" in page

@@ -1,0 +1,125 @@
+"""The report in a real browser: no errors, no network, no scrolling sideways, readable in the dark and on paper."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rspipe.report.differences import compare
+from rspipe.report.report import render_report
+from rspipe.report.summaries import summarize
+from tests import results_builder as built
+from tests.browser import browser, needs_browser
+
+pytestmark = needs_browser
+WIDTHS = {"desk": 1400, "phone": 390}
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = built.study(
+        claims=[{"first": "advmacer", "second": "gaussian"}],
+        published=[{"entry": "advmacer", "sigma": 0.25, "acr": 0.4, "source": "a paper"}],
+    )
+    results = built.results(study=study)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render_report(results, summarize(results), compare(results)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Any]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(request: pytest.FixtureRequest, page_file: Path, running: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Open the report at a width; yield the page and what went wrong or was asked of the network."""
+    context = running.new_context(viewport={"width": WIDTHS[request.param], "height": 900})
+    page, troubles = context.new_page(), list[str]()
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("request", lambda asked: asked.url.startswith("file:") or troubles.append(f"request: {asked.url}"))
+    page.goto(page_file.as_uri())
+    yield page, troubles
+    context.close()
+
+
+def test_the_report_renders_without_errors_and_without_the_network(opened: tuple[Any, list[str]]) -> None:
+    page, troubles = opened
+    assert page.locator("h2").count() >= 9
+    assert page.locator("figure svg").count() >= 8
+    # Each figure has a size and is no empty frame.
+    for box in (figure.bounding_box() for figure in page.locator("figure svg").all()):
+        assert box["width"] > 200
+        assert box["height"] > 100
+    assert troubles == []
+
+
+def test_nothing_makes_the_page_scroll_sideways(opened: tuple[Any, list[str]]) -> None:
+    page, _ = opened
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+
+
+def test_links_of_the_overview_lead_to_sections(opened: tuple[Any, list[str]]) -> None:
+    page, _ = opened
+    targets = [link.get_attribute("href") for link in page.locator("nav a").all()]
+    assert len(targets) == page.locator("main section").count()
+    assert all(page.locator(target).count() == 1 for target in targets)
+
+
+def test_a_click_on_a_head_sorts_a_table_by_its_numbers_and_a_second_one_turns_it(
+    opened: tuple[Any, list[str]],
+) -> None:
+    page, troubles = opened
+    table = page.locator("table", has=page.locator("th", has_text="passes of one")).first
+    head = table.locator("th", has_text="passes of one")
+    column = head.evaluate("head => head.cellIndex")
+
+    def values() -> list[float]:
+        return [
+            float(row.locator("td").nth(column).get_attribute("data-value")) for row in table.locator("tbody tr").all()
+        ]
+
+    head.click()
+    ascending = values()
+    assert ascending == sorted(ascending)
+    assert len(set(ascending)) > 1
+    head.click()
+    assert values() == ascending[::-1] or values() == sorted(ascending, reverse=True)
+    assert head.get_attribute("aria-sort") == "descending"
+    assert troubles == []
+
+
+def test_a_table_is_copied_as_tab_separated_values(opened: tuple[Any, list[str]]) -> None:
+    page, _ = opened
+    page.evaluate("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve(); }")
+    table = page.locator(".table").first
+    table.locator("button").click()
+    lines = page.evaluate("window.copied").split("\n")
+    assert len(lines) == table.locator("tr").count()
+    assert {line.count("\t") for line in lines} == {table.locator("th").count() - 1}
+
+
+def _luminance(page: Any, what: str) -> float:
+    """Return the relative luminance of a colour of the page's body."""
+    numbers = page.evaluate(f"getComputedStyle(document.body).{what}.match(/[0-9.]+/g).map(Number)")[:3]
+    linear = [n / 255 / 12.92 if n / 255 <= 0.04045 else ((n / 255 + 0.055) / 1.055) ** 2.4 for n in numbers]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "media", "dark"), [("dark", "screen", True), ("light", "screen", False), ("dark", "print", False)]
+)
+def test_text_stands_out_on_screens_light_and_dark_and_on_paper(
+    opened: tuple[Any, list[str]], scheme: str, media: str, dark: bool
+) -> None:
+    page, _ = opened
+    page.emulate_media(color_scheme=scheme, media=media)
+    ground, text = _luminance(page, "backgroundColor"), _luminance(page, "color")
+    assert (ground < text) == dark
+    # WCAG's contrast of enhanced readability.
+    assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 7

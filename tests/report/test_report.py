@@ -1,0 +1,430 @@
+"""Facts about the report: what it says follows from the records, and the page stands alone."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from rspipe.audit.log import certification_log
+from rspipe.records import Interval
+from rspipe.report.differences import Difference, compare, difference_table
+from rspipe.report.export import derived_table, summary_markdown, summary_tsv
+from rspipe.report.figures import figure_svg
+from rspipe.report.report import render_report, report_figures
+from rspipe.report.results import display_name
+from rspipe.report.sections.ensembles import weights_figure
+from rspipe.report.sections.findings import answer, answers, best, warnings
+from rspipe.report.sections.parameters import RULES
+from rspipe.report.sections.results import certified_accuracy_figure, cost_figure, result_table
+from rspipe.report.summaries import summarize
+from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
+from rspipe.smoothing.certificates import Certificates, radius_cap
+from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.spec import FixedRule
+from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; keeps what they hold."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.attributes, self.rows = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & {*self.open}:
+            self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+def render(made):
+    return render_report(made, summarize(made), compare(made))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return results()
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return render(made)
+
+
+def difference(verdict, estimate=0.1, **changes):
+    interval = Interval(estimate=estimate, low=estimate - 0.05, high=estimate + 0.05)
+    content = {"sigma": 0.5, "first": "a", "second": "b", "first_label": "A", "second_label": "B", "question": "?"}
+    return Difference(**{**content, "difference": interval, "verdict": verdict, "images": 9, **changes})
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(page):
+    ids = [value for _, name, value in Page(page).attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_references_within_the_page_lead_somewhere(page):
+    attributes = Page(page).attributes
+    ids = {value for _, name, value in attributes if name == "id"}
+    inside = {value for _, name, value in attributes if name in ("href", "xlink:href")}
+    inside |= {match for _, _, value in attributes for match in re.findall(r"url\((#[^)]*)\)", value or "")}
+    assert len(inside) > 10
+    assert {target.removeprefix("#") for target in inside} <= ids
+
+
+def test_the_page_asks_for_nothing_from_outside(page):
+    namespaces = {name for _, name, _ in Page(page).attributes if name.startswith("xmlns")}
+    stripped = re.sub(rf'({"|".join(namespaces)})="[^"]*"', "", page)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", re.sub(r"<!DOCTYPE[^>]*>", "", stripped))
+    loading = [(tag, name) for tag, name, _ in Page(page).attributes if name in ("src", "srcset", "data", "action")]
+    assert loading == []
+    assert "default-src 'none'" in page
+
+
+def test_the_same_results_give_the_same_page(made, page):
+    assert render(made) == page
+
+
+def test_the_page_names_every_classifier_parameter_and_version(made, page):
+    words = Page(page).words
+    for record in (*made.models, *made.ensembles):
+        assert display_name(record) in words
+    for text in ("training.batch_size", "block_size", "space.lbd.high", "abc123", made.study.id, "float32"):
+        assert text in words
+
+
+def test_numbers_of_the_result_table_are_those_of_the_summaries(made, page):
+    rows, summaries = Page(page).rows, summarize(made)
+    for sigma in SIGMAS:
+        at = [summary for summary in summaries if summary.sigma == sigma]
+        columns = result_table(at).columns
+        assert columns[-6:-2] == ("abstained", "saturated", "two-sided ACR", "samples")
+        # Radii that nobody reaches are no columns.
+        reached = [r for i, r in enumerate(at[0].radii) if any(one.certified_accuracy[i] for one in at)]
+        assert list(columns[2:-6]) == [f"CA({radius:g})" for radius in reached]
+        for summary in at:
+            acr = f"{summary.acr.estimate:.3f} ±"
+            name = display_name(summary)
+            (row,) = [r for r in rows if len(r) == len(columns) and r[0] == name and r[1].startswith(acr)]
+            shares = zip(summary.radii, summary.certified_accuracy, strict=True)
+            assert row[2:-6] == [f"{share:.3f}" for radius, share in shares if radius in reached]
+            assert row[-4:-2] == [f"{summary.acr_two_sided:.3f}", "10.1 k"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_page_says_by_which_rule_and_in_which_precision_it_was_certified(made, rule):
+    certify = {"rule": rule, "n0": 50, "n": N, "alpha": ALPHA, "precision": "bfloat16"}
+    without_figures = replace(made, study=study(certify=certify), models=(), ensembles=(), searches=(), certified=())
+    words = Page(render(without_figures)).words
+    assert RULES[rule] in words
+    assert "bfloat16" in words
+
+
+def test_an_acr_of_grid_radii_is_flagged(made):
+    flag = "Rule radius_grid proves radii at the grid alone"
+    assert not any(sentence.startswith(flag) for sentence in warnings(made, summarize(made)))
+    on_grid = replace(made, certified=tuple(replace(c, rule="radius_grid", two_sided=np.nan) for c in made.certified))
+    assert any(sentence.startswith(flag) for sentence in warnings(on_grid, summarize(on_grid)))
+    assert {row[-4].text for row in result_table(summarize(on_grid)).rows} == {"–"}
+
+
+HOSTILE = """<script>alert('x')</script> & "$\\frac{" 'onload=' <b> ]]> _é"""
+
+
+def test_hostile_text_stays_text(made):
+    models = tuple(
+        replace(model, label=f"_{HOSTILE}", message=HOSTILE, device=HOSTILE) if model.label == "advmacer" else model
+        for model in made.models
+    )
+    ensembles = tuple(replace(record, label=HOSTILE, solver=HOSTILE, status=HOSTILE) for record in made.ensembles)
+    hostile = replace(
+        made,
+        study=study(title=HOSTILE),
+        models=models,
+        ensembles=ensembles,
+        environment={HOSTILE: HOSTILE},
+        searches=tuple(replace(found, label=HOSTILE) for found in made.searches),
+    )
+    page = render(hostile)
+    parsed = Page(page)
+    assert page.count("<script>") == 1
+    assert "<b>" not in page
+    assert not any(name.startswith("on") for _, name, _ in parsed.attributes)
+    # Once in the head, once as the title of the page, and then all over it, also in figures.
+    assert parsed.words.count("<script>alert('x')</script>") > 20
+    assert not {tag for tag, _, _ in parsed.attributes} & {"b"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"certified": ()},
+        {"models": (), "ensembles": (), "searches": (), "trials": (), "certified": (), "environment": {}},
+        {"searches": (), "trials": (), "ensembles": ()},
+        {"trials": (), "environment": {}},
+    ],
+    ids="-".join,
+)
+def test_what_is_missing_is_left_out_or_named(made, changes):
+    partial = replace(made, **changes)
+    words = Page(render(partial)).words
+    if not partial.certified:
+        assert "Nothing is certified yet" in words
+    if not partial.ensembles:
+        assert "Ensembles and weights" not in words
+    if not partial.environment:
+        assert "Not recorded." in words
+
+
+def test_a_study_of_models_alone_on_one_image_is_reported(made):
+    arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
+    models = [c for c in made.certified if c.kind == "model"]
+    one = tuple(replace(c, **{name: getattr(c, name)[:1] for name in arrays}) for c in models)
+    words = Page(render(replace(made, ensembles=(), certified=one))).words
+    assert "± –" in words
+    assert "higher for" not in words
+
+
+def test_a_sentence_says_what_the_verdict_says():
+    assert answer([difference("higher")]) == (
+        "At σ = 0.5, the ACR of A is higher than that of B: +0.100 [+0.050, +0.150]."
+    )
+    assert "is lower than" in answer([difference("lower", -0.1)])
+    assert "does not differ significantly from" in answer([difference("not significant", 0.01)])
+
+
+def test_a_sentence_on_many_comparisons_counts_them_all():
+    many = [difference("higher", 0.1 + i / 100, first=f"a{i}", first_label=f"A{i}") for i in range(6)]
+    said = answer([*many, difference("lower", -0.2), difference("not significant", 0.0, first="c", first_label="C")])
+    assert said == (
+        "At σ = 0.5, the ACR is higher for A5 (+0.150), A4 (+0.140), A3 (+0.130), 3 more; lower for A (−0.200); "
+        "not significantly different for C (+0.000)."
+    )
+
+
+def test_a_sentence_names_both_sides_where_the_first_is_compared_twice():
+    said = answer([difference("higher"), difference("higher", second="c", second_label="C")])
+    assert "A against B" in said
+    assert "A against C" in said
+
+
+def test_every_comparison_is_answered_under_its_question(made):
+    differences = compare(made)
+    found = answers(differences)
+    assert set(found) == {d.question for d in differences}
+    assert all(len(sentences) == len(SIGMAS) for sentences in found.values())
+
+
+def test_the_best_classifier_is_named_with_what_the_choice_is_worth(made):
+    summaries = summarize(made)
+    for sentence, sigma in zip(best(summaries), SIGMAS, strict=True):
+        at = [s for s in summaries if s.sigma == sigma]
+        assert display_name(max(at, key=lambda s: s.acr.estimate)) in sentence
+        assert "picked on the test images" in sentence
+
+
+def test_failed_models_and_unfinished_work_are_flagged(made):
+    said = " ".join(warnings(made, summarize(made)))
+    assert "gaussian, seed 1 at σ = 0.5 diverged (loss is nan in epoch 3)" in said
+    collapsed = replace(made, models=(replace(made.models[0], collapsed=True), *made.models[1:]))
+    assert "gaussian, seed 0 at σ = 0.25 collapsed" in " ".join(warnings(collapsed, summarize(collapsed)))
+    waiting = replace(made, certified=made.certified[1:])
+    assert "1 trained classifiers are not certified yet" in " ".join(warnings(waiting, summarize(waiting)))
+    unknown = replace(made, ensembles=())
+    assert "8 certified classifiers have no record" in " ".join(warnings(unknown, summarize(unknown)))
+
+
+def test_saturated_results_are_flagged(made):
+    capped = tuple(replace(c, n_a=np.full_like(c.n_a, N)) for c in made.certified)
+    said = warnings(made, summarize(replace(made, certified=capped)))
+    assert any("saturated images (up to 100 %" in sentence for sentence in said)
+
+
+def test_the_largest_radius_is_that_of_unanimous_samples():
+    assert radius_cap(sigma=0.5, n=N, alpha=ALPHA) == pytest.approx(0.5 * norm.ppf(ALPHA ** (1 / N)), rel=1e-9)
+
+
+def test_the_tsv_read_back_equals_the_summaries(made):
+    summaries = summarize(made)
+    rows = list(csv.DictReader(io.StringIO(summary_tsv(summaries)), delimiter="\t"))
+    assert len(rows) == len(summaries)
+    for row, summary in zip(rows, summaries, strict=True):
+        assert (row["id"], row["label"], row["kind"]) == (summary.id, summary.label, summary.kind)
+        assert row["seed"] == ("" if summary.seed is None else str(summary.seed))
+        assert [float(row[name]) for name in ("acr", "acr_low", "acr_high")] == list(vars(summary.acr).values())
+        for name in ("sigma", "accuracy", "abstained", "saturated", "training_seconds", "samples", "acr_two_sided"):
+            assert float(row[name]) == getattr(summary, name)
+        assert [int(row[name]) for name in ("images", "passes")] == [summary.images, summary.passes]
+        assert row["rule"] == summary.rule
+        shares = [float(row[f"certified_accuracy_{radius:g}"]) for radius in summary.radii]
+        assert shares == list(summary.certified_accuracy)
+        assert tuple(filter(None, row["members"].split(","))) == summary.members
+        assert tuple(map(float, filter(None, row["weights"].split(",")))) == summary.weights
+
+
+def test_a_tsv_of_nothing_is_a_header():
+    assert len(summary_tsv(()).splitlines()) == 1
+
+
+def test_tabs_and_quotes_in_a_label_survive_the_tsv(made):
+    summary = replace(summarize(made)[0], label='a\tb\n"c"')
+    (row,) = csv.DictReader(io.StringIO(summary_tsv([summary]), newline=""), delimiter="\t")
+    assert row["label"] == summary.label
+
+
+def derived_from(*, radius, prediction, label, stop):
+    """Counts and certificates with these values; the counts themselves do not matter."""
+    size = len(radius)
+    nothing = np.zeros((size, 2), int)
+    counts = ClassifierCounts(
+        id="m",
+        kind="model",
+        sigma=0.25,
+        rule=FixedRule(label_stop=True),
+        n0=N0,
+        n=N,
+        alpha=ALPHA,
+        seed=0,
+        example=10 * np.arange(size),
+        label=np.array(label),
+        selection=nothing,
+        pilot=nothing,
+        estimation=nothing,
+        stop=np.array(stop),
+        marks=np.zeros(0, int),
+        prefix=np.zeros((size, 0, 2), int),
+        probability_sum=np.zeros((size, 2)),
+        probability_square=np.zeros((size, 2)),
+        seconds=2.0,
+    )
+    radius, prediction = np.array(radius), np.array(prediction)
+    return counts, Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)
+
+
+@pytest.fixture
+def derived():
+    return derived_from(
+        radius=[0.9999999, 0.25, 0.5, 0.0], prediction=[1, 0, 1, -1], label=[1, 0, 0, 1], stop=["", "", "", "label"]
+    )
+
+
+def test_a_log_has_cohens_six_columns_with_radii_rounded_down(derived):
+    rows = list(csv.reader(io.StringIO(certification_log(*derived)), delimiter="\t"))
+    assert rows == [
+        ["idx", "label", "predict", "radius", "correct", "time"],
+        ["0", "1", "1", "0.999999", "1", "0.500"],
+        ["10", "0", "0", "0.250000", "1", "0.500"],
+        ["20", "0", "1", "0.500000", "0", "0.500"],
+        ["30", "1", "-1", "0.000000", "0", "0.500"],
+    ]
+
+
+def test_derived_certificates_are_tabulated_as_their_own_results(derived):
+    table = derived_table({"the model": derived}, radii=(0.0, 0.25, 0.5), with_radius=True)
+    assert table.columns == ("classifier", "ACR ± 95 %", "CA(0)", "CA(0.25)", "CA(0.5)", "abstained", "images")
+    (row,) = table.rows
+    assert row[1].value == pytest.approx((0.9999999 + 0.25) / 4)
+    assert [cell.value for cell in row[2:]] == [0.5, 0.5, 0.25, 0.0, 4]
+
+
+def test_predictions_are_tabulated_without_radii(derived):
+    table = derived_table({"the model": derived}, radii=(0.0, 0.25, 0.5), with_radius=False)
+    assert table.columns == ("classifier", "accuracy", "abstained", "images")
+    assert [cell.value for cell in table.rows[0][1:]] == [0.5, 0.0, 4]
+
+
+def test_figures_are_drawn_for_what_there_is(made):
+    summaries = summarize(made)
+    names = set(report_figures(made, summaries))
+    for sigma in SIGMAS:
+        for kind in ("accuracy-models", "accuracy-ensembles", "cost-time", "cost-passes", "weights", "training-loss"):
+            assert f"{kind}-sigma-{sigma:g}" in names
+    assert {"search-0", "search-1"} <= names
+    assert report_figures(replace(made, models=(), ensembles=(), searches=(), certified=()), ()) == {}
+    assert weights_figure(replace(made, ensembles=made.ensembles[:1]), sigma=0.25) is None
+
+
+def test_the_curve_drawn_is_certified_accuracy(made):
+    figure = certified_accuracy_figure(made, sigma=0.25)
+    (line,) = [drawn for drawn in figure.axes[0].lines if drawn.get_label().startswith("gaussian")]
+    seeds = [c for c in made.certified if c.sigma == 0.25 and c.id.startswith("gaussian-s")]
+    assert len(seeds) == 2
+    for radius, share in zip(*line.get_data(), strict=True):
+        expected = np.mean([np.mean((c.prediction == c.label) & (c.radius >= radius)) for c in seeds])
+        assert share == pytest.approx(expected)
+
+
+def test_an_unknown_cost_is_refused(made):
+    with pytest.raises(ValueError, match="training_seconds or passes, got 'money'"):
+        cost_figure(summarize(made), sigma=0.25, cost="money")
+
+
+def test_figures_leave_no_trace_in_global_state(made):
+    before = dict(mpl.rcParams)
+    text = [figure_svg(certified_accuracy_figure(made, sigma=0.5), name="x") for _ in range(2)]
+    assert text[0] == text[1]
+    assert dict(mpl.rcParams) == before
+    assert "<metadata" not in text[0]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_ensembles_of_any_number_of_members_are_drawn(made, count):
+    members = tuple(f"advmacer-s0.25-seed{i}" for i in range(count))
+    record = ensemble(f"advmacer x{count}", 0.25, members, method="esbrs_paper")
+    Page(figure_svg(weights_figure(replace(made, ensembles=(*made.ensembles, record)), sigma=0.25)))
+
+
+def test_the_noise_level_is_a_column_only_where_there_are_several(made):
+    summaries = summarize(made)
+    assert result_table(summaries).columns[0] == "σ"
+    assert "σ" not in result_table([s for s in summaries if s.sigma == 0.5]).columns
+    assert result_table(()).rows == difference_table(()).rows == ()
+
+
+def test_numbers_are_written_for_readers():
+    assert (number(-0.0126), number(0.5, signed=True), number(np.inf)) == ("−0.013", "+0.500", "–")
+    assert [duration(s) for s in (0.26, 119, 120, 7200, 2 * 86400)] == ["0.3 s", "119.0 s", "2.0 min", "2.0 h", "2.0 d"]
+    assert [quantity(n) for n in (12, 1234, 5_600_000, 7.89e9)] == ["12", "1.23 k", "5.6 M", "7.89 G"]
+
+
+def test_markdown_tables_hold_every_classifier_and_escape_pipes():
+    made = results()
+    text = summary_markdown(made, summarize(made))
+    head, *lines = text.splitlines()
+    assert "rule fixed, n0 = 100, n = 10,000, α = 0.001, float32" in head
+    rows = [line for line in lines if line.startswith("|")]
+    classifiers = [line for line in rows if "gaussian, seed 0" in line]
+    assert len(classifiers) == len(SIGMAS)
+    assert all(line.count(" | ") == rows[-1].count(" | ") for line in classifiers)
+    table = Table(("a|b", "c"), ((Cell("x|y"), Cell("1", 1.0)),), (False, True))
+    assert markdown(table) == "| a\\|b | c |\n| :-- | --: |\n| x\\|y | 1 |\n"

@@ -1,0 +1,202 @@
+"""Facts about comparing runs: paired on the same images, on the same terms, or not at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rspipe.errors import MismatchError
+from rspipe.report.runs import CertifiedRun, Contender, agreed_terms, compare_runs, comparison_table
+from rspipe.smoothing.certificates import certify_counts
+from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.metrics import paired_difference
+from rspipe.smoothing.spec import FixedRule
+from tests import results_builder as built
+
+N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500
+EXAMPLES = np.arange(0, 120, 2)
+DATA = built.study().data
+
+
+def counts(skill, *, seed, examples=EXAMPLES, n=N, sigma=SIGMA, **changes):
+    """Return two-class counts of a classifier: the label's share is near `skill`, the first MARK samples are noted."""
+    rng = np.random.default_rng(seed)
+    label = examples // 2 % 2
+    share = rng.beta(8 * skill, 8 * (1 - skill), len(examples))
+    first, rest = rng.binomial(MARK, share), rng.binomial(n - MARK, share)
+
+    def by_class(right, total):
+        other = total - right
+        return np.where(label[:, None] == np.arange(2), right[:, None], other[:, None])
+
+    content = {
+        "id": f"model-{seed}",
+        "kind": "model",
+        "sigma": sigma,
+        "rule": FixedRule(),
+        "n0": N0,
+        "n": n,
+        "alpha": ALPHA,
+        "seed": 0,
+        "example": examples,
+        "label": label,
+        "selection": by_class(rng.binomial(N0, share), np.full(len(examples), N0)),
+        "pilot": np.zeros((len(examples), 2), dtype=int),
+        "estimation": by_class(first + rest, np.full(len(examples), n)),
+        "stop": np.full(len(examples), "", dtype="<U8"),
+        "marks": np.array([MARK, n]),
+        "prefix": np.stack([by_class(first, np.full(len(examples), MARK)),
+                            by_class(first + rest, np.full(len(examples), n))], axis=1),
+        "probability_sum": np.zeros((len(examples), 2)),
+        "probability_square": np.zeros((len(examples), 2)),
+        "seconds": 1.0,
+    }  # fmt: skip
+    return ClassifierCounts(**{**content, **changes})
+
+
+def run(name, **contenders):
+    """Return a run whose contenders are lists of counts, one per seed."""
+    made = tuple(Contender(label, found[0].sigma, tuple(found)) for label, found in contenders.items())
+    return CertifiedRun(name, DATA, made)
+
+
+def credit(one, *, alpha=ALPHA):
+    found = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=alpha)
+    return np.where(found.prediction == one.label, found.radius, 0.0)
+
+
+A, B = counts(0.8, seed=1), counts(0.9, seed=2)
+
+
+def test_a_difference_is_that_of_credited_radii_image_by_image():
+    first, second = run("one", m=[A]), run("two", m=[B])
+    (found,) = compare_runs([first, second], agreed_terms([first, second]))
+    everywhere = np.ones(len(EXAMPLES), dtype=bool)
+    expected = paired_difference(credit(B), everywhere, credit(A), everywhere)
+    assert found.difference == expected
+    assert (found.first, found.second) == ("two: m", "one: m")
+    assert (found.first_acr, found.second_acr) == pytest.approx((credit(B).mean(), credit(A).mean()))
+    assert found.verdict == "higher"
+    assert found.images == len(EXAMPLES)
+
+
+def test_seeds_are_averaged_image_by_image():
+    other = counts(0.85, seed=3)
+    first, second = run("one", m=[A]), run("two", m=[B, other])
+    (found,) = compare_runs([first, second], agreed_terms([first, second]))
+    assert found.first_acr == pytest.approx((credit(B).mean() + credit(other).mean()) / 2)
+    assert found.first == "two: m (mean of 2 seeds)"
+
+
+def test_a_run_does_not_differ_from_itself():
+    (found,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
+    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
+    assert found.verdict == "not significant"
+
+
+def test_three_runs_are_each_compared_with_the_first_name_by_name():
+    runs = [run("one", a=[A], b=[B]), run("two", a=[B], b=[A]), run("three", b=[B], c=[A])]
+    found = compare_runs(runs, agreed_terms(runs))
+    assert [(one.first, one.second) for one in found] == [
+        ("two: a", "one: a"), ("two: b", "one: b"), ("three: b", "one: b")
+    ]  # fmt: skip
+    table = comparison_table(found)
+    assert len(table.rows) == 3
+    assert [row[1].text for row in table.rows] == [one.first for one in found]
+
+
+def test_without_a_common_name_every_classifier_is_compared_with_every_one():
+    runs = [run("one", a=[A], b=[B]), run("two", c=[A])]
+    assert len(compare_runs(runs, agreed_terms(runs))) == 2
+
+
+def test_one_classifier_can_be_compared_with_all_others_of_all_runs():
+    runs = [run("one", a=[A], b=[B]), run("two", a=[B])]
+    found = compare_runs(runs, agreed_terms(runs), against="a")
+    assert [(one.first, one.second) for one in found] == [("one: b", "one: a"), ("two: a", "one: a")]
+    with pytest.raises(MismatchError, match=r"one has no classifier 'c'; it has a, b"):
+        compare_runs(runs, agreed_terms(runs), against="c")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (replace(B, alpha=0.01), "alpha is 0.001 and 0.01"),
+        (counts(0.9, seed=2, n=4000), "n is 2,000 and 4,000"),
+        (replace(B, n0=50), "n0 is 100 and 50"),
+    ],
+)
+def test_other_terms_are_refused_with_what_differs_and_the_remedy(other, told):
+    with pytest.raises(MismatchError, match=f"{told}; --rederive derives"):
+        agreed_terms([run("one", m=[A]), run("two", m=[other])])
+
+
+def test_other_test_images_are_refused_whatever_is_asked():
+    second = replace(run("two", m=[B]), data=DATA.model_copy(update={"name": "mnist"}))
+    with pytest.raises(MismatchError, match="of different test images"):
+        agreed_terms([run("one", m=[A]), second], rederive=True)
+
+
+def test_other_images_are_refused_unless_the_common_ones_are_asked_for():
+    few = counts(0.9, seed=2, examples=EXAMPLES[10:])
+    runs = [run("one", m=[A]), run("two", m=[few])]
+    terms = agreed_terms(runs)
+    with pytest.raises(MismatchError, match=r"certified on different images \(50 and 60, 50 in common\); --rederive"):
+        compare_runs(runs, terms)
+    (found,) = compare_runs(runs, terms, common_images=True)
+    assert found.images == 50
+    assert found.second_acr == pytest.approx(credit(A)[10:].mean())
+    apart = [run("one", m=[A]), run("two", m=[counts(0.9, seed=2, examples=EXAMPLES + 1)])]
+    with pytest.raises(MismatchError, match="no images in common"):
+        compare_runs(apart, terms, common_images=True)
+
+
+def test_images_that_are_numbered_otherwise_are_noticed_by_their_labels():
+    runs = [run("one", m=[A]), run("two", m=[replace(B, label=1 - B.label)])]
+    with pytest.raises(MismatchError, match="labels differ"):
+        compare_runs(runs, agreed_terms(runs))
+
+
+def test_another_alpha_is_derived_from_the_counts_for_all():
+    other = replace(B, alpha=0.01)
+    runs = [run("one", m=[A]), run("two", m=[other])]
+    terms = agreed_terms(runs, rederive=True)
+    assert (terms.alpha, terms.n, terms.by_rule) == (0.001, N, True)
+    (found,) = compare_runs(runs, terms, common_images=True)
+    assert found.first_acr == pytest.approx(credit(B, alpha=0.001).mean())
+    (looser,) = compare_runs(runs, agreed_terms(runs, rederive=True, alpha=0.05), common_images=True)
+    assert looser.second_acr == pytest.approx(credit(A, alpha=0.05).mean())
+
+
+def test_fewer_samples_are_the_first_ones_that_were_drawn():
+    runs = [run("one", m=[A]), run("two", m=[counts(0.9, seed=4, n=4000)])]
+    terms = agreed_terms(runs, rederive=True, n=MARK)
+    assert (terms.n, terms.by_rule) == (MARK, False)
+    (found,) = compare_runs(runs, terms, common_images=True)
+    early = certify_counts(A.selection, A.prefix[:, 0], sigma=SIGMA, alpha=ALPHA)
+    assert found.second_acr == pytest.approx(np.where(early.prediction == A.label, early.radius, 0.0).mean())
+    assert agreed_terms(runs, rederive=True).n == N
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"alpha": 0.01}, "say --rederive, too"),
+        ({"n": 500}, "say --rederive, too"),
+        ({"rederive": True, "n": 0}, r"n must lie in \[1, 2000\]"),
+        ({"rederive": True, "n": N + 1}, r"n must lie in \[1, 2000\]"),
+        ({"rederive": True, "alpha": 0.0}, "alpha"),
+        ({"rederive": True, "alpha": 1.5}, "alpha"),
+        ({"rederive": True, "alpha": float("nan")}, "alpha"),
+        ({"rederive": True, "n": 3}, "n = 3"),
+    ],
+)
+def test_nonsense_is_refused(asked, told):
+    with pytest.raises(ValueError, match=told):
+        agreed_terms([run("one", m=[A]), run("two", m=[B])], **asked)
+
+
+def test_runs_without_a_common_noise_level_have_nothing_to_compare():
+    runs = [run("one", m=[A]), run("two", m=[counts(0.9, seed=2, sigma=0.25)])]
+    with pytest.raises(MismatchError, match="no noise level in common"):
+        compare_runs(runs, agreed_terms(runs))

@@ -1,0 +1,259 @@
+"""What trials say of hyper-parameters, against functions whose answers are known."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from rspipe.records import SearchResult, Trial
+from rspipe.report.differences import compare
+from rspipe.report.results import Results
+from rspipe.report.sections.search import search_note, search_notes, search_warnings
+from rspipe.report.sections.search_figures import (
+    cost_figure,
+    front_figure,
+    importance_figure,
+    response_figure,
+    stopping_figure,
+)
+from rspipe.search.sensitivity import LEAST_TRIALS, best_so_far, front, importance, responses, sensitivity
+from rspipe.search.space import Choice, Parameters, Range
+from rspipe.search.spec import SearchSpec
+from rspipe.study.config import StudyConfig
+from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.spec import TrainingSpec
+from tests.results_builder import search as trials_of_which_one_diverged
+from tests.search_builder import search_spec
+
+SPACE = {
+    "lbd": Range(low=0.1, high=10.0, log=True),
+    "gamma": Range(low=1.0, high=3.0),
+    "m": Choice(choices=(2, 4, 8)),
+}
+
+
+def search(**changes: Any) -> SearchSpec:
+    content = {
+        "method": AdvMacer(name="advmacer", lbd=1.0, gamma=2.0, T=1, m=4),
+        "training": TrainingSpec(epochs=9),
+        "space": SPACE,
+        "trials": 40,
+        "seed": 0,
+    }
+    return search_spec(**{**content, **changes})
+
+
+def trial(index: int, parameters: Parameters, acr: float, **changes: Any) -> Trial:
+    content = {"search": "s", "index": index, "parameters": parameters, "objective": acr, "noisy_accuracy": 0.5}
+    content |= {"status": "finished", "message": "", "seconds": 1.0, "passes": 100, "epochs": 9, "watched": {"1": acr}}
+    return Trial(**{**content, **changes})
+
+
+def drawn(count: int = 40, *, noise: float = 0.0, seed: int = 0) -> list[Trial]:
+    """Trials over the whole space whose ACR is -log10(lbd)^2 + gamma / 2, whatever m is."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        u, gamma = rng.uniform(-1, 1), rng.uniform(1, 3)
+        point = {"lbd": float(10**u), "gamma": float(gamma), "m": int(rng.choice([2, 4, 8]))}
+        found.append(trial(index, point, float(-(u**2) + gamma / 2 + noise * rng.normal())))
+    return found
+
+
+def test_importances_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    assert importance(search(), drawn(LEAST_TRIALS))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_importances_are_the_shares_of_variance_that_each_explains() -> None:
+    # Var(-u^2) = 4 / 45 for u in (-1, 1), and Var(gamma / 2) = 1 / 12 for gamma in (1, 3).
+    first, second = 4 / 45, 1 / 12
+    found = importance(search(), drawn(200))
+    # The forest is no exact function; it sees 200 points.
+    assert found["lbd"] == pytest.approx(first / (first + second), abs=0.1)
+    assert found["gamma"] == pytest.approx(second / (first + second), abs=0.1)
+    assert found["m"] < 0.02
+    assert sum(found.values()) <= 1 + 1e-9
+
+
+def test_a_response_is_the_average_over_the_rest_of_the_space() -> None:
+    lbd_part, gamma_part = -1 / 3, 1.0
+    found = {response.name: response for response in responses(search(), drawn())}
+    # An interpolation of 40 points of a quadratic.
+    expected = {
+        "lbd": -(np.log10(found["lbd"].values) ** 2) + gamma_part,
+        "gamma": lbd_part + found["gamma"].values / 2,
+        "m": np.full(3, lbd_part + gamma_part),
+    }
+    for name, response in found.items():
+        assert response.mean == pytest.approx(expected[name], abs=0.02), name
+        assert np.all(response.low <= response.mean)
+        assert np.all(response.high >= response.mean)
+    assert found["lbd"].best == pytest.approx(1.0, rel=0.2)
+    assert found["gamma"].best == 3.0
+    assert found["gamma"].swing == pytest.approx(1.0, abs=0.04)
+    assert [found[name].log for name in ("lbd", "gamma", "m")] == [True, False, False]
+
+
+def test_the_intervals_of_a_response_cover_the_truth_under_noise() -> None:
+    shares = []
+    for seed in range(10):
+        (_, lbd, _) = responses(search(), drawn(40, noise=0.1, seed=seed))
+        truth = -(np.log10(lbd.values) ** 2) + 1.0
+        shares.append(float(np.mean((lbd.low <= truth) & (truth <= lbd.high))))
+    # 95 % pointwise, less three standard errors of the mean over ten data sets.
+    assert np.mean(shares) > 0.95 - 3 * np.std(shares, ddof=1) / math.sqrt(10)
+
+
+def test_intervals_narrow_with_the_number_of_trials() -> None:
+    (_, wide, _), (_, narrow, _) = (responses(search(), drawn(count, noise=0.1)) for count in (15, 60))
+    assert np.mean(narrow.high - narrow.low) < np.mean(wide.high - wide.low)
+
+
+def test_inactive_hyper_parameters_count_with_the_study_files_values() -> None:
+    space = {**SPACE, "gamma": Range(low=1.0, high=3.0, when={"m": [2, 8]})}
+    of = search(space=space)
+    cut = [
+        replace(t, parameters={k: v for k, v in t.parameters.items() if k != "gamma" or t.parameters["m"] != 4})
+        for t in drawn()
+    ]
+    filled = [replace(t, parameters={"gamma": 2.0, **t.parameters}) for t in cut]
+    assert importance(of, cut) == importance(of, filled) != {}
+    for ours, theirs in zip(responses(of, cut), responses(of, filled), strict=True):
+        assert np.array_equal(ours.mean, theirs.mean)
+
+
+def test_nothing_is_said_of_too_few_trials_or_of_trials_that_are_all_alike() -> None:
+    few = drawn(LEAST_TRIALS - 1)
+    stopped = [replace(t, status="stopped", objective=0.0, index=t.index + 50) for t in drawn(20)]
+    alike = [replace(t, objective=0.5) for t in drawn()]
+    for trials in ([], few, [*few, *stopped], alike):
+        found = sensitivity(search(), trials)
+        assert (found.shares, found.responses) == ({}, ())
+
+
+def test_what_is_kept_for_those_who_ask_again_is_what_the_trials_say() -> None:
+    found, trials = sensitivity(search(), drawn()), drawn()
+    assert found.shares == importance(search(), trials)
+    assert all(
+        np.array_equal(a.mean, b.mean) for a, b in zip(found.responses, responses(search(), trials), strict=True)
+    )
+    assert sensitivity(search(), trials) is found
+    assert sensitivity(search(), trials[:-1]) is not found
+
+
+def test_the_front_holds_the_trials_that_no_other_beats() -> None:
+    of = search(objectives=("acr", "passes"))
+    values = [(0.5, 100), (0.6, 100), (0.6, 300), (0.7, 200), (0.4, 50), (0.4, 50), (0.9, 10)]
+    trials = [trial(i, {}, acr, passes=passes) for i, (acr, passes) in enumerate(values)]
+    trials[-1] = replace(trials[-1], status="diverged")
+    assert front(of, trials[::-1]) == (1, 3, 4, 5)
+    assert front(search(), trials) == (3,)
+    assert front(of, []) == ()
+
+
+def test_the_best_so_far_counts_the_cost_of_every_trial_but_no_objective_of_unfinished_ones() -> None:
+    trials = [trial(0, {}, 0.2), trial(1, {}, 0.9, status="diverged"), trial(2, {}, 0.5), trial(3, {}, 0.3, passes=7)]
+    spent, best = best_so_far(trials[::-1])
+    assert spent.tolist() == [100, 200, 300, 307]
+    assert best.tolist() == [0.2, 0.2, 0.5, 0.5]
+
+
+def reported(trials: list[Trial], **changes: Any) -> Results:
+    """Results of a study with one search alone."""
+    of = search()
+    common = {"architecture": "digits_cnn", "training": of.training, "sigma": 0.5, "seeds": 0}
+    group = {"label": "tuned", "method": of.method, "space": of.space, "trials": 40, **common, **changes}
+    study = StudyConfig.model_validate(
+        {"name": "s", "models": [{"label": "gaussian", "method": {"name": "gaussian"}, **common}], "search": [group]}
+    )
+    best = max(trials, key=lambda t: t.objective)
+    result = SearchResult(
+        id="s",
+        label="tuned",
+        sigma=0.5,
+        best=best.parameters,
+        best_index=best.index,
+        objective=best.objective,
+        default_objective=trials[0].objective,
+        trials=len(trials),
+    )
+    return Results(study, {}, (), (result,), tuple(trials), (), ())
+
+
+def notes_of(results: Results) -> list[str]:
+    return search_notes(results, compare(results))
+
+
+def test_the_report_says_what_a_search_cost_what_was_stopped_and_what_matters() -> None:
+    trials = drawn()
+    trials[3:6] = [replace(t, status="stopped", epochs=3, passes=30, objective=0.0) for t in trials[3:6]]
+    trials[6] = replace(trials[6], status="diverged", objective=0.0, passes=1)
+    cost, stopped, matters = notes_of(reported(trials, algorithm="tpe", early_stopping={"grace": 1}))
+    assert cost.startswith("tuned at σ = 0.5: 40 trials, 3 stopped early, 1 diverged; 3.69 k passes.")
+    assert stopped.endswith("early stopping ended 3 after epoch 3 of 9, and saved 180 passes.")
+    assert matters.startswith("tuned at σ = 0.5: by 36 finished trials, ")
+    assert matters.index("lbd (") < matters.index("m (")
+    assert "Gaussian process" in search_note(reported(trials))
+
+
+def test_the_report_of_a_short_search_claims_nothing_of_hyper_parameters() -> None:
+    short = reported(drawn(5))
+    assert notes_of(short)[1].endswith(
+        "5 finished trials say nothing yet of single hyper-parameters (8 are the least)."
+    )
+    assert "Gaussian process" not in search_note(short)
+
+
+def test_the_report_names_the_pareto_front_of_several_objectives() -> None:
+    trials = [replace(t, passes=100 + t.index) for t in drawn(5)]
+    notes = notes_of(reported(trials, algorithm="nsga2", objectives=["acr", "passes"]))
+    best = front(search(objectives=("acr", "passes")), trials)
+    assert notes[-1].endswith(f"no trial beats {', '.join(map(str, best))} in acr and passes at once.")
+
+
+def test_a_response_is_drawn_with_its_band_and_the_trials() -> None:
+    trials = drawn()
+    found = responses(search(), trials)
+    figure = response_figure(trials, found, title="t")
+    assert figure is not None
+    for axes, response in zip(figure.axes, found, strict=True):
+        mean, dots = axes.lines
+        assert np.array_equal(mean.get_ydata(), response.mean)
+        assert len(dots.get_xdata()) == len(trials)
+        assert axes.get_xscale() == ("log" if response.log else "linear")
+
+
+def test_the_cost_is_drawn_as_the_best_so_far() -> None:
+    trials = drawn(6)
+    figure = cost_figure(reported(trials).searches[0], trials, title="t")
+    (line,) = [drawn_ for drawn_ in figure.axes[0].lines if drawn_.get_label() == "best so far"]
+    spent, best = best_so_far(trials)
+    assert np.array_equal(line.get_xdata(), spent)
+    assert np.array_equal(line.get_ydata(), best)
+
+
+def test_figures_without_data_are_left_out() -> None:
+    assert importance_figure({}, title="t") is None
+    assert response_figure([], (), title="t") is None
+    assert front_figure(search(), drawn(3), title="t") is None
+    assert front_figure(search(objectives=("acr", "passes")), [], title="t") is None
+    assert stopping_figure(search(), drawn(3), title="t") is None
+
+
+def test_a_warning_counts_the_trials_that_were_lost_and_names_the_first() -> None:
+    found, trials = trials_of_which_one_diverged(0.5)
+    (line,) = search_warnings(found.id, trials)
+    assert line == f"{found.id}: 1 of 3 trials diverged, the first of them trial 1 (lbd = 15, m = 1): loss is nan"
+    again = [replace(trials[0], status="collapsed", message="knows one class"), replace(trials[1], index=7)]
+    lost = [*trials, *again]
+    diverged, collapsed = search_warnings(found.id, lost)
+    assert diverged.startswith(f"{found.id}: 2 of 5 trials diverged, the first of them trial 1 ")
+    assert (
+        collapsed == f"{found.id}: 1 of 5 trials collapsed, the first of them trial 0 (lbd = 4, m = 2): knows one class"
+    )
+    assert list(search_warnings(found.id, [trials[0]])) == []

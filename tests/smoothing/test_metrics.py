@@ -1,0 +1,140 @@
+"""Facts about ACR, certified accuracy and their intervals."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from rspipe.smoothing.metrics import (
+    accuracy_band,
+    acr_interval,
+    average_certified_radius,
+    certified_accuracy,
+    mean_interval,
+    paired_difference,
+)
+
+CERTIFICATES = st.lists(st.tuples(st.floats(0, 4), st.booleans()), min_size=1, max_size=30)
+Z = 1.959963984540054
+
+
+@given(CERTIFICATES)
+def test_acr_is_the_sum_of_radii_of_correct_images_over_all_images(rows):
+    total = 0.0
+    for radius, correct in rows:
+        if correct:
+            total += radius
+    radius, correct = zip(*rows, strict=True)
+    assert average_certified_radius(radius, correct) == pytest.approx(total / len(rows), rel=1e-12, abs=1e-15)
+
+
+@given(CERTIFICATES, st.lists(st.floats(0, 4), min_size=1, max_size=5))
+def test_certified_accuracy_counts_correct_images_with_a_radius_of_at_least_r(rows, radii):
+    radius, correct = zip(*rows, strict=True)
+    naive = [sum(c and r >= at for r, c in rows) / len(rows) for at in radii]
+    np.testing.assert_allclose(certified_accuracy(radius, correct, radii), naive, rtol=1e-15)
+
+
+def test_an_image_counts_at_its_own_radius_and_not_just_above():
+    assert certified_accuracy([0.5, 0.2], [True, True], [0.5, np.nextafter(0.5, 1)]).tolist() == [0.5, 0.0]
+
+
+def test_at_radius_zero_a_correct_image_with_radius_zero_counts_and_an_abstention_does_not():
+    assert certified_accuracy([0.0, 0.0], [True, False], 0.0) == 0.5
+
+
+def test_acr_is_the_area_under_the_certified_accuracy_curve():
+    rng = np.random.default_rng(0)
+    radius, correct = rng.exponential(size=200), rng.random(200) < 0.7
+    steps = np.concatenate([[0.0], np.sort(radius)])
+    # The curve is constant on (steps[i], steps[i + 1]], so its value at the right end makes the sum exact.
+    area = float(np.diff(steps) @ certified_accuracy(radius, correct, steps[1:]))
+    assert area == pytest.approx(average_certified_radius(radius, correct), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("radius", "correct"), [([], []), ([0.1, 0.2], [True]), ([-0.1], [True]), ([float("nan")], [False])]
+)
+def test_impossible_radii_are_refused(radius, correct):
+    with pytest.raises(ValueError, match="radius"):
+        average_certified_radius(radius, correct)
+    with pytest.raises(ValueError, match="radius"):
+        certified_accuracy(radius, correct, [0.0])
+
+
+def test_the_interval_of_the_acr_is_that_of_all_resamples_of_its_images():
+    radius, correct = [1.0, 2.0, 3.0, 9.0], [True, True, True, False]
+    interval = acr_interval(radius, correct)
+    # All 4^4 resamples of the credited radii 1, 2, 3, 0; how many of 2,000 means lie below an end is binomial.
+    means = np.sort([np.mean(one) for one in product([1.0, 2.0, 3.0, 0.0], repeat=4)])
+    assert interval.estimate == pytest.approx(1.5, rel=1e-12)
+    for end, share in ((interval.low, 0.025), (interval.high, 0.975)):
+        below, up_to = np.mean(means < end - 1e-6), np.mean(means <= end + 1e-6)
+        slack = 5 * (share * (1 - share) / 2000) ** 0.5
+        assert below - slack <= share <= up_to + slack
+
+
+def test_with_many_images_the_interval_of_the_acr_is_the_normal_one():
+    radius = np.random.default_rng(3).exponential(size=4000)
+    interval, normal = acr_interval(radius, radius < 2), mean_interval(np.where(radius < 2, radius, 0.0))
+    half = (normal.high - normal.low) / 2
+    # Of 2,000 resamples an end has a standard error of .0035 / .0584 = .06 standard errors, a half length 1.96.
+    assert interval.low == pytest.approx(normal.low, abs=5 * 0.06 / 1.96 * half)
+    assert interval.high == pytest.approx(normal.high, abs=5 * 0.06 / 1.96 * half)
+
+
+def test_the_interval_of_the_acr_depends_on_the_certificates_and_not_on_their_order():
+    rng = np.random.default_rng(4)
+    radius, correct, order = rng.random(50), rng.random(50) < 0.7, rng.permutation(50)
+    assert acr_interval(radius, correct) == acr_interval(radius[order], correct[order])
+
+
+def test_one_image_says_nothing_of_the_spread():
+    interval = acr_interval([1.0], [True])
+    assert (interval.estimate, interval.low, interval.high) == (1.0, -np.inf, np.inf)
+
+
+def test_the_interval_covers_the_true_acr_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    images, repeats = 400, 1000
+    radius, correct = rng.uniform(0, 1, (repeats, images)), rng.random((repeats, images)) < 0.8
+    intervals = [acr_interval(r, c) for r, c in zip(radius, correct, strict=True)]
+    covered = sum(interval.low <= 0.4 <= interval.high for interval in intervals)
+    # Skewness is small and n = 400, so the interval misses 5 % by less than .01 (Edgeworth: order 1 / n, and the ends
+    # of a bootstrap of 2,000 are .06 standard errors off); the count itself is binomial.
+    assert binom.ppf(1e-6, repeats, 0.94) <= covered <= binom.ppf(1 - 1e-6, repeats, 0.96)
+
+
+@given(st.integers(2, 30), st.integers(0, 2**32 - 1))
+def test_a_paired_difference_changes_its_sign_with_the_order(images, seed):
+    rng = np.random.default_rng(seed)
+    a, b = ((rng.random(images), rng.random(images) < 0.5) for _ in range(2))
+    there, back = paired_difference(*a, *b), paired_difference(*b, *a)
+    assert there.estimate == pytest.approx(-back.estimate, abs=1e-15)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-15)
+    difference = average_certified_radius(*a) - average_certified_radius(*b)
+    assert there.estimate == pytest.approx(difference, abs=1e-12)
+
+
+def test_a_constant_advantage_has_no_uncertainty_however_different_the_images():
+    radius = np.array([0.1, 1.0, 3.0, 2.0])
+    interval = paired_difference(radius + 0.25, np.ones(4), radius, np.ones(4))
+    assert (interval.low, interval.high) == pytest.approx((0.25, 0.25), abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (3, 10), (10, 10), (250, 400)])
+def test_the_band_ends_where_the_score_test_stops_rejecting(right, images):
+    p = right / images
+    for end in np.ravel(accuracy_band(p, images)):
+        # Wilson's ends solve (p - q)^2 = z^2 q (1 - q) / n.
+        assert (p - end) ** 2 == pytest.approx(Z**2 * end * (1 - end) / images, rel=1e-9, abs=1e-14)
+
+
+def test_the_band_stays_within_zero_and_one():
+    low, high = accuracy_band(np.linspace(0, 1, 11), 7)
+    assert np.all(low >= -1e-15)
+    assert np.all(high <= 1 + 1e-15)
+    assert np.all(low < high)

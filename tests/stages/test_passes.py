@@ -1,0 +1,417 @@
+"""Passes over images on a real pool of actors give what the core gives in one process."""
+
+import errno
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rspipe.data.sources import load_dataset
+from rspipe.data.splits import Dataset
+from rspipe.ensembles.choice import choose_weights
+from rspipe.ensembles.moments import image_margins
+from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
+from rspipe.execution.board import Progress
+from rspipe.execution.resources import Cluster
+from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.derivation import derive
+from rspipe.stages import certify
+from rspipe.stages import passes as sampling
+from rspipe.stages.certify import certify_classifiers
+from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.stages.train import train_one
+from rspipe.stages.weigh import member_margins, weigh_ensembles
+from rspipe.storage.classifiers import certification_keys, classifier_of, load_network
+from rspipe.storage.files import checksum
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from tests.processes import TINY
+from tests.stages.counted import expected_rows, rows
+from tests.stages.held import wait_for_cpus
+
+IMAGES = 10
+
+
+def ruled(rule: str, *more: str) -> StudyConfig:
+    overrides = ["training.epochs=2", f"certify.images={IMAGES}", f"weigh.images={IMAGES}", f"certify.rule={rule}"]
+    return load_study(TINY, overrides=[*overrides, *more])
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyConfig:
+    return ruled("fixed")
+
+
+@pytest.fixture(scope="module")
+def data(study: StudyConfig) -> Dataset:
+    return load_dataset(study.data)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    study: StudyConfig, data: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[TrainedModel]]:
+    """Train two models; return their run directory and records."""
+    store = Store(tmp_path_factory.mktemp("trained"))
+    return store.run_dir, [train_one(store, spec, data) for spec in study.model_specs[:2]]
+
+
+def store_of(run_dir: Path, trained: Path) -> Store:
+    """Make a run directory that has the models of another."""
+    run_dir.mkdir()
+    (run_dir / "study.json").write_text("{}")
+    (run_dir / "models").symlink_to(trained / "models")
+    return Store(run_dir)
+
+
+@pytest.fixture
+def store(trained: tuple[Path, list[TrainedModel]], tmp_path: Path) -> Store:
+    """A run directory with the two models alone."""
+    return store_of(tmp_path / "run", trained[0])
+
+
+def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)) -> EnsembleWeights:
+    return EnsembleWeights(
+        id="both",
+        label="gaussian x2",
+        sigma=0.25,
+        members=tuple(model.id for model in models),
+        method="esbrs_ratio",
+        average="probabilities",
+        weights=weights,
+        objective=1.0,
+        uniform_objective=1.0,
+        status="optimal",
+        solver="CLARABEL",
+        gap=0.0,
+        images=1,
+        draws=1,
+        checksums=tuple(model.checksum for model in models),
+    )
+
+
+def with_workers(cluster: Cluster, workers: int) -> Cluster:
+    share = min(1.0, 2 / workers)
+    return replace(cluster, resources=replace(cluster.resources, workers=workers, cpus_per_worker=share))
+
+
+@pytest.fixture
+def one_actor(cluster: Cluster) -> Cluster:
+    """The cluster, with pools of a single actor: they start in half the time."""
+    return with_workers(cluster, 1)
+
+
+def silent(progress: Progress) -> None:
+    del progress
+
+
+@pytest.mark.parametrize(("workers", "rule"), [(1, "fixed"), (2, "radius_grid"), (4, "planned")])
+def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
+    workers: int,
+    rule: str,
+    cluster: Cluster,
+    data: Dataset,
+    store: Store,
+    trained: tuple[Path, list[TrainedModel]],
+) -> None:
+    study, models = ruled(rule), trained[1]
+    mme = replace(ensemble(models, (0.5, 0.5)), id="mme", method="mme")
+    certify_classifiers(
+        store, study, models, [ensemble(models), mme], cluster=with_workers(cluster, workers), on_progress=silent
+    )
+    classifiers = (
+        Classifier(models[0].id, (0,), (1.0,)),
+        Classifier(models[1].id, (1,), (1.0,)),
+        Classifier("both", (0, 1), (0.3, 0.7), "probabilities"),
+        Classifier("mme", (0, 1), (0.5, 0.5), "probabilities", "mme"),
+    )
+    expected = expected_rows(store, study, data, models, classifiers)
+    found = rows(store)
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        assert {name: found[key][name] for name in wanted} == wanted, key
+        assert found[key]["rule"] == rule
+    counts = store.classifier_counts(certification_keys(study, models, [ensemble(models), mme]), complete=True)
+    for one in counts:
+        certificates = derive(one)
+        for position, example in enumerate(one.example.tolist()):
+            assert found[one.id, example]["radius"] == certificates.radius[position]
+            assert found[one.id, example]["prediction"] == certificates.prediction[position]
+
+
+def test_a_classifier_has_the_same_counts_alone_as_among_others(
+    one_actor: Cluster, study: StudyConfig, store: Store, tmp_path: Path, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+    certify_classifiers(store, study, models, [ensemble(models)], cluster=one_actor, on_progress=silent)
+    alone = store_of(tmp_path / "alone", trained[0])
+    certify_classifiers(alone, study, models[1:], [], cluster=one_actor, on_progress=silent)
+    among = rows(store)
+    assert rows(alone) == {key: row for key, row in among.items() if key[0] == models[1].id}
+
+
+def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models, totals = trained[1], []
+
+    def watch(progress: Progress) -> None:
+        if progress.done == 0:
+            totals.append(progress.total)
+
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
+    lost = sorted((store.run_dir / "certificates").glob("part-*.parquet"))[0]
+    kept = rows(store)
+    lost.unlink()
+    missing = len(kept) - len(rows(store))
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
+    certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
+    assert totals == [IMAGES, missing, 0]
+    assert rows(store) == kept
+
+
+def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
+    study: StudyConfig, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+
+    def keys(*overrides: str) -> dict[str, str]:
+        return certification_keys(load_study(TINY, overrides=overrides), models, [ensemble(models)])
+
+    here = certification_keys(study, models, [ensemble(models)])
+    assert keys("certify.images=20", "radii=[0.0]", "weigh.draws=7") == here
+    for other in (
+        "certify.n=3000",
+        "certify.seed=1",
+        "certify.alpha=0.01",
+        "certify.block_size=100",
+        "data.seed=1",
+        "certify.rule=planned",
+        "certify.precision=bfloat16",
+        "certify.batch_size=10",
+    ):
+        assert not set(keys(other).values()) & set(here.values()), other
+    reweighted = certification_keys(study, models, [ensemble(models, (0.5, 0.5))])
+    assert {name for name in here if here[name] != reweighted[name]} == {"both"}
+    anew = [replace(models[0], checksum="other"), models[1]]
+    retrained = certification_keys(study, anew, [ensemble(anew)])
+    assert {name for name in here if here[name] != retrained[name]} == {models[0].id, "both"}
+
+
+def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    weights = ["uniform", "esbrs_acr", "sween", "auto", "mme"]
+    members = "['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
+    study = ruled("fixed", f"ensembles=[{{members={members}, weights={weights}}}]")
+    specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
+    records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    assert [record.method for record in records] == weights
+    assert len(list((store.run_dir / "moments").glob("*.npz"))) == 1
+    by_method = {record.method: record for record in records}
+    (margins,) = member_margins(store, study, specs)
+    found = margins.of(records[0].members)
+    for method, record in by_method.items():
+        assert record.members == tuple(model.id for model in reversed(trained[1]))
+        expected = choose_weights(method, found)  # type: ignore[arg-type]
+        assert (record.weights, record.status) == (tuple(expected.weights), expected.status)
+    assert by_method["esbrs_acr"].status == "local optimum"
+    assert by_method["sween"].gap <= 1e-4
+    assert "standard error" in by_method["auto"].status
+    combinations = [classifier_of(record)[0].combination for record in records]
+    assert combinations == ["average"] * 4 + ["mme"]
+
+
+def test_moments_of_a_pool_of_two_are_those_of_the_core(
+    cluster: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
+    records = weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 2), on_progress=silent)
+    assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
+    (path,) = (store.run_dir / "moments").glob("*.npz")
+    arrays = store.moments(path.stem)
+    assert arrays is not None
+    members = sorted(model.id for model in trained[1])
+    networks = [load_network(store, member, classes=10, device=torch.device("cpu")) for member in members]
+    split = data.calibration.evenly_spaced(IMAGES)
+    assert arrays["example"].tolist() == split.index.tolist()
+    for position, (image, label, example) in enumerate(
+        zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
+    ):
+        found = image_margins(
+            networks, image, label, averages=("probabilities",), sigma=0.25, draws=50, seed=0, example=example
+        )["probabilities"]
+        assert np.array_equal(arrays["mean"][position], found.moments.mean)
+        assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
+        assert np.array_equal(arrays["label_probability"][position], found.label_probability)
+        assert np.array_equal(arrays["margins"][position], found.margins)
+    for record in records:
+        assert sum(record.weights) == pytest.approx(1)
+        assert min(record.weights) >= 0
+        assert record.gap < 1e-4
+
+
+def test_averages_of_probabilities_and_of_logits_are_weighed_from_one_pass_over_the_images(
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    members = "weights='uniform', members=['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
+    study = ruled("fixed", f"ensembles=[{{{members}}}, {{{members}, average='logits'}}]")
+    specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
+    assert [spec.average for spec in specs] == ["probabilities", "logits"]
+    told: list[Progress] = []
+    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=told.append)
+    assert (told[-1].done, told[-1].total) == (IMAGES, IMAGES)
+    by_average = {margins.average: margins.calibration.mean for margins in member_margins(store, study, specs)}
+    # Differences of probabilities are below 1, of logits here above.
+    assert abs(by_average["probabilities"]).max() < 1 < abs(by_average["logits"]).max()
+    # One that is lacking is found without the other.
+    (path,) = (store.run_dir / "moments").glob("logits-*.npz")
+    (kept,) = (store.run_dir / "moments").glob("probabilities-*.npz")
+    lost, seen = path.read_bytes(), kept.stat().st_mtime_ns
+    path.unlink()
+    for record in (store.run_dir / "weights").glob("*.json"):
+        record.unlink()
+    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    with np.load(io.BytesIO(lost)) as before, np.load(path) as after:
+        assert before.files == after.files
+        assert all(np.array_equal(before[name], after[name]) for name in before.files)
+    assert kept.stat().st_mtime_ns == seen
+
+
+def test_a_model_that_returns_nan_ends_certification_with_its_name(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    parameters = {name: value * torch.nan for name, value in store.parameters(trained[1][0].id).items()}
+    broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
+    (store.run_dir / "models").unlink()
+    store.save_model(broken, parameters)
+    with pytest.raises(ModelError, match=r"NaN or infinite logits.* \(image \d+, members broken\)$") as failed:
+        certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
+    assert "\n" not in str(failed.value)
+    assert store.counts() is None
+
+
+def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+    strange = replace(models[0], id="strange")
+    parameters = store.parameters(models[1].id)
+    (store.run_dir / "models").unlink()
+    store.save_model(strange, parameters)
+    with pytest.raises(StoreError, match=r"weights\.pt is not what model\.json describes; delete the folder"):
+        certify_classifiers(store, study, [strange], [], cluster=one_actor, on_progress=silent)
+    assert store.counts() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_the_error_is_kept(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    (store.run_dir / "study.json").unlink()
+    with pytest.raises(StoreError, match=r"is not visible on .*; choose one on storage that all nodes share") as kept:
+        certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
+    # The traceback holds on to all that Ray Data still refers to, the actors among it.
+    assert kept.tb is not None
+    wait_for_cpus(one_actor)
+
+
+def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_saves(
+    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    seen: list[Progress] = []
+    study = ruled("radius_grid", "certify.n=10000")
+    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=seen.append)
+    assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
+    assert seen[-1].done == IMAGES
+    table = store.counts()
+    assert table is not None
+    saved = 100 * (1 - sum(table["samples"].to_pylist()) / (IMAGES * 10_100))
+    assert saved > 20
+    assert seen[-1].detail.endswith(f"images/min, {saved:.0f} % of samples saved")
+
+
+def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(
+    cluster: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ruled("fixed")
+    data = load_dataset(study.data)
+    split = data.test
+    bright = replace(data, test=replace(split, images=split.images * 255))
+    monkeypatch.setattr(certify, "load_dataset", lambda _: bright)
+    with pytest.raises(DataError, match=r"image \d+ has values from 0 to 255, outside \[0, 1\]; scale the images"):
+        certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+    assert store.counts() is None
+
+
+def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    from rspipe.storage import store as store_module
+
+    written = store_module.pq.write_table
+    calls: list[Path] = []
+
+    def full(table: pa.Table, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            # Half of a part fits.
+            path.write_bytes(b"PAR1")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(table, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module.pq, "write_table", full)
+        with pytest.raises(StoreError, match=r"could not be written: .*No space left on device; free space .* resume"):
+            certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
+    kept = rows(store)
+    assert 0 < len(kept) < IMAGES
+    assert not [path for path in (store.run_dir / "certificates").iterdir() if path.suffix != ".parquet"]
+    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
+    assert len(rows(store)) == IMAGES
+    assert {key: row for key, row in rows(store).items() if key in kept} == kept
+
+
+@pytest.mark.parametrize(("brought", "pools"), [((0, 0, 0), 3), ((0, 0, 1, 0, 0, 0), 6), ((0, 9, 0, 0, 0), 5)])
+def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
+    brought: tuple[int, ...],
+    pools: int,
+    study: StudyConfig,
+    data: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    split = data.test.evenly_spaced(IMAGES)
+    asked: list[list[int]] = []
+    found: list[int] = []
+
+    class Nodes:
+        def now(self) -> "Nodes":
+            return self
+
+    def pool(store: Any, works: Any, waiting: list[dict[str, Any]], *, on_block: Any, **_: Any) -> None:
+        asked.append([row["example"] for row in waiting])
+        for row in waiting[: brought[len(asked) - 1]]:
+            on_block([Visit(0, row["example"], row["label"], 0.0, {}, "cpu")])
+        raise WorkersLostError("a node is gone")
+
+    monkeypatch.setattr(sampling, "_run_pool", pool)
+    work = Work(CountPass(0.25, ("a",), (), study.certify, 10), split)
+
+    def on_block(visits: list[Visit]) -> None:
+        found.extend(one.example for one in visits)
+
+    with pytest.raises(WorkersLostError, match="a node is gone"):
+        visit(Store(Path("/nowhere")), [work], classes=10, cluster=Nodes(), on_block=on_block)  # type: ignore[arg-type]
+    assert len(asked) == pools
+    for examples, before in zip(asked, [0, *np.cumsum(brought)], strict=False):
+        assert examples == split.index.tolist()[before:]
+    assert found == split.index.tolist()[: sum(brought)]
+    assert f"going on with the {IMAGES} images left" in caplog.text

@@ -1,0 +1,118 @@
+"""What Tune is told to run and to stop, and what becomes of its answers, without Tune."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from rspipe.records import Trial
+from rspipe.search.trials import WATCHED, stopped_trial
+from rspipe.stages.tune import GivenUp, Proposals
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
+from tests.processes import TINY
+
+ROOM = [2]
+"""How many trials the cluster has room for."""
+
+
+class Counting(Store):
+    """A run directory that knows how often it was written to."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        self.saved: list[tuple[int, str]] = []
+
+    def save_trial(self, trial: Trial) -> None:
+        self.saved.append((trial.index, trial.status))
+        super().save_trial(trial)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Counting:
+    return Counting(tmp_path)
+
+
+@pytest.fixture
+def ends() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def proposals(store: Counting, ends: list[int]) -> Proposals:
+    searches = load_study(TINY).search_specs
+    return Proposals(store, searches, on_end=lambda piece, _: ends.append(piece), room=lambda: ROOM[0])
+
+
+def look(epoch: int) -> dict[str, Any]:
+    history = [{"epoch": 1 + done, WATCHED: 0.25, "validation_noisy_accuracy": 0.5} for done in range(epoch)]
+    return {"ended": False, "epoch": epoch, "history": history, "passes": 10, "seconds": 1.0, WATCHED: 0.25}
+
+
+def ended(proposals: Proposals, trial_id: str) -> dict[str, Any]:
+    (search,) = load_study(TINY).search_specs
+    work = proposals._running[trial_id]
+    trial = stopped_trial(search, work.index, work.parameters, look(1))
+    content = {**trial.to_json(), "status": "finished", "message": "", "objective": 0.1}
+    return {"ended": True, "record": json.dumps(content)}
+
+
+def test_the_record_of_a_trial_is_written_once_and_by_the_driver(
+    proposals: Proposals, store: Counting, ends: list[int]
+) -> None:
+    proposals.suggest("a")
+    answer = ended(proposals, "a")
+    proposals.on_trial_result("a", look(1))
+    assert store.saved == []
+    # Tune repeats the last result of a trial that returns.
+    for _ in range(2):
+        proposals.on_trial_result("a", answer)
+    proposals.on_trial_complete("a", answer)
+    # What is said behind its end is not heard.
+    proposals.on_trial_result("a", answer)
+    proposals.on_trial_complete("a", look(1))
+    assert store.saved == [(0, "finished")]
+    assert ends == [0]
+
+
+def test_a_trial_that_is_stopped_is_recorded_when_tune_has_done_so(proposals: Proposals, store: Counting) -> None:
+    proposals.suggest("a")
+    proposals.on_trial_result("a", look(1))
+    proposals.on_trial_complete("a", look(1))
+    assert store.saved == [(0, "stopped")]
+
+
+@pytest.mark.parametrize("error", [True, False])
+def test_a_trial_that_fails_has_no_record(proposals: Proposals, store: Counting, error: bool) -> None:
+    proposals.suggest("a")
+    proposals.on_trial_complete("a", None if error else {"ended": True, "record": ""}, error=error)
+    assert store.saved == []
+
+
+def test_an_experiment_is_given_up_in_every_copy_of_what_says_so() -> None:
+    end = GivenUp()
+    copied = copy.deepcopy(end)
+    assert not copied.stop_all()
+    end.give_up()
+    assert copied.stop_all()
+    assert not copied("a trial", {})
+
+
+def test_as_many_trials_are_proposed_as_there_is_room_for_and_none_twice(
+    proposals: Proposals, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def index(trial_id: str) -> int | None:
+        found = proposals.suggest(trial_id)
+        return None if found is None else int(found["work"].index)
+
+    assert [index("a"), index("b"), index("c")] == [0, 1, None]
+    proposals.on_trial_complete("a", error=True)
+    assert [index("c"), index("d")] == [2, None]
+    # A node has joined.
+    monkeypatch.setattr(f"{__name__}.ROOM", [3])
+    assert index("d") == 3
+    assert proposals.suggest("e") == Searcher.FINISHED
+    assert ends == [0]

@@ -1,0 +1,492 @@
+"""The run directory: atomic records, one study, one process, damage found."""
+
+import errno
+import multiprocessing
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rspipe.errors import StoreError
+from rspipe.records import SearchResult, TrainedModel, Trial
+from rspipe.smoothing.classifiers import BatchLimit, Classifier
+from rspipe.smoothing.counting import ImageCounts
+from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
+from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.stages.certify import _table
+from rspipe.stages.passes import CountPass, Visit
+from rspipe.storage.files import checksum, load_torch, save_torch, write_atomically
+from rspipe.storage.opening import open_store
+from rspipe.storage.paths import Place
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from tests.results_builder import ensemble, trained_model
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Return a run directory that is not there yet, of either kind."""
+    return tmp_path / "run" if request.param == "folder" else request.getfixturevalue("bucket") / "some/run"
+
+
+@pytest.fixture
+def study() -> StudyConfig:
+    return load_study(TINY)
+
+
+RULES: dict[str, RuleSpec] = {
+    "fixed": FixedRule(),
+    "planned": PlannedRule(name="planned", pilot=200, eps=0.05),
+    "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.25, 0.5)),
+}
+
+
+def counts_table(
+    example: int, *, classifier: str = "a", key: str = "k", rule: str = "fixed", **arrays: np.ndarray[Any, Any]
+) -> pa.Table:
+    """The rows that certification writes of an image, from arrays like those of a pass; 990 of 1000 by default."""
+    spec = CertifySpec(rule=RULES[rule], n0=100, n=1000)
+    estimation = np.array([[10, 990]])
+    content = {
+        "selection": np.array([[1, 99]]),
+        "pilot": np.zeros((1, 2), np.int64),
+        "estimation": estimation,
+        "stop": np.array([""]),
+        "marks": np.array([200, 500, 1000]),
+        "prefix": np.array([[[2, 198], [5, 495], [10, 990]]]),
+        "probability_sum": estimation * 0.9,
+        "probability_square": estimation * 0.81,
+        "batch_size": np.array(100),
+    }
+    one = Visit(work=0, example=example, label=1, seconds=0.1, arrays={**content, **arrays}, device="cpu")
+    sampling = CountPass(0.5, ("m",), (Classifier(classifier, (0,), (1.0,)),), spec, 2)
+    return _table(sampling, one, {classifier: "model"}, {classifier: key})
+
+
+def test_a_run_directory_refuses_another_study_and_says_what_differs(run_dir: Place, study: StudyConfig) -> None:
+    with open_store(run_dir, study, source="", environment={}):
+        pass
+    other = load_study(TINY, overrides=["certify.n=3000"])
+    with (
+        pytest.raises(StoreError, match=r"belongs to study tiny-.*certify\.n: 2000 there, 3000 here.*--run-dir"),
+        open_store(run_dir, other, source="", environment={}),
+    ):
+        pass
+
+
+def test_a_run_directory_opens_again_for_its_own_study_and_keeps_its_first_environment(
+    run_dir: Place, study: StudyConfig
+) -> None:
+    for environment in ({"torch": "1"}, {"torch": "2"}):
+        with open_store(run_dir, study, source="text", environment=environment):
+            pass
+    assert '"torch": "1"' in (run_dir / "environment.json").read_bytes().decode()
+    assert (run_dir / "study.toml").read_bytes().decode() == "text"
+
+
+def _hold(run_dir: Place, opened: object, release: object) -> None:
+    with open_store(run_dir, load_study(TINY), source="", environment={}):
+        opened.set()  # type: ignore[attr-defined]
+        release.wait(30)  # type: ignore[attr-defined]
+
+
+def test_a_second_process_on_a_run_directory_is_refused_and_a_killed_one_leaves_it_free(
+    run_dir: Place, study: StudyConfig
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    opened, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(run_dir, opened, release))
+    holder.start()
+    try:
+        assert opened.wait(30)
+        with (
+            pytest.raises(StoreError, match=r"in use by (another )?process.*; wait for it or end it"),
+            open_store(run_dir, study, source="", environment={}),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.join()
+    with open_store(run_dir, study, source="", environment={}) as store:
+        assert store.run_dir == run_dir
+
+
+def test_a_record_read_back_is_the_record_written(run_dir: Place) -> None:
+    trial = Trial(
+        search="s",
+        index=1,
+        parameters={"lbd": 0.1, "m": 2},
+        objective=1 / 3,
+        noisy_accuracy=0.5,
+        status="finished",
+        message="",
+        seconds=1.5,
+        passes=10,
+    )
+    store = Store(run_dir)
+    assert store.trial("s", 1) is None
+    store.save_trial(trial)
+    assert store.trial("s", 1) == trial
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: Place) -> None:
+    store = Store(run_dir)
+    for lbd in (1.0, 2.0):
+        store.save_trial_checkpoint("s", {"lbd": lbd}, {"epoch": int(lbd)})
+    assert store.trial_checkpoint("s", {"lbd": 2.0}) == {"epoch": 2}
+    assert store.trial_checkpoint("s", {"lbd": 3.0}) is None
+    result = SearchResult(
+        id="s",
+        label="s",
+        sigma=0.5,
+        best={"lbd": 1.0},
+        best_index=0,
+        objective=0.5,
+        default_objective=0.5,
+        trials=1,
+    )
+    store.save_search_result(result)
+    assert [path.name for path in (run_dir / "search" / "s").glob("*")] == ["result.json"]
+
+
+def test_a_damaged_checkpoint_counts_as_none_and_a_good_one_comes_back(run_dir: Place) -> None:
+    store = Store(run_dir)
+    state = {"epoch": 3, "network": {"w": torch.arange(4.0)}, "history": [{"loss": 0.1}]}
+    store.save_checkpoint("m", state)
+    found = store.checkpoint("m")
+    assert found["epoch"] == 3
+    assert torch.equal(found["network"]["w"], state["network"]["w"])  # type: ignore[index]
+    path = store.model_dir("m") / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    assert store.checkpoint("m") is None
+
+
+def test_a_checkpoint_that_would_execute_code_is_not_loaded(tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "executed"),)
+
+    store = Store(tmp_path)
+    path = store.model_dir("m") / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"epoch": Harmful()}, path)
+    copy = shutil.copy(path, tmp_path / "copy.pt")
+    assert store.checkpoint("m") is None
+    with pytest.raises(StoreError, match="damaged"):
+        load_torch(Path(copy))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_counts_are_kept_per_block_and_a_truncated_part_is_set_aside(run_dir: Place) -> None:
+    store = Store(run_dir)
+    assert store.counts() is None
+    store.save_counts(counts_table(1))
+    store.save_counts(counts_table(2))
+    store.save_counts(counts_table(2, key="other"))
+    assert store.counted() == {("a", "k", 1), ("a", "k", 2), ("a", "other", 2)}
+    part = sorted((run_dir / "certificates").glob("part-*.parquet"), key=str)[0]
+    part.write_bytes(part.read_bytes()[:-20])
+    assert len(store.counted()) == 2
+    assert len(list((run_dir / "certificates").glob("*.damaged"))) == 1
+
+
+def test_the_same_counts_stored_twice_count_once(run_dir: Place) -> None:
+    store = Store(run_dir)
+    store.save_counts(counts_table(1))
+    store.save_counts(pa.concat_tables([counts_table(1), counts_table(2)]))
+    (classifier,) = store.certified({"a": "k"})
+    assert classifier.example.tolist() == [1, 2]
+
+
+def test_different_counts_under_one_key_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_counts(counts_table(1))
+    other = counts_table(1, estimation=np.array([[20, 980]]))
+    store.save_counts(pa.concat_tables([other, counts_table(2)]))
+    with pytest.raises(StoreError, match="a has two different counts for image 1"):
+        store.certified({"a": "k"})
+
+
+def test_certificates_follow_from_the_counts_and_are_ordered_by_example(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for example in (5, 1, 3):
+        store.save_counts(counts_table(example))
+    store.save_counts(counts_table(4, key="other"))
+    store.save_counts(counts_table(4, classifier="b"))
+    (classifier,) = store.certified({"a": "k"})
+    assert classifier.id == "a"
+    assert classifier.example.tolist() == [1, 3, 5]
+    assert np.all(classifier.prediction == 1)
+    assert np.all(classifier.n_a == 990)
+    assert np.all(classifier.samples == 1100)
+    assert (classifier.kind, classifier.sigma, classifier.rule) == ("model", 0.5, "fixed")
+    assert classifier.seconds == pytest.approx(0.3)
+
+
+class Sure(nn.Module):
+    """Class 1 of three, but for the noise in the first number."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return torch.stack([-batch[:, 0], batch[:, 0] + self.bias, batch[:, 1] - 1.5], dim=1)
+
+
+CLASSIFIERS = (
+    Classifier("sure", (0,), (1.0,)),
+    Classifier("doubt", (1,), (1.0,)),
+    Classifier("wrong", (2,), (1.0,)),
+    Classifier("both", (0, 1), (0.5, 0.5), "probabilities"),
+)
+KEYS = {one.id: f"key of {one.id}" for one in CLASSIFIERS}
+
+
+def passed(rule: str, store: Store, *, examples: Sequence[int] = (7, 3, 5)) -> dict[str, list[ImageCounts]]:
+    """Pass over images, store what is found, each image in a part of its own, and return it by classifier."""
+    spec = CertifySpec(rule=RULES[rule], n0=100, n=3000, alpha=0.01, block_size=500, seed=4)
+    networks = [Sure(4.0), Sure(0.05), Sure(-9.0)]
+    sampling = CountPass(0.5, ("x", "y", "z"), CLASSIFIERS, spec, 3)
+    kinds = {one.id: "ensemble" if one.id == "both" else "model" for one in CLASSIFIERS}
+    found: dict[str, list[ImageCounts]] = {one.id: [] for one in CLASSIFIERS}
+    for example in examples:
+        arrays = sampling.run(networks, torch.zeros(2), 1, example, limit=BatchLimit())
+        one = Visit(work=0, example=example, label=1, seconds=0.5, arrays=arrays, device="cpu")
+        store.save_counts(_table(sampling, one, kinds, KEYS))
+        for classifier in CLASSIFIERS:
+            found[classifier.id].append(ImageCounts(**arrays))
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("complete", [True, False])
+def test_counts_come_back_as_they_were_made(tmp_path: Path, rule: str, complete: bool) -> None:
+    store = Store(tmp_path)
+    found = passed(rule, store)
+    stored = store.classifier_counts(KEYS, complete=complete)
+    assert [one.id for one in stored] == sorted(KEYS)
+    order = np.argsort((7, 3, 5))
+    for counts in stored:
+        row = [one.id for one in CLASSIFIERS].index(counts.id)
+
+        def made(name: str, row: int = row, id_: str = counts.id) -> np.ndarray[Any, Any]:
+            return np.stack([getattr(one, name)[row] for one in found[id_]])[order]
+
+        assert counts.example.tolist() == [3, 5, 7]
+        assert counts.label.tolist() == [1, 1, 1]
+        assert counts.kind == ("ensemble" if counts.id == "both" else "model")
+        assert counts.rule == RULES[rule]
+        assert (counts.sigma, counts.n0, counts.n, counts.alpha, counts.seed) == (0.5, 100, 3000, 0.01, 4)
+        assert counts.seconds == 1.5
+        for name in ("selection", "pilot", "estimation", "stop"):
+            assert np.array_equal(getattr(counts, name), made(name)), name
+            assert getattr(counts, name).dtype.kind == made(name).dtype.kind
+        noted = complete or rule == "radius_grid"
+        prefix = made("prefix")
+        reached = int((prefix[..., 0] >= 0).any(0).sum()) if noted else 0
+        assert counts.marks.tolist() == [200, 500, 1000, 2000, 3000][:reached]
+        assert np.array_equal(counts.prefix, prefix[:, :reached])
+        for name in ("probability_sum", "probability_square"):
+            assert np.array_equal(getattr(counts, name), made(name) if complete else np.zeros((3, 0))), name
+    early = {"fixed": set(), "planned": {"label", "planned"}, "radius_grid": {"label", "settled"}}[rule]
+    assert {str(one) for counts in stored for one in counts.stop} - {""} == early
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_certificates_of_stored_counts_are_those_of_the_pass(tmp_path: Path, rule: str) -> None:
+    """Also by the radius grid where no image needed all samples, so that not every look was noted."""
+    store = Store(tmp_path)
+    passed(rule, store)
+    table = store.counts()
+    assert table is not None
+    rows = {(row["classifier"], row["example"]): row for row in table.to_pylist()}
+    for classifier in store.certified(KEYS):
+        for position, example in enumerate(classifier.example.tolist()):
+            row = rows[classifier.id, example]
+            for name in ("prediction", "radius", "p_a_lower", "n_a", "samples"):
+                assert getattr(classifier, name)[position] == row[name], name
+    if rule == "radius_grid":
+        marks = [len(counts.marks) for counts in store.classifier_counts(KEYS)]
+        assert min(marks) < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_certificates_can_be_derived_from_what_is_stored(tmp_path: Path, kind: CertificateKind) -> None:
+    store = Store(tmp_path)
+    passed("planned", store)
+    found = {one.id: derive(one, kind=kind, alpha=0.05) for one in store.classifier_counts(KEYS, complete=True)}
+    assert found["sure"].prediction.tolist() == [1, 1, 1]
+    assert found["wrong"].prediction.tolist() == [-1, -1, -1]
+
+
+def test_a_row_says_all_that_its_counts_depend_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    passed("planned", store, examples=(3,))
+    table = store.counts()
+    assert table is not None
+    (row,) = [row for row in table.to_pylist() if row["classifier"] == "sure"]
+    expected = {
+        "example": 3,
+        "label": 1,
+        "kind": "model",
+        "sigma": 0.5,
+        "rule": "planned",
+        "rule_parameters": RULES["planned"].model_dump_json(),
+        "n0": 100,
+        "n": 3000,
+        "alpha": 0.01,
+        "seed": 4,
+        "streams": "selection 0, pilot 6, estimation 1",
+        "block_size": 500,
+        "batch_size": 500,
+        "noise": "numpy Philox, Box-Muller",
+        "precision": "float32",
+        "device": "cpu",
+        "seconds": 0.5,
+        "key": "key of sure",
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_counts_under_several_rules_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in RULES:
+        store.save_counts(counts_table(1, key=name, rule=name))
+    for name, rule in RULES.items():
+        (counts,) = store.classifier_counts({"a": name})
+        assert counts.rule == rule
+    assert store.classifier_counts({"a": "another"}) == ()
+    assert store.classifier_counts({"b": "fixed"}) == ()
+
+
+def test_a_directory_without_counts_has_no_classifiers(run_dir: Place) -> None:
+    assert Store(run_dir).classifier_counts(KEYS, complete=True) == ()
+
+
+def model(**changes: object) -> TrainedModel:
+    return trained_model("gaussian", 0.25, 0, **changes)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def test_parameters_come_back_and_others_in_their_place_are_refused(run_dir: Place) -> None:
+    store, parameters = Store(run_dir), {"w": torch.arange(3.0)}
+    record = model(checksum=checksum(parameters))
+    store.save_model(record, parameters)
+    assert torch.equal(store.parameters(record.id)["w"], parameters["w"])
+    path = store.model_dir(record.id) / "weights.pt"
+    for damage in (lambda: save_torch(path, {"w": torch.ones(3)}), lambda: path.write_bytes(b"x"), path.unlink):
+        damage()
+        with pytest.raises(StoreError, match=r"delete the folder and run again$") as refused:
+            store.parameters(record.id)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_checksum_knows_names_shapes_types_and_values() -> None:
+    base = {"a": torch.zeros(2, 3)}
+    others = [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3).half()},
+        {"a": torch.ones(2, 3)},
+    ]
+    assert len({checksum(one) for one in (base, *others)}) == 5
+    assert checksum({"a": base["a"], "b": base["a"]}) == checksum({"b": base["a"], "a": base["a"]})
+
+
+def test_weights_of_members_that_were_trained_anew_count_as_none(run_dir: Place) -> None:
+    store = Store(run_dir)
+    members = [model(id="one", checksum="1"), model(id="two", checksum="2")]
+    for member in members:
+        store.save_model(member, {})
+    record = replace(ensemble("gaussian x2", 0.25, ("one", "two")), checksums=("1", "2"))
+    store.save_ensemble_weights(record)
+    assert store.ensemble_weights(record.id) == record
+    store.save_model(replace(members[1], checksum="3"), {})
+    assert store.ensemble_weights(record.id) is None
+
+
+def test_a_model_or_trial_that_should_be_there_but_is_not_names_the_likely_cause(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for look in (lambda: store.existing_model("m"), lambda: store.existing_trial("s", 3)):
+        with pytest.raises(StoreError, match=r"they do not share the run directory: .* --run-dir"):
+            look()
+
+
+def test_damaged_moments_are_an_error_that_says_what_to_delete(run_dir: Place) -> None:
+    store = Store(run_dir)
+    store.save_moments("m", {"mean": np.ones(2)})
+    path = run_dir / "moments" / "m.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(StoreError, match=r"m\.npz: damaged or missing .* delete it and run again"):
+        store.moments("m")
+
+
+def test_another_title_or_other_radii_are_the_same_study(run_dir: Place, study: StudyConfig) -> None:
+    other = load_study(TINY, overrides=["title='Another'", "radii=[0.0, 2.0]", "baseline='macer'"])
+    assert other.id == study.id
+    for one in (study, other):
+        with open_store(run_dir, one, source=one.title, environment={}):
+            pass
+    assert "Another" in (run_dir / "study.json").read_bytes().decode()
+    assert (run_dir / "study.toml").read_bytes().decode() == "Another"
+
+
+def test_a_run_that_goes_on_in_another_environment_says_so_and_keeps_both(
+    run_dir: Place, study: StudyConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for environment in ({"started": "1", "torch": "2.9"}, {"started": "2", "torch": "2.9"}):
+        with open_store(run_dir, study, source="", environment=environment):
+            pass
+    assert not caplog.records
+    with open_store(run_dir, study, source="", environment={"started": "3", "torch": "2.10"}):
+        pass
+    assert "torch 2.9 then, 2.10 now" in caplog.text
+    assert '"2.9"' in (run_dir / "environment.json").read_bytes().decode()
+    (later,) = run_dir.glob("environment-*.json")
+    assert '"2.10"' in later.read_bytes().decode()
+
+
+def test_a_lost_environment_is_written_anew(run_dir: Place, study: StudyConfig) -> None:
+    for _ in range(2):
+        with open_store(run_dir, study, source="", environment={"torch": "1"}):
+            pass
+        assert (run_dir / "environment.json").is_file()
+        (run_dir / "environment.json").unlink()
+
+
+def test_a_file_system_without_locks_is_not_called_in_use(
+    tmp_path: Path, study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with (
+        pytest.raises(StoreError, match=r"cannot be locked .No locks available.; choose one on another file system"),
+        open_store(tmp_path / "run", study, source="", environment={}),
+    ):
+        pass

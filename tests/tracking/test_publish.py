@@ -1,0 +1,619 @@
+"""What MLflow holds of a study, and that it may be missing."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from rspipe.records import TrainedModel
+from rspipe.report.results import Results
+from rspipe.report.summaries import summarize
+from rspipe.smoothing.metrics import certified_accuracy
+from rspipe.spec import content_id
+from rspipe.storage.files import write_json, write_text
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.tracking.publish import Tracker, tracking_uri, ui_command
+from tests.browser import browser, needs_browser
+from tests.processes import free_ports, kill_all
+from tests.results_builder import results
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+
+
+def with_specs(content: Results) -> Results:
+    """Return results whose searches are those of their study, so that a search run finds its space."""
+    ids = {spec.sigma: spec.id for spec in content.study.search_specs}
+    searches = tuple(replace(search, id=ids[search.sigma]) for search in content.searches)
+    old = {search.id: ids[search.sigma] for search in content.searches}
+    return replace(
+        content, searches=searches, trials=tuple(replace(trial, search=old[trial.search]) for trial in content.trials)
+    )
+
+
+def save(store: Store, content: Results) -> None:
+    """Write the files that a run directory with these results has and MLflow gets."""
+    for name in ("study.json", "environment.json"):
+        write_json(store.run_dir / name, {"name": name})
+    write_text(store.run_dir / "study.toml", "")
+    for model in content.models:
+        store.save_model(model, {"w": torch.zeros(1)})
+    for search in content.searches:
+        store.save_search_result(search)
+    for record in content.ensembles:
+        store.save_ensemble_weights(record)
+
+
+def small_results() -> Results:
+    """Return the noise level at which a model diverged: MLflow's database takes its time for each run."""
+    made = with_specs(results())
+    searches = tuple(search for search in made.searches if search.sigma == 0.5)
+    return replace(
+        made,
+        models=tuple(model for model in made.models if model.train_sigma == 0.5),
+        searches=searches,
+        trials=tuple(trial for trial in made.trials if trial.search == searches[0].id),
+        ensembles=tuple(record for record in made.ensembles if record.sigma == 0.5),
+        certified=tuple(one for one in made.certified if one.sigma == 0.5),
+    )
+
+
+@pytest.fixture
+def content() -> Results:
+    return small_results()
+
+
+@pytest.fixture
+def store(tmp_path: Path, content: Results, empty_database: Path) -> Store:
+    store = Store(tmp_path / "run")
+    save(store, content)
+    shutil.copy(empty_database, tmp_path)
+    return store
+
+
+def runs(store: Store) -> list[Run]:
+    client = MlflowClient(tracking_uri(store.run_dir))
+    experiment = client.get_experiment_by_name("rspipe")
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def open_tracker(store: Store, study: StudyConfig) -> Tracker:
+    tracker = Tracker(store, study)
+    tracker.open()
+    return tracker
+
+
+def publish(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    tracker.publish(content, summarize(content), {"study/again.json": store.run_dir / "study.json"})
+    tracker.finish("FINISHED")
+
+
+def child(found: list[Run], record: TrainedModel) -> Run:
+    (run,) = [run for run in found if run.data.tags["rspipe.key"].startswith(f"model/{record.id}/")]
+    return run
+
+
+def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(store: Store, content: Results) -> None:
+    publish(store, content)
+    found = runs(store)
+    kinds = Counter(run.data.tags["rspipe.kind"] for run in found)
+    assert kinds == {
+        "study": 1,
+        "model": len(content.models),
+        "search": len(content.searches),
+        "ensemble": len(content.ensembles),
+        "trial": len(content.trials),
+    }
+    (parent,) = [run.info.run_id for run in found if run.data.tags["rspipe.kind"] == "study"]
+    direct = [run for run in found if run.data.tags["rspipe.kind"] != "trial"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in direct} == {None, parent}
+    assert {run.data.tags.get("rspipe.study.loading") for run in found} == {content.study.id}
+
+
+def nested_trials(store: Store) -> dict[str, list[Run]]:
+    """Return the runs of trials by the key of the run that they are nested in."""
+    found = runs(store)
+    keys = {run.info.run_id: run.data.tags["rspipe.key"] for run in found}
+    nested: dict[str, list[Run]] = {}
+    for run in sorted(found, key=lambda run: run.info.run_name or ""):
+        if run.data.tags["rspipe.kind"] == "trial":
+            nested.setdefault(keys[run.data.tags["mlflow.parentRunId"]], []).append(run)
+    return nested
+
+
+def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store, content: Results) -> None:
+    publish(store, content)
+    (search,) = content.searches
+    (listed,) = nested_trials(store).values()
+    assert [run.info.status for run in listed] == ["FINISHED", "FAILED", "FINISHED"]
+    for run, trial in zip(listed, content.trials, strict=True):
+        assert {name: float(value) for name, value in run.data.params.items()} == trial.parameters
+        assert run.data.metrics["training_passes"] == trial.passes
+        assert run.data.metrics.get("validation/acr") == (trial.objective if trial.status == "finished" else None)
+    best = max(trial.objective for trial in content.trials)
+    added = replace(content.trials[0], index=3, objective=best + 0.1, watched={"1": 0.3}, status="finished")
+    stopped = replace(added, index=4, objective=0.0, status="stopped")
+    more = replace(search, trials=5, best=added.parameters, best_index=3, objective=added.objective)
+    publish(store, replace(content, searches=(more,), trials=(*content.trials, added, stopped)))
+    nested = nested_trials(store)
+    assert {key: len(found) for key, found in nested.items()} == {f"search/{search.id}/5": 5}
+    assert nested[f"search/{search.id}/5"][4].info.status == "KILLED"
+    superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
+    assert superseded == [f"search/{search.id}/3"]
+
+
+def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(store: Store, content: Results) -> None:
+    publish(store, content)
+    client, found = MlflowClient(tracking_uri(store.run_dir)), runs(store)
+    certified = {one.id: one for one in content.certified}
+    lengths = set()
+    for record in content.models:
+        if record.status == "diverged":
+            continue
+        one = certified[record.id]
+        history = client.get_metric_history(child(found, record).info.run_id, "certified_accuracy")
+        steps = [point.step for point in history]
+        expected = certified_accuracy(one.radius, one.correct, [step / 1000 for step in steps])
+        assert [point.value for point in history] == pytest.approx(expected.tolist())
+        assert steps[0] == 0
+        assert history[-1].value == 0
+        assert steps == sorted(set(steps))
+        lengths.add(tuple(steps))
+    assert len(lengths) == 1, "curves can be compared on one grid only"
+
+
+def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(store: Store, content: Results) -> None:
+    publish(store, content)
+    record = content.models[0]
+    run = child(runs(store), record)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    history = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(point.step, point.value) for point in history] == [(e["epoch"], e["loss"]) for e in record.history]
+    summary = next(one for one in summarize(content) if one.id == record.id)
+    assert run.data.metrics["acr"] == summary.acr.estimate
+    assert run.data.metrics["acr_two_sided"] == summary.acr_two_sided
+    assert run.data.metrics["samples_per_image"] == summary.samples
+    assert run.data.metrics["certified_accuracy/r_0.50"] == summary.certified_accuracy[2]
+    assert run.data.tags["rspipe.sigma"] == "0.5"
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+
+
+def test_files_are_logged_once_also_where_certificates_follow_and_after_resumes(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[str, str]] = []
+    log_artifact = MlflowClient.log_artifact
+
+    def noted(client: MlflowClient, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        logged.append((run_id, Path(local_path).name))
+        log_artifact(client, run_id, local_path, artifact_path)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", noted)
+    few = replace(content, searches=(), trials=())
+    open_tracker(store, content.study).publish(replace(few, certified=(), ensembles=()))
+    for _ in range(2):
+        open_tracker(store, content.study).publish(few, summarize(few))
+    assert len(logged) == len(set(logged))
+    run = child(runs(store), content.models[0]).info.run_id
+    assert {name for id_, name in logged if id_ == run} == {"model.json", "weights.pt"}
+
+
+def test_tags_say_the_last_stage_and_parameters_how_it_was_certified(store: Store, content: Results) -> None:
+    record = content.models[0]
+    few = replace(content, models=(record,), searches=(), trials=(), ensembles=())
+    tracker = open_tracker(store, content.study)
+    tracker.publish(replace(few, certified=()))
+    assert child(runs(store), record).data.tags["rspipe.stage"] == "train"
+    tracker.publish(few, summarize(few))
+    run = child(runs(store), record)
+    expected = {"stage": "certify", "study": content.study.id, "method": record.method, "seed": "0", "data": "digits"}
+    assert {name: run.data.tags[f"rspipe.{name}"] for name in expected} == expected
+    certify = {name: run.data.params[f"certify.{name}"] for name in ("rule.name", "n", "alpha", "precision")}
+    assert certify == {"rule.name": "fixed", "n": "10000", "alpha": "0.001", "precision": "float32"}
+
+
+def test_the_load_of_the_machine_is_logged_while_a_study_runs_and_goes_on_when_it_resumes(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psutil")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    client, name = MlflowClient(tracking_uri(store.run_dir)), "system/cpu_utilization_percentage"
+    seen = 0
+    for _ in range(2):
+        tracker = open_tracker(store, content.study)
+        (parent,) = runs(store)
+        deadline = time.monotonic() + 60
+        while len(client.get_metric_history(parent.info.run_id, name)) <= seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        tracker.finish("KILLED")
+        history = client.get_metric_history(parent.info.run_id, name)
+        assert len(history) > seen
+        seen = len(history)
+        assert [point.step for point in history] == list(range(seen))
+        assert all(0 <= point.value <= 100 for point in history)
+
+
+def test_the_duration_of_a_run_is_the_time_that_training_took(store: Store, content: Results) -> None:
+    publish(store, replace(content, ensembles=(), certified=()))
+    found = runs(store)
+    for record in content.models:
+        run = child(found, record)
+        assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(record.seconds, abs=1e-3)
+
+
+def test_a_rule_without_two_sided_certificates_has_no_such_acr(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = content.models[0]
+    on_grid = [replace(one, rule="radius_grid", two_sided=math.nan) for one in content.certified if one.id == record.id]
+    few = replace(content, models=(record,), searches=(), trials=(), ensembles=(), certified=tuple(on_grid))
+    publish(store, few)
+    metrics = child(runs(store), record).data.metrics
+    assert math.isnan(metrics.get("acr_two_sided", math.nan))
+    assert metrics["acr"] > 0
+    assert not [one for one in caplog.records if one.name.startswith("rspipe")]
+
+
+def test_a_diverged_model_is_a_failed_run_without_an_acr(store: Store, content: Results) -> None:
+    publish(store, content)
+    (record,) = [model for model in content.models if model.status == "diverged"]
+    run = child(runs(store), record)
+    assert run.info.status == "FAILED"
+    assert "acr" not in run.data.metrics
+
+
+def test_publishing_again_changes_nothing(store: Store, content: Results) -> None:
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+
+    def everything() -> list[tuple[object, ...]]:
+        return sorted(
+            (
+                run.info.run_id,
+                run.data.tags["rspipe.key"],
+                [len(client.get_metric_history(run.info.run_id, name)) for name in sorted(run.data.metrics)],
+                run.data.params,
+            )
+            for run in runs(store)
+        )
+
+    before = everything()
+    publish(store, content)
+    assert everything() == before
+
+
+def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(store: Store, content: Results) -> None:
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    run = child(runs(store), content.models[0])
+    client.delete_tag(run.info.run_id, "rspipe.logged")
+    before = client.get_metric_history(run.info.run_id, "certified_accuracy")
+    publish(store, content)
+    after = client.get_metric_history(run.info.run_id, "certified_accuracy")
+    assert [(point.step, point.value) for point in after] == [(point.step, point.value) for point in before]
+
+
+def test_an_unfinished_certification_is_not_shown(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    tracker.publish(content, summarize(content)[1:])
+    first = child(runs(store), content.models[0])
+    assert not {"acr", "certified_accuracy"} & set(first.data.metrics)
+    tracker.publish(content, summarize(content))
+    history = MlflowClient(tracking_uri(store.run_dir)).get_metric_history(first.info.run_id, "certified_accuracy")
+    assert len({point.step for point in history}) == len(history) > 10
+
+
+def test_a_parent_run_whose_making_was_cut_off_is_completed(store: Store, content: Results) -> None:
+    open_tracker(store, content.study)
+    (parent,) = runs(store)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    client.delete_tag(parent.info.run_id, "rspipe.logged")
+    publish(store, content)
+    (again,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert again.info.run_id == parent.info.run_id
+    assert "rspipe.logged" in again.data.tags
+
+
+def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> None:
+    publish(store, content)
+    model = content.models[0]
+    anew = replace(content, models=(replace(model, checksum="other"), *content.models[1:]))
+    publish(store, anew)
+    keys = [run.data.tags["rspipe.key"] for run in runs(store) if model.id in run.data.tags["rspipe.key"]]
+    assert sorted(keys) == sorted([f"model/{model.id}/{model.checksum}", f"model/{model.id}/other"])
+    superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
+    assert superseded == [f"model/{model.id}/{model.checksum}"]
+
+
+def test_another_title_is_told_to_the_parent_run(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, content)
+    study = content.study.model_copy(update={"title": "Another", "radii": (0.0, 2.0)})
+    publish(store, replace(content, study=study))
+    (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert parent.data.tags["mlflow.note.content"] == "Another"
+    assert not [record for record in caplog.records if record.name.startswith("rspipe")]
+
+
+def test_certificates_join_the_run_that_training_made(store: Store, content: Results) -> None:
+    early = replace(content, certified=(), ensembles=())
+    tracker = open_tracker(store, content.study)
+    tracker.publish(early)
+    record = content.models[0]
+    assert "acr" not in child(runs(store), record).data.metrics
+    tracker.publish(content, summarize(content))
+    assert "acr" in child(runs(store), record).data.metrics
+
+
+def test_the_parent_run_is_running_while_the_study_runs_and_holds_its_files(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    (parent,) = runs(store)
+    assert parent.info.status == "RUNNING"
+    tracker.publish(content, summarize(content), {"figures/a.json": store.run_dir / "study.json"})
+    tracker.finish("KILLED")
+    client = MlflowClient(tracking_uri(store.run_dir))
+    assert client.get_run(parent.info.run_id).info.status == "KILLED"
+    names = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert names == {"study.toml", "study.json", "environment.json", "figures"}
+
+
+def test_a_run_directory_made_anew_is_another_parent_run(store: Store, content: Results) -> None:
+    publish(store, content)
+    write_json(store.run_dir / "environment.json", {"started": "later"})
+    publish(store, content)
+    parents = [run.data.tags["rspipe.key"] for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert len(set(parents)) == 2
+    assert f"study/{content.study.id}/{content_id({'started': 'later'})}" in parents
+
+
+def test_artifacts_and_a_database_that_is_made_anew_lie_beside_the_run_directory(
+    store: Store, content: Results
+) -> None:
+    (store.run_dir.parent / "mlflow.db").unlink()
+    publish(store, content)
+    assert list((store.run_dir.parent / "mlartifacts").rglob("weights.pt"))
+    assert (store.run_dir.parent / "mlflow.db").is_file()
+
+
+def test_the_command_names_the_database_and_quotes_it(tmp_path: Path) -> None:
+    uri = tracking_uri(tmp_path / "a b" / "run")
+    assert uri == f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert ui_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
+    assert ui_command("http://somewhere:5000") == "http://somewhere:5000"
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_an_unreachable_server_is_one_warning(
+    store: Store,
+    content: Results,
+    closed_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri = f"http://127.0.0.1:{closed_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    publish(store, content)
+    # Of whatever library: all of them reach the terminal.
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert uri in warning
+    assert str(store.run_dir) in warning
+    assert "report.py" in warning
+
+
+@contextmanager
+def server(folder: Path, port: int, database: str) -> Iterator[None]:
+    """A tracking server as its own process, with artifacts that pass through it."""
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("mlflow")), *words],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                assert answer.status == 200
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        kill_all(process)
+
+
+@pytest.fixture(scope="module")
+def sqlite(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a database in a file."""
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path_factory.mktemp('sqlite'))}"
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """Start PostgreSQL on loopback; return an empty database of it."""
+    pytest.importorskip("psycopg2", reason="needs psycopg2, which is not installed")
+    found = shutil.which("initdb")
+    if found is None:
+        pytest.skip("needs PostgreSQL's server, whose programs are not in the path")
+    programs = Path(found).resolve().parent
+    # It refuses to run as root; its package makes a user for it.
+    user = "postgres" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    if user is not None:
+        shutil.chown(folder, user)
+    data, where = str(folder / "data"), ["-h", "127.0.0.1", "-p", str(free_ports(1)[0])]
+    making = [str(programs / "initdb"), "-D", data, "-U", "rspipe", "-A", "trust", "--no-sync"]
+    subprocess.run(making, check=True, user=user, cwd=folder, capture_output=True)
+    running = [str(programs / "postgres"), "-D", data, "-k", str(folder), *where, "-F"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(running, user=user, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run([str(programs / "pg_isready"), "-q", *where], check=False).returncode:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"postgresql+psycopg2://rspipe@127.0.0.1:{where[-1]}/postgres"
+    finally:
+        # Not a smart end, which waits for clients.
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A study that was published on a server, after the server had been down at first."""
+
+    uri: str
+    store: Store
+    content: Results
+    warnings: tuple[str, ...]
+    """Of all that was published."""
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder, content = tmp_path_factory.mktemp("server"), small_results()
+    database = request.getfixturevalue(request.param)
+    store = Store(tmp_path_factory.mktemp("served") / "run")
+    save(store, content)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    told = list[str]()
+    handler, logger = logging.Handler(), logging.getLogger("rspipe")
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+        publish(store, content)
+        assert len(told) == 1, "the server is not there yet"
+        with server(folder, port, database):
+            publish(store, content)
+            yield Served(f"http://127.0.0.1:{port}", store, content, tuple(told))
+    logger.removeHandler(handler)
+
+
+def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (warning,) = served.warnings
+    assert f"MLflow at {served.uri} cannot be written" in warning
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
+    content, found = served.content, runs(served.store)
+    assert len(found) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
+    record = content.models[0]
+    run = child(found, record)
+    assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
+    # No node but the server's needs its folder.
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    client = MlflowClient(served.uri)
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
+    fetched = Path(client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path)))
+    assert fetched.read_bytes() == (served.store.model_dir(record.id) / "weights.pt").read_bytes()
+    assert not (served.store.run_dir.parent / "mlartifacts").exists()
+
+
+_TRACES = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])"
+
+
+@needs_browser
+def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_accuracy_curves_overlay(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What README says to do, in the pages that MLflow's own server shows."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
+    found = {run.info.run_name: run for run in runs(served.store)}
+    experiment = next(iter(found.values())).info.experiment_id
+    finished = [model for model in served.content.models if model.status == "finished"]
+    expected = {}
+    for record in finished[:2]:
+        (one,) = [one for one in served.content.certified if one.id == record.id]
+        name = child(list(found.values()), record).info.run_name
+        at = [0, 260, 500, 740]
+        shares = certified_accuracy(one.radius, one.correct, [step / 1000 for step in at])
+        expected[name] = dict(zip(at, shares.tolist(), strict=True))
+    with browser() as running:
+        context = running.new_context(viewport={"width": 1600, "height": 1000})
+        context.set_default_timeout(150_000)
+        page, outside = context.new_page(), list[str]()
+        page.on(
+            "request", lambda asked: asked.url.startswith((served.uri, "data:", "blob:")) or outside.append(asked.url)
+        )
+        page.goto(f"{served.uri}/#/experiments/{experiment}/runs")
+        search = page.get_by_placeholder("metrics.rmse")
+        search.fill("tags.`rspipe.kind` = 'model' and tags.`rspipe.stage` = 'certify'")
+        search.press("Enter")
+        # The study that they are nested in is shown with them.
+        page.get_by_text(f"{len(finished) + 1} matching runs").wait_for()
+        rows = page.locator(".ag-row")
+        rows.filter(has_text=served.content.study.id).get_by_role("button").first.click()
+        for name in expected:
+            rows.filter(has_text=name).get_by_role("checkbox").first.check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        page.get_by_text("Comparing 2 Runs").first.wait_for()
+        page.get_by_role("link", name="certified_accuracy", exact=True).click()
+        page.wait_for_function(f"new Set({_TRACES}.map(trace => trace.name)).size == {len(expected)}")
+        traces = page.evaluate(f"{_TRACES}.map(trace => [trace.name, trace.x, trace.y])")
+        assert {name for name, _, _ in traces} == set(expected)
+        for name, steps, shares in traces:
+            shown = dict(zip(steps, shares, strict=True))
+            assert {at: shown[at] for at in expected[name]} == pytest.approx(expected[name])
+    assert outside == []
+
+
+def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:
+    (store.run_dir.parent / "mlflow.db").write_text("not a database at all, not in the least")
+    publish(store, content)
+    assert [record.levelname for record in caplog.records if record.name.startswith("rspipe")] == ["WARNING"]
+
+
+def test_the_experiment_name_of_the_environment_is_respected(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    publish(store, content)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    assert client.get_experiment_by_name("mine") is not None
+    assert client.get_experiment_by_name("rspipe") is None
+    assert json.loads((store.run_dir / "study.json").read_text()) == {"name": "study.json"}

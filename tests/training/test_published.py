@@ -1,0 +1,250 @@
+"""Checkpoints as models of a study: identified by their content, loaded as published, refused in one line."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DigitsData
+from rspipe.errors import ModelError, StudyError
+from rspipe.networks.architectures import build_network
+from rspipe.networks.modes import evaluating
+from rspipe.networks.normalization import Normalization, normalization, set_normalization
+from rspipe.stages.train import train_one
+from rspipe.storage.classifiers import trained_network
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+from rspipe.training.methods.checkpoint import file_digest
+from rspipe.training.published import loaded
+from rspipe.training.spec import ModelSpec
+
+DATA = load_dataset(DigitsData())
+STUDY = """
+name = "published"
+architecture = "digits_cnn"
+
+[training]
+epochs = 1
+
+[[models]]
+method = { name = "gaussian" }
+sigma = 0.25
+seeds = [0]
+
+[[models]]
+label = "cohen"
+method = { name = "checkpoint", file = "zero.pth.tar", normalization = "architecture" }
+sigma = 0.25
+seeds = [0]
+
+[[models]]
+label = "cohen"
+method = { name = "checkpoint", file = "one.pth.tar", normalization = "none", clean_accuracy = 0.1, tolerance = 1.0 }
+sigma = 0.25
+seeds = [1]
+
+[[ensembles]]
+members = "cohen x2"
+
+[[ensembles]]
+members = "gaussian x1 + cohen x1"
+"""
+
+
+def network(seed: int, *, to: Normalization = "architecture") -> nn.Module:
+    """A network that knows the means of the classes, with a normalization."""
+    made = build_network("digits_cnn", classes=10, seed=seed)
+    set_normalization(made, to)
+    return made.eval()
+
+
+def publish(path: Path, made: nn.Module, **more: Any) -> None:
+    """Write a checkpoint as Cohen et al. do."""
+    torch.save({"epoch": 90, "arch": "digits_cnn", "state_dict": made.state_dict(), "optimizer": {}, **more}, path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a study file and two checkpoints."""
+    publish(tmp_path / "zero.pth.tar", network(0))
+    publish(tmp_path / "one.pth.tar", network(1))
+    (tmp_path / "study.toml").write_text(STUDY)
+    return tmp_path
+
+
+def study(folder: Path, *overrides: str) -> StudyConfig:
+    return load_study(folder / "study.toml", overrides=overrides)
+
+
+def one(folder: Path, *overrides: str) -> ModelSpec:
+    """Return the checkpoint that is loaded without normalization."""
+    return study(folder, *(f"models.2.method.{override}" for override in overrides)).model_specs[2]
+
+
+def logits(of: nn.Module) -> Tensor:
+    with evaluating(of):
+        found: Tensor = of(DATA.test.images[:50])
+    return found
+
+
+def test_a_checkpoint_is_a_model_of_the_study_and_a_member_of_its_ensembles(folder: Path) -> None:
+    found = study(folder)
+    assert [(m.label, m.train_sigma, m.seed) for m in found.model_specs] == [
+        ("gaussian", 0.25, 0),
+        ("cohen", 0.25, 0),
+        ("cohen", 0.25, 1),
+    ]
+    members = {spec.label: spec.members for spec in found.ensemble_specs(found.model_specs)}
+    ids = [model.id for model in found.model_specs]
+    assert members == {"cohen x2": (ids[1], ids[2]), "gaussian x1 + cohen x1": (ids[0], ids[1])}
+
+
+def test_its_identity_is_the_content_of_the_file_and_how_it_is_normalized_and_nothing_else(folder: Path) -> None:
+    before, spec = study(folder).id, one(folder)
+    (folder / "elsewhere").mkdir()
+    (folder / "one.pth.tar").rename(folder / "elsewhere" / "copy.pt")
+    moved = "file='elsewhere/copy.pt'"
+    # Neither how others are trained nor how it is checked is a property of it.
+    assert one(folder, moved, "tolerance=0.5").id == spec.id
+    path, other = folder / "study.toml", STUDY.replace("epochs = 1", "epochs = 2")
+    path.write_text(other)
+    assert one(folder, moved).id == spec.id
+    path.write_text(STUDY)
+    assert study(folder, f"models.2.method.{moved}").id == before
+    assert one(folder, moved, "normalization='centre'").id != spec.id
+    publish(folder / "one.pth.tar", network(2))
+    assert one(folder).id != spec.id
+    assert study(folder).id != before
+
+
+def test_a_study_that_is_read_back_from_its_content_is_the_same(folder: Path) -> None:
+    found = study(folder)
+    content = found.model_dump(mode="json")
+    assert str(folder) not in str(content)
+    assert StudyConfig.model_validate(content).id == found.id
+
+
+@pytest.mark.parametrize("to", ["architecture", "none", [[0.25], [2.0]]])
+def test_what_is_loaded_gives_the_logits_of_what_was_published_also_from_the_store(
+    folder: Path, to: Any, tmp_path: Path
+) -> None:
+    mean_std = to if isinstance(to, str) else (tuple(to[0]), tuple(to[1]))
+    spec = one(folder, f"normalization={to}")
+    expected = logits(network(1, to=mean_std))
+    assert torch.equal(logits(loaded(spec, DATA).network), expected)
+    store = Store(tmp_path / "run")
+    record = train_one(store, spec, DATA)
+    assert (record.status, record.passes, record.history, record.method) == ("finished", 0, (), "checkpoint")
+    assert record.normalization == normalization(network(1, to=mean_std))
+    assert torch.equal(logits(trained_network(store, spec.id, classes=10, device=torch.device("cpu"))), expected)
+    # Finished is finished, also where the file is gone.
+    (folder / "one.pth.tar").unlink()
+    assert train_one(store, spec, DATA) == record
+
+
+def test_the_file_is_the_one_that_the_study_was_made_with(folder: Path) -> None:
+    spec = one(folder)
+    publish(folder / "one.pth.tar", network(2))
+    with pytest.raises(ModelError, match=rf"one.pth.tar: has changed .*; put back the file with {spec.method.sha256}"):  # type: ignore[union-attr]
+        loaded(spec, DATA)
+    (folder / "one.pth.tar").unlink()
+    with pytest.raises(ModelError, match=r"one.pth.tar: cannot be read on .*No such file.*; put it where all nodes"):
+        loaded(spec, DATA)
+
+
+def test_a_study_file_may_say_which_content_it_expects(folder: Path) -> None:
+    digest = file_digest(folder / "one.pth.tar")
+    assert one(folder, f"sha256={digest}").id == one(folder).id
+    before = one(folder).id
+    (folder / "one.pth.tar").rename(folder / "gone")
+    assert one(folder, f"sha256={digest}").id == before
+    (folder / "gone").rename(folder / "one.pth.tar")
+    with pytest.raises(StudyError, match=rf"models\[2\].method.sha256 = '0{{64}}', but .* has {digest}; it is another"):
+        one(folder, f"sha256={'0' * 64}")
+
+
+class Code:
+    """Executes something when it is unpickled."""
+
+    def __init__(self, ran: Path) -> None:
+        self._ran = ran
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._ran),)
+
+
+def test_nothing_in_the_file_is_executed(folder: Path) -> None:
+    publish(folder / "one.pth.tar", network(1), lr_scheduler=Code(folder / "ran"))
+    spec = one(folder)
+    with pytest.raises(ModelError, match="refused, for it holds more than tensors"):
+        loaded(spec, DATA)
+    assert not (folder / "ran").exists()
+
+
+def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(folder: Path) -> None:
+    from rspipe.training.fitting import fit
+
+    training = study(folder).model_specs[0]
+    training = training.model_copy(update={"training": training.training.model_copy(update={"epochs": 8, "lr": 0.05})})
+    trained = fit(training, DATA).network
+    publish(folder / "one.pth.tar", trained)
+    accuracy = float((trained(DATA.test.images).argmax(1) == DATA.test.labels).double().mean())
+    assert accuracy > 0.7
+    asked = (f"clean_accuracy={accuracy:.3f}", "tolerance=0.01")
+    loaded(one(folder, "normalization='architecture'", *asked), DATA)
+    shifted = one(folder, "normalization=[[4.0], [0.5]]", *asked)
+    with pytest.raises(ModelError, match=r"one.pth.tar: clean accuracy .*normalization='architecture' gives"):
+        loaded(shifted, DATA)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("models.2.method.file='two.pth.tar'", r"models\[2\].method.file: .*two.pth.tar cannot be read \(No such file"),
+        ("models.2.method.file=''", r"models\[2\].method.file is missing; name the checkpoint"),
+        ("models.2.method.file=3", r"models\[2\].method.file is missing; name the checkpoint"),
+        ("models.2.method={name='checkpoint', file='one.pth.tar'}", r"models\[2\].method.normalization is missing"),
+        (
+            "models.2.method.normalization='cohen'",
+            r"models\[2\].method.normalization.* = 'cohen': Input should be",
+        ),
+        ("models.2.method.normalization=[[0.5], [0.0]]", r"models\[2\].method.normalization: mean and std must have"),
+        ("models.2.method.normalisation='none'", r"models\[2\].method: unknown key 'normalisation'; did you mean"),
+        ("models.2.seeds=[1, 2]", r"seeds = \[1, 2\]: a checkpoint is one model; give each an entry"),
+        ("models.2.seeds=[0]", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
+        ("models.0.label='cohen'", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(folder: Path, override: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        study(folder, override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "to", "message"),
+    [
+        ("lenet", "none", "one.pth.tar: does not fit lenet with 10 classes: .*; the checkpoint is of another"),
+        ("digits_cnn", "[[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]", "one.pth.tar: normalization must have 1 channels"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    folder: Path, architecture: str, to: str, message: str
+) -> None:
+    spec = study(folder, f"models.2.architecture={architecture}", f"models.2.method.normalization={to}").model_specs[2]
+    with pytest.raises(ModelError, match=message) as caught:
+        loaded(spec, DATA)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_no_start_of_a_search(folder: Path) -> None:
+    with pytest.raises(StudyError, match=r"search\[0\].method: unknown method 'checkpoint'; valid names: advmacer"):
+        study(
+            folder,
+            "search=[{label='tuned', method={name='checkpoint'}, sigma=0.25, seeds=[0], space={lbd=[1.0, 2.0]}}]",
+        )
