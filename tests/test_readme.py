@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from session import Options
 
 import rspipe
-from pipelines.session import Options
 from rspipe.study.loading import load_study
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,8 +14,8 @@ import pytest
 import tyro
 import yaml
 from jsonschema.exceptions import ValidationError
+from session import Options
 
-from pipelines.session import Options
 from rspipe.study.loading import load_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]

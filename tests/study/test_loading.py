@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
+from session import DIGITS
 
-from pipelines.session import DIGITS
 from rspipe.data.spec import DigitsData, ParquetData
 from rspipe.ensembles.members import parse_members
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
