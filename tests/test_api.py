@@ -40,8 +40,8 @@ sys.meta_path.insert(0, Blocker())
 
 def core_modules() -> list[str]:
     root = Path(rspipe.__file__).parent
-    found = [*root.glob("*.py"), *(root / "methods").glob("*.py")]
-    parts = [path.relative_to(root.parent).with_suffix("").parts for path in found]
+    paths = [path.relative_to(root.parent) for path in root.rglob("*.py")]
+    parts = [path.with_suffix("").parts for path in paths if path.parts[1] not in ("stages", "tracking")]
     return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
 
 

@@ -29,7 +29,7 @@ from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from rspipe.training.fitting import State
 
-DIGITS = Path(__file__).parent / "studies" / "digits.toml"
+DIGITS = Path(__file__).parents[1] / "studies" / "digits.toml"
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the budget, at which the searches are compared."""
 _MOST = 10_000

@@ -134,7 +134,7 @@ def test_numbers_of_the_result_table_are_those_of_the_summaries(made, page):
         assert list(columns[2:-6]) == [f"CA({radius:g})" for radius in reached]
         for summary in at:
             acr = f"{summary.acr.estimate:.3f} ±"
-            name = display_name(summary)
+            name = summary.name
             (row,) = [r for r in rows if len(r) == len(columns) and r[0] == name and r[1].startswith(acr)]
             shares = zip(summary.radii, summary.certified_accuracy, strict=True)
             assert row[2:-6] == [f"{share:.3f}" for radius, share in shares if radius in reached]
