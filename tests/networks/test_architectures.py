@@ -182,7 +182,7 @@ def test_a_network_can_be_traced(name: str) -> None:
 
 def test_torchvision_is_imported_only_where_it_is_used() -> None:
     code = (
-        "import sys; from rspipe.architectures import ARCHITECTURES, find_architecture; "
+        "import sys; from rspipe.networks.architectures import ARCHITECTURES, find_architecture; "
         "list(map(find_architecture, ARCHITECTURES)); sys.exit('torchvision' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

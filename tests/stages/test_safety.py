@@ -31,7 +31,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """A module `nets_of_a_stranger`; returns whether it has run."""
     ran = tmp_path / "ran"
     source = (
-        f"from pathlib import Path\nPath({str(ran)!r}).touch()\nfrom rspipe.architectures import digits_cnn as build\n"
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\nfrom rspipe.networks.small_images import digits_cnn as build\n"
     )
     (tmp_path / "nets_of_a_stranger.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
