@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rspipe.smoothing.certify import predict as predict
     from rspipe.smoothing.metrics import average_certified_radius as average_certified_radius
     from rspipe.smoothing.metrics import certified_accuracy as certified_accuracy
-    from rspipe.training.methods.macer import macer_loss as macer_loss
+    from rspipe.training.losses import macer_loss as macer_loss
 
 
 _HOME = {
@@ -36,7 +36,7 @@ _HOME = {
     "clopper_pearson_upper": "smoothing.certificates",
     "deploy": "networks.deployment",
     "load_checkpoint": "networks.checkpoints",
-    "macer_loss": "training.methods.macer",
+    "macer_loss": "training.losses",
     "predict": "smoothing.certify",
     "solve_weights": "ensembles.weights",
     "WeightSolution": "ensembles.weights",

@@ -15,6 +15,9 @@
 Messages are one line: the place, the value, the remedy.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RspipeError(Exception):
     """Base of all errors that a user can act upon."""
@@ -63,3 +66,18 @@ class WorkersLostError(ClusterError):
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error of somebody else's says, or its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+# The papers' own words; "lambda" is a keyword of Python, and nearer to gamma.
+_WRITTEN_OUT = {"lambda": "lbd", "lamda": "lbd", "lam": "lbd", "epsilon": "eps", "learning_rate": "lr"}
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the valid name nearest to a wrong one, else the list of valid names."""
+    names = sorted(valid)
+    if not names:
+        return "; there are none"
+    close = [_WRITTEN_OUT.get(name, "")]
+    if close[0] not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(names)}"

@@ -1,13 +1,13 @@
 """Specs: frozen, validated descriptions of what to run. A spec's content is its identity."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from rspipe.errors import nearest
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -18,23 +18,6 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-Precision = Literal["float32", "bfloat16"]
-
-
-# The papers' own words; "lambda" is a keyword of Python, and nearer to gamma.
-_WRITTEN_OUT = {"lambda": "lbd", "lamda": "lbd", "lam": "lbd", "epsilon": "eps", "learning_rate": "lr"}
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the valid name nearest to a wrong one, else the list of valid names."""
-    names = sorted(valid)
-    if not names:
-        return "; there are none"
-    close = [_WRITTEN_OUT.get(name, "")]
-    if close[0] not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(names)}"
 
 
 def content_id(content: Any) -> str:

@@ -113,6 +113,11 @@ def test_the_core_is_imported_without_ray_mlflow_and_cvxpy() -> None:
     )
 
 
+def test_networks_and_losses_need_no_pydantic() -> None:
+    names = ("check_clean_accuracy", "deploy", "load_checkpoint", "macer_loss")
+    run(f"import rspipe\nfor name in {names!r}: getattr(rspipe, name)", blocked=("pydantic", "pydantic_core"))
+
+
 def test_weights_in_closed_form_need_no_cvxpy() -> None:
     code = "import rspipe; print(rspipe.solve_weights([1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]], method='uniform').weights)"
     assert run(code, blocked=("cvxpy",)) == "[0.5 0.5]\n"

@@ -32,13 +32,12 @@ from rspipe.execution.connection import connect
 from rspipe.execution.resources import Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import deploy
+from rspipe.networks.deployment import Precision, deploy
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import default_batch
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.spec import Precision
 from rspipe.stages.certify import certify_classifiers
 from rspipe.storage.files import checksum, write_text
 from rspipe.storage.store import Store

@@ -7,17 +7,14 @@ import copy
 import difflib
 import importlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, ValidationInfo
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from rspipe.errors import ModelError, StudyError
+from rspipe.errors import ModelError, StudyError, nearest
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.networks.small_images import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
-from rspipe.spec import nearest
 
 Builder = Callable[[int], nn.Module]
 """From the number of classes to a network."""
@@ -181,24 +178,3 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
             f"architecture {architecture!r} returns {list(logits.shape)} for 2 images of {size}, not [2, {classes}]; "
             "use images of the size it is made for, or build it for the data's classes"
         )
-
-
-NO_CODE = {"allow_code": False}
-
-
-def _known_architecture(name: str, info: ValidationInfo) -> str:
-    if info.context == NO_CODE and ":" in name:
-        # Before anything is imported. Who makes a spec in Python has chosen the module already.
-        raise PydanticCustomError(
-            "code_not_allowed",
-            "this runs code of module '{module}'; pass --allow-code if you trust that module and this study file",
-            {"module": name.partition(":")[0]},
-        )
-    try:
-        find_architecture(name)
-    except StudyError as error:
-        raise PydanticCustomError("unknown_architecture", "{reason}", {"reason": str(error)}) from error
-    return name
-
-
-Architecture = Annotated[str, AfterValidator(_known_architecture)]

@@ -8,14 +8,15 @@ import copy
 import logging
 import operator
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from rspipe.errors import ModelError
-from rspipe.spec import Precision
+
+Precision = Literal["float32", "bfloat16"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

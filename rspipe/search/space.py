@@ -17,7 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rspipe.spec import Spec, nearest
+from rspipe.errors import nearest
+from rspipe.spec import Spec
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import TrainingSpec, check_copies_fit
 

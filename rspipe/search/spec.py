@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from rspipe.data.spec import DataSpec
-from rspipe.networks.architectures import Architecture
+from rspipe.networks.spec import Architecture
 from rspipe.search.space import Space
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec, by_name, content_id
 from rspipe.training.methods import MethodSpec

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rspipe.networks.deployment import Precision
 from rspipe.smoothing.rules import looks
-from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Precision, Seed, Spec, by_name
+from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec, by_name
 
 
 def check_can_certify(n: int, alpha: float) -> None:

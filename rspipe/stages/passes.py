@@ -24,10 +24,10 @@ from rspipe.execution.board import pool
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
+from rspipe.networks.deployment import Precision
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.spec import Precision
 from rspipe.storage.classifiers import load_network
 from rspipe.storage.paths import place
 from rspipe.storage.store import Store

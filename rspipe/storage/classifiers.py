@@ -8,11 +8,11 @@ from torch import nn
 
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import deploy
+from rspipe.networks.deployment import Precision, deploy
 from rspipe.networks.normalization import normalization, set_normalization
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import COMBINATIONS, Classifier, Combination
-from rspipe.spec import Precision, content_id
+from rspipe.spec import content_id
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 

@@ -11,10 +11,11 @@ from pydantic_core import PydanticCustomError
 from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.ensembles.members import MOST_IN_SUBSETS, Member, parse_ids
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec, ensemble_name
+from rspipe.errors import nearest
 from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.spec import NonNegativeFloat, Spec, content_id, nearest
+from rspipe.spec import NonNegativeFloat, Spec, content_id
 from rspipe.study.entries import Claim, EnsembleGroup, ModelGroup, PublishedResult, SearchGroup
 from rspipe.training.spec import Label, ModelSpec
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
-from rspipe.networks.architectures import Architecture
+from rspipe.networks.spec import Architecture
 from rspipe.search.space import ADVMACER_SPACE, Space, check_space, grid_size
 from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping, without_later_defaults
 from rspipe.smoothing.spec import check_can_certify

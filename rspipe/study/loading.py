@@ -9,11 +9,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rspipe.data.spec import DataSpec, DigitsData
-from rspipe.errors import StudyError
-from rspipe.networks.architectures import NO_CODE
+from rspipe.errors import StudyError, nearest
+from rspipe.networks.spec import NO_CODE
 from rspipe.search.spec import AlgorithmSpec
 from rspipe.smoothing.spec import RuleSpec
-from rspipe.spec import nearest
 from rspipe.study.config import SHARED, StudyConfig
 from rspipe.training.methods import ModelSource
 from rspipe.training.methods.checkpoint import file_digest

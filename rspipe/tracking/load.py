@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from rspipe.errors import RspipeError, StoreError, first_line
+from rspipe.networks.deployment import Precision
 from rspipe.records import EnsembleWeights, Record, TrainedModel
 from rspipe.smoothing.classifiers import HardClassifier
-from rspipe.spec import Precision
 from rspipe.storage.classifiers import classifier_of, load_network
 from rspipe.storage.files import load_torch, read_json
 from rspipe.storage.store import Store

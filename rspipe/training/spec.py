@@ -6,8 +6,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec
-from rspipe.networks.architectures import Architecture
-from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Precision, Seed, Spec
+from rspipe.networks.deployment import Precision
+from rspipe.networks.spec import Architecture
+from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec
 from rspipe.training.methods import ModelSource
 
 

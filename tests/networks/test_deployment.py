@@ -17,9 +17,8 @@ from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vis
 from rspipe.errors import ModelError
 from rspipe.networks import deployment
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import deploy
+from rspipe.networks.deployment import Precision, deploy
 from rspipe.networks.normalization import Normalize
-from rspipe.spec import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 INPUTS = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32)}

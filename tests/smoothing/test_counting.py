@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import deploy
+from rspipe.networks.deployment import Precision, deploy
 from rspipe.smoothing.certificates import certified_radius
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify
@@ -28,7 +28,6 @@ from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, deriv
 from rspipe.smoothing.noise import Stream, noisy_batches
 from rspipe.smoothing.rules import looks, planned_sizes, size_grid
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
-from rspipe.spec import Precision
 
 PHI = NormalDist()
 # The chance that a correct program fails a check made at this level with fresh seeds.

@@ -17,11 +17,11 @@ from session import DIGITS
 from rspipe.data.spec import DigitsData, ParquetData
 from rspipe.ensembles.members import parse_members
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
-from rspipe.errors import StudyError
+from rspipe.errors import StudyError, nearest
 from rspipe.search.space import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule
-from rspipe.spec import Spec, content_id, nearest
+from rspipe.spec import Spec, content_id
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from rspipe.training.methods import ModelSource
