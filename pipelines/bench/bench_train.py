@@ -34,6 +34,7 @@ from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
 from rspipe.training.methods.stability import Stability
+from rspipe.training.randomness import Draws
 from rspipe.training.spec import ModelSpec, TrainingSpec
 
 METHODS: dict[str, MethodSpec] = {
@@ -109,10 +110,11 @@ def straightforward(spec: ModelSpec, data: Dataset, *, device: str) -> float:
     looped = _OnePassPerCopy(network, getattr(method, "m", 1)).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator(device).manual_seed(0)
+    draws = Draws(generator, generator)
     loader = DataLoader(_Pictures(data), batch_size=method.images_per_step(spec.training.batch_size), shuffle=True)
     began, seen = time.perf_counter(), 0
     for images, labels in loader:
-        terms = method.loss(looped, images.to(device), labels.to(device), sigma=SIGMA, epoch=10**6, generator=generator)
+        terms = method.loss(looped, images.to(device), labels.to(device), sigma=SIGMA, epoch=10**6, draws=draws)
         optimizer.zero_grad()
         torch.autograd.backward(terms.loss)
         optimizer.step()

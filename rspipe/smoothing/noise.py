@@ -183,12 +183,6 @@ def noisy_batches(
             yield (scaled + x if x.dtype == torch.float64 else scaled.add_(x)), min(size, left - begin)
 
 
-def gaussian_noise(images: Tensor, *, sigma: float, copies: int, generator: torch.Generator) -> Tensor:
-    """Return N(0, sigma^2) noise [images, copies, ...] for a batch [images, ...]."""
-    shape = (images.shape[0], copies, *images.shape[1:])
-    return sigma * torch.randn(shape, generator=generator, device=images.device, dtype=images.dtype)
-
-
 def noisy_logits(network: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
     """Return logits [images, noise, class] of images [images, ...] plus noise [images, noise, ...].
 

@@ -16,7 +16,7 @@ from rspipe.data.splits import Dataset
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.training.data_parallel import Group, from_first, is_first, shared, sum_gradients
-from rspipe.training.randomness import augmented, derived_seed, epoch_generator
+from rspipe.training.randomness import Draws, augmented, derived_seed, epoch_generator
 from rspipe.training.spec import ModelSpec, TrainingSpec
 from rspipe.training.validation import WATCHED_IMAGES, collapsed_since, watch
 
@@ -121,7 +121,7 @@ def _train_steps(
     for chosen, images in zip(batches, _images(data, batches, seeds=seeds, means=means), strict=True):
         batch = augmented(data, images, generator=generator)
         terms = spec.method.loss(
-            network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, generator=generator
+            network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, draws=Draws(generator, generator)
         )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.loss)

@@ -1,11 +1,50 @@
 """What is random in the images of training: noise and its copies, crops and flips."""
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rspipe.data.splits import Dataset
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the images of a training step, all of them or those that belong to this process.
+
+    Where several processes train, each draws the numbers of all images and keeps those of its own, so that the noise
+    of an image does not depend on how many there are.
+    """
+
+    generator: torch.Generator
+    """In the same state in every process."""
+    own: torch.Generator
+    """Of this process, for draws that depend on what was computed, which may differ; `generator` where it is alone."""
+    before: int = 0
+    """Images of the step that other processes have, before those of this one."""
+    after: int = 0
+    """Images of the step that other processes have, after those of this one."""
+
+    def normal(self, images: Tensor, *, copies: int) -> Tensor:
+        """Return standard normal numbers [images, copies, ...] for images [images, ...]."""
+        shape = (self._count(images), copies, *images.shape[1:])
+        drawn = torch.randn(shape, generator=self.generator, device=images.device, dtype=images.dtype)
+        return drawn[self.before : self.before + len(images)]
+
+    def uniform(self, images: Tensor) -> Tensor:
+        """Return numbers in [0, 1), one for each image."""
+        count = self._count(images)
+        drawn = torch.rand(count, generator=self.generator, device=images.device, dtype=images.dtype)
+        return drawn[self.before : self.before + len(images)]
+
+    def _count(self, images: Tensor) -> int:
+        return self.before + len(images) + self.after
+
+
+def gaussian_noise(images: Tensor, *, sigma: float, copies: int, draws: Draws) -> Tensor:
+    """Return N(0, sigma^2) noise [images, copies, ...] for a batch [images, ...]."""
+    return sigma * draws.normal(images, copies=copies)
 
 
 def augmented(data: Dataset, images: Tensor, *, generator: torch.Generator) -> Tensor:

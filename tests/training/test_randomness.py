@@ -6,12 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
-from rspipe.training.randomness import crop_flip
+from rspipe.smoothing.noise import noisy_logits
+from rspipe.training.methods.smoothadv import SmoothAdv
+from rspipe.training.randomness import Draws, crop_flip, gaussian_noise
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(generator: torch.Generator) -> Draws:
+    return Draws(generator, generator)
 
 
 def pictures(count: int, *, channels: int = 2, height: int = 6, width: int = 5) -> Tensor:
@@ -33,39 +38,39 @@ def shifted(image: Tensor, down: int, right: int, *, padding: int, flip: bool) -
 
 def test_noise_has_the_variance_asked_for_and_no_mean() -> None:
     n = 400_000
-    noise = gaussian_noise(torch.zeros(n // 4, 1), sigma=0.5, copies=4, generator=seeded()).double()
+    noise = gaussian_noise(torch.zeros(n // 4, 1), sigma=0.5, copies=4, draws=draws(seeded())).double()
     # Five standard errors of the mean and of the variance.
     assert abs(float(noise.mean())) < 5 * 0.5 / n**0.5
     assert abs(float(noise.var()) - 0.25) < 5 * 0.25 * (2 / n) ** 0.5
 
 
 def test_noise_of_an_image_differs_between_its_copies_and_between_images() -> None:
-    noise = gaussian_noise(torch.zeros(3, 1, 4, 4), sigma=1.0, copies=5, generator=seeded())
+    noise = gaussian_noise(torch.zeros(3, 1, 4, 4), sigma=1.0, copies=5, draws=draws(seeded()))
     assert noise.shape == (3, 5, 1, 4, 4)
     assert len(noise.flatten().unique()) == noise.numel()
 
 
 def test_noise_is_proportional_to_sigma() -> None:
-    one, two = (gaussian_noise(torch.zeros(3, 4), sigma=s, copies=2, generator=seeded()) for s in (1.0, 2.0))
+    one, two = (gaussian_noise(torch.zeros(3, 4), sigma=s, copies=2, draws=draws(seeded())) for s in (1.0, 2.0))
     assert torch.equal(two, 2 * one)
 
 
 def test_noise_depends_on_its_generator_alone() -> None:
     torch.manual_seed(0)
-    first = gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, generator=seeded())
+    first = gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, draws=draws(seeded()))
     torch.manual_seed(1)
-    assert torch.equal(gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, generator=seeded()), first)
-    assert not torch.equal(gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, generator=seeded(1)), first)
+    assert torch.equal(gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, draws=draws(seeded())), first)
+    assert not torch.equal(gaussian_noise(torch.zeros(3, 4), sigma=1.0, copies=2, draws=draws(seeded(1))), first)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_has_the_type_of_the_images(dtype: torch.dtype) -> None:
-    assert gaussian_noise(torch.zeros(2, 3, dtype=dtype), sigma=1.0, copies=2, generator=seeded()).dtype == dtype
+    assert gaussian_noise(torch.zeros(2, 3, dtype=dtype), sigma=1.0, copies=2, draws=draws(seeded())).dtype == dtype
 
 
 def test_noisy_logits_are_those_of_each_image_plus_each_of_its_noise_vectors() -> None:
     images, network = pictures(3).double(), nn.Sequential(nn.Flatten(), nn.Linear(60, 4)).double()
-    noise = gaussian_noise(images, sigma=0.5, copies=2, generator=seeded())
+    noise = gaussian_noise(images, sigma=0.5, copies=2, draws=draws(seeded()))
     logits = noisy_logits(network, images, noise)
     assert logits.shape == (3, 2, 4)
     for i, j in itertools.product(range(3), range(2)):
@@ -133,3 +138,27 @@ def test_augmentation_leaves_its_images_as_they_were() -> None:
     images = pictures(20)
     crop_flip(images, generator=seeded())
     assert torch.equal(images, pictures(20))
+
+
+def test_processes_draw_for_their_images_what_one_process_draws_for_all() -> None:
+    images = pictures(7)
+    alone = draws(seeded())
+    noise, shares = alone.normal(images, copies=3), alone.uniform(images)
+    for own in (slice(0, 3), slice(3, 5), slice(5, 7)):
+        part = Draws(seeded(), seeded(1), before=own.start, after=7 - own.stop)
+        assert torch.equal(part.normal(images[own], copies=3), noise[own])
+        assert torch.equal(part.uniform(images[own]), shares[own])
+        assert torch.equal(part.generator.get_state(), alone.generator.get_state())
+
+
+def test_a_vanished_gradient_moves_no_generator_that_other_processes_have_in_common() -> None:
+    images, labels = pictures(4), torch.zeros(4, dtype=torch.int64)
+    blind = nn.Sequential(nn.Flatten(), nn.Linear(60, 2))
+    nn.init.zeros_(blind[1].weight)
+    method = SmoothAdv(name="smoothadv", T=2, m=2, eps=0.5, warmup=0)
+    part = Draws(seeded(), seeded(1), before=2, after=1)
+    method.loss(blind, images, labels, sigma=0.5, epoch=0, draws=part)
+    noise_alone = Draws(seeded(), seeded(1), before=2, after=1)
+    noise_alone.normal(images, copies=2)
+    assert torch.equal(part.generator.get_state(), noise_alone.generator.get_state())
+    assert not torch.equal(part.own.get_state(), noise_alone.own.get_state())

@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rspipe.smoothing.attacks import smoothed_pgd, warmed_up
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeInt, PositiveFloat, PositiveInt
 from rspipe.training.methods.macer import RadiusHinge
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class AdvMacer(RadiusHinge):
@@ -46,10 +46,10 @@ class AdvMacer(RadiusHinge):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
         eps = warmed_up(self.eps, epoch=epoch, warmup=self.warmup)
-        adversarial = smoothed_pgd(network, images, labels, noise, eps=eps, steps=self.T, generator=generator)
+        adversarial = smoothed_pgd(network, images, labels, noise, eps=eps, steps=self.T, generator=draws.own)
         return self.terms(noisy_logits(network, adversarial, noise), labels, sigma=sigma, epoch=epoch)

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from rspipe.networks.normalization import Normalization, Normalize
 from rspipe.spec import Spec
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -63,7 +63,7 @@ class Checkpoint(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Raise ValueError."""
         raise ValueError("a checkpoint is not trained; use rspipe.training.published.loaded")

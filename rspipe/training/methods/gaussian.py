@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import Spec
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class Gaussian(Spec):
@@ -33,10 +33,10 @@ class Gaussian(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]."""
-        noise = gaussian_noise(images, sigma=sigma, copies=1, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=1, draws=draws)
         logits = noisy_logits(network, images, noise)
         loss = cross_entropy(logits.squeeze(1), labels)
         return Terms(loss, {"cross_entropy": loss.detach()}, logits.detach())

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from rspipe.training.losses import cross_entropy_and_hinge
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class RadiusHinge(Spec):
@@ -56,8 +56,8 @@ class MACER(RadiusHinge):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
         return self.terms(noisy_logits(network, images, noise), labels, sigma=sigma, epoch=epoch)

@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rspipe.smoothing.attacks import smoothed_pgd, warmed_up
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class SmoothAdv(Spec):
@@ -47,12 +47,12 @@ class SmoothAdv(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
         eps = warmed_up(self.eps, epoch=epoch, warmup=self.warmup)
-        adversarial = smoothed_pgd(network, images, labels, noise, eps=eps, steps=self.T, generator=generator)
+        adversarial = smoothed_pgd(network, images, labels, noise, eps=eps, steps=self.T, generator=draws.own)
         logits = noisy_logits(network, adversarial, noise)
         loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(self.m))
         return Terms(loss, {"cross_entropy": loss.detach()}, logits.detach())

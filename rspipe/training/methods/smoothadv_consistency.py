@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rspipe.smoothing.attacks import fixed_step_path, warmed_up
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from rspipe.training.methods.consistency import TwoOrMore, consistency_terms
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class SmoothAdvConsistency(Spec):
@@ -52,10 +52,10 @@ class SmoothAdvConsistency(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
         eps = warmed_up(self.eps, epoch=epoch, warmup=self.warmup)
         path = fixed_step_path(network, images, labels, noise, step=2 * eps / self.T, steps=self.T, radius=eps)
         return consistency_terms(noisy_logits(network, path[-1], noise), labels, lbd=self.lbd, eta=self.eta)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rspipe.smoothing.attacks import fixed_step_path, projected, warmed_up
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 _SMALLEST_TARGET = 1e-20
 
@@ -91,14 +92,14 @@ class SmoothMix(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
         warm = warmed_up(1.0, epoch=epoch, warmup=self.warmup)
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
         path = fixed_step_path(network, images, labels, noise, step=self.alpha, steps=self.T, radius=self.maxnorm)
         start = projected(path[self.mix_step], images, radius=warm * self.alpha * self.mix_step)
-        shares = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype) / 2
+        shares = draws.uniform(images) / 2
         mixed = torch.lerp(start, path[-1], shares.view(-1, *[1] * (images.ndim - 1)))
         clean_logits = noisy_logits(network, start, noise)
         mixed_logits = noisy_logits(network, mixed, noise)

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rspipe.smoothing.noise import gaussian_noise, noisy_logits
+from rspipe.smoothing.noise import noisy_logits
 from rspipe.spec import NonNegativeFloat, Spec
 from rspipe.training.methods.terms import Terms
+from rspipe.training.randomness import Draws, gaussian_noise
 
 
 class Stability(Spec):
@@ -39,10 +39,10 @@ class Stability(Spec):
         *,
         sigma: float,
         epoch: int,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Terms:
         """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]."""
-        noise = gaussian_noise(images, sigma=sigma, copies=1, generator=generator)
+        noise = gaussian_noise(images, sigma=sigma, copies=1, draws=draws)
         clean = network(images)
         noisy = noisy_logits(network, images, noise)
         clean_loss = cross_entropy(clean, labels)

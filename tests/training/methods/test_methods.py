@@ -24,6 +24,7 @@ from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
 from rspipe.training.methods.stability import Stability
+from rspipe.training.randomness import Draws
 from rspipe.training.spec import TrainingSpec
 
 SIGMA = 0.5
@@ -255,7 +256,9 @@ def run(method: Any, network: nn.Module, *, epoch: int = 50) -> Any:
     """The method's loss of the batch, in the precision of the network."""
     images, labels = batch()
     images = images.to(next(network.parameters()).dtype)
-    return method.loss(network, images, labels, sigma=SIGMA, epoch=epoch, generator=torch.Generator().manual_seed(11))
+    generator = torch.Generator().manual_seed(11)
+    draws = Draws(generator, generator)
+    return method.loss(network, images, labels, sigma=SIGMA, epoch=epoch, draws=draws)
 
 
 def copies_of(seen: Tensor, copies: int) -> Tensor:
