@@ -132,8 +132,8 @@ class EnsembleWeights(Record):
     draws: int
     checksums: tuple[str, ...]
     """Of the members' parameters."""
-    first: int = 0
-    """Members that are asked first, for `consensus` alone."""
+    consensus_size: int = 0
+    """Members whose agreement decides, the first ones, for `consensus` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,7 @@ def ensembles(options: Options, console: Console) -> None:
                 "probabilities": {"average": "probabilities"},
                 "logits": {"average": "logits"},
                 "MME": {"combination": "mme"},
-                "consensus": {"average": "probabilities", "combination": "consensus", "first": 2},
+                "consensus": {"average": "probabilities", "combination": "consensus", "consensus_size": 2},
             }
             banks = {name: [*singles(k), *_twenty(k, **kind)] for name, kind in kinds.items()}
             measures = {}

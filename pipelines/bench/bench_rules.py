@@ -11,8 +11,9 @@ import pandas as pd
 import tyro
 from scipy.special import ndtr
 
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing import risks, rules
-from rspipe.smoothing.certificates import FloatArray, IntArray, clopper_pearson_lower
+from rspipe.smoothing.certificates import clopper_pearson_lower
 
 N0, PILOT, N, ALPHA, FUTILITY = 100, 1000, 100_000, 0.001, 0.001
 EPS = (0.005, 0.01, 0.02, 0.05)

@@ -7,15 +7,12 @@ from functools import partial
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.choice import choose_weights
 from rspipe.ensembles.moments import Moments, runner_up_pairs
 from rspipe.ensembles.spec import Weighting
 from rspipe.ensembles.weights import WeightSolution, solve_weights
-
-FloatArray = NDArray[np.float64]
 
 MEMBERS = (2, 3, 5, 10, 30, 100, 300)
 AIMS = {100: 0.05, 300: 1.0}

@@ -4,21 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.ladder import Ladder, nearest_successes, proved_radius, successes
 from rspipe.audit.log import COLUMNS, CertificationLog, Precision, radius_precision, write_log
 from rspipe.audit.radii import RADII, Known, check_radii, implied_ladder, logged_sigma, parameters_text
 from rspipe.audit.rows import Finding, check_claims, check_collapse, check_lines, counted, describe_images
 from rspipe.records import Interval
 from rspipe.smoothing.certificates import ABSTAIN
-from rspipe.smoothing.metrics import accuracy_band, acr_interval, certified_accuracy
-
-IntArray = NDArray[np.int64]
-
-BoolArray = NDArray[np.bool_]
-
-FloatArray = NDArray[np.float64]
+from rspipe.smoothing.metrics import accuracy_band, acr_interval, certified_accuracy, credited_radius, saturated
 
 
 @dataclass(frozen=True)
@@ -78,14 +72,14 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     precision = radius_precision(log.radius_text[row] for row in rows if log.radius[row] > 0)
     images, incomplete = describe_images(idx, labels=label, size=known.images)
     findings = [*check_lines(log), *incomplete, *check_claims(log), *check_collapse(predict, label)]
-    sigma, ladder, saturated, acr = known.sigma or logged_sigma(log), None, None, None
+    sigma, ladder, at_cap, acr = known.sigma or logged_sigma(log), None, None, None
     if log.kind == "certify":
         acr = acr_interval(radius, correct)
         sigma, ladder, said = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
         findings += said
     if ladder is not None:
         findings += check_radii(ladder, idx, radius, correct, claimed, precision=precision, known=known)
-        saturated = float(np.mean(claimed & (nearest_successes(radius, ladder) == ladder.n)))
+        at_cap = float(np.mean(claimed & saturated(nearest_successes(radius, ladder), ladder.n)))
     return Audit(
         name=log.name,
         idx=idx,
@@ -102,7 +96,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
         # A flag is no radius.
         accuracy=_accuracy(radius if log.kind == "certify" else np.zeros_like(radius), correct),
         abstained=float(np.mean(~claimed)),
-        saturated=saturated,
+        saturated=at_cap,
         findings=tuple(sorted(findings, key=lambda finding: finding.severity != "problem")),
     )
 
@@ -156,7 +150,7 @@ def audit_lines(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _accuracy(radius: FloatArray, correct: BoolArray) -> tuple[AccuracyAt, ...]:
-    largest = float(np.max(np.where(correct, radius, 0.0)))
+    largest = float(credited_radius(radius, correct).max())
     radii = [at for at in RADII if at <= largest]
     share = certified_accuracy(radius, correct, radii)
     low, high = accuracy_band(share, radius.size)

@@ -9,16 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import binom
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.log import Precision
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, radius_cap
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
 
 Rounding = Literal["nearest", "down", "up"]
 
@@ -83,7 +79,7 @@ def _ends(radius: FloatArray, step: FloatArray, rounding: Rounding) -> tuple[Flo
     return np.maximum(radius - below * step - slack, 0.0), radius + above * step + slack
 
 
-def on_ladder(radius: FloatArray, precision: Precision, ladder: Ladder) -> NDArray[np.bool_]:
+def on_ladder(radius: FloatArray, precision: Precision, ladder: Ladder) -> BoolArray:
     """Return [row] whether a rung lies where the true radius can be."""
     low, high = _ends(radius, precision.step(radius), ladder.rounding)
     below, above = _fewest_failures(np.stack([low, high]), ladder)

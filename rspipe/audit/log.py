@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.errors import LogError
 from rspipe.smoothing.certificates import ABSTAIN, Certificates
 from rspipe.smoothing.derivation import ClassifierCounts
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
-
-BoolArray = NDArray[np.bool_]
-
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 """Of Cohen et al. 2019, in their order."""

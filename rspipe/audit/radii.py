@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.ladder import (
     ALPHAS,
     LARGEST,
@@ -23,14 +23,7 @@ from rspipe.audit.ladder import (
 from rspipe.audit.log import CertificationLog, Precision
 from rspipe.audit.rows import Finding, note, problem, some
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
-from rspipe.smoothing.metrics import average_certified_radius
-
-IntArray = NDArray[np.int64]
-
-BoolArray = NDArray[np.bool_]
-
-FloatArray = NDArray[np.float64]
-
+from rspipe.smoothing.metrics import average_certified_radius, saturated
 
 CUSTOMARY_ALPHA = 0.001
 """Failure probability in the literature; a log of a larger one cannot be compared with it."""
@@ -174,10 +167,10 @@ def check_radii(
         if rows.any():
             examples = [f"{i}: {r:g}" for i, r in zip(idx[rows].tolist(), radius[rows].tolist(), strict=True)]
             yield problem(f"{int(rows.sum()):,} of {radius.size:,} radii are {what} (idx {some(examples)})")
-    saturated = float(np.mean(claimed & (nearest_successes(radius, ladder) == ladder.n)))
-    if saturated >= _SATURATED:
+    share = float(np.mean(claimed & saturated(nearest_successes(radius, ladder), ladder.n)))
+    if share >= _SATURATED:
         yield note(
-            f"{100 * saturated:.0f} % of the images are at the largest radius of n samples, {ladder.cap:.4f}: n limits "
+            f"{100 * share:.0f} % of the images are at the largest radius of n samples, {ladder.cap:.4f}: n limits "
             "their part of the ACR, not the model"
         )
     expected = known.alpha or CUSTOMARY_ALPHA

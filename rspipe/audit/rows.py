@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import IntArray
 from rspipe.audit.log import CertificationLog
 from rspipe.smoothing.certificates import ABSTAIN
-
-IntArray = NDArray[np.int64]
-
 
 TEST_SETS = (10_000, 26_032, 50_000)
 """Sizes of the usual test sets: MNIST and CIFAR-10, SVHN, ImageNet's validation images."""

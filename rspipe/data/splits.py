@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rspipe.arrays import IntArray
 from rspipe.data.spec import FileAugmentation, HeldOutData
 from rspipe.errors import DataError
 
@@ -76,11 +76,11 @@ def whole_split(images: Tensor, labels: Tensor) -> Split:
     return Split(images, labels, torch.arange(len(labels)))
 
 
-def chosen(whole: Split, positions: NDArray[np.int64]) -> Split:
+def chosen(whole: Split, positions: IntArray) -> Split:
     return whole.at(torch.from_numpy(np.sort(positions)))
 
 
-def held_out(whole: Split, order: NDArray[np.int64], *, validation: int, calibration: int) -> dict[SplitName, Split]:
+def held_out(whole: Split, order: IntArray, *, validation: int, calibration: int) -> dict[SplitName, Split]:
     """Split the training part: the first images in `order` are held out."""
     if validation + calibration >= len(order):
         raise DataError(

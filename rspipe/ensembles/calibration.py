@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.ensembles.weights_acr import gaussian_radii
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Calibration:
             margins=None if self.margins is None else self.margins[..., kept],
         )
 
-    def of_images(self, images: NDArray[np.bool_] | NDArray[np.int64]) -> "Calibration":
+    def of_images(self, images: BoolArray | IntArray) -> "Calibration":
         """Return what is known from some images."""
         return replace(
             self,

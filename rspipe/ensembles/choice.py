@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import BoolArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.moments import all_pairs, runner_up_pairs
 from rspipe.ensembles.spec import Weighting
@@ -14,9 +14,6 @@ from rspipe.ensembles.weights_sween import solve_sween
 from rspipe.errors import SolverError
 from rspipe.smoothing.classifiers import COMBINATIONS
 from rspipe.smoothing.metrics import standard_error
-
-FloatArray = NDArray[np.float64]
-
 
 FOLDS = 4
 
@@ -150,7 +147,7 @@ def choose_weights(weighting: Weighting, calibration: Calibration) -> WeightSolu
     return _shrunk(solution, samples=samples) if samples < _SAMPLES_PER_MEMBER * k else solution
 
 
-def prunable(calibration: Calibration) -> NDArray[np.bool_]:
+def prunable(calibration: Calibration) -> BoolArray:
     """Return [k] whether a member gets no weight from `esbrs_ratio` and none from `esbrs_acr`.
 
     Raises:

@@ -11,20 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.weights_acr import clipped_ratio
 from rspipe.records import Interval
-from rspipe.smoothing.metrics import mean_interval
-
-FloatArray = NDArray[np.float64]
-
+from rspipe.smoothing.metrics import mean_interval, percentile_interval, resample_counts
 
 _RESAMPLES = 1000
+"""For covariances, a matrix of which is kept for each."""
 
-_SEED = 0
+_FITS = 200
+"""Resamples for which a hyperbola is fitted."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,6 @@ class NoiseStructure:
     """By (A, B): variance of the average of A and B less that of two models of A. Below 0, mixing lowers it."""
 
 
-def bootstrap_counts(images: int) -> NDArray[np.int64]:
-    """Return how often each image is drawn [resample, image], always the same."""
-    return np.random.default_rng(_SEED).multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
-
-
-def percentile_interval(estimate: float, resampled: FloatArray) -> Interval:
-    """Return a 95 % bootstrap interval by percentiles."""
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(estimate=estimate, low=float(low), high=float(high))
-
-
 def _standardised(weights: FloatArray, mean: FloatArray, covariance: FloatArray) -> FloatArray:
     """Return [resample, k, k] covariances in units of mean margins, both averaged over images with `weights`."""
     total = weights.sum(1, keepdims=True)
@@ -91,7 +79,7 @@ def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseSt
     usable = pairs.mean.mean(0) > 0
     labels = np.asarray(methods)[usable]
     mean, covariance = pairs.mean[:, usable], pairs.covariance[:, usable][:, :, usable]
-    counts = bootstrap_counts(len(mean)).astype(np.float64)
+    counts = resample_counts(len(mean))[:_RESAMPLES].astype(np.float64)
     # The first row are the images as they are.
     weights = np.concatenate([np.ones((1, len(mean))), counts])
     spread = _standardised(weights, mean, covariance)
@@ -220,7 +208,7 @@ def fit_hyperbola(radii: dict[int, FloatArray]) -> HyperbolaFit | None:
     if not means[-1] > means[0]:
         return None
     limit, b, kappa = _fit_hyperbola(sizes, means)
-    counts = bootstrap_counts(images.shape[1])[:200]
+    counts = resample_counts(images.shape[1])[:_FITS]
     resampled = [_fit_hyperbola(sizes, images @ count / images.shape[1])[0] for count in counts]
     straight, _ = _least_squares(np.stack([np.ones_like(sizes), -1 / sizes], axis=1), means)
     return HyperbolaFit(percentile_interval(limit, np.array(resampled)), b, kappa, float(straight[0]))

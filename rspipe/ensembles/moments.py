@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.arrays import FloatArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, member_logits
 from rspipe.smoothing.noise import Stream, noisy_batches
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

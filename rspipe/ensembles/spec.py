@@ -34,8 +34,8 @@ class EnsembleSpec(Spec):
     weights: "Weighting"
     average: "Average"
     weigh: WeighSpec
-    first: int = 0
-    """Members that are asked first, for `consensus` alone."""
+    consensus_size: int = 0
+    """Members whose agreement decides, the first ones, for `consensus` alone."""
 
     @property
     def id(self) -> str:

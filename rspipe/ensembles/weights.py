@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rspipe.arrays import FloatArray
 from rspipe.errors import SolverError
-
-FloatArray = NDArray[np.float64]
 
 Method = Literal["uniform", "esbrs_ratio", "esbrs_paper"]
 

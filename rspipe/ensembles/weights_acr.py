@@ -11,14 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rspipe.arrays import BoolArray, FloatArray
 from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.weights import WeightSolution, check_moments, member_units, solve_weights
 from rspipe.errors import SolverError
-
-FloatArray = NDArray[np.float64]
-
 
 _TOLERANCE = 1e-5
 """Relative stationarity gap at which the ascent ends."""
@@ -77,7 +75,7 @@ class _Step:
     """Of the linearized objective, a sum over images."""
 
 
-def _needed(t: FloatArray, reach: FloatArray, cap: float) -> NDArray[np.bool_]:
+def _needed(t: FloatArray, reach: FloatArray, cap: float) -> BoolArray:
     """Return [image, competitor] which t +- reach can be an image's minimum below the cap."""
     lowest_possible = np.minimum((t + reach).min(1), cap)
     return np.asarray(t - reach < lowest_possible[:, None], dtype=np.bool_)

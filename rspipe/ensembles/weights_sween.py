@@ -1,13 +1,11 @@
 """Weights of least log-loss under noise (SWEEN, Liu et al. 2020): convex, and solved to a gap that bounds the error."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.weights import WeightSolution
 from rspipe.errors import SolverError
-
-FloatArray = NDArray[np.float64]
-
 
 _SMALLEST_PROBABILITY = 1e-20
 

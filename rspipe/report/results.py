@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.study.config import StudyConfig
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Side:
 
     def credit(self, examples: IntArray) -> FloatArray:
         """Return [example] the mean credited radius."""
-        rows = [credited_radius(c)[np.searchsorted(c.example, examples)] for c in self.classifiers]
+        rows = [c.credited_radius[np.searchsorted(c.example, examples)] for c in self.classifiers]
         return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
 
 

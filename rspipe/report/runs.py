@@ -7,8 +7,8 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.records import Interval
@@ -17,11 +17,6 @@ from rspipe.smoothing.certificates import Certificates, certify_counts, check_al
 from rspipe.smoothing.derivation import ClassifierCounts, derive, first_samples
 from rspipe.smoothing.metrics import paired_difference, verdict
 from rspipe.smoothing.spec import check_can_certify
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
-
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "seed")
 """What a data spec says of other splits than the test images."""

@@ -5,17 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import Interval, Record, TrainedModel
 from rspipe.report.results import Results, Side, certified_ensembles, certified_models
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_interval, average_certified_radius, bootstrap_interval, certified_accuracy
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ def _summary(
         training_seconds=sum(model.seconds for model in known),
         passes=sum(model.passes for model in known),
         samples=float(classifier.samples.mean()),
-        saturated=float(np.mean((classifier.n_a == classifier.n) & (classifier.n > 0))),
+        saturated=float(classifier.saturated.mean()),
         rule=classifier.rule,
         acr_two_sided=classifier.two_sided,
     )

@@ -9,16 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from scipy.stats import qmc
 
+from rspipe.arrays import FloatArray
 from rspipe.records import Trial
 from rspipe.search.space import Choice, Parameters, Range, is_whole, own_values, value_at
 from rspipe.search.spec import MAXIMIZED, SearchSpec
 from rspipe.search.suggesting import distributions, objective_values
-
-FloatArray = NDArray[np.float64]
-
 
 LEAST_TRIALS = 8
 """Finished trials below which nothing is said of hyper-parameters."""

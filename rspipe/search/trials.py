@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
+from rspipe.arrays import FloatArray
 from rspipe.data.splits import Dataset, Split
 from rspipe.records import Trial
 from rspipe.search.space import (
@@ -28,7 +28,7 @@ from rspipe.search.space import (
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.certify import class_counts
-from rspipe.smoothing.metrics import standard_error
+from rspipe.smoothing.metrics import credited_radius, standard_error
 from rspipe.smoothing.noise import Stream
 from rspipe.training.fitting import ALONE, Means, State, fit
 from rspipe.training.spec import ModelSpec
@@ -51,7 +51,7 @@ def _at(domain: Domain, position: float, *, whole: bool) -> Value:
     return value_at(domain, position, whole=whole)
 
 
-def _at_point(search: SearchSpec, point: NDArray[np.float64]) -> Parameters:
+def _at_point(search: SearchSpec, point: FloatArray) -> Parameters:
     """Return the hyper-parameters at a point of the unit cube, whose axes are the names of the space, sorted."""
     space, names = search.space, sorted(search.space)
     position = dict(zip(names, point, strict=True))
@@ -104,7 +104,7 @@ def trial_spec(search: SearchSpec, parameters: Parameters) -> ModelSpec:
     )
 
 
-def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> NDArray[np.float64]:
+def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> FloatArray:
     """Return [image] the radius that CERTIFY gives, 0 where it is wrong or abstains, from streams of the search's own.
 
     All trials of a search see the same noise.
@@ -117,7 +117,7 @@ def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> N
         selections.append(count(n=_SELECTION_SAMPLES, stream=Stream.SEARCH_SELECTION, block_size=_BLOCK))
         estimations.append(count(n=search.n, stream=Stream.SEARCH_ESTIMATION, block_size=_BLOCK))
     result = certify_counts(np.stack(selections), np.stack(estimations), sigma=search.sigma, alpha=search.alpha)
-    return np.where(result.prediction == split.labels.cpu().numpy(), result.radius, 0.0)
+    return credited_radius(result.radius, result.prediction == split.labels.cpu().numpy())
 
 
 def validation_acr(network: nn.Module, split: Split, search: SearchSpec) -> float:

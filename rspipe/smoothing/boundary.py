@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.attacks import smoothed_pgd
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.certify import predict
 from rspipe.smoothing.classifiers import Classifier, HardClassifier, SoftEnsemble
+from rspipe.smoothing.noise import derived_seed
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class AttackSettings:
 class AttackedImage:
     """What became of one image at growing distances."""
 
-    predictions: NDArray[np.int64]
+    predictions: IntArray
     """[distance], the smoothed classifier's class at the adversarial example, or ABSTAIN."""
-    distances: NDArray[np.float64]
+    distances: FloatArray
     """[distance], L2 to the image, in pixel units: at most what was allowed."""
 
 
@@ -71,7 +72,7 @@ def attack_image(
     soft, hard = SoftEnsemble(differentiable, classifier), HardClassifier(networks, classifier)
     predictions, reached = [], []
     for position, eps in enumerate(distances):
-        generator = torch.Generator(image.device).manual_seed(hash((settings.seed, example, position)) % 2**63)
+        generator = torch.Generator(image.device).manual_seed(derived_seed(settings.seed, example, position))
         shape = (1, settings.draws, *image.shape)
         noise = sigma * torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
         (adversarial,) = smoothed_pgd(
@@ -98,6 +99,6 @@ def attack_image(
     return AttackedImage(np.array(predictions, dtype=np.int64), np.array(reached))
 
 
-def changed(predictions: NDArray[np.int64], label: int) -> NDArray[np.bool_]:
+def changed(predictions: IntArray, label: int) -> BoolArray:
     """Return where a prediction is another class than the label; an abstention is none."""
     return np.asarray((predictions != label) & (predictions != ABSTAIN), dtype=np.bool_)

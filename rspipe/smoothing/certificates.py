@@ -6,15 +6,12 @@ CERTIFY and PREDICT are those of Cohen et al. 2019, "Certified adversarial robus
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri
 
+from rspipe.arrays import FloatArray, IntArray
+
 ABSTAIN = -1
-
-
-IntArray = NDArray[np.int64]
-
-FloatArray = NDArray[np.float64]
 
 
 def check_alpha(alpha: float) -> None:
@@ -113,10 +110,10 @@ def certify_counts(selection: IntArray, estimation: IntArray, *, sigma: float, a
     selected = selection.argmax(-1)
     n_a = np.take_along_axis(estimation, selected[..., None], -1)[..., 0]
     p_a_lower = clopper_pearson_lower(n_a, np.maximum(estimation.sum(-1), 1), alpha=alpha)
-    return claims(selected, n_a, p_a_lower, sigma=sigma)
+    return certificates_from_bounds(selected, n_a, p_a_lower, sigma=sigma)
 
 
-def claims(selected: IntArray, n_a: IntArray, p_a_lower: FloatArray, *, sigma: float) -> Certificates:
+def certificates_from_bounds(selected: IntArray, n_a: IntArray, p_a_lower: FloatArray, *, sigma: float) -> Certificates:
     """Return the certificates of selected classes [...] with valid lower bounds [...] on their probabilities."""
     abstained = p_a_lower < 0.5
     return Certificates(

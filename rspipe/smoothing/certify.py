@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rspipe.arrays import IntArray
 from rspipe.networks.modes import evaluating
-from rspipe.smoothing.certificates import IntArray, certify_counts, check_alpha, predict_counts
+from rspipe.smoothing.certificates import certify_counts, check_alpha, predict_counts
 from rspipe.smoothing.classifiers import check_logits
 from rspipe.smoothing.noise import Stream, noisy_batches
 
@@ -156,7 +156,7 @@ def class_counts(
     stream: Stream,
     block_size: int,
     batch_size: int | None = None,
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Return how often each class is the base classifier's argmax (lowest index on ties) at x + N(0, sigma^2 I).
 
     Args:
@@ -173,7 +173,7 @@ def class_counts(
     Raises:
         ModelError: The base classifier returned NaN, infinity or a wrong shape.
     """
-    counts: NDArray[np.int64] | None = None
+    counts: IntArray | None = None
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(
             x,

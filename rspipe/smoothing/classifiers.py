@@ -24,8 +24,8 @@ class Classifier:
 
     `average`: the argmax of the weighted average of the members' probabilities or logits. `mme` (max-margin
     ensemble, Yang et al. 2022): the class of the member whose two largest probabilities lie furthest apart.
-    `consensus` (Horváth et al. 2022): the class on which the first `first` members agree; where they do not, that of
-    the average. A single model is a classifier with one member.
+    `consensus` (Horváth et al. 2022): the class on which the first `consensus_size` members agree; where they do not,
+    that of the average. A single model is a classifier with one member.
     """
 
     id: str
@@ -35,8 +35,8 @@ class Classifier:
     """One per member; non-negative, sum 1."""
     average: Literal["probabilities", "logits"] = "logits"
     combination: Combination = "average"
-    first: int = 0
-    """Members that are asked first, for `consensus` alone."""
+    consensus_size: int = 0
+    """Members whose agreement decides, the first ones, for `consensus` alone."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights with which the argmax would silently mean something else."""
@@ -45,8 +45,11 @@ class Classifier:
         # Written so that a NaN fails, too.
         if not (min(self.weights, default=-1.0) >= 0 and abs(sum(self.weights) - 1) <= 1e-6):
             raise ValueError(f"weights of {self.id} must be non-negative with sum 1, got {self.weights}")
-        if self.combination == "consensus" and not 2 <= self.first < len(self.members):
-            raise ValueError(f"consensus of {self.id} asks first = {self.first} of {len(self.members)} members")
+        if self.combination == "consensus" and not 2 <= self.consensus_size < len(self.members):
+            raise ValueError(
+                f"consensus_size of {self.id} must be at least 2 and less than its {len(self.members)} members, "
+                f"got {self.consensus_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class _Members:
 
     def _consensus(self, classifiers: Sequence[Classifier], averaged: Tensor) -> Tensor:
         """Return classes [classifier, sample]: those on which the first members agree, else the average's."""
-        places = self._slots([one.members[: one.first] for one in classifiers])
+        places = self._slots([one.members[: one.consensus_size] for one in classifiers])
         first, second, *others = (self._classes[place] for place in places)
         agree = first == second
         for other in others:

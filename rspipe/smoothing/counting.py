@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.networks.modes import evaluating
-from rspipe.smoothing.certificates import FloatArray, IntArray
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.smoothing.noise import Stream, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid

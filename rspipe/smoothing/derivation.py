@@ -11,18 +11,17 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.certificates import (
     ABSTAIN,
     Certificates,
-    FloatArray,
-    IntArray,
+    certificates_from_bounds,
     certify_counts,
     check_alpha,
-    claims,
     predict_counts,
     two_sided_counts,
 )
-from rspipe.smoothing.metrics import average_certified_radius
+from rspipe.smoothing.metrics import average_certified_radius, credited_radius, saturated
 from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
 from rspipe.smoothing.spec import RuleSpec, check_can_certify
 
@@ -166,7 +165,7 @@ def _grid_certificates(counts: ClassifierCounts, *, alpha: float) -> Certificate
         those = done == reached
         bound[those] = proven(n_a[those, :reached], schedule)
     n_final = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
-    result = claims(selected, n_final, bound, sigma=counts.sigma)
+    result = certificates_from_bounds(selected, n_final, bound, sigma=counts.sigma)
     return replace(result, radius=floor_to_grid(result.radius, counts.rule.grid))
 
 
@@ -191,7 +190,7 @@ def soft_counts(counts: ClassifierCounts, *, alpha: float) -> Certificates:
     log = np.log(2 / alpha)
     bound = mean - np.sqrt(2 * variance * log / enough) - 7 * log / (3 * (enough - 1))
     n_a = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
-    return claims(selected, n_a, np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0), sigma=counts.sigma)
+    return certificates_from_bounds(selected, n_a, np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0), sigma=counts.sigma)
 
 
 def _predictions(counts: ClassifierCounts, *, alpha: float) -> Certificates:
@@ -226,7 +225,7 @@ class CertifiedClassifier:
     """[example], estimation samples."""
     samples: IntArray
     """[example], samples in all, of selection, pilot and estimation."""
-    stopped: NDArray[np.bool_]
+    stopped: BoolArray
     """[example], whether the selection missed the label and nothing more was drawn: wrong, whatever would follow."""
     rule: str
     """Name of the rule that said how many samples there are."""
@@ -236,9 +235,19 @@ class CertifiedClassifier:
     """Time of the passes it was certified in, shared with all other classifiers of the pass."""
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
+    def correct(self) -> BoolArray:
         """[example], whether the prediction is the label."""
         return np.equal(self.prediction, self.label)
+
+    @property
+    def credited_radius(self) -> FloatArray:
+        """[example], the radius where the prediction is correct, else 0."""
+        return credited_radius(self.radius, self.correct)
+
+    @property
+    def saturated(self) -> BoolArray:
+        """[example], whether all estimation samples fell on the selected class."""
+        return saturated(self.n_a, self.n)
 
 
 def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
@@ -265,8 +274,3 @@ def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
         two_sided=two_sided,
         seconds=counts.seconds,
     )
-
-
-def credited_radius(classifier: CertifiedClassifier) -> FloatArray:
-    """Return [example] the radius where the prediction is correct, else 0: what the ACR is the mean of."""
-    return np.where(classifier.correct, classifier.radius, 0.0)

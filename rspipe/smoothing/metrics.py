@@ -7,13 +7,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.records import Interval
 
-FloatArray = NDArray[np.float64]
 
+def credited_radius(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
+    """Return [example] the radius where the prediction is correct, else 0: what the ACR is the mean of.
 
-def _credited(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
-    """Return the radius of correct examples and 0 of the others, as one flat array."""
+    Args:
+        radius: [example] certified radii, in pixel units.
+        correct: [example] whether the prediction is the label (never for an abstention).
+
+    Raises:
+        ValueError: The arrays are empty or not equally long, or a radius is negative or NaN.
+    """
     r, c = np.asarray(radius, dtype=np.float64), np.asarray(correct)
     if r.shape != c.shape or r.ndim != 1 or r.size == 0:
         raise ValueError(f"radius and correct must be equally long and not empty, got {r.shape} and {c.shape}")
@@ -22,24 +29,26 @@ def _credited(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
     return np.where(c.astype(bool), r, 0.0)
 
 
+def saturated(n_a: IntArray, n: ArrayLike) -> BoolArray:
+    """Return [example] whether all n samples, of which there are some, fell on the class: n limits such a radius."""
+    return np.asarray((n_a == n) & (np.asarray(n) > 0), dtype=np.bool_)
+
+
 def average_certified_radius(radius: ArrayLike, correct: ArrayLike) -> float:
     """Return the ACR: the mean over examples of the certified radius, wrong and abstained examples counting 0.
 
-    Args:
-        radius: [example] certified radii, in pixel units.
-        correct: [example] whether the prediction is the label (never for an abstention).
+    Arguments and errors are those of `credited_radius`.
     """
-    return float(_credited(radius, correct).mean())
+    return float(credited_radius(radius, correct).mean())
 
 
 def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) -> FloatArray:
     """Return the share of examples that are correct with a certified radius >= r, for each r of `radii`.
 
-    Arguments are those of `average_certified_radius`, and `radii` of any shape.
+    Arguments and errors are those of `credited_radius`, and `radii` of any shape.
     """
-    credited = np.where(np.asarray(correct, dtype=bool), np.asarray(radius, dtype=np.float64), -np.inf)
-    _credited(radius, correct)
-    return np.asarray((credited >= np.asarray(radii, dtype=np.float64)[..., None]).mean(-1), dtype=np.float64)
+    reached = credited_radius(radius, correct) >= np.asarray(radii, dtype=np.float64)[..., None]
+    return np.asarray((reached & np.asarray(correct, dtype=bool)).mean(-1), dtype=np.float64)
 
 
 def standard_error(values: ArrayLike) -> float:
@@ -55,14 +64,14 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
-_RESAMPLES = 2000
+RESAMPLES = 2000
 """Of the bootstrap: the ends of an interval are known to some 3 % of its half length."""
 
 
 @lru_cache(maxsize=2)
-def _resamples(size: int) -> NDArray[np.uint8]:
-    """Return [resample, example] how often each example is drawn; always the same."""
-    rng, counts = np.random.default_rng(0), np.empty((_RESAMPLES, size), dtype=np.uint8)
+def resample_counts(size: int) -> NDArray[np.uint8]:
+    """Return [resample, example] how often each of `size` examples is drawn by the bootstrap; always the same."""
+    rng, counts = np.random.default_rng(0), np.empty((RESAMPLES, size), dtype=np.uint8)
     for row in counts:
         row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
     return counts
@@ -79,22 +88,29 @@ def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interv
     if given.size == 1:
         return Interval(estimate=mean, low=-np.inf, high=np.inf)
     # Without BLAS, whose sums depend on the number of threads.
-    parts = np.array_split(_resamples(given.size), -(-_RESAMPLES * given.size // 1_000_000))
+    parts = np.array_split(resample_counts(given.size), -(-RESAMPLES * given.size // 1_000_000))
     means = np.concatenate([(counts * given).sum(1) for counts in parts]) / given.size
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(estimate=mean, low=float(low), high=float(high))
+    return percentile_interval(mean, means, confidence=confidence)
+
+
+def percentile_interval(estimate: float, resampled: FloatArray, *, confidence: float = 0.95) -> Interval:
+    """Return an estimate with the interval between percentiles of the same quantity [resample] of resampled data."""
+    low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(estimate=estimate, low=float(low), high=float(high))
 
 
 def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """Return the ACR with a bootstrap interval for the choice of test images."""
-    return bootstrap_interval(_credited(radius, correct), confidence=confidence)
+    return bootstrap_interval(credited_radius(radius, correct), confidence=confidence)
 
 
 def paired_difference(
     radius_a: ArrayLike, correct_a: ArrayLike, radius_b: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0.95
 ) -> Interval:
     """Return the difference of ACR, a minus b, on the same images in the same order, with a paired normal interval."""
-    return mean_interval(_credited(radius_a, correct_a) - _credited(radius_b, correct_b), confidence=confidence)
+    return mean_interval(
+        credited_radius(radius_a, correct_a) - credited_radius(radius_b, correct_b), confidence=confidence
+    )
 
 
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:

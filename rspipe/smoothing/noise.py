@@ -32,6 +32,12 @@ class Stream(IntEnum):
     PILOT = 6
 
 
+def derived_seed(*parts: int) -> int:
+    """Return 63 bits of a hash of whole numbers: a seed for torch's generators, unrelated for other numbers."""
+    digest = hashlib.blake2b("/".join(str(int(part)) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def _normal_rows(philox: np.random.Philox, rows: int, size: int) -> NDArray[np.float32]:
     """Return the next rows [row, size] of standard normal noise: Box and Muller's transform of 64 random bits a pair.
 
@@ -81,8 +87,7 @@ def _block_batches(
         for _ in range(0, block_size, batch_size):
             yield torch.from_numpy(_normal_rows(philox, batch_size, size)).reshape(batch_size, *shape)
         return
-    digest = hashlib.blake2b(f"{seed}/{example}/{int(stream)}/{block}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    generator = torch.Generator(device).manual_seed(derived_seed(seed, example, stream, block))
     whole = torch.randn((block_size, *shape), generator=generator, device=device, dtype=torch.float32)
     yield from torch.split(whole, batch_size)
 

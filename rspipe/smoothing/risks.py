@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom
 
-from rspipe.smoothing.certificates import FloatArray, IntArray
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.rules import (
     Look,
     binomial_window,

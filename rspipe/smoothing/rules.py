@@ -15,19 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import gammaln, xlog1py, xlogy
 
-from rspipe.smoothing.certificates import (
-    FloatArray,
-    IntArray,
-    certified_radius,
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-)
-
-BoolArray = NDArray[np.bool_]
-
+from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, clopper_pearson_upper
 
 _SMALLEST = 200
 

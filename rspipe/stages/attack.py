@@ -12,7 +12,7 @@ from rspipe.records import BoundaryCheck, EnsembleWeights, TrainedModel
 from rspipe.report.results import Results, display_name
 from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
 from rspipe.smoothing.certificates import ABSTAIN
-from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.storage.classifiers import certification_keys, classifier_of, load_network, trained_network
 from rspipe.storage.store import Store
 
@@ -32,7 +32,7 @@ def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedMo
         found = [one for one in records if any(name in display_name(one) or name in one.id for name in names)]
     else:
         best: dict[tuple[float, str], TrainedModel | EnsembleWeights] = {}
-        for record in sorted(records, key=lambda one: float(credited_radius(certified[one.id]).mean())):
+        for record in sorted(records, key=lambda one: float(certified[one.id].credited_radius.mean())):
             best[certified[record.id].sigma, certified[record.id].kind] = record
         found = [best[place] for place in sorted(best, reverse=True)]
     if not found:
@@ -123,7 +123,7 @@ def attack_classifier(
 
 def _evenly(certified: CertifiedClassifier, images: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return rows of correct certificates with a radius, evenly spaced."""
-    rows = np.flatnonzero(credited_radius(certified) > 0)
+    rows = np.flatnonzero(certified.credited_radius > 0)
     if rows.size == 0:
         raise StoreError(f"{certified.id} has no correct certificate with a radius; there is nothing to attack")
     return np.asarray(rows[np.unique(np.linspace(0, rows.size - 1, min(images, rows.size)).round().astype(int))])

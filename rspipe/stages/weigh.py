@@ -171,5 +171,5 @@ def _record(store: Store, ensemble: EnsembleSpec, solution: WeightSolution, *, i
         images=images,
         draws=ensemble.weigh.draws,
         checksums=tuple(store.existing_model(member).checksum for member in ensemble.members),
-        first=ensemble.first,
+        consensus_size=ensemble.consensus_size,
     )

@@ -29,7 +29,7 @@ class Candidate:
     average: str
     checksums: tuple[str, ...]
     combination: Combination = "average"
-    first: int = 0
+    consensus_size: int = 0
 
 
 def candidates_of(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[Candidate]:
@@ -48,7 +48,7 @@ def candidates_of(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWe
             average=one.average,
             checksums=one.checksums,
             combination=COMBINATIONS.get(one.method, "average"),
-            first=one.first,
+            consensus_size=one.consensus_size,
         )
         for one in ensembles
     ]
@@ -69,7 +69,7 @@ def classifier_among(candidate: Candidate, members: Sequence[str]) -> Classifier
         weights=candidate.weights,
         average="probabilities" if candidate.average == "probabilities" else "logits",
         combination=candidate.combination,
-        first=candidate.first,
+        consensus_size=candidate.consensus_size,
     )
 
 
@@ -80,7 +80,9 @@ def certification_keys(
     rule = study.certify.model_dump(mode="json", exclude={"images"})
     shared = [rule, study.data.model_dump(mode="json")]
     return {
-        one.id: content_id([*shared, one.sigma, one.checksums, one.weights, one.average, one.combination, one.first])
+        one.id: content_id(
+            [*shared, one.sigma, one.checksums, one.weights, one.average, one.combination, one.consensus_size]
+        )
         for one in candidates_of(models, ensembles)
     }
 

@@ -165,8 +165,8 @@ class StudyConfig(Spec):
                     continue
                 for members in group.formed(pool):
                     for spec in self._weighted(group, sigma, members):
-                        same = spec.members if spec.first else tuple(sorted(spec.members))
-                        specs.setdefault((sigma, same, spec.weights, spec.average, spec.first), spec)
+                        same = spec.members if spec.consensus_size else tuple(sorted(spec.members))
+                        specs.setdefault((sigma, same, spec.weights, spec.average, spec.consensus_size), spec)
         return tuple(specs.values())
 
     def _weighted(self, group: EnsembleGroup, sigma: float, members: tuple[Member, ...]) -> Iterable[EnsembleSpec]:
@@ -181,7 +181,7 @@ class StudyConfig(Spec):
                 weights=weights,
                 average=group.average,
                 weigh=self.weigh,
-                first=group.consensus if weights == "consensus" else 0,
+                consensus_size=group.consensus if weights == "consensus" else 0,
             )
 
     @model_validator(mode="after")

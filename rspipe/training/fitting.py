@@ -15,8 +15,9 @@ from rspipe.data.files import FileSplit, PixelSource, as_images, decoded_here
 from rspipe.data.splits import Dataset
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
+from rspipe.smoothing.noise import derived_seed
 from rspipe.training.data_parallel import Group, from_first, is_first, shared, sum_gradients
-from rspipe.training.randomness import Draws, augmented, derived_seed, epoch_generator
+from rspipe.training.randomness import Draws, augmented, epoch_generator
 from rspipe.training.spec import ModelSpec, TrainingSpec
 from rspipe.training.validation import WATCHED_IMAGES, collapsed_since, watch
 

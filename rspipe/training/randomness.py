@@ -1,12 +1,12 @@
 """What is random in the images of training: noise and its copies, crops and flips."""
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rspipe.data.splits import Dataset
+from rspipe.smoothing.noise import derived_seed
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ def crop_flip(images: Tensor, *, generator: torch.Generator, padding: int = 4) -
     picked = torch.arange(count, device=device)[:, None, None], slice(None), rows[:, :, None], columns[:, None, :]
     # Advanced indices around the slice put the channel last.
     return padded[picked].permute(0, 3, 1, 2).contiguous()
-
-
-def derived_seed(*parts: int) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:

@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import transforms
 
+from rspipe.arrays import IntArray
 from rspipe.data import files as image_files
 from rspipe.data.files import FileSplit, as_images, decoded_here
 from rspipe.data.sources import load_dataset
@@ -366,7 +367,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
     path.write_bytes(head + array.tobytes())
 
 
-Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Part = tuple[NDArray[np.uint8], IntArray]
 """Images [image, channel, height, width] and labels."""
 
 

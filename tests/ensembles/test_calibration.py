@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.calibration import Calibration
 
-FloatArray = NDArray[np.float64]
 CAP = 3.0
 
 

@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles import weights_sween
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.choice import choose_weights, cross_fitted, prunable
@@ -15,8 +15,6 @@ from rspipe.ensembles.weights_acr import solve_acr
 from rspipe.ensembles.weights_sween import solve_sween
 from rspipe.errors import SolverError
 from tests.ensembles.test_weights_acr import CAP, problem, simplex
-
-FloatArray = NDArray[np.float64]
 
 
 def probabilities(seed: int, k: int, samples: int = 500) -> FloatArray:

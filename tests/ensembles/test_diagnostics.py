@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import (
@@ -15,7 +14,6 @@ from rspipe.ensembles.diagnostics import (
     variance_share,
 )
 
-FloatArray = NDArray[np.float64]
 CAP = 3.0
 METHODS = ("a", "a", "b", "b")
 

@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.moments import ImageMargins, Moments, all_pairs, image_margins, label_margins, runner_up_pairs
 from rspipe.errors import ModelError
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.smoothing.noise import Stream, default_batch, noise_block
 
-FloatArray = NDArray[np.float64]
 X = torch.tensor([0.2, -0.1, 0.3])
 EPSILON = np.finfo(np.float64).eps
 

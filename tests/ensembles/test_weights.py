@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.weights import _solve_with, ratio, solve_weights
 from rspipe.errors import SolverError
 
-FloatArray = NDArray[np.float64]
 SOLVED = pytest.mark.parametrize("method", ["esbrs_ratio", "esbrs_paper"])
 ALL = pytest.mark.parametrize("method", ["uniform", "esbrs_ratio", "esbrs_paper"])
 # The largest relative gap of the values on the well-conditioned problems here.

@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, linprog
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.weights import solve_weights
 from rspipe.ensembles.weights_acr import gaussian_radii, margin_ratios, solve_acr
 from rspipe.errors import SolverError
 
-FloatArray = NDArray[np.float64]
 CAP = 3.2
 # Of the objective, relatively: ten times the gap at which the ascent ends.
 CLOSE = 1e-4

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from rspipe.arrays import FloatArray
 from rspipe.smoothing.attacks import fixed_step_path, projected, smoothed_pgd, warmed_up
 
 # A deadline would fail on a busy machine.
@@ -324,15 +324,15 @@ def test_the_radius_warms_up_linearly_from_the_first_epoch(epoch: int, warmup: i
 
 
 def by_hand(
-    weights: NDArray[np.float64],
-    image: NDArray[np.float64],
+    weights: FloatArray,
+    image: FloatArray,
     label: int,
-    noise: NDArray[np.float64],
+    noise: FloatArray,
     *,
     step: float,
     steps: int,
     radius: float | None,
-) -> list[NDArray[np.float64]]:
+) -> list[FloatArray]:
     """The path of one image on a linear classifier, from the gradient in closed form."""
     path = [image]
     for _ in range(steps):

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from rspipe.errors import ModelError
 from rspipe.smoothing.certificates import (
     ABSTAIN,
+    certificates_from_bounds,
     certified_radius,
     certify_counts,
-    claims,
     clopper_pearson_lower,
     clopper_pearson_upper,
     predict_counts,
@@ -251,7 +251,7 @@ def test_where_nothing_was_estimated_nothing_is_certified() -> None:
 
 def test_a_bound_of_one_half_or_more_is_a_claim() -> None:
     bound = np.array([0.0, np.nextafter(0.5, 0), 0.5, 0.75])
-    result = claims(np.array([3, 2, 1, 0]), np.array([1, 2, 3, 4]), bound, sigma=2.0)
+    result = certificates_from_bounds(np.array([3, 2, 1, 0]), np.array([1, 2, 3, 4]), bound, sigma=2.0)
     assert result.prediction.tolist() == [ABSTAIN, ABSTAIN, 1, 0]
     assert result.radius.tolist() == [0, 0, 0, pytest.approx(2 * PHI.inv_cdf(0.75), rel=1e-12)]
     assert np.array_equal(result.p_a_lower, bound)

@@ -52,8 +52,8 @@ def mme(*members: int, weights: tuple[float, ...] | None = None) -> Classifier:
     return Classifier("mme", members, weights or uniform(len(members)), combination="mme")
 
 
-def consensus(*members: int, first: int = 2, average: Average = "logits") -> Classifier:
-    return Classifier("consensus", members, uniform(len(members)), average, "consensus", first)
+def consensus(*members: int, consensus_size: int = 2, average: Average = "logits") -> Classifier:
+    return Classifier("consensus", members, uniform(len(members)), average, "consensus", consensus_size)
 
 
 EVERY_KIND = [
@@ -62,7 +62,7 @@ EVERY_KIND = [
     Classifier("probabilities", (3, 1), (0.3, 0.7), "probabilities"),
     mme(2, 0, 3),
     consensus(0, 3, 1),
-    consensus(2, 1, 0, 3, first=3, average="probabilities"),
+    consensus(2, 1, 0, 3, consensus_size=3, average="probabilities"),
 ]
 
 
@@ -231,10 +231,10 @@ def test_who_is_asked_first_is_a_matter_of_the_order_of_members() -> None:
     assert classes([consensus(0, 1, 2), consensus(0, 2, 1)], members) == [[2], [0]]
 
 
-@pytest.mark.parametrize(("first", "expected"), [(2, 0), (3, 1)])
-def test_all_of_the_first_members_have_to_agree(first: int, expected: int) -> None:
+@pytest.mark.parametrize(("size", "expected"), [(2, 0), (3, 1)])
+def test_all_of_the_first_members_have_to_agree(size: int, expected: int) -> None:
     members = by_position([0.4, 0.0], [0.4, 0.0], [0.0, 0.4], [0.0, 9.0])
-    assert classes([consensus(0, 1, 2, 3, first=first)], members) == [[expected]]
+    assert classes([consensus(0, 1, 2, 3, consensus_size=size)], members) == [[expected]]
 
 
 @BOTH
@@ -326,10 +326,10 @@ def test_weights_that_sum_to_one_but_for_rounding_are_accepted() -> None:
     Classifier("mix", tuple(range(10)), (0.1,) * 10)
 
 
-@pytest.mark.parametrize("first", [-1, 0, 1, 3, 4])
-def test_a_consensus_asks_two_members_at_least_and_not_all(first: int) -> None:
-    with pytest.raises(ValueError, match=rf"consensus of consensus asks first = {first} of 3 members"):
-        consensus(0, 1, 2, first=first)
+@pytest.mark.parametrize("size", [-1, 0, 1, 3, 4])
+def test_a_consensus_asks_two_members_at_least_and_not_all(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"at least 2 and less than its 3 members, got {size}"):
+        consensus(0, 1, 2, consensus_size=size)
 
 
 # Members.

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import beta, binom, chisquare
 
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.certificates import ABSTAIN, Certificates, certify_counts, predict_counts
 from rspipe.smoothing.derivation import KINDS, CertificateKind, ClassifierCounts, derive, first_samples, soft_counts
 from rspipe.smoothing.rules import looks, settled
@@ -30,8 +30,6 @@ RULES: dict[str, RuleSpec] = {
 EVERY_RULE = pytest.mark.parametrize("rule", RULES)
 FREE = pytest.mark.parametrize("rule", ["fixed", "planned"])
 IMAGES = 30
-
-IntArray = NDArray[np.int64]
 
 
 def sequences(images: int = IMAGES, n: int = N) -> IntArray:
@@ -303,7 +301,7 @@ def test_two_sides_are_the_formula_of_the_counts(rule: str, n: int | None) -> No
 # Soft.
 
 
-def soft(probabilities: NDArray[np.float64], **changes: Any) -> ClassifierCounts:
+def soft(probabilities: FloatArray, **changes: Any) -> ClassifierCounts:
     """Counts with sums of given probabilities [image, sample, class]."""
     images, n, _ = probabilities.shape
     content: dict[str, Any] = {
@@ -316,7 +314,7 @@ def soft(probabilities: NDArray[np.float64], **changes: Any) -> ClassifierCounts
     return replace(made("fixed", classes=np.zeros((images, N), np.int64)), **{**content, **changes})
 
 
-def probabilities_of(images: int, n: int, *, mean: float, seed: int = 0) -> NDArray[np.float64]:
+def probabilities_of(images: int, n: int, *, mean: float, seed: int = 0) -> FloatArray:
     """Probabilities of three classes, the first near 1 or near 0 with the given mean."""
     rng = np.random.default_rng(seed)
     first = np.where(rng.random((images, n)) < mean, rng.beta(40, 1, (images, n)), rng.beta(1, 40, (images, n)))

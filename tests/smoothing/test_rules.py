@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta, binom
 
+from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.certificates import clopper_pearson_lower, clopper_pearson_upper, radius_cap
 from rspipe.smoothing.risks import (
     error_probability,
@@ -52,12 +52,12 @@ exact = settings(deadline=None, derandomize=True, max_examples=25)
 probabilities = st.floats(0, 1)
 
 
-def every_radius(n: int, alpha: float) -> NDArray[np.float64]:
+def every_radius(n: int, alpha: float) -> FloatArray:
     """Radii of all counts, in units of sigma."""
     return np.maximum(ndtri(clopper_pearson_lower(np.arange(n + 1), n, alpha=alpha)), 0)
 
 
-def false(bound: NDArray[np.float64], p: float) -> NDArray[np.bool_]:
+def false(bound: FloatArray, p: float) -> BoolArray:
     return (bound >= 0.5) & (bound > p)
 
 
@@ -133,7 +133,7 @@ def test_the_expected_radius_keeps_the_shape_of_p() -> None:
     assert expected_radius(np.empty(0), 50, alpha=0.01).shape == (0,)
 
 
-def brute_losses(k1: int, *, n: int, alpha: float, pilot: int, sizes: Sequence[int]) -> NDArray[np.float64]:
+def brute_losses(k1: int, *, n: int, alpha: float, pilot: int, sizes: Sequence[int]) -> FloatArray:
     """E[r(n, p) - r(m, p)] over p ~ Beta(k1 + 1/2, pilot - k1 + 1/2), by Gauss and Legendre on pieces of quantiles."""
     node, weight = np.polynomial.legendre.leggauss(20)
     tail = np.geomspace(1e-9, 0.5, 12)
@@ -272,13 +272,13 @@ def test_one_look_is_the_fixed_rule_and_looks_that_hardly_ever_claim_change_noth
 # Sums over all outcomes of small rules
 
 
-def every_path(schedule: Sequence[Look]) -> NDArray[np.int64]:
+def every_path(schedule: Sequence[Look]) -> IntArray:
     """Successes in the samples between looks: [path, look]."""
     drawn = np.diff([0, *(look.n for look in schedule)])
     return np.array(list(product(*(range(size + 1) for size in drawn))))
 
 
-def path_chances(schedule: Sequence[Look], p: float) -> NDArray[np.float64]:
+def path_chances(schedule: Sequence[Look], p: float) -> FloatArray:
     drawn = np.diff([0, *(look.n for look in schedule)])
     return np.asarray(np.prod(binom.pmf(every_path(schedule), drawn, p), axis=-1))
 

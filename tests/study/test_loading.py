@@ -252,7 +252,7 @@ def test_an_ensemble_may_be_combined_otherwise_than_by_an_average(tmp_path: Path
     group = "{members='gaussian x2 + macer x1', sigma=0.25, weights=['uniform', 'mme', 'consensus'], consensus=2}"
     study = load_study(write(tmp_path), overrides=[f"ensembles=[{group}]"])
     specs = study.ensemble_specs(study.model_specs)
-    assert [(spec.weights, spec.first) for spec in specs] == [("uniform", 0), ("mme", 0), ("consensus", 2)]
+    assert [(spec.weights, spec.consensus_size) for spec in specs] == [("uniform", 0), ("mme", 0), ("consensus", 2)]
     assert len({spec.members for spec in specs}) == 1
     assert specs[1].id.startswith("gaussian-x2+macer-x1-mme-s0.25-")
     assert len({spec.id for spec in specs}) == 3

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from rspipe.report.figures import STYLE, draw_legend, new_panel
 from rspipe.report.page import details, figure_grid, paragraph, table_html
 from rspipe.report.results import Results, sides
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, number
-from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+from rspipe.smoothing.derivation import CertifiedClassifier
 
 EDGES = (0.7, 0.9, 0.99, 0.999, 0.9999)
 """Of the bins of the lower bound on p_A, above 1/2."""
@@ -47,15 +46,11 @@ class Spread:
     """Share of the ACR that saturated images bring."""
 
 
-def _saturated(one: CertifiedClassifier) -> NDArray[np.bool_]:
-    return np.asarray(one.correct & (one.n_a == one.n) & (one.n > 0), dtype=np.bool_)
-
-
 def spread(label: str, classifiers: Sequence[CertifiedClassifier]) -> Spread:
     """Return how images spread over p_A, averaged over classifiers."""
     rows = []
     for one in classifiers:
-        saturated, credit = _saturated(one), credited_radius(one)
+        saturated, credit = one.correct & one.saturated, one.credited_radius
         right = one.correct & ~saturated
         place = np.searchsorted(EDGES, one.p_a_lower, side="right")
         bins = [np.mean(right & (place == at)) for at in range(len(EDGES) + 1)]

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
@@ -18,9 +18,6 @@ from rspipe.report.figures import MARKERS, STYLE, draw_legend, label_colours, ne
 from rspipe.report.results import Results, display_name
 from rspipe.report.sections.ensemble_sizes import curves_by_size
 from rspipe.smoothing.classifiers import COMBINATIONS
-
-FloatArray = NDArray[np.float64]
-
 
 _GREYS = ("#222222", "#7a7a7a", "#a8a8a8", "#4d4d4d")
 

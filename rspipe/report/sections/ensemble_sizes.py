@@ -3,17 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.diagnostics import HyperbolaFit, MemberMargins, fit_hyperbola, gaussian_limit
 from rspipe.report.differences import difference_of_means, group
 from rspipe.report.results import Results, certified_ensembles, certified_models
 from rspipe.report.tables import Cell, Part, Table, change_cell, interval_cell, number
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import mean_interval
-
-FloatArray = NDArray[np.float64]
 
 Sizes = dict[int, FloatArray]
 """By number of members: [image] credited radii, averaged over all ensembles of that many."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.choice import prunable
 from rspipe.ensembles.diagnostics import (
     MemberMargins,
@@ -29,8 +29,6 @@ from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.classifiers import COMBINATIONS
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import average_certified_radius, mean_interval, verdict
-
-FloatArray = NDArray[np.float64]
 
 
 def _groups(results: Results, sigma: float) -> dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]]:

@@ -6,20 +6,16 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from rspipe.arrays import BoolArray, FloatArray
 from rspipe.records import Interval
 from rspipe.report.figures import STYLE
 from rspipe.report.page import details, element, figure_grid, paragraph, table_html
 from rspipe.report.results import Results
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import TONES, Cell, Table, bracketed, number
-from rspipe.smoothing.derivation import credited_radius
 from rspipe.smoothing.metrics import verdict
-
-FloatArray = NDArray[np.float64]
-
 
 MOST = 30
 """Classifiers that are compared with each other at one noise level: 435 pairs."""
@@ -36,7 +32,7 @@ class Pairs:
     difference: FloatArray
     error: FloatArray
     """Standard error of the difference, for the choice of images."""
-    holm: NDArray[np.bool_]
+    holm: BoolArray
     """Whether the difference is significant at 5 % after Holm's correction for all pairs of the noise level."""
     images: int
     left_out: int
@@ -66,7 +62,7 @@ def all_pairs(results: Results, summaries: Sequence[Summary], *, sigma: float, m
         examples = np.intersect1d(examples, one.example)
     if examples.size < 2:
         return None
-    credit = np.stack([credited_radius(one)[np.searchsorted(one.example, examples)] for one in ones])
+    credit = np.stack([one.credited_radius[np.searchsorted(one.example, examples)] for one in ones])
     acr = credit.mean(1)
     # Of each difference by itself: differences of covariances would lose what nearly equal classifiers share.
     error = np.stack([(row - credit).std(1, ddof=1) for row in credit]) / np.sqrt(examples.size)
@@ -83,7 +79,7 @@ def all_pairs(results: Results, summaries: Sequence[Summary], *, sigma: float, m
     )
 
 
-def _holm(difference: FloatArray, error: FloatArray, *, level: float = 0.05) -> NDArray[np.bool_]:
+def _holm(difference: FloatArray, error: FloatArray, *, level: float = 0.05) -> BoolArray:
     """Return where normal tests of all pairs reject, so that with probability 1 - level no rejection is false."""
     rows, columns = np.triu_indices(len(difference), 1)
     size, spread = np.abs(difference[rows, columns]), error[rows, columns]

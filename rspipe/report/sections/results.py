@@ -6,9 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.stats import norm
 
+from rspipe.arrays import FloatArray
 from rspipe.report.figures import (
     LINE_STYLES,
     MARKERS,
@@ -25,10 +25,8 @@ from rspipe.report.results import Results, baseline_label, certified_ensembles, 
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds
 from rspipe.report.tables import Cell, Table, duration, estimate_cell, number_cell, percent_cell, quantity
 from rspipe.smoothing.certificates import radius_cap
-from rspipe.smoothing.derivation import CertifiedClassifier, credited_radius
+from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import accuracy_band, certified_accuracy
-
-FloatArray = NDArray[np.float64]
 
 
 def result_table(summaries: Sequence[Summary]) -> Table:
@@ -102,7 +100,7 @@ def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure
     classifiers = [c for c in results.certified if c.sigma == sigma]
     alpha = results.study.certify.alpha
     cap = radius_cap(sigma=sigma, n=results.study.certify.n, alpha=alpha)
-    largest = max(float(credited_radius(c).max(initial=0.0)) for c in classifiers)
+    largest = max(float(c.credited_radius.max(initial=0.0)) for c in classifiers)
     end = min(cap * 1.02, max(largest * 1.05, 0.1 * cap))
     figure, axes = new_panel(
         f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy", height=4.2
@@ -147,7 +145,7 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
     ensembles = certified_ensembles(results, sigma=sigma)
     if not ensembles:
         return None
-    best = sorted(ensembles, key=lambda pair: -float(credited_radius(pair[1]).mean()))[:most]
+    best = sorted(ensembles, key=lambda pair: -float(pair[1].credited_radius.mean()))[:most]
     shown = f"{len(best)} of {len(ensembles)} ensembles with the largest ACR" if len(ensembles) > most else "Ensembles"
     with mpl.rc_context(STYLE):
         figure, axes, grid = _radius_panel(results, sigma=sigma, title=shown)

@@ -11,7 +11,6 @@ from rspipe.report.report import render_report
 from rspipe.report.results import certified_models
 from rspipe.report.sections.claims import compare_with_published, judge_claims
 from rspipe.report.summaries import summarize
-from rspipe.smoothing.derivation import credited_radius
 from rspipe.study.config import StudyConfig
 from rspipe.study.entries import Claim, PublishedResult
 from rspipe.study.loading import load_study
@@ -30,7 +29,7 @@ def results_with(*, published=(), claims=()):
 
 def credit(label, sigma=0.25):
     """Return the credited radii [seed, image] of a label."""
-    return np.array([credited_radius(c) for c in certified_models(built.results(), sigma=sigma)[label]])
+    return np.array([c.credited_radius for c in certified_models(built.results(), sigma=sigma)[label]])
 
 
 def published(acr, **changes):

@@ -21,7 +21,6 @@ from rspipe.report.sections.ensemble_sizes import curves_by_size
 from rspipe.report.sections.ensembles import combination_table, ensemble_parts
 from rspipe.report.summaries import summarize
 from rspipe.report.tables import Part, Table
-from rspipe.smoothing.derivation import credited_radius
 from tests import results_builder as build
 
 
@@ -50,8 +49,8 @@ def test_single_models_averages_and_solved_weights_stand_side_by_side() -> None:
     table = combination_table(results, sigma=0.25)
     assert texts(table, "combination") == ["single (mean of members)", "average", "weights esbrs_ratio"] * 2
     certified = {c.id: c for c in results.certified}
-    members = [credited_radius(certified[member]).mean() for member in results.ensembles[0].members]
-    average, solved = (credited_radius(certified[record.id]).mean() for record in results.ensembles[:2])
+    members = [certified[member].credited_radius.mean() for member in results.ensembles[0].members]
+    average, solved = (certified[record.id].credited_radius.mean() for record in results.ensembles[:2])
     assert column(table, "ACR [95 %]")[:3] == pytest.approx([np.mean(members), average, solved])
     assert column(table, "less the average [95 %]")[:3] == [
         pytest.approx(np.mean(members) - average),
@@ -105,8 +104,8 @@ def test_measured_changes_are_paired_differences_against_the_members() -> None:
     found = part(results, "Predicted")
     certified = {c.id: c for c in results.certified}
     record = results.ensembles[0]
-    members = np.mean([credited_radius(certified[member]) for member in record.members], axis=0)
-    change = credited_radius(certified[record.id]) - members
+    members = np.mean([certified[member].credited_radius for member in record.members], axis=0)
+    change = certified[record.id].credited_radius - members
     assert column(found.table, "measured [95 %]")[0] == pytest.approx(change.mean())
     # Two of correlation 0.7 have a variance of 0.85.
     assert column(found.table, "variance")[0] == pytest.approx(0.85)
@@ -191,7 +190,7 @@ def test_radii_are_averaged_over_the_ensembles_of_a_size() -> None:
     models = (*results.models, build.trained_model("advmacer", 0.25, 7))
     curves = curves_by_size(replace(results, models=models), sigma=0.25)
     sizes = curves["advmacer"]
-    certified = {c.id: credited_radius(c) for c in results.certified}
+    certified = {c.id: c.credited_radius for c in results.certified}
     assert list(sizes) == [1, 2]
     np.testing.assert_allclose(sizes[1], (certified["advmacer-s0.25-seed0"] + certified["advmacer-s0.25-seed1"]) / 2)
     pairs = [r.id for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform" and "gaussian" not in r.label]
@@ -205,7 +204,7 @@ def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> N
     assert texts(table, "members of") == ["advmacer", "advmacer", "gaussian + advmacer"]
     assert column(table, "k") == [1, 2, 2]
     assert texts(table, "best method alone") == ["–", "–", "advmacer x2"]
-    certified = {c.id: credited_radius(c) for c in results.certified}
+    certified = {c.id: c.credited_radius for c in results.certified}
     uniform = {r.label: certified[r.id] for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform"}
     single = [np.mean([certified[f"{name}-s0.25-seed{seed}"] for seed in (0, 1)]) for name in ("advmacer", "gaussian")]
     mixed, alone = uniform["gaussian x1 + advmacer x1"].mean(), uniform["advmacer x2"].mean()

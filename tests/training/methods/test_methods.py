@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 from torch import Tensor, nn
 
 from rspipe import macer_loss
+from rspipe.arrays import FloatArray
 from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.consistency import Consistency
@@ -50,7 +50,7 @@ def each_method(test: Callable[..., None]) -> Callable[..., None]:
 
 def reference(
     logits: Tensor, labels: Tensor, *, sigma: float, lbd: float, gamma: float, beta: float
-) -> tuple[float, NDArray[np.float64]]:
+) -> tuple[float, FloatArray]:
     """MACER's loss and its gradient, image by image as the paper writes them."""
     u, size = logits.double().numpy(), len(labels)
     loss, gradient = 0.0, np.zeros(u.shape)

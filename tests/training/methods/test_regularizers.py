@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy.special import log_softmax, softmax
 from scipy.stats import kstest
 from torch import Tensor
 
+from rspipe.arrays import FloatArray
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DigitsData
 from rspipe.smoothing.attacks import fixed_step_path
@@ -27,27 +27,26 @@ from rspipe.training.spec import ModelSpec, TrainingSpec
 from rspipe.training.validation import evaluate
 from tests.training.methods.test_methods import METHODS, SIGMA, Recorder, batch, copies_of, run
 
-Floats = NDArray[np.float64]
 M = 3
 CLASSES = 4
 # A deadline would fail on a busy machine.
 many = settings(deadline=None, derandomize=True)
 
 
-def drawn(seed: int, *shape: int, scale: float = 2.0) -> Floats:
+def drawn(seed: int, *shape: int, scale: float = 2.0) -> FloatArray:
     return scale * np.random.default_rng(seed).normal(size=shape)
 
 
-def one_hot(labels: Tensor, classes: int = CLASSES) -> Floats:
+def one_hot(labels: Tensor, classes: int = CLASSES) -> FloatArray:
     return np.eye(classes)[labels.numpy()]
 
 
-def through_softmax(p: Floats, slope: Floats) -> Floats:
+def through_softmax(p: FloatArray, slope: FloatArray) -> FloatArray:
     """Turn the gradient with respect to p = softmax(u) into that with respect to u."""
     return p * (slope - (p * slope).sum(-1, keepdims=True))
 
 
-def by_chain_rule(network: Recorder, slopes: dict[int, Floats]) -> list[Tensor]:
+def by_chain_rule(network: Recorder, slopes: dict[int, FloatArray]) -> list[Tensor]:
     """The gradient of the parameters from that of the logits of some of the passes, their inputs held fixed."""
     total = [torch.zeros_like(p) for p in network.parameters()]
     for which, slope in slopes.items():
@@ -74,7 +73,9 @@ def trace(method: Any, *, epoch: int = 50) -> tuple[Recorder, Terms]:
 # Stability
 
 
-def stability(clean: Floats, noisy: Floats, labels: Tensor, *, lbd: float) -> tuple[float, Floats, Floats]:
+def stability(
+    clean: FloatArray, noisy: FloatArray, labels: Tensor, *, lbd: float
+) -> tuple[float, FloatArray, FloatArray]:
     """The loss of stability training and its gradient in the logits of images and noisy copies, [images, class]."""
     p, log_q, size = softmax(clean, axis=1), log_softmax(noisy, axis=1), len(labels)
     hot = one_hot(labels, clean.shape[1])
@@ -109,7 +110,7 @@ def test_the_cross_entropy_of_stability_is_that_of_the_images_without_noise() ->
 # Consistency
 
 
-def consistency(u: Floats, labels: Tensor, *, lbd: float, eta: float) -> tuple[float, Floats]:
+def consistency(u: FloatArray, labels: Tensor, *, lbd: float, eta: float) -> tuple[float, FloatArray]:
     """The loss of consistency regularization and its gradient, for logits [images, noise, class]."""
     size, m, classes = u.shape
     log_p = log_softmax(u, axis=2)
@@ -238,7 +239,9 @@ def test_consistency_of_a_single_copy_is_refused(name: str) -> None:
 # SmoothMix
 
 
-def mixup(mixed: Floats, clean: Floats, labels: Tensor, shares: Floats) -> tuple[float, Floats, Floats]:
+def mixup(
+    mixed: FloatArray, clean: FloatArray, labels: Tensor, shares: FloatArray
+) -> tuple[float, FloatArray, FloatArray]:
     """SmoothMix's second term and its gradient in the logits at mixed inputs and at x0."""
     size, m, classes = mixed.shape
     log_q, p = log_softmax(mixed, axis=2), softmax(clean, axis=2)
