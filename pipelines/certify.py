@@ -1,13 +1,6 @@
-"""Certify a study's trained models and weighted ensembles on its test split."""
+"""`rspipe certify` as a script."""
 
-from session import Options, open_session, run
-
-
-def certify(options: Options) -> None:
-    """Certify a study's trained models and weighted ensembles on its test split."""
-    with open_session(options) as session:
-        session.certify()
-
+from rspipe.commands.main import run
 
 if __name__ == "__main__":
-    run(certify, description=__doc__, options=Options)
+    run("certify")

@@ -1,13 +1,6 @@
-"""Train the base classifiers of a study, with the winners of its searches that are finished."""
+"""`rspipe train` as a script."""
 
-from session import Options, open_session, run
-
-
-def train(options: Options) -> None:
-    """Train the base classifiers of a study, with the winners of its searches that are finished."""
-    with open_session(options) as session:
-        session.train()
-
+from rspipe.commands.main import run
 
 if __name__ == "__main__":
-    run(train, description=__doc__, options=Options)
+    run("train")

@@ -1,10 +1,14 @@
 """Certified robustness by randomized smoothing.
 
-The library of single-process computations; the pipeline around it lives in `rspipe.stages` and `pipelines/`.
+The names below are the library: certification with its bounds and metrics, published checkpoints, weights, losses.
+Studies on a cluster are run by the `rspipe` command, `rspipe.commands`; they need the packages of `rspipe[pipeline]`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from rspipe.errors import MissingPackageError, needs_extra
 
 if TYPE_CHECKING:
     from rspipe.ensembles.weights import WeightSolution as WeightSolution
@@ -21,12 +25,18 @@ if TYPE_CHECKING:
     from rspipe.smoothing.certify import predict as predict
     from rspipe.smoothing.metrics import average_certified_radius as average_certified_radius
     from rspipe.smoothing.metrics import certified_accuracy as certified_accuracy
+    from rspipe.study import StudyConfig as StudyConfig
+    from rspipe.study import load_study as load_study
+    from rspipe.tracking.load import load_classifier as load_classifier
     from rspipe.training.losses import macer_loss as macer_loss
 
+__version__ = "0.1.0"
 
 _HOME = {
     "ABSTAIN": "smoothing.certificates",
     "Certificate": "smoothing.certify",
+    "StudyConfig": "study",
+    "WeightSolution": "ensembles.weights",
     "average_certified_radius": "smoothing.metrics",
     "certified_accuracy": "smoothing.metrics",
     "certified_radius": "smoothing.certificates",
@@ -36,20 +46,36 @@ _HOME = {
     "clopper_pearson_upper": "smoothing.certificates",
     "deploy": "networks.deployment",
     "load_checkpoint": "networks.checkpoints",
+    "load_classifier": "tracking.load",
+    "load_study": "study",
     "macer_loss": "training.losses",
     "predict": "smoothing.certify",
     "solve_weights": "ensembles.weights",
-    "WeightSolution": "ensembles.weights",
 }
-
 
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import rspipe` alone needs neither torch nor cvxpy."""
+    """Import a public name when it is first used: `import rspipe` alone needs neither torch nor cvxpy.
+
+    Raises:
+        AttributeError: There is no such name, or a package that it needs is not installed.
+        ImportError: The same package is missing, in `from rspipe import name`.
+    """
     if name not in _HOME:
         raise AttributeError(f"module 'rspipe' has no attribute {name!r}")
-    value = getattr(import_module(f"rspipe.{_HOME[name]}"), name)
+    try:
+        with needs_extra(f"rspipe.{name}"):
+            value = getattr(import_module(f"rspipe.{_HOME[name]}"), name)
+    except MissingPackageError as error:
+        # hasattr and tab completion expect an AttributeError; `from rspipe import name` would swallow its message.
+        if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise
+        raise AttributeError(str(error)) from error
     globals()[name] = value
     return value

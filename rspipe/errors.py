@@ -9,14 +9,16 @@
     ├── MismatchError  results that do not answer the same question are not compared
     ├── StoreError     the run directory belongs to another study, is in use, or cannot be reached
     │   └── DamagedError   a file in it is damaged or missing, and can be made anew
-    └── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
+    ├── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
+    └── MissingPackageError   what is asked for needs a package of an extra that is not installed
         └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
 
 Messages are one line: the place, the value, the remedy.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RspipeError(Exception):
@@ -61,6 +63,28 @@ class ClusterError(RspipeError):
 
 class WorkersLostError(ClusterError):
     """Workers died, and with them what they were at."""
+
+
+class MissingPackageError(RspipeError, ImportError):
+    """A package of an extra is not installed."""
+
+
+@contextmanager
+def needs_extra(what: str, *, extra: str = "pipeline") -> Iterator[None]:
+    """Name the extra to install when an import within fails for want of a package.
+
+    Raises:
+        MissingPackageError: A package other than rspipe is missing; the message says that `what` needs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "rspipe"):
+            raise
+        raise MissingPackageError(
+            f"{what} needs {package}, which is not installed; pip install 'rspipe[{extra}]'"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

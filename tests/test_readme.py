@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from session import Options
 
 import rspipe
+from rspipe.commands.options import study_path
 from rspipe.study.loading import load_study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -18,7 +18,7 @@ def readme() -> str:
 
 
 def test_the_result_tables_are_of_the_default_study_as_it_is_now(readme: str) -> None:
-    study = load_study(Options().study)
+    study = load_study(study_path(None))
     block = readme.split("<!-- results -->")[1].split("<!-- end of results -->", maxsplit=1)[0]
     assert f"study {study.id}\n" in block
     rows = [line for line in block.splitlines() if re.match(r"\| 0\.\d+ \|", line)]

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import pytest
 import tyro
 import yaml
 from jsonschema.exceptions import ValidationError
-from session import Options
 
+import rspipe
+from rspipe.commands.options import StageOptions
 from rspipe.study.loading import load_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -176,8 +176,7 @@ def test_ray_is_of_one_version_everywhere() -> None:
     ray = pinned("ray")
     assert f"ARG RAY={ray}\n" in text_of("Dockerfile")
     assert version("ray") == ray, "constraints.txt names the versions that the tests passed with"
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    tag = f"{project['version']}-ray{ray}"
+    tag = f"{rspipe.__version__}-ray{ray}"
     for name in ("aws.yaml", "gcp.yaml", "local.yaml", "rayjob.yaml", "Dockerfile", "README.md"):
         assert set(re.findall(rf"{IMAGE}:([\w.-]+)", text_of(name))) == {tag}, name
 
@@ -258,7 +257,8 @@ def test_the_jobs_entrypoint_is_a_command_line_of_the_pipeline(job: dict[str, An
     python, script, *words = shlex.split(job["entrypoint"])
     assert python == "python"
     assert (REPOSITORY / script).is_file()
-    options = tyro.cli(Options, args=words)
+    options = tyro.cli(StageOptions, args=words)
+    assert options.study is not None
     assert load_study(REPOSITORY / options.study).name == "digits"
     assert options.run_dir is not None
     assert Path(options.run_dir).is_absolute()
@@ -276,7 +276,7 @@ def test_the_jobs_entrypoint_is_a_command_line_of_the_pipeline(job: dict[str, An
 def test_the_jobs_run_directory_is_in_the_volume_that_head_and_workers_share(
     manifests: dict[tuple[str, str], dict[str, Any]], job: dict[str, Any]
 ) -> None:
-    run_dir = tyro.cli(Options, args=shlex.split(job["entrypoint"])[2:]).run_dir
+    run_dir = tyro.cli(StageOptions, args=shlex.split(job["entrypoint"])[2:]).run_dir
     assert run_dir is not None
     for name in ("ray-head", "ray-worker"):
         spec = pods(manifests)[name]["spec"]
@@ -445,4 +445,4 @@ def test_the_commands_of_the_readme_are_command_lines_of_the_pipeline() -> None:
     commands = re.findall(r"^    .*(?:full_study\.py|slurm\.sh) (.*)$", lines, re.MULTILINE)
     assert len(commands) >= 2
     for words in commands:
-        assert tyro.cli(Options, args=shlex.split(words)).run_dir is not None
+        assert tyro.cli(StageOptions, args=shlex.split(words)).run_dir is not None

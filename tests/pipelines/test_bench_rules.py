@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import bench_rules as bench
 import numpy as np
 import pytest
 
+from pipelines.bench import bench_rules as bench
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, radius_cap
 from rspipe.smoothing.metrics import average_certified_radius
 

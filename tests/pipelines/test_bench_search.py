@@ -1,10 +1,10 @@
 """Facts about the benchmark of searches: what it compares at which cost."""
 
-import bench_search as bench
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from pipelines.bench import bench_search as bench
 from rspipe.records import Trial
 from rspipe.search.spec import EarlyStopping
 from rspipe.search.trials import trial_parameters

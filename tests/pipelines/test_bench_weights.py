@@ -1,8 +1,9 @@
 """Facts about the benchmark of the weights: what its moments are like, and what it says of its aims."""
 
-import bench_weights as bench
 import numpy as np
 import pytest
+
+from pipelines.bench import bench_weights as bench
 
 
 def test_the_moments_have_the_correlations_that_they_are_said_to_have() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import ray.tune
-from bench_search import trials_here
 
+from pipelines.bench.bench_search import trials_here
 from rspipe.data.sources import load_dataset
 from rspipe.errors import ClusterError, ModelError
 from rspipe.execution.board import Progress

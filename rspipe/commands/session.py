@@ -1,25 +1,20 @@
-"""What every pipeline does around its stages: options, progress in the terminal, errors as one line, the tracker."""
+"""A study being run: its stages, with progress in the terminal, warnings, and the tracker."""
 
 import logging
-import os
 import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, TypeVar
 
-import tyro
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from terminal import Terminal, print_table
 
+from rspipe.commands.options import StageOptions, StudyRun, has_folder, run_to_do
+from rspipe.commands.terminal import Terminal, print_table
 from rspipe.data.sources import load_dataset
 from rspipe.ensembles.spec import EnsembleSpec
-from rspipe.errors import DataError, RspipeError, StoreError
+from rspipe.errors import DataError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
@@ -34,55 +29,11 @@ from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.storage.environment import environment
 from rspipe.storage.opening import open_store
-from rspipe.storage.paths import Place, local_part, place
+from rspipe.storage.paths import local_part
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.study.loading import load_study
 from rspipe.tracking.publish import Tracker, tracking_uri, ui_command
 from rspipe.training.published import published_network
-
-DIGITS = Path(__file__).parent / "studies" / "digits.toml"
-
-GivenOptions = TypeVar("GivenOptions")
-
-RunDir = Annotated[str | None, tyro.conf.arg(metavar="PATH|ADDRESS")]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Command line of the pipelines that run stages."""
-
-    study: Path = DIGITS
-    """The study file."""
-    run_dir: RunDir = None
-    """Where results go, and where the same study resumes: a folder or an address such as s3://bucket/name;
-    runs/<study id> by default (see RSPIPE_RUNS)."""
-    override: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]] = ()
-    """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
-    allow_code: bool = False
-    """Let the study file name architectures as module:function, whose code then runs here and on every worker."""
-    ray_address: str | None = None
-    """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
-    resources: Resources = field(default_factory=Resources)
-
-
-def resolve_run_dir(given: str | None, study: StudyConfig) -> Place:
-    """Return the run directory, absolute: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
-
-    A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
-
-    Raises:
-        StoreError: It would be deleted, or is an address that cannot be used.
-    """
-    temporary = "working_dir_files" in Path.cwd().parts
-    root = os.environ.get("RSPIPE_RUNS") or ("~/rspipe-runs" if temporary else "runs")
-    chosen = place(given) if given else place(root) / study.id
-    if isinstance(chosen, Path) and "working_dir_files" in chosen.parts:
-        raise StoreError(
-            f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
-            "give an absolute path or an address that all nodes see with --run-dir"
-        )
-    return chosen
 
 
 def _interrupt(*_: object) -> None:
@@ -96,10 +47,17 @@ class Session:
     """
 
     def __init__(
-        self, study: StudyConfig, store: Store, options: Options, terminal: Terminal, exits: ExitStack
+        self,
+        study: StudyConfig,
+        store: Store,
+        terminal: Terminal,
+        exits: ExitStack,
+        *,
+        ray_address: str | None,
+        resources: Resources,
     ) -> None:
         self.study, self.store, self.terminal = study, store, terminal
-        self._options, self._exits = options, exits
+        self._exits, self._ray_address, self._resources = exits, ray_address, resources
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -108,8 +66,9 @@ class Session:
         Raises:
             ClusterError: It cannot be joined, or is too small.
         """
-        options, log = self._options, local_part(self.store.run_dir) / "ray.log"
-        cluster = self._exits.enter_context(connect(address=options.ray_address, resources=options.resources, log=log))
+        log = local_part(self.store.run_dir) / "ray.log"
+        connection = connect(address=self._ray_address, resources=self._resources, log=log)
+        cluster = self._exits.enter_context(connection)
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
         signal.signal(signal.SIGTERM, _interrupt)
         # Before Ray is left: the bars belong to the terminal as it is now.
@@ -135,8 +94,8 @@ class Session:
     def search(self) -> None:
         """Search hyper-parameters; the winners join the study's models."""
         specs = self.study.search_specs
-        for found in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
-            for line in search_warnings(found.id, self.store.trials(found.id)):
+        for result in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
+            for line in search_warnings(result.id, self.store.trials(result.id)):
                 self._warn(line)
         self._publish()
 
@@ -161,7 +120,7 @@ class Session:
     def certify(self) -> None:
         """Certify every trained model and every weighted ensemble."""
         results = read_results(self.store, self.study)
-        self._warn_of_missing(finished_ensembles(self.store, self.study), results.ensembles, "run weigh.py first")
+        self._warn_of_missing(finished_ensembles(self.store, self.study), results.ensembles, "weigh it first")
         certify_classifiers(
             self.store,
             self.study,
@@ -189,16 +148,20 @@ class Session:
     def _warn_of_missing(
         self,
         wanted: Iterable[EnsembleSpec | EnsembleWeights],
-        there: Iterable[EnsembleSpec | EnsembleWeights],
+        present: Iterable[EnsembleSpec | EnsembleWeights],
         reason: str,
     ) -> None:
-        found = {one.id for one in there}
-        for label, sigma in sorted({(one.label, one.sigma) for one in wanted if one.id not in found}):
+        ids = {ensemble.id for ensemble in present}
+        for label, sigma in sorted({(ensemble.label, ensemble.sigma) for ensemble in wanted if ensemble.id not in ids}):
             self._warn(f"ensemble {label} at sigma {sigma:g} is left out: {reason}")
 
     def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
         """Return those certified on all images: an index that shows a number keeps it."""
-        images = len(load_dataset(self.study.data).test.evenly_spaced(self.study.certify.images))
+        images = self.study.certify.images
+        if images is None:
+            if not has_folder(self.study):
+                return []
+            images = len(load_dataset(self.study.data).test)
         return [summary for summary in summaries if summary.images == images]
 
     def _say(self, message: str) -> None:
@@ -217,18 +180,18 @@ class Session:
 
 
 def _check_data(study: StudyConfig) -> None:
-    """Find out before anything starts whether the data are there, the splits large enough, and fit for the networks.
+    """Check before anything starts that the data are there, the splits large enough, and fit for the networks.
 
     Raises:
         DataError: They are missing or too few.
         ModelError: A network is not made for them, or a checkpoint is of another network.
     """
     data = load_dataset(study.data)
-    asked = {
+    splits = {
         "certify.images": (data.test, study.certify.images),
         "weigh.images": (data.calibration, study.weigh.images),
     }
-    for name, (split, images) in asked.items():
+    for name, (split, images) in splits.items():
         try:
             split.evenly_spaced(images)
         except DataError as error:
@@ -243,33 +206,31 @@ def _check_data(study: StudyConfig) -> None:
 
 
 @contextmanager
-def open_session(options: Options) -> Iterator[Session]:
-    """Load the study and open its run directory; Ray and MLflow follow when they are needed.
+def open_session(run: StudyRun, *, ray_address: str | None, resources: Resources) -> Iterator[Session]:
+    """Open a study's run directory; Ray and MLflow follow when they are needed.
 
     Raises:
         RspipeError: Any of these fails; MLflow alone only costs a warning.
     """
-    study = load_study(options.study, overrides=options.override, allow_code=options.allow_code)
-    _check_data(study)
     terminal = Terminal()
     handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    run_dir = resolve_run_dir(options.run_dir, study)
-    source = options.study.read_text(encoding="utf-8")
-    with open_store(run_dir, study, source=source, environment=environment()) as store, ExitStack() as exits:
+    with (
+        open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store,
+        ExitStack() as exits,
+    ):
         exits.callback(terminal.stop)
-        yield Session(study, store, options, terminal, exits)
+        yield Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
 
 
-def run(main: Callable[[GivenOptions], None], *, description: str | None, options: type[GivenOptions]) -> None:
-    """Parse the command line and call a pipeline; what a user can mend is one line and exit status 2."""
-    try:
-        main(tyro.cli(options, description=description))
-    except RspipeError as error:
-        Console(stderr=True, width=None if sys.stderr.isatty() else 10_000).print(
-            f"[red]error:[/] {escape(str(error))}", soft_wrap=True
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+@contextmanager
+def open_stages(options: StageOptions) -> Iterator[Session]:
+    """Load the study, check that its data and networks fit, and open its run directory.
+
+    Raises:
+        RspipeError: Any of these fails.
+    """
+    run = run_to_do(options)
+    _check_data(run.study)
+    with open_session(run, ray_address=options.ray_address, resources=options.resources) as session:
+        yield session

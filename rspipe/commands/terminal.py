@@ -1,4 +1,4 @@
-"""What pipelines show: progress and tables."""
+"""Progress and tables in the terminal."""
 
 import sys
 import time

@@ -5,12 +5,14 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-import session
 import tyro
-from session import Options, Session, resolve_run_dir
-from terminal import Terminal
 
+from rspipe.commands import session
+from rspipe.commands.options import StageOptions, resolve_run_dir, study_path
+from rspipe.commands.session import Session
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import StoreError
+from rspipe.execution.resources import Resources
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.results_builder import search
@@ -18,7 +20,7 @@ from tests.results_builder import search
 
 @pytest.fixture
 def study() -> StudyConfig:
-    return load_study(Options().study)
+    return load_study(study_path(None))
 
 
 def test_the_default_study_is_the_digits(study: StudyConfig) -> None:
@@ -26,7 +28,7 @@ def test_the_default_study_is_the_digits(study: StudyConfig) -> None:
 
 
 def test_every_override_of_a_command_line_counts() -> None:
-    options = tyro.cli(Options, args=["--set", "certify.n=1000", "--set", "certify.seed=3"])
+    options = tyro.cli(StageOptions, args=["--set", "certify.n=1000", "--set", "certify.seed=3"])
     assert options.override == ("certify.n=1000", "certify.seed=3")
 
 
@@ -72,14 +74,14 @@ def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
         resolve_run_dir(None, study)
 
 
-def test_trials_that_diverge_are_told_on_the_terminal(
+def test_trials_that_diverge_are_reported_on_the_terminal(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, trials = search(0.5)
-    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (found,))
+    result, trials = search(0.5)
+    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (result,))
     monkeypatch.setattr(Session, "cluster", None)
     monkeypatch.setattr(Session, "_publish", lambda _: None)
     store = MagicMock()
     store.trials.return_value = trials
-    Session(study, store, Options(), Terminal(), ExitStack()).search()
+    Session(study, store, Terminal(), ExitStack(), ray_address=None, resources=Resources()).search()
     assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out

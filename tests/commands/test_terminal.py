@@ -1,12 +1,12 @@
-"""What a pipeline shows while it runs."""
+"""Progress and tables in the terminal."""
 
 import io
 
 import pytest
-import terminal as module
 from rich.console import Console
-from terminal import Terminal, fitting_columns
 
+from rspipe.commands import terminal as module
+from rspipe.commands.terminal import Terminal, fitting_columns
 from rspipe.execution.board import Progress
 from rspipe.report.sections.results import result_table
 from rspipe.report.summaries import summarize

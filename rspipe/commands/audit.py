@@ -1,0 +1,63 @@
+"""Audit certification logs, ours or published: what they are, what alpha and n their radii imply, what is wrong.
+
+Exit status: 0 no log has a problem, 1 some have, 2 some cannot be read.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from rspipe.audit.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
+from rspipe.audit.log import read_log
+from rspipe.audit.radii import Known
+from rspipe.errors import LogError
+from rspipe.storage.files import write_text
+
+STYLES = {"problem": "red", "note": "yellow"}
+WRITERS = {"rspipe": rspipe_log, "cohen": cohen_log}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which logs to audit, what is known of them, and where to write them."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Certification logs."""
+    known: tyro.conf.OmitArgPrefixes[Known] = field(default_factory=Known)
+    export: Path | None = None
+    """Folder to write the logs to, as <name>.<dialect>.tsv."""
+    dialect: Literal["rspipe", "cohen"] = "rspipe"
+    """rspipe: radii rounded down to what was proved, with sigma, n, alpha and n_a where the radii imply them; cohen:
+    the six columns alone, radii as logged. Both have one row per image, in order."""
+
+
+def main(options: Options) -> None:
+    """Print the audit of every log, and export the logs where a folder is given."""
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    audits: dict[Path, Audit] = {}
+    unreadable = 0
+    for path in dict.fromkeys(options.files):
+        try:
+            audits[path] = audit_log(read_log(path), options.known)
+        except LogError as error:
+            console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            unreadable += 1
+            continue
+        console.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+        for word, text in audit_lines(audits[path]):
+            console.print(f"  [{STYLES.get(word, 'default')}]{word:<12}[/]{escape(text)}", soft_wrap=True)
+    if options.export is not None:
+        targets = [options.export / f"{path.stem}.{options.dialect}.tsv" for path in audits]
+        if len(set(targets)) < len(targets):
+            raise LogError("two logs have the same name, and one would overwrite the other; export them apart")
+        for target, audit in zip(targets, audits.values(), strict=True):
+            write_text(target, WRITERS[options.dialect](audit))
+            console.print(f"Written: {escape(str(target))}", soft_wrap=True)
+    bad = sum(audit.problems > 0 for audit in audits.values())
+    console.print(f"Logs: {len(audits)}, with problems: {bad}, unreadable: {unreadable}")
+    sys.exit(2 if unreadable else 1 if bad else 0)

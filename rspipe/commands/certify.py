@@ -1,0 +1,10 @@
+"""Certify a study's trained models and weighted ensembles on its test split."""
+
+from rspipe.commands.options import StageOptions as Options
+from rspipe.commands.session import open_stages
+
+
+def main(options: Options) -> None:
+    """Certify what is not certified yet."""
+    with open_stages(options) as session:
+        session.certify()

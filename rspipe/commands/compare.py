@@ -1,0 +1,50 @@
+"""Compare the classifiers of run directories: paired differences of ACR on the images that they share.
+
+Runs that differ in alpha, n, rule or images are refused, unless certificates on the same terms may be derived from
+the stored counts.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+
+from rspipe.commands.terminal import print_table
+from rspipe.errors import MismatchError
+from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
+from rspipe.stages.report import read_run
+from rspipe.storage.paths import place
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run directories to compare, and on which terms."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories, folders or addresses; the first is what the others are compared with, name by name."""
+    against: str | None = None
+    """A label or an ensemble of the first run to compare everything with, e.g. gaussian; one run is enough then."""
+    rederive: bool = False
+    """Derive certificates from the counts where alpha, n or the rule differ, and use the images that are common."""
+    alpha: float | None = None
+    """Of derived certificates; the smallest of the runs by default."""
+    n: int | None = None
+    """Samples of derived certificates; as many as all runs have by default."""
+
+
+def main(options: Options) -> None:
+    """Print paired differences between the runs' classifiers."""
+    if len(options.runs) < (1 if options.against else 2):
+        raise MismatchError("give two run directories or more, or one and --against")
+    runs = [read_run(place(text)) for text in options.runs]
+    try:
+        terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
+    except ValueError as error:
+        raise MismatchError(str(error)) from error
+    differences = compare_runs(runs, terms, against=options.against, common_images=options.rederive)
+    console = Console(width=None if Console().is_terminal else 180)
+    source = "the rule's own certificates" if terms.by_rule else "CERTIFY with the first n samples, from the counts"
+    title = f"ACR, {source}: n = {terms.n:,}, alpha = {terms.alpha:g}"
+    print_table(console, comparison_table(differences), title=title)
+    note = "paired differences, each with its own 95 % interval over images, not adjusted for their number."
+    console.print(f"{len(differences)} {note}", soft_wrap=True)

@@ -1,0 +1,78 @@
+"""The `rspipe` command and the scripts of `pipelines/`: find the command, parse its options, report errors."""
+
+import ast
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import rspipe
+from rspipe.errors import RspipeError, nearest, needs_extra
+
+COMMANDS = ("study", "tune", "train", "weigh", "certify", "report", "derive", "compare", "audit", "check-boundary")
+
+
+def _module(command: str) -> str:
+    return command.replace("-", "_")
+
+
+def summary(command: str) -> str:
+    """Return the line that says what a command does: the first of its module, which need not be importable."""
+    source = Path(__file__).with_name(f"{_module(command)}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def help_text() -> str:
+    """Return what `rspipe --help` prints."""
+    lines = [f"  {command:<16}{summary(command)}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: rspipe COMMAND [OPTIONS]",
+            "",
+            "Certified robustness by randomized smoothing, from training to the report.",
+            "",
+            *lines,
+            "",
+            "`rspipe COMMAND --help` lists the options of a command; `rspipe --version` prints the version.",
+        ]
+    )
+
+
+def _fail(message: str) -> None:
+    """Print one line to stderr, and exit with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+    """Run a command with the words of a command line; what a user can correct is one line and exit status 2.
+
+    Args:
+        command: One of `COMMANDS`.
+        words: Options; those this process was started with by default.
+        prog: The program's name in its help; that of the script by default.
+    """
+    try:
+        with needs_extra(f"rspipe {command}"):
+            import tyro
+
+            module = import_module(f"rspipe.commands.{_module(command)}")
+        module.main(tyro.cli(module.Options, prog=prog, description=module.__doc__, args=words))
+    except RspipeError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """Run the command that the command line of `rspipe` names."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h"):
+        print(help_text())
+    elif command == "--version":
+        print(f"rspipe {rspipe.__version__}")
+    elif command in COMMANDS:
+        run(command, words, prog=f"rspipe {command}")
+    else:
+        _fail(f"unknown command {command!r}{nearest(command, COMMANDS)}")

@@ -1,0 +1,158 @@
+"""Options that commands share, and what they name: a study, and the run directory of it."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rspipe.errors import StoreError, StudyError, nearest
+from rspipe.execution.resources import Resources
+from rspipe.storage.paths import Place, place
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
+from rspipe.study.loading import load_study
+
+STUDIES = Path(__file__).parent / "studies"
+"""The study files that come with rspipe, in the repository a link to `pipelines/studies`."""
+
+DEFAULT_STUDY = "digits"
+
+Overrides = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE")]]
+
+RunDir = Annotated[str | None, tyro.conf.arg(metavar="PATH|ADDRESS")]
+
+StudyFile = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Command line of the commands that run stages of a study."""
+
+    file: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
+    """The study file, or the name of one that comes with rspipe; digits by default."""
+    study: StudyFile = None
+    """The same, by name."""
+    run_dir: RunDir = None
+    """Where results go, and where the same study resumes: a folder or an address such as s3://bucket/name;
+    runs/<study id> by default (see RSPIPE_RUNS)."""
+    override: Overrides = ()
+    """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
+    allow_code: bool = False
+    """Let the study file name architectures as module:function, whose code then runs here and on every worker."""
+    ray_address: str | None = None
+    """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
+    resources: Resources = field(default_factory=Resources)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Command line of the commands that read what a study has produced."""
+
+    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """The run directory, a folder or an address; runs/<study id> by default (see RSPIPE_RUNS)."""
+    run_dir: RunDir = None
+    """The same, by name."""
+    study: StudyFile = None
+    """The study file; the study that the run directory was made with by default, or digits where none is named."""
+    override: Overrides = ()
+    """The overrides of the study file that it was run with."""
+    allow_code: bool = False
+    """Let the study file name architectures as module:function; as when it was run."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study, and where its results are or go."""
+
+    study: StudyConfig
+    run_dir: Place
+    source: str
+    """Text of the study file."""
+
+
+def study_path(name: str | None) -> Path:
+    """Return the path of a study file: as given, or of the one that comes with rspipe and has this name.
+
+    Raises:
+        StudyError: It is neither a file nor a name that rspipe knows.
+    """
+    text = name or DEFAULT_STUDY
+    path = Path(text)
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    known = {file.stem: file for file in STUDIES.glob("*.toml")}
+    if text not in known:
+        raise StudyError(f"{text}: no such study file, nor a study that comes with rspipe{nearest(text, known)}")
+    return known[text]
+
+
+def has_folder(study: StudyConfig) -> bool:
+    """Return whether a study says where its images are; one that was read back from a run directory does not."""
+    return study.data.name == "digits" or bool(study.data.folder)
+
+
+def _only(given: str | None, named: str | None, *, option: str) -> str | None:
+    """Return what was given by position or by name.
+
+    Raises:
+        StudyError: Both were, and differ.
+    """
+    if given is not None and named is not None and given != named:
+        raise StudyError(f"{given!r} and {option} {named!r} name the same thing; give one of them")
+    return named if given is None else given
+
+
+def resolve_run_dir(given: str | None, study: StudyConfig) -> Place:
+    """Return the run directory, absolute: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
+
+    A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
+
+    Raises:
+        StoreError: It would be deleted, or is an address that cannot be used.
+    """
+    temporary = "working_dir_files" in Path.cwd().parts
+    root = os.environ.get("RSPIPE_RUNS") or ("~/rspipe-runs" if temporary else "runs")
+    chosen = place(given) if given else place(root) / study.id
+    if isinstance(chosen, Path) and "working_dir_files" in chosen.parts:
+        raise StoreError(
+            f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
+            "give an absolute path or an address that all nodes see with --run-dir"
+        )
+    return chosen
+
+
+def _run_of_file(options: StageOptions | RunOptions, *, file: str | None, run_dir: str | None) -> StudyRun:
+    path = study_path(file)
+    study = load_study(path, overrides=options.override, allow_code=options.allow_code)
+    return StudyRun(study, resolve_run_dir(run_dir, study), path.read_text(encoding="utf-8"))
+
+
+def run_to_do(options: StageOptions) -> StudyRun:
+    """Return the study to run, and its run directory, which need not exist.
+
+    Raises:
+        StudyError: The file or an override is wrong.
+        StoreError: The run directory cannot be used.
+    """
+    return _run_of_file(options, file=_only(options.file, options.study, option="--study"), run_dir=options.run_dir)
+
+
+def run_to_read(options: RunOptions) -> StudyRun:
+    """Return an existing run directory, and its study: of the file where one is named, else as it is kept there.
+
+    Raises:
+        StudyError: The file or an override is wrong.
+        StoreError: It is no run directory, or of another study.
+    """
+    run_dir = _only(options.run, options.run_dir, option="--run-dir")
+    if run_dir is None or options.study is not None:
+        run = _run_of_file(options, file=options.study, run_dir=run_dir)
+        Store(run.run_dir).check_owner(run.study)
+        return run
+    if options.override:
+        raise StudyError("--set changes a study file, and none is named; add --study")
+    store = Store(place(run_dir))
+    study = store.study()
+    return StudyRun(study, store.run_dir, (store.run_dir / "study.toml").read_bytes().decode())
