@@ -30,7 +30,8 @@ PLACES = ("architecture", "models.1.architecture", "search.0.architecture")
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """A module `nets_of_a_stranger`; returns whether it has run."""
     ran = tmp_path / "ran"
-    source = f"from pathlib import Path\nPath({str(ran)!r}).touch()\nfrom rspipe.networks.small_images import digits_cnn as build\n"
+    touch = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+    source = f"{touch}from rspipe.networks.small_images import digits_cnn as build\n"
     (tmp_path / "nets_of_a_stranger.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "nets_of_a_stranger", raising=False)
