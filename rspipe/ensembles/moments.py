@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rspipe.arrays import FloatArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, member_logits
-from rspipe.smoothing.noise import Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,11 @@ def image_margins(
     networks: Sequence[nn.Module],
     x: Tensor,
     label: int,
+    noise: Noise,
     *,
     averages: Sequence[str],
     sigma: float,
     draws: int,
-    seed: int,
-    example: int,
-    block_size: int = 1000,
     limit: BatchLimit | None = None,
 ) -> dict[str, ImageMargins]:
     """Return all members' label margins at one image, their moments, and their probabilities of the label.
@@ -144,19 +142,15 @@ def image_margins(
         networks: k members, run on the same noise.
         x: One image, any shape.
         label: Its class.
+        noise: Whose noise, of an image among the calibration images.
         averages: What ensembles average: "probabilities", "logits" or both.
         sigma: Standard deviation of the noise, in pixel units.
         draws: Noise draws, at least 2.
-        seed: Seed of the noise.
-        example: Number of the image among the calibration images.
-        block_size: Draws per block of noise.
         limit: How many samples to run at once.
     """
     found = {average: _Collected() for average in averages}
     with evaluating(*networks):
-        for noisy, use in noisy_batches(
-            x, sigma=sigma, n=draws, seed=seed, example=example, stream=Stream.WEIGHTS, block_size=block_size
-        ):
+        for noisy, use in noisy_batches(x, noise, Stream.WEIGHTS, sigma=sigma, n=draws):
             logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
             probabilities = [out.softmax(1) for out in logits]
             of_label = torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy()

@@ -29,7 +29,7 @@ from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.metrics import credited_radius, standard_error
-from rspipe.smoothing.noise import Stream
+from rspipe.smoothing.noise import Noise, Stream
 from rspipe.training.fitting import ALONE, Means, State, fit
 from rspipe.training.spec import ModelSpec
 from rspipe.training.validation import evaluate
@@ -38,8 +38,6 @@ OnEpoch = Callable[[State], None]
 
 
 _SELECTION_SAMPLES = 100
-
-_BLOCK = 1000
 
 
 def _at(domain: Domain, position: float, *, whole: bool) -> Value:
@@ -113,9 +111,9 @@ def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> F
     for position, example in enumerate(split.index.tolist()):
         # One by one: the images of a split may be files.
         (image,) = split.batch(torch.tensor([position]))
-        count = partial(class_counts, network, image, sigma=search.sigma, seed=search.seed, example=example)
-        selections.append(count(n=_SELECTION_SAMPLES, stream=Stream.SEARCH_SELECTION, block_size=_BLOCK))
-        estimations.append(count(n=search.n, stream=Stream.SEARCH_ESTIMATION, block_size=_BLOCK))
+        count = partial(class_counts, network, image, Noise(search.seed, example), sigma=search.sigma)
+        selections.append(count(Stream.SEARCH_SELECTION, n=_SELECTION_SAMPLES))
+        estimations.append(count(Stream.SEARCH_ESTIMATION, n=search.n))
     result = certify_counts(np.stack(selections), np.stack(estimations), sigma=search.sigma, alpha=search.alpha)
     return credited_radius(result.radius, result.prediction == split.labels.cpu().numpy())
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rspipe.arrays import IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.certificates import certify_counts, check_alpha, predict_counts
 from rspipe.smoothing.classifiers import check_logits
-from rspipe.smoothing.noise import Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,10 @@ class Certificate:
     """[class] counts of the n samples."""
 
 
-BaseClassifier = Callable[[torch.Tensor], torch.Tensor]
+BaseClassifier = Callable[[Tensor], Tensor]
 
 
-def _check_sampling(x: torch.Tensor, *, sigma: float, alpha: float, **sizes: int) -> None:
+def _check_sampling(x: Tensor, *, sigma: float, alpha: float, **sizes: int) -> None:
     check_alpha(alpha)
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -52,7 +50,7 @@ def _check_sampling(x: torch.Tensor, *, sigma: float, alpha: float, **sizes: int
 
 def certify(
     base_classifier: BaseClassifier,
-    x: torch.Tensor,
+    x: Tensor,
     *,
     sigma: float,
     n0: int = 100,
@@ -85,19 +83,10 @@ def certify(
         ValueError: An argument is out of range.
         ModelError: The base classifier returned NaN, infinity or a wrong shape.
     """
-    _check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n, block_size=block_size)
-    count = partial(
-        class_counts,
-        base_classifier,
-        x,
-        sigma=sigma,
-        seed=seed,
-        example=example,
-        block_size=block_size,
-        batch_size=batch_size,
-    )
-    selection = count(n=n0, stream=Stream.SELECTION)
-    estimation = count(n=n, stream=Stream.ESTIMATION)
+    _check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n)
+    noise = Noise(seed, example, block_size, batch_size)
+    selection = class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0)
+    estimation = class_counts(base_classifier, x, noise, Stream.ESTIMATION, sigma=sigma, n=n)
     result = certify_counts(selection, estimation, sigma=sigma, alpha=alpha)
     return Certificate(
         prediction=int(result.prediction),
@@ -115,7 +104,7 @@ def certify(
 
 def predict(
     base_classifier: BaseClassifier,
-    x: torch.Tensor,
+    x: Tensor,
     *,
     sigma: float,
     n: int = 1000,
@@ -130,61 +119,31 @@ def predict(
     With probability at least 1 - alpha over the noise, the class returned is the smoothed classifier's. Arguments
     and errors are those of `certify`.
     """
-    _check_sampling(x, sigma=sigma, alpha=alpha, n=n, block_size=block_size)
-    counts = class_counts(
-        base_classifier,
-        x,
-        sigma=sigma,
-        n=n,
-        seed=seed,
-        example=example,
-        stream=Stream.PREDICTION,
-        block_size=block_size,
-        batch_size=batch_size,
-    )
+    _check_sampling(x, sigma=sigma, alpha=alpha, n=n)
+    noise = Noise(seed, example, block_size, batch_size)
+    counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)
     return predict_counts(counts, alpha=alpha)
 
 
 def class_counts(
-    base_classifier: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    sigma: float,
-    n: int,
-    seed: int,
-    example: int,
-    stream: Stream,
-    block_size: int,
-    batch_size: int | None = None,
+    base_classifier: BaseClassifier, x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int
 ) -> IntArray:
     """Return how often each class is the base classifier's argmax (lowest index on ties) at x + N(0, sigma^2 I).
 
     Args:
         base_classifier: Maps [batch, *x.shape] to logits [batch, class].
         x: One input, any shape.
+        noise: Whose noise, and how many samples run at once.
+        stream: What the noise is for.
         sigma: Standard deviation of the noise.
         n: Samples.
-        seed: Seed of the run.
-        example: Number of the example.
-        stream: What the noise is for.
-        block_size: Samples per block of noise.
-        batch_size: Samples per forward pass, a divisor of `block_size`; `default_batch` when None.
 
     Raises:
         ModelError: The base classifier returned NaN, infinity or a wrong shape.
     """
     counts: IntArray | None = None
     with evaluating(base_classifier):
-        for noisy, use in noisy_batches(
-            x,
-            sigma=sigma,
-            n=n,
-            seed=seed,
-            example=example,
-            stream=stream,
-            block_size=block_size,
-            batch_size=batch_size,
-        ):
+        for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
             logits = base_classifier(noisy)
             check_logits(logits, samples=len(noisy))
             batch = np.bincount(logits[:use].argmax(1).cpu().numpy(), minlength=logits.shape[1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
-from rspipe.smoothing.noise import Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing.spec import CertifySpec
 
@@ -71,19 +71,10 @@ class _Source:
         counts = np.bincount((drawn + offsets).ravel(), minlength=self.classes * len(drawn))
         return counts.reshape(len(drawn), self.classes)
 
-    def noise(self, stream: Stream, n: int) -> Iterator[tuple[Tensor, int]]:
+    def noisy(self, stream: Stream, n: int) -> Iterator[tuple[Tensor, int]]:
         """Yield noisy inputs and how many of them count."""
-        spec = self.spec
-        return noisy_batches(
-            self.x,
-            sigma=self.sigma,
-            n=n,
-            seed=spec.seed,
-            example=self.example,
-            stream=stream,
-            block_size=spec.block_size,
-            batch_size=spec.batch_size,
-        )
+        noise = Noise(self.spec.seed, self.example, self.spec.block_size, self.spec.batch_size)
+        return noisy_batches(self.x, noise, stream, sigma=self.sigma, n=n)
 
     def count(self, stream: Stream, n: int, active: IntArray) -> IntArray:
         """Return counts [classifier, class] of n samples; zeros for classifiers that are not active."""
@@ -91,7 +82,7 @@ class _Source:
         if not active.size:
             return counts
         with evaluating(*self.networks):
-            for noisy, use in self.noise(stream, n):
+            for noisy, use in self.noisy(stream, n):
                 drawn = _classes(self.scores(noisy, active))
                 counts[active] += self.histogram(drawn[:, :use])
         return counts
@@ -186,7 +177,7 @@ class _Estimate:
         position = 0
         if not self.targets.any():
             return
-        for noisy, _ in self._source.noise(Stream.ESTIMATION, self._source.spec.n):
+        for noisy, _ in self._source.noisy(Stream.ESTIMATION, self._source.spec.n):
             active = np.flatnonzero(self.targets > position)
             if not active.size:
                 return

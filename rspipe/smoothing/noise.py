@@ -1,4 +1,4 @@
-"""Sampling: how often base classifiers return each class under Gaussian noise, and the noise streams.
+"""Gaussian noise of inputs: its streams, and noisy inputs in batches.
 
 Noise comes in blocks, each keyed by (seed, example, stream, block); a sample's noise is a row of its block. Counts
 therefore depend neither on the order in which examples are visited, nor on who visits them, nor on how many samples
@@ -6,7 +6,9 @@ run at once, nor on an interruption.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -30,6 +32,30 @@ class Stream(IntEnum):
     SEARCH_ESTIMATION = 4
     PREDICTION = 5
     PILOT = 6
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise at one input, in all its streams: what its draws depend on, and how many of them run at once."""
+
+    seed: int
+    """Of the run, in [0, 2^64)."""
+    example: int
+    """Number of the input in its data set, in [0, 2^64); different numbers give independent noise."""
+    block_size: int = 1000
+    """Samples per block of noise, the unit that is drawn: part of the streams' definition."""
+    batch_size: int | None = None
+    """Samples per forward pass, a divisor of the block size; `default_batch` when None."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is out of range."""
+        for name, number in (("seed", self.seed), ("example", self.example)):
+            if not 0 <= number < 2**64:
+                raise ValueError(f"{name} must lie in [0, 2^64), got {number}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        if self.batch_size is not None and (self.batch_size < 1 or self.block_size % self.batch_size):
+            raise ValueError(f"batch_size must divide block_size = {self.block_size}, got {self.batch_size}")
 
 
 def derived_seed(*parts: int) -> int:
@@ -61,69 +87,32 @@ def _normal_rows(philox: np.random.Philox, rows: int, size: int) -> NDArray[np.f
     return np.concatenate([first.reshape(rows, pairs), angle.reshape(rows, pairs)], axis=1)[:, :size]
 
 
-def _philox(*, seed: int, example: int, stream: Stream, block: int) -> np.random.Philox:
-    key, counter = np.array([seed, example], np.uint64), np.array([0, block, int(stream), 0], np.uint64)
-    return np.random.Philox(key=key, counter=counter)
-
-
-def _block_batches(
-    shape: tuple[int, ...],
-    *,
-    seed: int,
-    example: int,
-    stream: Stream,
-    block: int,
-    block_size: int,
-    batch_size: int,
-    device: torch.device,
+def block_parts(
+    noise: Noise, stream: Stream, block: int, *, shape: tuple[int, ...], size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield the noise [batch_size, *shape] of one block in parts; the caller may write to them."""
-    for name, number in (("seed", seed), ("example", example)):
-        if not 0 <= number < 2**64:
-            raise ValueError(f"{name} must lie in [0, 2^64), got {number}")
-    if device.type == "cpu":
-        philox = _philox(seed=seed, example=example, stream=stream, block=block)
-        size = int(np.prod(shape))
-        for _ in range(0, block_size, batch_size):
-            yield torch.from_numpy(_normal_rows(philox, batch_size, size)).reshape(batch_size, *shape)
-        return
-    generator = torch.Generator(device).manual_seed(derived_seed(seed, example, stream, block))
-    whole = torch.randn((block_size, *shape), generator=generator, device=device, dtype=torch.float32)
-    yield from torch.split(whole, batch_size)
-
-
-def noise_block(
-    shape: tuple[int, ...], *, seed: int, example: int, stream: Stream, block: int, device: torch.device
-) -> Tensor:
-    """Return a float32 block of standard normal noise on the device.
+    """Yield the standard normal noise [block_size, *shape] of a block, float32, in parts [size, *shape].
 
     On the CPU the generator is NumPy's Philox with key (seed, example) and counter (0, block, stream, 0): distinct
-    keys and counters give non-overlapping streams. On a GPU it is the device's own Philox, seeded with 64 bits of a
-    hash of the four numbers; its noise is as good but differs from the CPU's.
+    keys and counters give non-overlapping streams. On a GPU it is the device's own Philox, seeded with 63 bits of a
+    hash of the four numbers; its noise is as good but differs from the CPU's. The caller may write to the parts.
 
     Args:
-        shape: [sample, ...].
-        seed: Seed of the run, in [0, 2^64).
-        example: Number of the example, in [0, 2^64).
-        stream: What the noise is for.
+        noise: Whose noise.
+        stream: What it is for.
         block: Number of the block in the stream.
-        device: Where the block is drawn.
-
-    Raises:
-        ValueError: `seed` or `example` is out of range.
+        shape: Of one sample.
+        size: Samples of a part, a divisor of the block size, or fewer samples that are all that is asked for.
+        device: Where it is drawn.
     """
-    size = shape[0]
-    (whole,) = _block_batches(
-        shape[1:],
-        seed=seed,
-        example=example,
-        stream=stream,
-        block=block,
-        block_size=size,
-        batch_size=size,
-        device=device,
-    )
-    return whole
+    if device.type == "cpu":
+        key = np.array([noise.seed, noise.example], np.uint64)
+        philox = np.random.Philox(key=key, counter=np.array([0, block, stream, 0], np.uint64))
+        for _ in range(0, noise.block_size, size):
+            yield torch.from_numpy(_normal_rows(philox, size, math.prod(shape))).reshape(size, *shape)
+        return
+    generator = torch.Generator(device).manual_seed(derived_seed(noise.seed, noise.example, stream, block))
+    whole = torch.randn((noise.block_size, *shape), generator=generator, device=device, dtype=torch.float32)
+    yield from torch.split(whole, size)
 
 
 def default_batch(x: Tensor, *, block_size: int) -> int:
@@ -137,54 +126,26 @@ def default_batch(x: Tensor, *, block_size: int) -> int:
     return max(size for size in range(1, min(most, block_size) + 1) if block_size % size == 0)
 
 
-def noisy_batches(
-    x: Tensor,
-    *,
-    sigma: float,
-    n: int,
-    seed: int,
-    example: int,
-    stream: Stream,
-    block_size: int,
-    batch_size: int | None = None,
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield (noisy inputs [batch_size, ...], how many of them count) until n samples are covered.
+def noisy_batches(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int) -> Iterator[tuple[Tensor, int]]:
+    """Yield (noisy inputs [batch, ...], how many of them count) until n samples are covered.
 
     Every batch has the same shape, the last one too, so that the forward pass of a sample does not depend on n.
     Fewer samples than a batch make one batch of their own size.
 
     Args:
         x: One input, any shape.
+        noise: Whose noise, and how many samples run at once.
+        stream: What the noise is for.
         sigma: Standard deviation of the noise.
         n: Samples.
-        seed: Seed of the run.
-        example: Number of the example.
-        stream: What the noise is for.
-        block_size: Samples per block of noise.
-        batch_size: Samples per batch, a divisor of `block_size`; `default_batch` when None.
-
-    Raises:
-        ValueError: `batch_size` does not divide `block_size`.
     """
-    size = batch_size or default_batch(x, block_size=block_size)
-    if block_size % size:
-        raise ValueError(f"batch_size must divide block_size = {block_size}, got {size}")
-    size = min(size, n)
-    for block in range(-(-n // block_size)):
-        left = min(n - block * block_size, block_size)
-        parts = _block_batches(
-            tuple(x.shape),
-            seed=seed,
-            example=example,
-            stream=stream,
-            block=block,
-            block_size=block_size,
-            batch_size=size,
-            device=x.device,
-        )
-        for begin, noise in zip(range(0, left, size), parts, strict=False):
+    size = min(n, noise.batch_size or default_batch(x, block_size=noise.block_size))
+    for block in range(-(-n // noise.block_size)):
+        left = min(n - block * noise.block_size, noise.block_size)
+        parts = block_parts(noise, stream, block, shape=tuple(x.shape), size=size, device=x.device)
+        for begin, part in zip(range(0, left, size), parts, strict=False):
             # Two roundings on every path: a fused one would depend on where in a batch a sample lies.
-            scaled = noise.mul_(sigma)
+            scaled = part.mul_(sigma)
             yield (scaled + x if x.dtype == torch.float64 else scaled.add_(x)), min(size, left - begin)
 
 

@@ -27,6 +27,7 @@ from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker
 from rspipe.networks.deployment import Precision
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.noise import Noise
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.classifiers import load_network
 from rspipe.storage.paths import place
@@ -115,11 +116,10 @@ class MomentPass:
             networks,
             image,
             label,
+            Noise(self.weigh.seed, example),
             averages=self.averages,
             sigma=self.sigma,
             draws=self.weigh.draws,
-            seed=self.weigh.seed,
-            example=example,
             limit=limit,
         )
         return {

@@ -14,9 +14,11 @@ from rspipe.arrays import FloatArray
 from rspipe.ensembles.moments import ImageMargins, Moments, all_pairs, image_margins, label_margins, runner_up_pairs
 from rspipe.errors import ModelError
 from rspipe.smoothing.classifiers import BatchLimit
-from rspipe.smoothing.noise import Stream, default_batch, noise_block
+from rspipe.smoothing.noise import Noise, Stream, default_batch
+from tests.noise_builder import noise_block
 
 X = torch.tensor([0.2, -0.1, 0.3])
+NOISE = Noise(seed=1, example=1)
 EPSILON = np.finfo(np.float64).eps
 
 
@@ -128,7 +130,7 @@ def test_a_covariance_needs_two_samples() -> None:
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -> None:
-    found = margins_of(networks(), X, 1, average=average, sigma=0.5, draws=300, seed=1, example=1, block_size=100)
+    found = margins_of(networks(), X, 1, Noise(1, 1, block_size=100), average=average, sigma=0.5, draws=300)
     assert found.margins.shape == (300, 2, 2)
     kept = found.margins.astype(np.float64)
     # Rounded to eleven bits, of margins below 8.
@@ -143,7 +145,7 @@ def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -
 def test_margins_beyond_what_half_precision_holds_are_kept_finite() -> None:
     (network,) = networks(1)
     network.weight.data *= 1e6
-    margins = margins_of([network], X, 1, average="logits", sigma=0.5, draws=20, seed=1, example=1).margins
+    margins = margins_of([network], X, 1, NOISE, average="logits", sigma=0.5, draws=20).margins
     assert np.isfinite(margins).all()
     assert abs(margins).max() > 5e4
 
@@ -170,10 +172,9 @@ def test_margins_are_subtracted_in_float64() -> None:
 def test_an_images_moments_are_those_of_its_margins_under_the_weights_noise(average: str, draws: int) -> None:
     members, label, sigma, size = networks(), 1, 0.5, 20
     key: dict[str, Any] = {"seed": 4, "example": 9}
-    got = margins_of(members, X, label, average=average, sigma=sigma, draws=draws, block_size=size, **key).moments
-    blocks = [
-        noise_block((size, 3), **key, stream=Stream.WEIGHTS, block=b, device=X.device) for b in range(-(-draws // size))
-    ]
+    noise = Noise(**key, block_size=size)
+    got = margins_of(members, X, label, noise, average=average, sigma=sigma, draws=draws).moments
+    blocks = [noise_block((size, 3), **key, stream=Stream.WEIGHTS, block=b) for b in range(-(-draws // size))]
     noisy = X.double().numpy() + sigma * torch.cat(blocks)[:draws].double().numpy()
     margins = []
     for member in members:
@@ -204,8 +205,8 @@ def test_an_images_moments_do_not_depend_on_how_many_draws_run_at_once() -> None
     x, members, label, sigma = torch.linspace(0, 1, size), large_members(size), 2, 0.5
     key: dict[str, Any] = {"seed": 4, "example": 9}
     assert default_batch(x, block_size=1000) == 50
-    got = margins_of(members, x, label, average="logits", sigma=sigma, draws=draws, **key).moments
-    noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0, device=x.device)
+    got = margins_of(members, x, label, Noise(**key), average="logits", sigma=sigma, draws=draws).moments
+    noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0)
     noisy = x.double() + sigma * noise.double()
     scores = [noisy @ m.weight.detach().double().T for m in members]
     expected = Moments.of(label_margins(scores, label))
@@ -229,10 +230,10 @@ class Small(nn.Module):
 
 
 def test_members_that_run_out_of_memory_have_the_same_moments() -> None:
-    call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 100, "seed": 1, "example": 1}
+    call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 100}
     limit = BatchLimit()
-    whole = margins_of([Small(100), Small(100)], X, 0, **call).moments
-    pieces = margins_of([Small(30), Small(20)], X, 0, limit=limit, **call).moments
+    whole = margins_of([Small(100), Small(100)], X, 0, NOISE, **call).moments
+    pieces = margins_of([Small(30), Small(20)], X, 0, NOISE, limit=limit, **call).moments
     assert limit.size == 13
     assert np.array_equal(pieces.mean, whole.mean)
     assert np.array_equal(pieces.covariance, whole.covariance)
@@ -252,12 +253,12 @@ class Counting(nn.Module):
 
 
 def test_probabilities_and_logits_come_from_the_same_forward_passes() -> None:
-    call: dict[str, Any] = {"sigma": 0.5, "draws": 300, "seed": 1, "example": 1, "block_size": 100}
-    members = [Counting(network) for network in networks()]
-    both = image_margins(members, X, 1, averages=("probabilities", "logits"), **call)
+    call: dict[str, Any] = {"sigma": 0.5, "draws": 300}
+    members, in_hundreds = [Counting(network) for network in networks()], Noise(1, 1, block_size=100)
+    both = image_margins(members, X, 1, in_hundreds, averages=("probabilities", "logits"), **call)
     assert [member.samples for member in members] == [300, 300]
     for average, found in both.items():
-        alone = margins_of(networks(), X, 1, average=average, **call)
+        alone = margins_of(networks(), X, 1, in_hundreds, average=average, **call)
         assert np.array_equal(found.moments.mean, alone.moments.mean)
         assert np.array_equal(found.moments.scatter, alone.moments.scatter)
         assert np.array_equal(found.margins, alone.margins)
@@ -268,7 +269,7 @@ def test_probabilities_and_logits_come_from_the_same_forward_passes() -> None:
 def test_linear_members_have_the_closed_form_moments() -> None:
     """z = d'(x + sigma eps) + const with d = w_y - w_c: mean at x, covariance sigma^2 d_k'd_l."""
     members, label, sigma, draws = networks(), 0, 0.5, 4000
-    got = margins_of(members, X, label, average="logits", sigma=sigma, draws=draws, seed=1, example=1).moments
+    got = margins_of(members, X, label, NOISE, average="logits", sigma=sigma, draws=draws).moments
     for j, c in enumerate((1, 2)):
         d = np.stack([(m.weight[label] - m.weight[c]).detach().double().numpy() for m in members])
         constant = np.array([(m.bias[label] - m.bias[c]).item() for m in members])
@@ -283,7 +284,7 @@ def test_linear_members_have_the_closed_form_moments() -> None:
 
 def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None:
     (member,) = networks(1)
-    got = margins_of([member, member], X, 0, average="logits", sigma=0.5, draws=100, seed=1, example=1).moments
+    got = margins_of([member, member], X, 0, NOISE, average="logits", sigma=0.5, draws=100).moments
     covariance = got.covariance
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 0, 1])
     assert np.array_equal(covariance[:, 0, 0], covariance[:, 1, 1])
@@ -291,9 +292,9 @@ def test_a_repeated_member_has_the_same_margins_under_the_shared_noise() -> None
 
 def test_the_moments_do_not_depend_on_the_mode_that_members_were_left_in() -> None:
     member = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 60, "seed": 1, "example": 1}
-    in_eval = margins_of([member.eval()], X, 0, **call).moments
-    in_train = margins_of([member.train()], X, 0, **call).moments
+    call: dict[str, Any] = {"average": "logits", "sigma": 0.5, "draws": 60}
+    in_eval = margins_of([member.eval()], X, 0, NOISE, **call).moments
+    in_train = margins_of([member.train()], X, 0, NOISE, **call).moments
     assert np.array_equal(in_eval.covariance, in_train.covariance)
 
 
@@ -303,7 +304,7 @@ def test_a_member_that_returns_nan_has_no_moments() -> None:
             return torch.full((len(batch), 3), float("nan"))
 
     with pytest.raises(ModelError, match="member 0 returned NaN"):
-        margins_of([Broken()], X, 0, average="logits", sigma=0.5, draws=10, seed=1, example=1)
+        margins_of([Broken()], X, 0, NOISE, average="logits", sigma=0.5, draws=10)
 
 
 def test_all_pairs_are_every_image_with_every_competitor() -> None:

@@ -26,12 +26,13 @@ from rspipe.search.trials import (
     validation_acr,
     validation_credit,
 )
-from rspipe.smoothing.noise import Stream, noise_block
+from rspipe.smoothing.noise import Stream
 from rspipe.stages import trials
 from rspipe.training.fitting import State, fit
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.smoothmix import SmoothMix
 from rspipe.training.spec import TrainingSpec
+from tests.noise_builder import noise_block
 
 OWN = {"lbd": 2.5, "T": 2, "m": 4}
 
@@ -191,8 +192,7 @@ def test_the_objective_is_the_acr_of_certify_on_streams_of_its_own(n: int) -> No
     def count(image: Tensor, example: int, stream: Stream, size: int, total: int) -> int:
         """How often the first class wins."""
         blocks = [
-            noise_block((size, 3), seed=3, example=example, stream=stream, block=b, device=image.device)
-            for b in range(-(-total // size))
+            noise_block((size, 3), seed=3, example=example, stream=stream, block=b) for b in range(-(-total // size))
         ]
         noisy = image + 0.5 * torch.cat(blocks)[:total]
         return int((noisy @ weight >= 0).sum())

@@ -25,7 +25,7 @@ from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify
 from rspipe.smoothing.counting import ImageCounts, count_image
 from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
-from rspipe.smoothing.noise import Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import looks, planned_sizes, size_grid
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
 
@@ -116,18 +116,8 @@ def voting(classifier: Classifier) -> Callable[[Tensor], Tensor]:
 
 def alone(classifier: Classifier, spec: CertifySpec, stream: Stream, n: int) -> list[int]:
     """Counts of a classifier alone, by the sampler of the library's own CERTIFY."""
-    found = class_counts(
-        voting(classifier),
-        X,
-        sigma=SIGMA,
-        n=n,
-        seed=spec.seed,
-        example=7,
-        stream=stream,
-        block_size=spec.block_size,
-        batch_size=spec.batch_size,
-    )
-    return found.tolist()
+    noise = Noise(spec.seed, 7, spec.block_size, spec.batch_size)
+    return class_counts(voting(classifier), X, noise, stream, sigma=SIGMA, n=n).tolist()
 
 
 def assert_same(first: ImageCounts, second: ImageCounts, *, apart_from: Sequence[str] = ()) -> None:
@@ -250,8 +240,8 @@ def test_a_classifier_listed_twice_is_counted_twice(rule: str) -> None:
 def test_sums_are_of_the_probabilities_of_a_classifiers_own_samples(rule: str) -> None:
     spec = certify_spec(rule)
     found, members = count(spec), networks()
-    key: dict[str, Any] = {"seed": spec.seed, "example": 7, "stream": Stream.ESTIMATION, "block_size": 1000}
-    noisy = torch.cat([batch[:use] for batch, use in noisy_batches(X, sigma=SIGMA, n=N, **key)])
+    batches = noisy_batches(X, Noise(spec.seed, 7), Stream.ESTIMATION, sigma=SIGMA, n=N)
+    noisy = torch.cat([batch[:use] for batch, use in batches])
     scores = classify(CLASSIFIERS, {position: member(noisy) for position, member in enumerate(members)})
     for position, drawn in enumerate(found.estimation.sum(1).tolist()):
         used = scores[position].probabilities[:drawn].double().numpy()

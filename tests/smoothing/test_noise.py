@@ -14,7 +14,8 @@ from rspipe.errors import ModelError
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import check_logits
-from rspipe.smoothing.noise import Stream, _normal_rows, default_batch, noise_block, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, _normal_rows, default_batch, noisy_batches
+from tests.noise_builder import noise_block
 
 CPU = torch.device("cpu")
 KEY: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION, "block": 2}
@@ -24,7 +25,7 @@ SIGMAS = 6.0
 
 
 def noise(shape: tuple[int, ...], **changed: Any) -> Tensor:
-    return noise_block(shape, **{**KEY, **changed}, device=CPU)
+    return noise_block(shape, **{**KEY, **changed})
 
 
 def by_sign(batch: Tensor) -> Tensor:
@@ -35,8 +36,8 @@ def by_sign(batch: Tensor) -> Tensor:
 
 def counts(n: int, *, block_size: int = 100, classifier: Callable[[Tensor], Tensor] = by_sign) -> list[int]:
     x = torch.tensor([0.1, 0.0])
-    call: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION}
-    return class_counts(classifier, x, sigma=0.5, n=n, block_size=block_size, **call).tolist()
+    drawn = Noise(5, 7, block_size)
+    return class_counts(classifier, x, drawn, Stream.ESTIMATION, sigma=0.5, n=n).tolist()
 
 
 def test_the_same_key_gives_the_same_noise() -> None:
@@ -130,7 +131,7 @@ def test_no_words_give_noise_beyond_the_largest_radius() -> None:
 
 def in_batches(x: Tensor, *, n: int, block_size: int, batch_size: int | None, sigma: float = 0.5) -> Tensor:
     """The noisy inputs that count, in one piece."""
-    batches = noisy_batches(x, sigma=sigma, n=n, block_size=block_size, batch_size=batch_size, **OF_A_STREAM)
+    batches = noisy_batches(x, Noise(5, 7, block_size, batch_size), Stream.WEIGHTS, sigma=sigma, n=n)
     return torch.cat([noisy[:use].clone() for noisy, use in batches])
 
 
@@ -140,7 +141,7 @@ SHAPES = [(), (1,), (2,), (7,), (3, 5), (1, 8, 8), (3, 9, 7)]
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60])
 def test_a_block_drawn_in_parts_is_the_block_drawn_at_once(shape: tuple[int, ...], batch_size: int) -> None:
-    whole = torch.cat([noise_block((60, *shape), **OF_A_STREAM, block=b, device=CPU) for b in range(2)])
+    whole = torch.cat([noise_block((60, *shape), **OF_A_STREAM, block=b) for b in range(2)])
     drawn = in_batches(torch.zeros(shape), n=120, block_size=60, batch_size=batch_size, sigma=1.0)
     assert torch.equal(drawn, whole)
 
@@ -246,10 +247,10 @@ def test_keys_use_all_64_bits() -> None:
 
 def test_noisy_inputs_are_the_input_plus_sigma_times_the_noise_of_each_block() -> None:
     x = torch.tensor([[0.5, 0.25]])
-    batches = list(noisy_batches(x, sigma=0.5, n=25, block_size=10, **OF_A_STREAM))
+    batches = list(noisy_batches(x, Noise(5, 7, 10), Stream.WEIGHTS, sigma=0.5, n=25))
     assert [use for _, use in batches] == [10, 10, 5]
     for block, (noisy, _) in enumerate(batches):
-        expected = x + 0.5 * noise_block((10, 1, 2), **OF_A_STREAM, block=block, device=CPU)
+        expected = x + 0.5 * noise_block((10, 1, 2), **OF_A_STREAM, block=block)
         assert torch.equal(noisy, expected)
 
 
@@ -267,7 +268,7 @@ def test_noisy_inputs_are_the_input_plus_sigma_times_the_noise_of_each_block() -
 def test_no_batch_is_drawn_beyond_the_last_sample_and_all_have_one_shape(
     n: int, batch_size: int | None, uses: list[int]
 ) -> None:
-    batches = list(noisy_batches(torch.zeros(1), sigma=0.5, n=n, block_size=10, batch_size=batch_size, **OF_A_STREAM))
+    batches = list(noisy_batches(torch.zeros(1), Noise(5, 7, 10, batch_size), Stream.WEIGHTS, sigma=0.5, n=n))
     assert [use for _, use in batches] == uses
     assert {len(noisy) for noisy, _ in batches} == {batch_size or 10}
 
@@ -275,15 +276,14 @@ def test_no_batch_is_drawn_beyond_the_last_sample_and_all_have_one_shape(
 @pytest.mark.parametrize(("n", "batch_size"), [(3, None), (3, 5), (3, 10), (1, 2)])
 def test_fewer_samples_than_a_batch_are_a_batch_of_their_own_and_the_same_samples(n: int, batch_size: int) -> None:
     x = torch.tensor([0.5, 0.25, 1.0])
-    ((noisy, use),) = noisy_batches(x, sigma=0.5, n=n, block_size=10, batch_size=batch_size, **OF_A_STREAM)
+    ((noisy, use),) = noisy_batches(x, Noise(5, 7, 10, batch_size), Stream.WEIGHTS, sigma=0.5, n=n)
     assert (len(noisy), use) == (n, n)
     assert torch.equal(noisy, in_batches(x, n=10, block_size=10, batch_size=10)[:n])
 
 
 def test_a_batch_that_does_not_divide_the_block_is_refused() -> None:
-    batches = noisy_batches(torch.zeros(1), sigma=0.5, n=10, block_size=100, batch_size=30, **OF_A_STREAM)
     with pytest.raises(ValueError, match="batch_size must divide block_size = 100, got 30"):
-        next(batches)
+        Noise(5, 7, block_size=100, batch_size=30)
 
 
 @pytest.mark.parametrize("block_size", [1, 60, 97, 1000])
@@ -298,14 +298,14 @@ def test_a_batch_is_the_largest_divisor_of_a_block_whose_numbers_fit_a_cache(siz
     ("given", "noisy"), [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
 )
 def test_noise_is_added_in_float32_at_least(given: torch.dtype, noisy: torch.dtype) -> None:
-    ((batch, _),) = noisy_batches(torch.zeros(3, dtype=given), sigma=0.5, n=10, block_size=10, **OF_A_STREAM)
+    ((batch, _),) = noisy_batches(torch.zeros(3, dtype=given), Noise(5, 7, 10), Stream.WEIGHTS, sigma=0.5, n=10)
     assert batch.dtype == noisy
 
 
 def test_counts_are_those_of_the_classes_of_every_noisy_input() -> None:
     n, size = 250, 100
     key: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION}
-    drawn = np.concatenate([noise_block((size, 2), **key, block=b, device=CPU).numpy() for b in range(3)])[:n]
+    drawn = np.concatenate([noise_block((size, 2), **key, block=b).numpy() for b in range(3)])[:n]
     positive = int((np.float32(0.1) + np.float32(0.5) * drawn[:, 0] > 0).sum())
     assert counts(n, block_size=size) == [n - positive, 0, positive]
 
@@ -313,8 +313,8 @@ def test_counts_are_those_of_the_classes_of_every_noisy_input() -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 20, 50, None])
 def test_counts_do_not_depend_on_how_many_samples_run_at_once(batch_size: int | None) -> None:
     x, whole = torch.tensor([0.1, 0.0]), counts(250)
-    call: dict[str, Any] = {"seed": 5, "example": 7, "stream": Stream.ESTIMATION, "block_size": 100}
-    assert class_counts(by_sign, x, sigma=0.5, n=250, batch_size=batch_size, **call).tolist() == whole
+    drawn = Noise(5, 7, 100, batch_size)
+    assert class_counts(by_sign, x, drawn, Stream.ESTIMATION, sigma=0.5, n=250).tolist() == whole
 
 
 def test_counts_cover_classes_that_never_occur() -> None:
@@ -342,9 +342,12 @@ def test_ties_go_to_the_lowest_class() -> None:
 
 def test_examples_are_counted_alike_in_any_order() -> None:
     x = torch.tensor([0.1, 0.0])
-    key: dict[str, Any] = {"sigma": 0.5, "n": 200, "seed": 5, "stream": Stream.ESTIMATION, "block_size": 64}
-    forward = [class_counts(by_sign, x, example=e, **key).tolist() for e in range(5)]
-    backward = [class_counts(by_sign, x, example=e, **key).tolist() for e in reversed(range(5))]
+
+    def counted(example: int) -> list[int]:
+        return class_counts(by_sign, x, Noise(5, example, 64), Stream.ESTIMATION, sigma=0.5, n=200).tolist()
+
+    forward = [counted(e) for e in range(5)]
+    backward = [counted(e) for e in reversed(range(5))]
     assert forward == backward[::-1]
 
 

@@ -21,6 +21,7 @@ from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.derivation import derive
+from rspipe.smoothing.noise import Noise
 from rspipe.stages import certify
 from rspipe.stages import passes as sampling
 from rspipe.stages.certify import certify_classifiers
@@ -246,7 +247,7 @@ def test_moments_of_a_pool_of_two_are_those_of_the_core(
         zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
     ):
         found = image_margins(
-            networks, image, label, averages=("probabilities",), sigma=0.25, draws=50, seed=0, example=example
+            networks, image, label, Noise(0, example), averages=("probabilities",), sigma=0.25, draws=50
         )["probabilities"]
         assert np.array_equal(arrays["mean"][position], found.moments.mean)
         assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
