@@ -30,6 +30,7 @@ from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
+from rspipe.training.methods.method import noisy_batch
 from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
@@ -107,14 +108,17 @@ def straightforward(spec: ModelSpec, data: Dataset, *, device: str) -> float:
     """Train in float32, NCHW, from a DataLoader, with a forward pass per noisy copy; return images per second."""
     method = spec.method
     network = build_network(spec.architecture, classes=CLASSES, seed=0).to(device)
-    looped = _OnePassPerCopy(network, getattr(method, "m", 1)).train()
+    looped = _OnePassPerCopy(network, method.copies).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator(device).manual_seed(0)
     draws = Draws(generator, generator)
     loader = DataLoader(_Pictures(data), batch_size=method.images_per_step(spec.training.batch_size), shuffle=True)
     began, seen = time.perf_counter(), 0
     for images, labels in loader:
-        terms = method.loss(looped, images.to(device), labels.to(device), sigma=SIGMA, epoch=10**6, draws=draws)
+        batch = noisy_batch(
+            images.to(device), labels.to(device), copies=method.copies, sigma=SIGMA, epoch=10**6, draws=draws
+        )
+        terms = method.loss(looped, batch)
         optimizer.zero_grad()
         torch.autograd.backward(terms.loss)
         optimizer.step()

@@ -17,6 +17,7 @@ from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.smoothing.noise import derived_seed
 from rspipe.training.data_parallel import Group, from_first, is_first, shared, sum_gradients
+from rspipe.training.methods.method import noisy_batch
 from rspipe.training.randomness import Draws, augmented, epoch_generator
 from rspipe.training.spec import ModelSpec, TrainingSpec
 from rspipe.training.validation import WATCHED_IMAGES, collapsed_since, watch
@@ -120,10 +121,15 @@ def _train_steps(
     network.train()
     seeds = [derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
     for chosen, images in zip(batches, _images(data, batches, seeds=seeds, means=means), strict=True):
-        batch = augmented(data, images, generator=generator)
-        terms = spec.method.loss(
-            network, batch, labels[chosen], sigma=spec.train_sigma, epoch=epoch, draws=Draws(generator, generator)
+        batch = noisy_batch(
+            augmented(data, images, generator=generator),
+            labels[chosen],
+            copies=spec.method.copies,
+            sigma=spec.train_sigma,
+            epoch=epoch,
+            draws=Draws(generator, generator),
         )
+        terms = spec.method.loss(network, batch)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.loss)
         if means.group is not None:

@@ -1,10 +1,16 @@
-"""MACER's loss as a function of logits: for trainings of one's own, too."""
+"""Losses as functions of logits [image, noise, class]; for a training of one's own there is `macer_loss`."""
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.special import ndtri
+
+
+def cross_entropy_of_copies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over all noisy copies of -log softmax(u_ij)_y, a scalar, for logits u [image, noise, class]."""
+    return cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
 
 
 def cross_entropy_and_hinge(logits: Tensor, labels: Tensor, *, gamma: float, beta: float) -> tuple[Tensor, Tensor]:

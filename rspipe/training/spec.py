@@ -70,5 +70,5 @@ def check_copies_fit(method: ModelSource, training: TrainingSpec, *, place: str)
         raise PydanticCustomError(
             "batch_too_small",
             "{place}: m = {m} does not fit into batch_size = {batch}; raise training.batch_size or lower m",
-            {"place": place, "m": getattr(method, "m", 1), "batch": training.batch_size},
+            {"place": place, "m": method.copies, "batch": training.batch_size},
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.smoothing.noise import noisy_logits
+from rspipe.training.methods.method import noisy_batch
 from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.randomness import Draws, crop_flip, gaussian_noise
 
@@ -157,7 +158,7 @@ def test_a_vanished_gradient_moves_no_generator_that_other_processes_have_in_com
     nn.init.zeros_(blind[1].weight)
     method = SmoothAdv(name="smoothadv", T=2, m=2, eps=0.5, warmup=0)
     part = Draws(seeded(), seeded(1), before=2, after=1)
-    method.loss(blind, images, labels, sigma=0.5, epoch=0, draws=part)
+    method.loss(blind, noisy_batch(images, labels, copies=2, sigma=0.5, epoch=0, draws=part))
     noise_alone = Draws(seeded(), seeded(1), before=2, after=1)
     noise_alone.normal(images, copies=2)
     assert torch.equal(part.generator.get_state(), noise_alone.generator.get_state())

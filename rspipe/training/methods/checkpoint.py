@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
-from torch import Tensor, nn
+from torch import nn
 
 from rspipe.networks.normalization import Normalization, Normalize
-from rspipe.spec import Spec
-from rspipe.training.methods.terms import Terms
-from rspipe.training.randomness import Draws
+from rspipe.training.methods.method import Batch, Method, Terms
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -31,7 +29,7 @@ def _usable(normalization: Normalization) -> Normalization:
     return normalization
 
 
-class Checkpoint(Spec):
+class Checkpoint(Method):
     """A published checkpoint, loaded by `rspipe.load_checkpoint` instead of trained. Its content is its identity."""
 
     name: Literal["checkpoint"]
@@ -46,24 +44,6 @@ class Checkpoint(Spec):
     tolerance: Annotated[float, Field(gt=0, le=1)] = Field(default=0.05, exclude=True)
     """Largest difference from it, on up to 1,000 test images."""
 
-    @property
-    def passes_per_image(self) -> int:
-        """None: nothing is trained."""
-        return 0
-
-    def images_per_step(self, batch_size: int) -> int:
-        """Any batch fits."""
-        return batch_size
-
-    def loss(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        sigma: float,
-        epoch: int,
-        draws: Draws,
-    ) -> Terms:
+    def loss(self, network: nn.Module, batch: Batch) -> Terms:
         """Raise ValueError."""
         raise ValueError("a checkpoint is not trained; use rspipe.training.published.loaded")

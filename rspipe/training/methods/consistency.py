@@ -5,14 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from rspipe.smoothing.noise import noisy_logits
-from rspipe.spec import NonNegativeFloat, Spec
-from rspipe.training.methods.terms import Terms
-from rspipe.training.randomness import Draws, gaussian_noise
-
-TwoOrMore = Annotated[int, Field(ge=2)]
+from rspipe.spec import NonNegativeFloat
+from rspipe.training.losses import cross_entropy_of_copies
+from rspipe.training.methods.method import Batch, MultiNoise, Terms
 
 
 def consistency_terms(logits: Tensor, labels: Tensor, *, lbd: float, eta: float) -> Terms:
@@ -26,52 +23,41 @@ def consistency_terms(logits: Tensor, labels: Tensor, *, lbd: float, eta: float)
     smoothed classifiers". The logarithm of pbar is taken before anything can underflow, so that neither the loss nor
     its gradient does what the reference guards against with a clamp of pbar at 1e-20 (which changes H by < 1e-17).
     """
-    copies = logits.shape[1]
-    cross = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(copies))
     log_p = logits.log_softmax(-1)
-    log_mean = log_p.logsumexp(1) - math.log(copies)
+    log_mean = log_p.logsumexp(1) - math.log(logits.shape[1])
     mean = log_mean.exp()
     divergence = (mean.unsqueeze(1) * (log_mean.unsqueeze(1) - log_p)).sum(-1).mean()
-    consistency = lbd * divergence
-    entropy = -eta * (mean * log_mean).sum(-1).mean()
-    parts = {"cross_entropy": cross.detach(), "consistency": consistency.detach(), "entropy": entropy.detach()}
-    return Terms(cross + consistency + entropy, parts, logits.detach())
+    parts = {
+        "cross_entropy": cross_entropy_of_copies(logits, labels),
+        "consistency": lbd * divergence,
+        "entropy": -eta * (mean * log_mean).sum(-1).mean(),
+    }
+    return Terms.sum_of(parts, logits=logits)
 
 
-class Consistency(Spec):
-    """Gaussian augmentation with consistency regularization.
+class Agreement(MultiNoise):
+    """The hyper-parameters of consistency regularization, wherever it is evaluated."""
 
-    Batches are split into m mini-batches as in SmoothAdv, each an optimizer step of its own. On adversarial examples
-    it is another method, `smoothadv_consistency`.
-    """
-
-    name: Literal["consistency"]
-    m: TwoOrMore = 2
-    """Noise vectors per image; one alone always agrees with itself."""
+    m: Annotated[int, Field(ge=2)] = 2
+    """One copy alone always agrees with itself."""
     lbd: NonNegativeFloat = 10.0
     """lambda, the weight of the divergence of the copies from their mean."""
     eta: NonNegativeFloat = 0.5
     """Weight of the entropy of the mean."""
 
-    @property
-    def passes_per_image(self) -> int:
-        """Forward-and-backward passes per image and epoch."""
-        return self.m
+    def terms(self, logits: Tensor, batch: Batch) -> Terms:
+        """Return the loss of logits [image, noise, class]."""
+        return consistency_terms(logits, batch.labels, lbd=self.lbd, eta=self.eta)
 
-    def images_per_step(self, batch_size: int) -> int:
-        """Images in one optimizer step."""
-        return batch_size // self.m
 
-    def loss(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        sigma: float,
-        epoch: int,
-        draws: Draws,
-    ) -> Terms:
-        """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
-        return consistency_terms(noisy_logits(network, images, noise), labels, lbd=self.lbd, eta=self.eta)
+class Consistency(Agreement):
+    """Gaussian augmentation with consistency regularization.
+
+    On adversarial examples it is another method, `smoothadv_consistency`.
+    """
+
+    name: Literal["consistency"]
+
+    def loss(self, network: nn.Module, batch: Batch) -> Terms:
+        """Return the loss of a batch."""
+        return self.terms(noisy_logits(network, batch.images, batch.noise), batch)

@@ -2,41 +2,19 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from rspipe.smoothing.noise import noisy_logits
-from rspipe.spec import Spec
-from rspipe.training.methods.terms import Terms
-from rspipe.training.randomness import Draws, gaussian_noise
+from rspipe.training.losses import cross_entropy_of_copies
+from rspipe.training.methods.method import Batch, Method, Terms
 
 
-class Gaussian(Spec):
+class Gaussian(Method):
     """Cross-entropy under Gaussian augmentation."""
 
     name: Literal["gaussian"]
 
-    @property
-    def passes_per_image(self) -> int:
-        """Forward-and-backward passes per image and epoch."""
-        return 1
-
-    def images_per_step(self, batch_size: int) -> int:
-        """Images in one optimizer step."""
-        return batch_size
-
-    def loss(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        sigma: float,
-        epoch: int,
-        draws: Draws,
-    ) -> Terms:
-        """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]."""
-        noise = gaussian_noise(images, sigma=sigma, copies=1, draws=draws)
-        logits = noisy_logits(network, images, noise)
-        loss = cross_entropy(logits.squeeze(1), labels)
-        return Terms(loss, {"cross_entropy": loss.detach()}, logits.detach())
+    def loss(self, network: nn.Module, batch: Batch) -> Terms:
+        """Return the loss of a batch."""
+        logits = noisy_logits(network, batch.images, batch.noise)
+        return Terms.sum_of({"cross_entropy": cross_entropy_of_copies(logits, batch.labels)}, logits=logits)

@@ -5,13 +5,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from rspipe.smoothing.noise import noisy_logits
-from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rspipe.training.losses import cross_entropy_and_hinge
-from rspipe.training.methods.terms import Terms
-from rspipe.training.randomness import Draws, gaussian_noise
+from rspipe.training.methods.method import Batch, MultiNoise, Terms
 
 
-class RadiusHinge(Spec):
+class RadiusHinge(MultiNoise):
     """The hyper-parameters of MACER's loss, wherever it is evaluated."""
 
     lbd: NonNegativeFloat = 12.0
@@ -23,41 +22,24 @@ class RadiusHinge(Spec):
     defer: NonNegativeInt = 0
     """First epochs in which lambda is 0. The published models that wait for the drop after 50 epochs waited for 51."""
 
-    def terms(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Terms:
-        """Return MACER's loss of logits [batch, noise, class]; `epoch` counts from 0."""
-        lbd = self.lbd if epoch >= self.defer else 0.0
-        cross_entropy, hinge = cross_entropy_and_hinge(logits, labels, gamma=self.gamma, beta=self.beta)
-        robustness = lbd * (sigma / 2) * hinge
-        parts = {"cross_entropy": cross_entropy.detach(), "robustness": robustness.detach()}
-        return Terms(cross_entropy + robustness, parts, logits.detach())
+    def terms(self, logits: Tensor, batch: Batch) -> Terms:
+        """Return MACER's loss, see `macer_loss`, of logits [image, noise, class]."""
+        lbd = self.lbd if batch.epoch >= self.defer else 0.0
+        cross_entropy, hinge = cross_entropy_and_hinge(logits, batch.labels, gamma=self.gamma, beta=self.beta)
+        parts = {"cross_entropy": cross_entropy, "robustness": lbd * (batch.sigma / 2) * hinge}
+        return Terms.sum_of(parts, logits=logits)
 
 
 class MACER(RadiusHinge):
-    """Attack-free maximization of the certified radius."""
+    """Attack-free maximization of the certified radius, in steps of whole batches (m is k in MACER's own notation)."""
 
     name: Literal["macer"]
     m: PositiveInt = 16
-    """Noise vectors per image (k in MACER's own notation)."""
-
-    @property
-    def passes_per_image(self) -> int:
-        """Forward-and-backward passes per image and epoch."""
-        return self.m
 
     def images_per_step(self, batch_size: int) -> int:
-        """Images in one optimizer step."""
+        """Return the images in one optimizer step: all of the batch."""
         return batch_size
 
-    def loss(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        sigma: float,
-        epoch: int,
-        draws: Draws,
-    ) -> Terms:
-        """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
-        return self.terms(noisy_logits(network, images, noise), labels, sigma=sigma, epoch=epoch)
+    def loss(self, network: nn.Module, batch: Batch) -> Terms:
+        """Return the loss of a batch."""
+        return self.terms(noisy_logits(network, batch.images, batch.noise), batch)

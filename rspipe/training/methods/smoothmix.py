@@ -6,13 +6,12 @@ import torch
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from rspipe.smoothing.attacks import fixed_step_path, projected, warmed_up
 from rspipe.smoothing.noise import noisy_logits
-from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
-from rspipe.training.methods.terms import Terms
-from rspipe.training.randomness import Draws, gaussian_noise
+from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from rspipe.training.losses import cross_entropy_of_copies
+from rspipe.training.methods.method import Attacking, Batch, Terms
 
 _SMALLEST_TARGET = 1e-20
 
@@ -35,7 +34,7 @@ def mixup_loss(mixed: Tensor, clean: Tensor, labels: Tensor, *, shares: Tensor) 
     return ((mean.argmax(-1) == labels) * divergence).mean()
 
 
-class SmoothMix(Spec):
+class SmoothMix(Attacking):
     """Cross-entropy at x0, and targets that grow uniform between x0 and an adversarial example x_T.
 
     x_T is where T steps of fixed length lead, with no ball around the image unless `maxnorm` says so. x0 is the image
@@ -45,15 +44,13 @@ class SmoothMix(Spec):
         CE(x0) + eta * warm * (SmoothMix's term, see `mixup_loss`),    warm = min(1, (epoch + 1) / warmup)
 
     The attack, the cross-entropy and the mixed inputs share their m noise vectors. The copies at x0 and the mixed
-    ones pass the network one after the other, as in the reference: batch normalization sees two batches. Batches are
-    split into m mini-batches as in SmoothAdv. Defaults: CIFAR-10 at sigma .5 (alpha is .5 / 1 / 2 at .25 / .5 / 1).
+    ones pass the network one after the other, as in the reference: batch normalization sees two batches.
+    Defaults: CIFAR-10 at sigma .5 (alpha is .5 / 1 / 2 at .25 / .5 / 1).
     """
 
     name: Literal["smoothmix"]
     T: PositiveInt = 4
-    """Steps of the attack."""
     m: PositiveInt = 2
-    """Noise vectors per image."""
     alpha: PositiveFloat = 1.0
     """L2 length of a step, in pixel units; it does not warm up."""
     mix_step: NonNegativeInt = 0
@@ -80,30 +77,18 @@ class SmoothMix(Spec):
         """Forward-and-backward passes per image and epoch: the attack, x0 and the mixed input."""
         return (self.T + 2) * self.m
 
-    def images_per_step(self, batch_size: int) -> int:
-        """Images in one optimizer step."""
-        return batch_size // self.m
-
-    def loss(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        sigma: float,
-        epoch: int,
-        draws: Draws,
-    ) -> Terms:
-        """Return the loss of a batch of images [images, ...] in [0, 1] with labels [images]; `epoch` counts from 0."""
-        warm = warmed_up(1.0, epoch=epoch, warmup=self.warmup)
-        noise = gaussian_noise(images, sigma=sigma, copies=self.m, draws=draws)
+    def loss(self, network: nn.Module, batch: Batch) -> Terms:
+        """Return the loss of a batch."""
+        images, labels, noise = batch.images, batch.labels, batch.noise
+        warm = warmed_up(1.0, epoch=batch.epoch, warmup=self.warmup)
         path = fixed_step_path(network, images, labels, noise, step=self.alpha, steps=self.T, radius=self.maxnorm)
         start = projected(path[self.mix_step], images, radius=warm * self.alpha * self.mix_step)
-        shares = draws.uniform(images) / 2
+        shares = batch.draws.uniform(images) / 2
         mixed = torch.lerp(start, path[-1], shares.view(-1, *[1] * (images.ndim - 1)))
         clean_logits = noisy_logits(network, start, noise)
         mixed_logits = noisy_logits(network, mixed, noise)
-        cross = cross_entropy(clean_logits.flatten(0, 1), labels.repeat_interleave(self.m))
-        mixup = self.eta * warm * mixup_loss(mixed_logits, clean_logits, labels, shares=shares)
-        parts = {"cross_entropy": cross.detach(), "mixup": mixup.detach()}
-        return Terms(cross + mixup, parts, clean_logits.detach())
+        parts = {
+            "cross_entropy": cross_entropy_of_copies(clean_logits, labels),
+            "mixup": self.eta * warm * mixup_loss(mixed_logits, clean_logits, labels, shares=shares),
+        }
+        return Terms.sum_of(parts, logits=clean_logits)

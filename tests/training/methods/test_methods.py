@@ -20,6 +20,7 @@ from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
+from rspipe.training.methods.method import noisy_batch
 from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
@@ -258,7 +259,13 @@ def run(method: Any, network: nn.Module, *, epoch: int = 50) -> Any:
     images = images.to(next(network.parameters()).dtype)
     generator = torch.Generator().manual_seed(11)
     draws = Draws(generator, generator)
-    return method.loss(network, images, labels, sigma=SIGMA, epoch=epoch, draws=draws)
+    return loss_of(method, network, images, labels, epoch=epoch, draws=draws)
+
+
+def loss_of(method: Any, network: nn.Module, images: Tensor, labels: Tensor, *, epoch: int, draws: Draws) -> Any:
+    return method.loss(
+        network, noisy_batch(images, labels, copies=method.copies, sigma=SIGMA, epoch=epoch, draws=draws)
+    )
 
 
 def copies_of(seen: Tensor, copies: int) -> Tensor:

@@ -18,14 +18,14 @@ from rspipe.data.spec import DigitsData
 from rspipe.smoothing.attacks import fixed_step_path
 from rspipe.training.fitting import fit
 from rspipe.training.methods.consistency import Consistency, consistency_terms
+from rspipe.training.methods.method import Terms
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix, mixup_loss
 from rspipe.training.methods.stability import Stability
-from rspipe.training.methods.terms import Terms
 from rspipe.training.randomness import Draws
 from rspipe.training.spec import ModelSpec, TrainingSpec
 from rspipe.training.validation import evaluate
-from tests.training.methods.test_methods import METHODS, SIGMA, Recorder, batch, copies_of, run
+from tests.training.methods.test_methods import METHODS, SIGMA, Recorder, batch, copies_of, loss_of, run
 
 M = 3
 CLASSES = 4
@@ -406,7 +406,7 @@ def test_shares_are_uniform_up_to_a_half_with_one_for_each_image() -> None:
     network = Recorder().double()
     method = smoothmix(T=1, m=2, mix_step=0)
     generator = torch.Generator().manual_seed(0)
-    method.loss(network, images, labels, sigma=SIGMA, epoch=50, draws=Draws(generator, generator))
+    loss_of(method, network, images, labels, epoch=50, draws=Draws(generator, generator))
     start, mixed = network.seen[1:]
     moved = (mixed - start).flatten(1).norm(dim=1).view(n, 2)
     torch.testing.assert_close(moved[:, 0], moved[:, 1])
@@ -419,7 +419,7 @@ def test_noise_and_shares_are_drawn_from_the_generator_and_nothing_else_is() -> 
     generators = [torch.Generator().manual_seed(11) for _ in range(2)]
     images, labels = batch()
     draws = Draws(generators[0], generators[0])
-    smoothmix().loss(Recorder(), images, labels, sigma=SIGMA, epoch=0, draws=draws)
+    loss_of(smoothmix(), Recorder(), images, labels, epoch=0, draws=draws)
     torch.randn(5, M, 1, 4, 4, generator=generators[1])
     torch.rand(5, generator=generators[1])
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
