@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import risks
 import tyro
 from scipy.special import ndtr
 
 from rspipe.arrays import FloatArray, IntArray
-from rspipe.smoothing import risks, rules
+from rspipe.smoothing import rules
 from rspipe.smoothing.certificates import clopper_pearson_lower
 
 N0, PILOT, N, ALPHA, FUTILITY = 100, 1000, 100_000, 0.001, 0.001
