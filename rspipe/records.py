@@ -1,6 +1,6 @@
 """Records: what came out of a stage. Plain frozen dataclasses that travel as JSON."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 Status = Literal["finished", "diverged", "collapsed"]
@@ -60,7 +60,7 @@ class TrainedModel(Record):
     precision: str
     checksum: str
     """Of the parameters: certificates and ensemble weights hold for these and no others."""
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
     """Mean and standard deviation per channel of the network's first layer; None where it has no such layer."""
 
 
@@ -80,14 +80,15 @@ class Trial(Record):
     message: str
     seconds: float
     passes: int
-    error: float | None = None
-    """Standard error of the objective for the choice of validation images. All trials of a search share the images and
-    the noise, so their differences are known better; another training seed is not in it."""
-    accuracy: float = 0.0
+    error: float | None
+    """Standard error of the objective for the choice of validation images; None where training did not finish. All
+    trials of a search share the images and the noise, so their differences are known better; another training seed is
+    not in it."""
+    accuracy: float
     """Clean accuracy of the smoothed classifier: certified accuracy at radius 0 on the validation split."""
-    epochs: int = 0
+    epochs: int
     """That were trained."""
-    watched: dict[str, float] = field(default_factory=dict)
+    watched: dict[str, float]
     """The estimates of the ACR that trials are compared by while they train, by epoch."""
 
 
@@ -132,7 +133,7 @@ class EnsembleWeights(Record):
     draws: int
     checksums: tuple[str, ...]
     """Of the members' parameters."""
-    consensus_size: int = 0
+    consensus_size: int
     """Members whose agreement decides, the first ones, for `consensus` alone."""
 
 

@@ -66,6 +66,7 @@ def trained_model(label, sigma, seed, **changes):
         "device": "cpu",
         "precision": "float32",
         "checksum": f"{label}/{sigma}/{seed}",
+        "normalization": None,
     }
     return TrainedModel(**{**content, **changes})
 
@@ -117,6 +118,7 @@ def ensemble(label, sigma, members, *, method="uniform", weights=None, average="
         images=100,
         draws=200,
         checksums=tuple(f"of {member}" for member in members),
+        consensus_size=0,
     )
 
 
@@ -154,6 +156,10 @@ def search(sigma, *, best=2):
             message="" if status == "finished" else "loss is nan",
             seconds=2.0,
             passes=500,
+            error=None,
+            accuracy=0.0,
+            epochs=0,
+            watched={},
         )
         for index, (lbd, m, objective, status) in enumerate(values)
     )

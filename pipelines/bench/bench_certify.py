@@ -359,6 +359,7 @@ def save_untrained(store: Store, spec: ModelSpec, parameters: dict[str, torch.Te
         device="cpu",
         precision="float32",
         checksum=checksum(parameters),
+        normalization=None,
     )
     store.save_model(record, parameters)
     return record

@@ -9,10 +9,8 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -75,11 +73,6 @@ def _condition(value: Any) -> Any:
 Conditions: TypeAlias = dict[str, Annotated[Condition, BeforeValidator(_condition)]]
 
 
-def _without_when(values: dict[str, Any]) -> dict[str, Any]:
-    # Searches from before there were conditions keep their identity.
-    return {name: value for name, value in values.items() if name != "when" or value}
-
-
 class Range(Spec):
     """An interval of a hyper-parameter, both ends included; whole numbers where the hyper-parameter is one."""
 
@@ -88,10 +81,6 @@ class Range(Spec):
     log: bool = False
     when: Conditions = Field(default_factory=dict)
     """Varied only where these other hyper-parameters have these values; else it keeps the study file's."""
-
-    @model_serializer(mode="wrap")
-    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_when(serialize(self))
 
     @model_validator(mode="after")
     def _not_empty(self) -> "Range":
@@ -119,10 +108,6 @@ class Choice(Spec):
     choices: Annotated[tuple[Value, ...], Field(min_length=1)]
     when: Conditions = Field(default_factory=dict)
     """As of a range."""
-
-    @model_serializer(mode="wrap")
-    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_when(serialize(self))
 
     @property
     def ends(self) -> tuple[Value, ...]:

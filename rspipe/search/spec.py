@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
 from rspipe.data.spec import DataSpec
 from rspipe.networks.spec import Architecture
@@ -10,20 +10,6 @@ from rspipe.search.space import Space
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec, by_name, content_id
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import Label, TrainingSpec
-
-_LATER = {"algorithm": {"name": "sobol"}, "objectives": ("acr",), "early_stopping": None}
-
-
-def without_later_defaults(search: dict[str, Any]) -> dict[str, Any]:
-    # Searches from before there were other algorithms keep their identity.
-    plain = {**search, "objectives": tuple(search["objectives"])}
-    return {name: value for name, value in search.items() if name not in _LATER or plain[name] != _LATER[name]}
-
-
-def without_trials(search: dict[str, Any]) -> dict[str, Any]:
-    """Return a dumped search without the number of its trials, to which more can be added; not so of `sobol`."""
-    return {name: value for name, value in search.items() if name != "trials" or "algorithm" not in search}
-
 
 Objective = Literal["acr", "accuracy", "passes"]
 """`acr`: certified, on the validation split; `accuracy`: clean accuracy of the smoothed classifier, i.e. certified
@@ -65,6 +51,12 @@ class NSGA2(Spec):
 
     name: Literal["nsga2"]
     population: Annotated[int, Field(ge=2)] = 10
+
+
+def without_trials(search: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped search without the number of its trials, to which more can be added; that of `sobol` is fixed."""
+    fixed = search["algorithm"]["name"] == "sobol"
+    return {name: value for name, value in search.items() if fixed or name != "trials"}
 
 
 LEARNING = ("tpe", "nsga2")
@@ -118,10 +110,6 @@ class SearchSpec(Spec):
     algorithm: Algorithm = Sobol()
     objectives: Objectives = ("acr",)
     early_stopping: Stopping = None
-
-    @model_serializer(mode="wrap")
-    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_later_defaults(serialize(self))
 
     @property
     def id(self) -> str:

@@ -167,6 +167,10 @@ def judged_trial(
             message=reason,
             seconds=0.0,
             passes=0,
+            error=None,
+            accuracy=0.0,
+            epochs=0,
+            watched={},
         )
     result = fit(spec, data, state=state, on_epoch=on_epoch, means=means)
     credit = np.zeros(len(data.validation))
@@ -203,6 +207,8 @@ def stopped_trial(search: SearchSpec, index: int, parameters: Parameters, state:
         message=f"behind others after epoch {state['epoch']}",
         seconds=state["seconds"],
         passes=state["passes"],
+        error=None,
+        accuracy=0.0,
         epochs=state["epoch"],
         watched=_watched(history),
     )

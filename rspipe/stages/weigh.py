@@ -129,9 +129,8 @@ def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> Iterator[
             covariance=arrays["covariance"],
             draws=moments.weigh.draws,
             cap=radius_cap(sigma=1.0, n=study.certify.n, alpha=study.certify.alpha),
-            # Passes of earlier versions did not keep them.
-            label_probability=arrays.get("label_probability"),
-            margins=arrays.get("margins"),
+            label_probability=arrays["label_probability"],
+            margins=arrays["margins"],
         )
         yield MemberMargins(moments.sigma, average, moments.members, calibration)
 

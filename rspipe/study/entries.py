@@ -7,9 +7,7 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -19,7 +17,7 @@ from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
 from rspipe.networks.spec import Architecture
 from rspipe.search.space import ADVMACER_SPACE, Space, check_space, grid_size
-from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping, without_later_defaults
+from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
 from rspipe.smoothing.spec import check_can_certify
 from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec
 from rspipe.training.methods import MethodSpec, ModelSource
@@ -93,10 +91,6 @@ class SearchGroup(Spec):
         if isinstance(method, dict) and method.get("name") == "advmacer" and "space" not in values:
             return {**values, "space": ADVMACER_SPACE}
         return values
-
-    @model_serializer(mode="wrap")
-    def _short(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_later_defaults(serialize(self))
 
     @model_validator(mode="after")
     def _space_fits_method(self) -> "SearchGroup":
@@ -174,12 +168,6 @@ class EnsembleGroup(Spec):
                 "sween_of_logits", "weights 'sween' are those of an average of probabilities; drop average = 'logits'"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_default_subsets(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Studies that were run before there was a choice keep their identity.
-        values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if (name, value) != ("all_subsets", False)}
 
     @property
     def text(self) -> str:

@@ -1,8 +1,8 @@
 """What training may be asked: the optimization, and one base classifier to train."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec
@@ -30,13 +30,6 @@ class TrainingSpec(Spec):
     compiled: bool = False
     """Whether torch.compile makes the passes faster: minutes of compilation, and the last bits of the results, are
     its price. For GPUs and long trainings; needs a C++ compiler on every node."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Models that were trained before there was a choice keep their identity.
-        values: dict[str, Any] = serialize(self)
-        later = {"precision": "float32", "compiled": False}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -12,8 +12,21 @@ from rspipe.study.loading import load_study
 
 
 def trial(index: int, acr: float, *, passes: int = 100, stopped: bool = False) -> Trial:
-    content = {"search": "s", "index": index, "parameters": {}, "objective": acr, "noisy_accuracy": 0.5, "message": ""}
-    return Trial.from_json(content | {"status": "stopped" if stopped else "finished", "seconds": 1.0, "passes": passes})
+    return Trial(
+        search="s",
+        index=index,
+        parameters={},
+        objective=acr,
+        noisy_accuracy=0.5,
+        status="stopped" if stopped else "finished",
+        message="",
+        seconds=1.0,
+        passes=passes,
+        error=None,
+        accuracy=0.0,
+        epochs=1,
+        watched={},
+    )
 
 
 def test_the_best_within_a_budget_is_of_trials_that_had_finished_by_then() -> None:

@@ -49,6 +49,7 @@ def search(**changes: Any) -> SearchSpec:
 def trial(index: int, parameters: Parameters, acr: float, **changes: Any) -> Trial:
     content = {"search": "s", "index": index, "parameters": parameters, "objective": acr, "noisy_accuracy": 0.5}
     content |= {"status": "finished", "message": "", "seconds": 1.0, "passes": 100, "epochs": 9, "watched": {"1": acr}}
+    content |= {"error": None, "accuracy": 0.0}
     return Trial(**{**content, **changes})
 
 

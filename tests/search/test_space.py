@@ -163,14 +163,15 @@ def test_more_trials_of_a_sobol_sequence_are_another_search(tmp_path: Path) -> N
     assert few.search_specs[0].id != many.search_specs[0].id
 
 
-def test_a_search_by_default_is_one_from_before_there_was_a_choice(tmp_path: Path) -> None:
+def test_a_search_that_names_its_defaults_is_the_same_and_shows_them(tmp_path: Path) -> None:
     plain = load(tmp_path)
-    said = load(tmp_path, "search.0.algorithm=sobol", "search.0.objectives=['acr']", "search.0.early_stopping=false")
-    assert said.id == plain.id
-    later = {"algorithm", "objectives", "early_stopping"}
-    for content in (plain.search_specs[0].model_dump(), plain.identity["search"][0]):
-        assert not later & set(content)
-        assert set(content["space"]["eta"]) == {"low", "high", "log"}
+    full = load(tmp_path, "search.0.algorithm=sobol", "search.0.objectives=['acr']", "search.0.early_stopping=false")
+    assert full.id == plain.id
+    assert full.search_specs[0].id == plain.search_specs[0].id
+    for content in (plain.search_specs[0].model_dump(mode="json"), plain.identity["search"][0]):
+        assert content["algorithm"] == {"name": "sobol"}
+        assert (content["objectives"], content["early_stopping"]) == (["acr"], None)
+        assert set(content["space"]["eta"]) == {"low", "high", "log", "when"}
 
 
 def test_a_study_is_read_back_from_what_it_says_of_itself(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_a_condition_reads_like_a_value_a_list_or_an_interval() -> None:
 
 
 def test_the_search_that_the_readme_shows_is_one(repository: Path, tmp_path: Path) -> None:
-    readme = (repository / "README.md").read_text(encoding="utf-8")
+    readme = (repository / "pipelines" / "studies" / "README.md").read_text(encoding="utf-8")
     shown = readme.split("## Search\n")[1].split("```toml\n")[1].split("```")[0]
     head = BASE[: BASE.index("[[search]]")].replace("batch_size = 16", "batch_size = 128")
     study = load(tmp_path, "training.epochs=90", text=head + shown)

@@ -49,6 +49,9 @@ def ended(of: SearchSpec, index: int, parameters: Parameters) -> Trial:
         message="",
         seconds=1.0,
         passes=int(100 * parameters["m"] * parameters["T"]),
+        error=None,
+        accuracy=0.0,
+        epochs=3,
         watched={"1": acr / 2, "2": acr},
     )
 

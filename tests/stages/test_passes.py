@@ -95,6 +95,7 @@ def ensemble(models: list[TrainedModel], weights: tuple[float, ...] = (0.3, 0.7)
         images=1,
         draws=1,
         checksums=tuple(model.checksum for model in models),
+        consensus_size=0,
     )
 
 

@@ -132,6 +132,10 @@ def test_a_record_read_back_is_the_record_written(run_dir: Place) -> None:
         message="",
         seconds=1.5,
         passes=10,
+        error=None,
+        accuracy=0.5,
+        epochs=2,
+        watched={"1": 0.25},
     )
     store = Store(run_dir)
     assert store.trial("s", 1) is None

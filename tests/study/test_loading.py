@@ -329,9 +329,11 @@ def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
     assert len(f".{spec.id}.json") <= 255 - 33
 
 
-def test_that_subsets_could_be_formed_leaves_the_identity_as_it_was(base: StudyConfig) -> None:
+def test_whether_subsets_are_formed_is_part_of_the_identity(tmp_path: Path, base: StudyConfig) -> None:
     (group,) = base.identity["ensembles"]
-    assert set(group) == {"members", "weights", "average", "consensus", "sigma"}
+    assert group["all_subsets"] is False
+    assert load_study(write(tmp_path), overrides=["ensembles.0.all_subsets=false"]).id == base.id
+    assert load_study(write(tmp_path), overrides=["ensembles.0.all_subsets=true"]).id != base.id
 
 
 # Overrides.
@@ -385,6 +387,8 @@ def test_a_model_is_identified_by_everything_that_determines_it_and_by_nothing_e
             "momentum": 0.9,
             "weight_decay": 0.0001,
             "grad_clip": None,
+            "precision": "float32",
+            "compiled": False,
         },
         "train_sigma": 0.25,
         "seed": 0,

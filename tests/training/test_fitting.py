@@ -478,14 +478,12 @@ def test_compiled_training_runs_the_same_steps_on_the_same_parameters(monkeypatc
     assert runs[True].history[-1]["loss"] == runs[False].history[-1]["loss"]
 
 
-def test_the_precision_of_training_is_part_of_an_identity_where_it_is_not_the_default() -> None:
+def test_the_precision_of_training_and_whether_it_is_compiled_are_parts_of_an_identity() -> None:
     plain = spec().training
-    assert "precision" not in plain.model_dump()
     assert TrainingSpec.model_validate(plain.model_dump()) == plain
-    rounded = spec(precision="bfloat16").training
-    assert rounded.model_dump()["precision"] == "bfloat16"
-    assert rounded.digest != plain.digest
-    assert "compiled" not in plain.model_dump()
+    assert plain.model_dump()["precision"] == "float32"
+    assert plain.model_dump()["compiled"] is False
+    assert spec(precision="bfloat16").training.digest != plain.digest
     assert spec(compiled=True).training.digest != plain.digest
 
 
