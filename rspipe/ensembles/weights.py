@@ -1,7 +1,7 @@
 """Weights of an ensemble from the moments of its members' margins, as convex programs.
 
 With member margins z of mean mu and covariance S, the ensemble w has margin w'z of mean w'mu and variance w'Sw.
-The theory, and why the published closed form is not used as printed, is in the README under "Ensembles".
+The theory, and why the published closed form is not used as printed, is in `pipelines/studies/README.md`.
 """
 
 import warnings

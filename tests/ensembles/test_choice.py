@@ -63,44 +63,29 @@ def test_log_loss_weights_satisfy_the_optimality_conditions(k: int) -> None:
     assert solution.weights.min() >= 0
 
 
-def test_where_newton_fails_expectation_maximization_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    q = probabilities(0, 3)
-    expected = solve_sween(q)
-    monkeypatch.setattr(weights_sween, "_newton", lambda *_: np.eye(3)[2])
-    solution = solve_sween(q)
-    assert (expected.solver, solution.solver) == ("Newton", "expectation maximization")
-    assert solution.objective == pytest.approx(expected.objective, abs=solution.gap + expected.gap)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("Maximum number of iterations reached."), np.linalg.LinAlgError("no")])
-def test_where_least_squares_fail_expectation_maximization_goes_on(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> None:
-        raise error
-
-    q = probabilities(0, 3)
-    expected = solve_sween(q)
-    monkeypatch.setattr("scipy.optimize.nnls", broken)
-    solution = solve_sween(q)
-    assert (expected.solver, solution.solver) == ("Newton", "expectation maximization")
-    assert solution.objective == pytest.approx(expected.objective, abs=solution.gap + expected.gap)
-
-
 def test_a_log_loss_far_from_its_optimum_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_sween, "_newton", lambda weights, _: weights)
-    monkeypatch.setattr(weights_sween, "_EM_STEPS", 0)
-    with pytest.raises(SolverError, match=r"expectation maximization ended .* from optimal"):
+    monkeypatch.setattr(weights_sween, "_STEPS", 1)
+    with pytest.raises(SolverError, match=r"SLSQP ended .* from optimal"):
         solve_sween(probabilities(0, 3))
 
 
 def test_the_gap_bounds_the_excess_of_the_log_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     q = probabilities(1, 3)
     best = solve_sween(q).objective
-    monkeypatch.setattr(weights_sween, "_newton", lambda weights, _: weights)
-    monkeypatch.setattr(weights_sween, "_EM_STEPS", 1)
+    monkeypatch.setattr(weights_sween, "_STEPS", 1)
     poor = solve_sween(q, largest_gap=np.inf)
     assert 0 < poor.objective - best <= poor.gap
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_on_which_all_members_but_one_fail_are_no_obstacle(seed: int) -> None:
+    q = probabilities(seed, 8, samples=5000)
+    q[np.random.default_rng(seed).random(q.shape) < 0.3] = 0
+    alone = (q > 0).sum(1) == 1
+    assert alone.any()
+    solution = solve_sween(q)
+    assert solution.gap <= 1e-6
+    assert np.all(q[alone] @ solution.weights > 0)
 
 
 def test_log_loss_weights_follow_a_permutation_and_ignore_a_duplicate() -> None:
