@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one small Ray for the whole session, and the data folder beside the repository."""
+"""Fixtures shared by all tests: one small Ray for the whole session, and the folder of real data."""
 
 import os
 
@@ -84,11 +84,11 @@ def repository() -> Path:
 
 
 @pytest.fixture
-def shared_data(repository: Path) -> Path:
-    """Return the folder of real images beside the repository; the test is skipped where there is none."""
-    folder = repository.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("needs the data folder ../shared/data, which is not here")
+def shared_data() -> Path:
+    """Return the folder `data` in RSPIPE_SHARED, real images and logs; the test is skipped where there is none."""
+    folder = Path(os.environ.get("RSPIPE_SHARED", ""), "data")
+    if not os.environ.get("RSPIPE_SHARED") or not folder.is_dir():
+        pytest.skip("needs real images and logs: RSPIPE_SHARED names no folder with data/ in it")
     return folder
 
 

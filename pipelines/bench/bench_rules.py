@@ -21,8 +21,8 @@ EPS = (0.005, 0.01, 0.02, 0.05)
 GRID = tuple(0.25 * step for step in range(1, 17))
 PROBABILITIES = np.array([0.5001, 0.51, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999])
 RULES = ("label stop", *(f"eps {eps:g}" for eps in EPS), "radius grid")
-# Of shared/reference/certification.md, sections 2 and 3, found with another size grid: samples with label stop and,
-# in brackets, the change of ACR in percent and the samples without. The last is a range over all its logs.
+# Found by other code, with another size grid: samples with label stop and, in brackets, the change of ACR in percent
+# and the samples without. The last is a range over all its logs.
 NOTES = {
     "cohen-cifar10-r110-sigma0.25": "80,100|61,796|53,257 (-.25; 61,238)|41,160 (-.8)|26,118 (-2.3)|9k to 23k",
     "cohen-cifar10-r110-sigma0.50": "72,700|48,568|38,356 (-.33; 46,274)|26,134 (-1.0)|13,951 (-2.7)|9k to 23k",
@@ -99,7 +99,7 @@ def savings(images: Images) -> Iterator[tuple[float, float, str]]:
     yield np.where(right, drawn, N0).mean(), drawn.mean(), f"CA {worst:+.2f} points at worst"
 
 
-def bench_rules(logs: Path = Path(__file__).parents[3] / "shared" / "data" / "certify-logs") -> None:
+def bench_rules(logs: tyro.conf.Positional[Path]) -> None:
     """Print what the sampling rules risk, and what they need and lose on published logs.
 
     Args:
