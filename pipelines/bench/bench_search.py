@@ -20,9 +20,9 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Dataset
 from rspipe.execution.worker import keep_freed_memory, set_deterministic
 from rspipe.records import Trial
+from rspipe.search.sampler import Suggester
 from rspipe.search.space import Parameters
 from rspipe.search.spec import LEARNING, TPE, EarlyStopping, Random, SearchSpec
-from rspipe.search.suggesting import Suggester
 from rspipe.search.trials import WATCHED, judged_trial, stopped_trial, trial_parameters
 from rspipe.stages.tune import open_asha
 from rspipe.study.config import StudyConfig

@@ -13,9 +13,9 @@ from scipy.stats import qmc
 
 from rspipe.arrays import FloatArray
 from rspipe.records import Trial
+from rspipe.search.sampler import distributions, objective_values
 from rspipe.search.space import Choice, Parameters, Range, is_whole, own_values, value_at
 from rspipe.search.spec import MAXIMIZED, SearchSpec
-from rspipe.search.suggesting import distributions, objective_values
 
 LEAST_TRIALS = 8
 """Finished trials below which nothing is said of hyper-parameters."""

@@ -18,9 +18,9 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.stopper import Stopper as ExperimentStopper
 
 from rspipe.records import Trial
+from rspipe.search.sampler import contains_own, objective_values, open_study, suggest
 from rspipe.search.space import Parameters, own_point
 from rspipe.search.spec import LEARNING, MAXIMIZED, SearchSpec
-from rspipe.search.suggesting import contains_own, objective_values, open_study, suggest
 from rspipe.search.trials import WATCHED, stopped_trial, trial_parameters
 from rspipe.stages.trials import Work, open_trials
 from rspipe.storage.store import Store

@@ -16,7 +16,8 @@ from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id
-from rspipe.study.entries import Claim, EnsembleGroup, ModelGroup, PublishedResult, SearchGroup
+from rspipe.study.claims import Claim, PublishedResult
+from rspipe.study.groups import EnsembleGroup, ModelGroup, SearchGroup
 from rspipe.training.spec import Label, ModelSpec
 
 SHARED = ("architecture", "training")

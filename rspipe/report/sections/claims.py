@@ -12,7 +12,7 @@ from rspipe.report.page import element, paragraph, table_html
 from rspipe.report.results import Results, sides
 from rspipe.report.tables import TONES, Cell, Table, bracketed, number, number_cell
 from rspipe.smoothing.metrics import mean_interval
-from rspipe.study.entries import Claim, PublishedResult
+from rspipe.study.claims import Claim, PublishedResult
 
 Agreement = Literal["agrees", "higher", "lower"]
 

@@ -11,8 +11,8 @@ from rspipe.report.report import render_report
 from rspipe.report.results import certified_models
 from rspipe.report.sections.claims import compare_with_published, judge_claims
 from rspipe.report.summaries import summarize
+from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.config import StudyConfig
-from rspipe.study.entries import Claim, PublishedResult
 from rspipe.study.loading import load_study
 from tests import results_builder as built
 from tests.processes import TINY

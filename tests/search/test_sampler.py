@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from rspipe.records import Trial
+from rspipe.search.sampler import Suggester, contains_own, managed_indices, objective_values
 from rspipe.search.space import Choice, Domain, Parameters, Range
 from rspipe.search.spec import NSGA2, TPE, SearchSpec
-from rspipe.search.suggesting import Suggester, contains_own, managed_indices, objective_values
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.spec import TrainingSpec
 from tests.search_builder import search_spec

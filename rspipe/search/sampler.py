@@ -1,4 +1,4 @@
-"""Proposals of the algorithms that learn from trials, by Optuna's samplers, rebuilt from the trials that have ended."""
+"""The sampler of a search that learns from its trials: Optuna's, rebuilt from the trials that have ended."""
 
 import hashlib
 import itertools
