@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
+import optuna
 import tyro
 from scipy.stats import t as student
 
@@ -20,8 +21,8 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Dataset
 from rspipe.execution.worker import keep_freed_memory, set_deterministic
 from rspipe.records import Trial
-from rspipe.search.sampler import Suggester
-from rspipe.search.space import Parameters
+from rspipe.search.sampler import contains_own, open_study, suggest, tell
+from rspipe.search.space import Parameters, own_point
 from rspipe.search.spec import LEARNING, TPE, EarlyStopping, Random, SearchSpec
 from rspipe.search.trials import WATCHED, judged_trial, stopped_trial, trial_parameters
 from rspipe.stages.tune import open_asha
@@ -46,11 +47,14 @@ def trials_here(search: SearchSpec, data: Dataset) -> Iterator[Trial]:
         for index, parameters in enumerate(trial_parameters(search)):
             yield _trial(search, index, parameters, data, asha)
         return
-    suggester = Suggester(search, ())
+    if not contains_own(search):
+        yield _trial(search, 0, own_point(search.space, search.method, search.training), data, asha)
+    study, sampler = open_study(search, (), storage=optuna.storages.InMemoryStorage())
     while True:
-        index, parameters = suggester.ask()
-        trial = _trial(search, index, parameters, data, asha)
-        suggester.tell(trial)
+        proposal = study.ask()
+        parameters = suggest(search, proposal)
+        trial = _trial(search, sampler.index(proposal.number), parameters, data, asha)
+        tell(search, study, proposal, trial)
         yield trial
 
 

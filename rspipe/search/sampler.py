@@ -18,7 +18,7 @@ from rspipe.search.spec import MAXIMIZED, Objective, SearchSpec
 
 
 class Suggests(Protocol):
-    """What a trial of Optuna's offers here."""
+    """The part of Optuna's trial that is used here."""
 
     @property
     def number(self) -> int:
@@ -172,38 +172,12 @@ def open_study(
     return study, sampler
 
 
-def tell(search: SearchSpec, study: Study, asked: optuna.Trial, trial: Trial) -> None:
+def tell(search: SearchSpec, study: Study, proposal: optuna.Trial, trial: Trial) -> None:
     """Tell Optuna how a trial ended: one that did not finish counts as pruned, whatever the reason."""
     if len(search.objectives) == 1:
         for epoch, value in trial.watched.items():
-            asked.report(value, int(epoch))
+            proposal.report(value, int(epoch))
     if trial.status == "finished":
-        study.tell(asked, objective_values(search, trial))
+        study.tell(proposal, objective_values(search, trial))
     else:
-        study.tell(asked, state=TrialState.PRUNED)
-
-
-class Suggester:
-    """Proposes the trials of one search, one after the other, without Tune."""
-
-    def __init__(self, search: SearchSpec, trials: Iterable[Trial]) -> None:
-        known = list(trials)
-        self._search = search
-        self._own_first = not contains_own(search) and all(trial.index for trial in known)
-        self._study, self._sampler = open_study(search, known, storage=optuna.storages.InMemoryStorage())
-        self._open: dict[int, optuna.Trial] = {}
-
-    def ask(self) -> tuple[int, Parameters]:
-        """Return index and hyper-parameters of the next trial."""
-        if self._own_first:
-            self._own_first = False
-            return 0, own_point(self._search.space, self._search.method, self._search.training)
-        asked = self._study.ask()
-        parameters, index = suggest(self._search, asked), self._sampler.index(asked.number)
-        self._open[index] = asked
-        return index, parameters
-
-    def tell(self, trial: Trial) -> None:
-        """Note how a trial ended."""
-        if trial.index in self._open:
-            tell(self._search, self._study, self._open.pop(trial.index), trial)
+        study.tell(proposal, state=TrialState.PRUNED)

@@ -78,7 +78,7 @@ def trial_parameters(search: SearchSpec) -> tuple[Parameters, ...]:
         draws = [np.random.default_rng([search.seed, index]).random(size) for index in range(1, search.trials)]
         return (own, *(_at_point(search, draw) for draw in draws))
     if search.algorithm.name != "sobol":
-        raise ValueError(f"the trials of {search.algorithm.name} depend on those before; ask a Suggester")
+        raise ValueError(f"the trials of {search.algorithm.name} depend on those before; open_study proposes them")
     exponent = max(1, math.ceil(math.log2(max(2, search.trials))))
     sequence = qmc.Sobol(size, rng=np.random.default_rng(search.seed)).random_base2(exponent)
     return (own, *(_at_point(search, point) for point in sequence[:count]))

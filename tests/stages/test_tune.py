@@ -9,11 +9,15 @@ import pytest
 from ray.tune.search import Searcher
 
 from rspipe.records import Trial
+from rspipe.search.sampler import contains_own
+from rspipe.search.space import Choice, Range
+from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, stopped_trial
-from rspipe.stages.tune import GivenUp, Proposals
+from rspipe.stages.tune import GivenUp, Proposals, _Learning
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
 from tests.processes import TINY
+from tests.search import test_sampler as sampled
 
 ROOM = [2]
 """How many trials the cluster has room for."""
@@ -116,3 +120,25 @@ def test_as_many_trials_are_proposed_as_there_is_room_for_and_none_twice(
     assert index("d") == 3
     assert proposals.suggest("e") == Searcher.FINISHED
     assert ends == [0]
+
+
+def go_on(of: SearchSpec, trials: list[Trial], count: int) -> list[Trial]:
+    """Return the trials of a search that Tune goes on with from some."""
+    done, source = list(trials), _Learning(of, trials)
+    for number in range(len(done), count):
+        index, parameters = source.suggest(str(number))
+        done.append(sampled.ended(of, index, parameters))
+        for epoch, value in done[-1].watched.items():
+            source.watched(str(number), int(epoch), value)
+        source.ended(str(number), done[-1])
+    return done
+
+
+def test_own_settings_outside_of_the_space_come_first_all_the_same() -> None:
+    space = {**sampled.SPACE, "lbd": Range(low=3.0, high=8.0), "m": Choice(choices=(2, 8))}
+    of = sampled.search(**sampled.ONE, space=space)
+    assert not contains_own(of)
+    done = go_on(of, [], 8)
+    assert (done[0].index, done[0].parameters["lbd"], done[0].parameters["m"]) == (0, 2.0, 4)
+    assert [trial.index for trial in done] == list(range(8))
+    assert go_on(of, done[:3], 8) == done
