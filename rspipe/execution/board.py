@@ -75,7 +75,7 @@ class Board:
 
     def release(self, group: int) -> None:
         """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone."""
-        self._workers = {who: worker for who, worker in self._workers.items() if who[0] != group}
+        self._workers = {place: worker for place, worker in self._workers.items() if place[0] != group}
         for piece in self._taken.pop(group, set()) if self._open else set():
             if self._fraction[piece] < 1:
                 heapq.heappush(self._waiting, piece)
@@ -90,7 +90,7 @@ class Board:
         self._detail = detail or self._detail
 
     def fail(self, error: RspipeError) -> None:
-        """Note what nobody can do anything about but the user: nothing more is handed out."""
+        """Note an error that only the user can remedy: nothing more is handed out."""
         self._failure = self._failure or error
         self.close()
 
@@ -158,11 +158,11 @@ def watch(
     unit: str,
     on_progress: OnProgress,
 ) -> T:
-    """Return the function's result, reporting what the board says while it runs.
+    """Return the function's result, reporting the progress on the board while it runs.
 
     Args:
         function: Runs in a thread of its own.
-        board: What workers write to.
+        board: The board that workers write to.
         stop: Makes the function end, and give back what it holds of the cluster. Called when a worker has failed or
             the user interrupts: otherwise the function would go on behind the next stage.
         stage: Name for the progress.
@@ -171,7 +171,7 @@ def watch(
         on_progress: Gets the progress.
 
     Raises:
-        RspipeError: What `root_cause` makes of a failure in the cluster.
+        RspipeError: The `root_cause` of a failure in the cluster.
     """
     import ray
     from ray.train import TrainingFailedError
@@ -192,7 +192,7 @@ def watch(
         running = True
         while running:
             thread.join(_POLL_SECONDS)
-            # Once more after the end, so that nothing said in the last moment is missed.
+            # Once more after the end, so that nothing of the last moment is missed.
             running = thread.is_alive()
             done, detail, failure = ray.get(board.read.remote())
             if failure is not None:

@@ -1,20 +1,16 @@
-"""The only place that connects to Ray: addresses, tokens, resources, and silence in the terminal."""
+"""The only place that connects to Ray: its address, its token, and silence in the terminal."""
 
 import logging
 import os
 import socket
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rspipe.errors import ClusterError, first_line
+from rspipe.execution.ray_internals import loopback_only, messages_to, native_stderr_to
 from rspipe.execution.resources import Cluster, Resources, wait_for_nodes
-
-_log = logging.getLogger(__name__)
-
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,19 +23,16 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # A thread of Ray's that outlives the connection would start another Ray.
     "RAY_ENABLE_AUTO_CONNECT": "0",
-    # A run under `uv run` would otherwise build its environment anew in every worker.
+    # A run under `uv run` would otherwise rebuild its environment in every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-
-# Elsewhere than on Linux Ray keeps to 127.0.0.1 by default; this asks for it here.
-_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 _OBJECT_STORE_BYTES = 300_000_000
 
 _CONNECT_SECONDS = 5.0
 
 
-def _reachable(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise ClusterError unless something listens at host:port: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address:
@@ -62,8 +55,8 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
 
     Args:
         address: host:port of a running head. None takes RAY_ADDRESS (which `ray job submit` sets), and without
-            that starts Ray on this machine, which listens at 127.0.0.1 alone and is
-            protected by Ray's token unless RAY_AUTH_MODE says otherwise.
+            that starts Ray on this machine, which listens at 127.0.0.1 alone and is protected by Ray's token unless
+            RAY_AUTH_MODE says otherwise.
         resources: What the stages may use.
         log: File that gets what Ray's native code would write to the terminal.
 
@@ -75,15 +68,15 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("local", "auto"):
-        _reachable(address)
+        _check_reachable(address)
         # Something listens: what Ray would go on trying for twenty seconds is a token that the head refuses.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
     import ray
 
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    with _native_stderr(log) as said, _messages_in(log):
+    with native_stderr_to(log) as native_messages, messages_to(log):
         try:
-            with _on_loopback(wanted=address == "local"), warnings.catch_warnings():
+            with loopback_only() if address == "local" else nullcontext(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 context = ray.init(
                     address=address,
@@ -93,37 +86,17 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
                 )
         except Exception as error:
             # A Ray that does not come up in time, on a busy machine, is a plain Exception.
-            raise _refused(address, error, said()) from error
+            raise _refused(address, error, native_messages()) from error
         try:
             _silence_loggers()
-            found = str(context.address_info.get("gcs_address", address))
-            yield wait_for_nodes(Cluster(found, (), resources), workers=resources.workers or 1)
+            joined = str(context.address_info.get("gcs_address", address))
+            yield wait_for_nodes(Cluster(joined, (), resources), workers=resources.workers or 1)
         finally:
             ray.shutdown()
 
 
-@contextmanager
-def _on_loopback(*, wanted: bool) -> Iterator[None]:
-    """Let a Ray that is started meanwhile listen at 127.0.0.1 alone, if that is wanted."""
-    from ray._private import ray_constants
-
-    if not wanted:
-        yield
-        return
-    before, ours = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
-    # Its processes read the one, this process has read it when it imported Ray.
-    os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        os.environ.pop(_CLUSTERS)
-        if before is not None:
-            os.environ[_CLUSTERS] = before
-        ray_constants.ENABLE_RAY_CLUSTER = ours
-
-
 def _refused(address: str, error: Exception, native: str) -> ClusterError:
-    """Return what to tell the user when `ray.init` failed."""
+    """Return the error of a `ray.init` that failed, with the remedy."""
     if "Unauthenticated" in native or type(error).__name__ == "AuthenticationError":
         return ClusterError(
             f"the Ray cluster at {address} refuses this client's token; "
@@ -133,36 +106,6 @@ def _refused(address: str, error: Exception, native: str) -> ClusterError:
     if address == "local":
         return ClusterError(f"cannot start a Ray on this machine: {first} Free CPUs or memory and try again")
     return ClusterError(f"cannot join Ray at {address}: {first}")
-
-
-@contextmanager
-def _native_stderr(path: Path) -> Iterator[Callable[[], str]]:
-    """Send what native code writes to file descriptor 2 to a file; Python's own sys.stderr stays where it was.
-
-    Ray's native code explains there, and only there, why a cluster refuses a client; the rest is noise to a user.
-
-    Args:
-        path: Appended to.
-
-    Yields:
-        A function that returns what was written since.
-    """
-    sys.stderr.flush()
-    original = os.dup(2)
-    with path.open("ab+") as file, os.fdopen(os.dup(original), "w", buffering=1) as terminal:
-        start = file.seek(0, os.SEEK_END)
-
-        def said() -> str:
-            return os.pread(file.fileno(), 1_000_000, start).decode(errors="replace")
-
-        os.dup2(file.fileno(), 2)
-        python_stderr, sys.stderr = sys.stderr, terminal
-        try:
-            yield said
-        finally:
-            sys.stderr = python_stderr
-            os.dup2(original, 2)
-            os.close(original)
 
 
 def _silence_loggers() -> None:
@@ -180,23 +123,3 @@ def _silence_loggers() -> None:
     context.print_on_execution_start = False
     # A stage that makes no progress for this long is stuck: end with an error instead of waiting for ever.
     context.execution_no_progress_timeout_s = 15 * 60
-
-
-@contextmanager
-def _messages_in(log: Path) -> Iterator[None]:
-    """Have what Ray says of lost nodes and workers written to a file instead of the terminal.
-
-    Ray prints it whatever `log_to_driver` says; what matters of it reaches us as errors.
-    """
-    from ray._private import worker
-
-    def write(data: dict[str, Any], **_: bool) -> None:
-        with log.open("a", encoding="utf-8") as file:
-            file.writelines(f"({data.get('pid')}) {line}\n" for line in data.get("lines", ()))
-
-    before = worker.print_to_stdstream
-    worker.print_to_stdstream = write
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before

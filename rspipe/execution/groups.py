@@ -59,9 +59,9 @@ def run_groups(
         loop: Run by each worker with `config` and its `board`, `group`, `together`, `gpus` and `decoders`.
         config: What all groups get.
         board: Hands out the work; what a group has not finished goes back to it.
-        cluster: Looked at anew whenever work waits.
+        cluster: Looked up again whenever work waits.
         scratch: Where Ray Train keeps what is thrown away.
-        stopped: Once it is set Ray is not asked for anything: it may be left by then, and would end this process.
+        stopped: Once it is set Ray is not called: it may be left by then, and would end this process.
 
     Raises:
         ClusterError: The resources are not there, or groups kept failing before they got any further.
@@ -90,12 +90,11 @@ def run_groups(
             return
         running = sum(group.workers for group in live.values())
         if waiting and (more := _more(cluster, running=running, models=unfinished)):
-            asked = cluster.resources
             own = {
                 "board": board,
                 "group": started,
                 "together": together,
-                "gpus": asked.gpus_per_worker,
+                "gpus": cluster.resources.gpus_per_worker,
                 "decoders": cluster.now().decoders(running + more),
             }
             live[started] = _Group(more, _trainer(loop, {**config, **own}, more, cluster=cluster, scratch=scratch))
@@ -124,18 +123,18 @@ def _trainer(
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    asked, name = cluster.resources, f"train-{uuid.uuid4().hex[:8]}"
+    resources, name = cluster.resources, f"train-{uuid.uuid4().hex[:8]}"
     trainer = DataParallelTrainer(
         loop,
         train_loop_config=config,
         # Torch's rendezvous listens on every address of a node and knows no token: only where workers need each other.
-        backend_config=TorchConfig(backend="gloo") if asked.workers_per_model > 1 else None,
+        backend_config=TorchConfig(backend="gloo") if resources.workers_per_model > 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
-            use_gpu=asked.gpus_per_worker > 0,
+            use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker={
-                "CPU": asked.cpus_per_worker,
-                **({"GPU": asked.gpus_per_worker} if asked.gpus_per_worker > 0 else {}),
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker > 0 else {}),
             },
         ),
         run_config=ray.train.RunConfig(

@@ -1,4 +1,4 @@
-"""What the stages may use of a cluster, and what it offers."""
+"""Resources: those that the stages may use, and those that a cluster has."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ _NODE_POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Resources:
-    """What the stages may use. Never part of an identity: on a given kind of device, results do not depend on it."""
+    """Resources that the stages may use. Never part of an identity: on a kind of device, no result depends on them."""
 
     cpus_per_worker: float = 1.0
     """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""
@@ -54,7 +54,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of a cluster offers."""
+    """Resources of one machine of a cluster."""
 
     cpus: float
     gpus: float
@@ -62,7 +62,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a connected cluster offers."""
+    """A connected cluster: the nodes that it has, and the resources that the stages may use of it."""
 
     address: str
     nodes: tuple[Node, ...]
@@ -80,11 +80,10 @@ class Cluster:
         return sum(map(self._fit, self.nodes))
 
     def now(self) -> "Cluster":
-        """Return what the cluster offers now, and ask it for as many workers as that allows: nodes come and go."""
-        found = wait_for_nodes(self, workers=1)
-        asked = self.resources
-        workers = None if asked.workers is None else max(1, min(asked.workers, found.fits))
-        return replace(found, resources=replace(asked, workers=workers))
+        """Return the cluster as it is now, asked for no more workers than fit: nodes come and go."""
+        current, wanted = wait_for_nodes(self, workers=1), self.resources
+        workers = None if wanted.workers is None else max(1, min(wanted.workers, current.fits))
+        return replace(current, resources=replace(wanted, workers=workers))
 
     def workers(self, work: int) -> int:
         """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
@@ -92,19 +91,18 @@ class Cluster:
         Raises:
             ClusterError: Not even one fits, or more are asked for than fit.
         """
-        asked = self.resources
-        fits = self.fits
-        need = f"{asked.cpus_per_worker:g} CPUs and {asked.gpus_per_worker:g} GPUs per worker"
+        wanted, fits = self.resources, self.fits
+        need = f"{wanted.cpus_per_worker:g} CPUs and {wanted.gpus_per_worker:g} GPUs per worker"
         cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
         where = f" on {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
         have = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs{where}"
         if fits < 1:
             raise ClusterError(f"{need} are asked for but {have}; lower --resources.* or add nodes")
-        if asked.workers is not None and asked.workers > fits:
+        if wanted.workers is not None and wanted.workers > fits:
             raise ClusterError(
-                f"{asked.workers} workers with {need} are asked for but {have}; lower --resources.workers"
+                f"{wanted.workers} workers with {need} are asked for but {have}; lower --resources.workers"
             )
-        return max(1, min(work, asked.workers or fits))
+        return max(1, min(work, wanted.workers or fits))
 
     def trainers(self, models: int) -> int:
         """Return how many workers to start for training: whole groups of those that share a model.
@@ -123,9 +121,9 @@ class Cluster:
 
     def decoders(self, trainers: int) -> int:
         """Return how many tasks decode for each model while so many workers train."""
-        asked = self.resources
-        left = sum(node.cpus for node in self.nodes) - trainers * asked.cpus_per_worker
-        return asked.decoders or max(1, int(left * asked.workers_per_model / trainers))
+        wanted = self.resources
+        left = sum(node.cpus for node in self.nodes) - trainers * wanted.cpus_per_worker
+        return wanted.decoders or max(1, int(left * wanted.workers_per_model / trainers))
 
 
 def _alive_nodes() -> tuple[Node, ...]:
@@ -136,17 +134,17 @@ def _alive_nodes() -> tuple[Node, ...]:
 
 
 def wait_for_nodes(cluster: Cluster, *, workers: int) -> Cluster:
-    """Return what the cluster offers once so many workers fit, or when the time is over that resources leave for it."""
+    """Return the cluster once so many workers fit, or after `Resources.wait_minutes`."""
     from ray.autoscaler.sdk import request_resources
 
-    asked = cluster.resources
-    deadline = time.monotonic() + 60 * asked.wait_minutes
+    wanted = cluster.resources
+    deadline = time.monotonic() + 60 * wanted.wait_minutes
     cluster = replace(cluster, nodes=_alive_nodes())
-    if cluster.fits >= workers or asked.wait_minutes == 0:
+    if cluster.fits >= workers or wanted.wait_minutes == 0:
         return cluster
-    share = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
+    share = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
     _log.warning(
-        "waiting for machines: %d of %d workers fit, for %g min at most", cluster.fits, workers, asked.wait_minutes
+        "waiting for machines: %d of %d workers fit, for %g min at most", cluster.fits, workers, wanted.wait_minutes
     )
     try:
         request_resources(bundles=[{name: amount for name, amount in share.items() if amount}] * workers)

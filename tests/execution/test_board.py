@@ -1,4 +1,4 @@
-"""The board of work, and errors found again in what Ray makes of them."""
+"""The board of work, and our own errors in those of Ray."""
 
 import pickle
 
@@ -74,16 +74,16 @@ def test_an_error_of_ours_is_found_among_causes() -> None:
         except ModelError as error:
             raise RuntimeError("a task failed") from error
     except RuntimeError as error:
-        found = root_cause(error)
-    assert type(found) is ModelError
-    assert str(found) == "network 'a' returned NaN"
+        cause = root_cause(error)
+    assert type(cause) is ModelError
+    assert str(cause) == "network 'a' returned NaN"
 
 
 def test_an_error_of_ours_is_found_in_the_text_of_a_traceback() -> None:
     text = 'ray::f() (pid=1)\n  File "x.py", line 1, in f\nrspipe.errors.DataError: data.folder /x is not there\n\nmore'
-    found = root_cause(RuntimeError(text))
-    assert type(found) is DataError
-    assert str(found) == "data.folder /x is not there"
+    cause = root_cause(RuntimeError(text))
+    assert type(cause) is DataError
+    assert str(cause) == "data.folder /x is not there"
 
 
 def test_an_error_of_ours_is_found_among_the_failures_of_workers() -> None:
@@ -94,7 +94,7 @@ def test_an_error_of_ours_is_found_among_the_failures_of_workers() -> None:
 
 @pytest.mark.parametrize("text", ["rspipe.errors.RuntimeError: no", "rspipe.errors.re: no", "boom\nlast line\n\n"])
 def test_any_other_error_is_one_line_of_the_cluster(text: str) -> None:
-    found = root_cause(ValueError(text))
-    assert type(found) is ClusterError
+    cause = root_cause(ValueError(text))
+    assert type(cause) is ClusterError
     last = text.strip().splitlines()[-1]
-    assert str(found) == f"work on the cluster failed: {last}; the same command goes on from here"
+    assert str(cause) == f"work on the cluster failed: {last}; the same command goes on from here"

@@ -76,8 +76,8 @@ def finish_all(world: World, group: int) -> None:
         world.board.update(piece, 1.0)
 
 
-def world(pieces: int, *, cpus: float, **asked: Any) -> World:
-    return World(cpus, Board(pieces), Resources(**asked))
+def world(pieces: int, *, cpus: float, **amounts: Any) -> World:
+    return World(cpus, Board(pieces), Resources(**amounts))
 
 
 def test_one_group_as_large_as_the_cluster_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
