@@ -36,7 +36,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
-from rspipe.storage.paths import ObjectPath
+from rspipe.storage.paths import StorePath
 from tests.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
 
 # No test depends on how fast the machine is, or on chance.
@@ -158,7 +158,7 @@ def object_store() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectPath:
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StorePath:
     """Return a new bucket, with what it takes to reach it in the environment, and an empty home directory."""
     reached = {
         "AWS_ENDPOINT_URL": object_store,
@@ -170,7 +170,7 @@ def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     }
     for name, value in reached.items():
         monkeypatch.setenv(name, value)
-    made = ObjectPath("s3", f"bucket-{uuid.uuid4().hex}")
+    made = StorePath("s3", f"bucket-{uuid.uuid4().hex}")
     urllib.request.urlopen(urllib.request.Request(f"{object_store}/{made.path}", method="PUT"), timeout=30).close()
     return made
 

@@ -39,7 +39,7 @@ from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import default_batch
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.certify import certify_classifiers
-from rspipe.storage.files import checksum, write_text
+from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.training.spec import ModelSpec
@@ -369,7 +369,7 @@ def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Res
     """Return the time of the certification stage, that until its first image, and bytes put into the object store."""
     run_dir.mkdir()
     store, state = Store(run_dir), network.state_dict()
-    write_text(run_dir / "study.json", "{}")
+    (run_dir / "study.json").write_text("{}")
     (spec,) = study.model_specs
     record = save_untrained(store, spec, state)
     first: list[float] = []

@@ -39,7 +39,7 @@ from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages import certify
 from rspipe.stages.passes import CountPass, Visit, Work, visit
 from rspipe.stages.report import read_results
-from rspipe.storage.files import write_json, write_text
+from rspipe.storage.files import write_json
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -201,7 +201,7 @@ def measure_index(options: Options, folder: Path) -> list[Measured]:
         study, store = study_of(size, folder), Store(folder / f"index-{size}" / "run")
         for name in ("study.json", "environment.json"):
             write_json(store.run_dir / name, {})
-        write_text(store.run_dir / "study.toml", "")
+        (store.run_dir / "study.toml").write_text("")
         for spec in study.model_specs:
             instead_of_training(store, spec)
         results, read = timed(

@@ -16,7 +16,7 @@ from rspipe.audit.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_
 from rspipe.audit.log import read_log
 from rspipe.audit.radii import Known
 from rspipe.errors import LogError
-from rspipe.storage.files import write_text
+from rspipe.storage.paths import StorePath
 
 STYLES = {"problem": "red", "note": "yellow"}
 WRITERS = {"rspipe": rspipe_log, "cohen": cohen_log}
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
         if len(set(targets)) < len(targets):
             raise LogError("two logs have the same name, and one would overwrite the other; export them apart")
         for target, audit in zip(targets, audits.values(), strict=True):
-            write_text(target, WRITERS[options.dialect](audit))
+            StorePath.of(target).write_text(WRITERS[options.dialect](audit))
             console.print(f"Written: {escape(str(target))}", soft_wrap=True)
     bad = sum(audit.problems > 0 for audit in audits.values())
     console.print(f"Logs: {len(audits)}, with problems: {bad}, unreadable: {unreadable}")

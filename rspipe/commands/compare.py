@@ -13,7 +13,6 @@ from rspipe.commands.terminal import print_table
 from rspipe.errors import MismatchError
 from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
 from rspipe.stages.report import read_run
-from rspipe.storage.paths import place
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def main(options: Options) -> None:
     """Print paired differences between the runs' classifiers."""
     if len(options.runs) < (1 if options.against else 2):
         raise MismatchError("give two run directories or more, or one and --against")
-    runs = [read_run(place(text)) for text in options.runs]
+    runs = [read_run(text) for text in options.runs]
     try:
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
     except ValueError as error:

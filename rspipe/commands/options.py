@@ -9,7 +9,8 @@ import tyro
 
 from rspipe.errors import StoreError, StudyError, nearest
 from rspipe.execution.resources import Resources
-from rspipe.storage.paths import Place, place
+from rspipe.storage.opening import check_owner, read_study
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -67,7 +68,7 @@ class StudyRun:
     """A study, and where its results are or go."""
 
     study: StudyConfig
-    run_dir: Place
+    run_dir: StorePath
     source: str
     """Text of the study file."""
 
@@ -104,7 +105,7 @@ def _only(given: str | None, named: str | None, *, option: str) -> str | None:
     return named if given is None else given
 
 
-def resolve_run_dir(given: str | None, study: StudyConfig) -> Place:
+def resolve_run_dir(given: str | None, study: StudyConfig) -> StorePath:
     """Return the run directory, absolute: as given, or $RSPIPE_RUNS/<study id>, or runs/<study id>.
 
     A job with a working directory runs in a copy that Ray deletes; there the default is below the home directory.
@@ -114,8 +115,8 @@ def resolve_run_dir(given: str | None, study: StudyConfig) -> Place:
     """
     temporary = "working_dir_files" in Path.cwd().parts
     root = os.environ.get("RSPIPE_RUNS") or ("~/rspipe-runs" if temporary else "runs")
-    chosen = place(given) if given else place(root) / study.id
-    if isinstance(chosen, Path) and "working_dir_files" in chosen.parts:
+    chosen = StorePath.of(given) if given else StorePath.of(root) / study.id
+    if chosen.is_local and "working_dir_files" in chosen.local_part.parts:
         raise StoreError(
             f"run directory {chosen} would lie in this job's working directory, which Ray deletes; "
             "give an absolute path or an address that all nodes see with --run-dir"
@@ -149,10 +150,10 @@ def run_to_read(options: RunOptions) -> StudyRun:
     run_dir = _only(options.run, options.run_dir, option="--run-dir")
     if run_dir is None or options.study is not None:
         run = _run_of_file(options, file=options.study, run_dir=run_dir)
-        Store(run.run_dir).check_owner(run.study)
+        check_owner(Store(run.run_dir), run.study)
         return run
     if options.override:
         raise StudyError("--set changes a study file, and none is named; add --study")
-    store = Store(place(run_dir))
-    study = store.study()
-    return StudyRun(study, store.run_dir, (store.run_dir / "study.toml").read_bytes().decode())
+    store = Store(run_dir)
+    study = read_study(store)
+    return StudyRun(study, store.run_dir, (store.run_dir / "study.toml").read_text())

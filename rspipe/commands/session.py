@@ -29,10 +29,10 @@ from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.storage.environment import environment
 from rspipe.storage.opening import open_store
-from rspipe.storage.paths import local_part
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.tracking.publish import Tracker, tracking_uri, ui_command
+from rspipe.tracking.client import tracking_uri, ui_command
+from rspipe.tracking.publish import Tracker
 from rspipe.training.published import published_network
 
 
@@ -66,7 +66,7 @@ class Session:
         Raises:
             ClusterError: It cannot be joined, or is too small.
         """
-        log = local_part(self.store.run_dir) / "ray.log"
+        log = self.store.run_dir.local_part / "ray.log"
         connection = connect(address=self._ray_address, resources=self._resources, log=log)
         cluster = self._exits.enter_context(connection)
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.

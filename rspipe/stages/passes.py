@@ -30,7 +30,6 @@ from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import Noise
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.classifiers import load_network
-from rspipe.storage.paths import place
 from rspipe.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ class Sampler:
             ray.actor.exit_actor()
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()
-        self._store, self._passes, self._classes = Store(place(run_dir)), passes, classes
+        self._store, self._passes, self._classes = Store(run_dir), passes, classes
         self._device = worker_device(resources.gpus_per_worker)
         self._networks: dict[tuple[str, Precision], nn.Module] = {}
         self._limits = [BatchLimit() for _ in passes]

@@ -1,6 +1,7 @@
 """What a run directory holds, read back as records, and the reports made from it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from rspipe.audit.log import certification_log
 from rspipe.ensembles.spec import EnsembleSpec
@@ -17,8 +18,9 @@ from rspipe.report.tables import Table
 from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
-from rspipe.storage.files import read_json, write_bytes, write_text
-from rspipe.storage.paths import Place
+from rspipe.storage.files import read_json
+from rspipe.storage.opening import read_study
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.training.spec import ModelSpec
@@ -102,14 +104,14 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCount
     return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
 
 
-def read_run(run_dir: Place) -> CertifiedRun:
+def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     """Return what a run directory says to a comparison: its study is the one it was made with.
 
     Raises:
         StoreError: It is no run directory, of another version of rspipe, or holds no counts.
     """
     store = Store(run_dir)
-    study = store.study()
+    study = read_study(store)
     results = read_results(store, study)
     keys = certification_keys(study, results.models, results.ensembles)
     counts = {found.id: found for found in store.classifier_counts(keys, complete=True)}
@@ -122,12 +124,12 @@ def read_run(run_dir: Place) -> CertifiedRun:
     if not counts:
         raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
     ordered = sorted([*models, *ensembles], key=lambda one: one.sigma)
-    return CertifiedRun(name=run_dir.name, data=study.data, contenders=tuple(ordered))
+    return CertifiedRun(name=store.run_dir.name, data=study.data, contenders=tuple(ordered))
 
 
 def write_derived(
     store: Store, study: StudyConfig, *, kind: CertificateKind, alpha: float | None, n: int | None
-) -> tuple[Table, Place]:
+) -> tuple[Table, StorePath]:
     """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
 
     The files are certification logs in Cohen's six columns, one per classifier, radii rounded down.
@@ -142,12 +144,12 @@ def write_derived(
     rows = {}
     for name, counts in all_counts.items():
         certificates = derive(counts, kind=kind, alpha=alpha, n=n)
-        write_text(folder / f"{counts.id}.tsv", certification_log(counts, certificates))
+        (folder / f"{counts.id}.tsv").write_text(certification_log(counts, certificates))
         rows[name] = (counts, certificates)
     return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
-def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, Place]]:
+def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
     """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
 
     Returns what they hold, and their paths by name.
@@ -166,7 +168,7 @@ def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], d
         pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
     texts["report.html"] = render_report(results, summaries, compare(results))
     for name, text in texts.items():
-        write_text(store.run_dir / name, text)
+        (store.run_dir / name).write_text(text)
     for name, picture in pictures.items():
-        write_bytes(store.run_dir / name, picture)
+        (store.run_dir / name).write_bytes(picture)
     return summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

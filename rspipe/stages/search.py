@@ -12,7 +12,6 @@ from rspipe.execution.resources import Cluster
 from rspipe.records import SearchResult
 from rspipe.search.spec import SearchSpec
 from rspipe.stages.trials import open_trials, run_in_tune
-from rspipe.storage.paths import local_part
 from rspipe.storage.store import Store
 
 
@@ -44,7 +43,7 @@ def _run_trials(
     asked = cluster.resources
     workers = cluster.now().workers(count)
     board = make_board(count)
-    scratch, name = local_part(store.run_dir) / ".ray", f"search-{uuid.uuid4().hex[:8]}"
+    scratch, name = store.run_dir.local_part / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
         run_in_tune,
         searches=list(searches),

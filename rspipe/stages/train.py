@@ -22,7 +22,6 @@ from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
 from rspipe.stages.decoding import streamed
 from rspipe.storage.files import checksum
-from rspipe.storage.paths import local_part, place
 from rspipe.storage.store import Store
 from rspipe.training.data_parallel import Group, agreed, is_first
 from rspipe.training.fitting import ALONE, Means, State, fit
@@ -110,7 +109,7 @@ def train_loop(config: dict[str, Any]) -> None:
     ray.get(board.join.remote(group, rank, ray.get_runtime_context().current_actor))
     means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
     try:
-        _work_off(config, Store(place(config["run_dir"])), worker_device(config["gpus"]), means)
+        _work_off(config, Store(config["run_dir"]), worker_device(config["gpus"]), means)
     except RspipeError as error:
         ray.get(board.leave.remote(group, rank))
         ray.get(board.fail.remote(error))
@@ -169,7 +168,7 @@ def train_models(
 
         def run() -> None:
             config = {"specs": todo, "run_dir": str(store.run_dir)}
-            scratch = local_part(store.run_dir) / ".ray"
+            scratch = store.run_dir.local_part / ".ray"
             run_groups(train_loop, config, board=board, cluster=cluster, scratch=scratch, stopped=stopped)
 
         def stop() -> None:

@@ -19,7 +19,6 @@ from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, OnEpoch, judged_trial
 from rspipe.stages.decoding import streamed
-from rspipe.storage.paths import place
 from rspipe.storage.store import Store
 from rspipe.training.fitting import ALONE, Means, State
 
@@ -109,7 +108,7 @@ def run_in_tune(
     set_deterministic()
     keep_freed_memory()
     work: Work = config["work"]
-    search, store = searches[work.which], Store(place(run_dir))
+    search, store = searches[work.which], Store(run_dir)
 
     def on_epoch(state: State) -> None:
         board.update.remote(

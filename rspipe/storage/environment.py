@@ -1,4 +1,4 @@
-"""What a run is made with: commit, packages, device, machine."""
+"""The environment that a run is made with: commit, packages, device, machine."""
 
 import os
 import platform
@@ -12,20 +12,20 @@ import torch
 
 
 def environment() -> dict[str, str]:
-    """Return what the numbers of a run depend on beside its study, on this machine, and when it began."""
+    """Return packages, device, machine and commit, which a run's numbers depend on beside its study, and the date."""
     packages = ("rspipe", "torch", "torchvision", "ray", "numpy", "scipy", "cvxpy", "mlflow", "scikit-learn")
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
+            versions[package] = "absent"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "commit": _commit(Path(__file__).parent),
         "python": platform.python_version(),
-        **found,
+        **versions,
         "machine": platform.machine(),
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -47,7 +47,7 @@ def _commit(folder: Path) -> str:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        # An image holds no repository; its making says which commit it is.
+        # An image holds no repository; its build says which commit it is of.
         return os.environ.get("RSPIPE_COMMIT") or "unknown"
 
 

@@ -3,8 +3,8 @@
 In a folder it is the file `lock`, which the system frees when its holder ends. In an object store it is an object of
 each process below `lock/`, written before it looks for those of others, and again every ten seconds. Since a store
 lists what was written before, of two processes at least one sees the other, and that one ends: never do two run. A
-process that was not heard of for a minute is taken for dead. If it was only cut off, it learns that when it next
-writes its own object, and ends; till then both may write the same records, each of them whole.
+process that was not heard of for a minute is taken for dead. If it was only cut off, it notices when it next writes
+its own object, and ends; till then both may write the same records, each of them whole.
 """
 
 import errno
@@ -23,9 +23,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rspipe.errors import StoreError
-from rspipe.storage.files import found_json
-from rspipe.storage.paths import ObjectPath, Place, local_part
+from rspipe.storage.files import read_json_if_there
+from rspipe.storage.paths import StorePath
 
 _log = logging.getLogger(__name__)
 
@@ -36,24 +38,26 @@ SILENT_SECONDS = 60.0
 
 LOOK_SECONDS = 2.0
 
+_SAME_START_SECONDS = 1.5
+
 
 @contextmanager
-def alone(run_dir: Place) -> Iterator[None]:
+def exclusive(run_dir: StorePath) -> Iterator[None]:
     """Hold a run directory, made when new, until this process leaves it or ends in whatever way.
 
     Raises:
         StoreError: Another process holds it, or it cannot be written or locked.
     """
     try:
-        local_part(run_dir).mkdir(parents=True, exist_ok=True)
+        run_dir.local_part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"run directory {run_dir}: {error}; choose another with --run-dir") from error
-    with _folder_alone(run_dir) if isinstance(run_dir, Path) else _bucket_alone(run_dir):
+    with _locked_file(run_dir.local_part) if run_dir.is_local else _locked_bucket(run_dir):
         yield
 
 
 @contextmanager
-def _folder_alone(run_dir: Path) -> Iterator[None]:
+def _locked_file(run_dir: Path) -> Iterator[None]:
     try:
         lock = (run_dir / "lock").open("a+")
     except OSError as error:
@@ -74,25 +78,25 @@ def _folder_alone(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bucket_alone(run_dir: ObjectPath) -> Iterator[None]:
+def _locked_bucket(run_dir: StorePath) -> Iterator[None]:
     own = run_dir / "lock" / uuid.uuid4().hex
-    content = json.dumps(_owner(), sort_keys=True).encode()
+    content = json.dumps(_this_process(), sort_keys=True).encode()
     ended = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(own, content, ended), daemon=True)
+    renewal = threading.Thread(target=_renew, args=(own, content, ended), daemon=True)
     own.write_bytes(content)
     try:
         _wait_for_silence(run_dir, own, content)
-        renewing.start()
+        renewal.start()
         yield
     finally:
         ended.set()
-        if renewing.ident is not None:
-            renewing.join()
+        if renewal.ident is not None:
+            renewal.join()
         with suppress(StoreError):
             own.unlink(missing_ok=True)
 
 
-def _wait_for_silence(run_dir: ObjectPath, own: ObjectPath, content: bytes) -> None:
+def _wait_for_silence(run_dir: StorePath, own: StorePath, content: bytes) -> None:
     """Return when no other process is left in a run directory.
 
     Raises:
@@ -114,23 +118,23 @@ def _wait_for_silence(run_dir: ObjectPath, own: ObjectPath, content: bytes) -> N
         own.write_bytes(content)
 
 
-def _others(run_dir: ObjectPath, own: ObjectPath) -> dict[str, tuple[datetime, float, dict[str, Any]]]:
+def _others(run_dir: StorePath, own: StorePath) -> dict[str, tuple[datetime, float, dict[str, Any]]]:
     """Return when others wrote their objects, seconds ago, and who they are; delete the objects of the dead."""
     # All times are the store's: clocks need not agree.
-    times = (run_dir / "lock").times()
-    now, found = times.pop(own.name), {}
+    times = (run_dir / "lock").modified()
+    now, others = times.pop(own.name), {}
     for name, written in times.items():
         other, silent = run_dir / "lock" / name, (now - written).total_seconds()
-        owner = found_json(other) or {}
+        owner = read_json_if_there(other) or {}
         alive = _is_alive(owner)
         if alive is False or (alive is None and silent >= SILENT_SECONDS):
             other.unlink(missing_ok=True)
         else:
-            found[name] = (written, silent, owner)
-    return found
+            others[name] = (written, silent, owner)
+    return others
 
 
-def _renew(own: ObjectPath, content: bytes, ended: threading.Event) -> None:
+def _renew(own: StorePath, content: bytes, ended: threading.Event) -> None:
     """Write the own object again and again; end the process when another has deleted it."""
     reachable = True
     while not ended.wait(RENEWED_SECONDS):
@@ -148,19 +152,25 @@ def _renew(own: ObjectPath, content: bytes, ended: threading.Event) -> None:
             reachable = False
 
 
-def _owner() -> dict[str, Any]:
-    return {"host": platform.node(), "machine": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _started(pid)}
 
 
 def _is_alive(owner: dict[str, Any]) -> bool | None:
     """Return whether a process of this machine runs; None for those of other machines."""
     if not owner.get("machine") or (owner["host"], owner["machine"]) != (platform.node(), _machine()):
         return None
-    return bool(_began(int(owner["pid"])) == owner["began"])
+    started = _started(int(owner["pid"]))
+    # Another process may have got the same number since.
+    return started is not None and abs(started - float(owner["started"])) < _SAME_START_SECONDS
 
 
 def _machine() -> str:
-    """Return what tells this boot of this machine, and this view of its processes, from others; "" if unknown."""
+    """Return an identity of this boot of this machine and of this view of its processes; "" if unknown.
+
+    Containers of one machine may share its name, and number their processes each on its own.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -168,11 +178,13 @@ def _machine() -> str:
         return ""
 
 
-def _began(pid: int) -> str:
-    """Return when a process of this machine began, in ticks since the boot; "" if it has ended."""
+def _started(pid: int) -> float | None:
+    """Return when a process of this machine started, in seconds after the boot; None if it has ended."""
+    # Both are in seconds of a clock that may be set meanwhile; their difference is not.
+    boot = psutil.boot_time()
     try:
-        # The name in field 2 may hold spaces, but ends with the last parenthesis.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
+        process = psutil.Process(pid)
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return None if ended else float(process.create_time() - boot)
+    except psutil.NoSuchProcess:
+        return None

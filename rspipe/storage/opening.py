@@ -1,13 +1,17 @@
 """Opening a run directory: it belongs to one study and one process at a time."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from rspipe.errors import StoreError
 from rspipe.spec import content_id
-from rspipe.storage.files import read_json, write_json, write_text
-from rspipe.storage.locks import alone
-from rspipe.storage.paths import Place
+from rspipe.storage.files import read_json, write_json
+from rspipe.storage.locks import exclusive
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import STUDY_FILE, Store
 from rspipe.study.config import StudyConfig
 
@@ -15,46 +19,106 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_store(run_dir: Place, study: StudyConfig, *, source: str, environment: dict[str, str]) -> Iterator[Store]:
-    """Open a run directory for a study, alone: made when new, gone on with when it is the same study's.
+def open_store(
+    run_dir: StorePath | Path | str, study: StudyConfig, *, source: str, environment: dict[str, str]
+) -> Iterator[Store]:
+    """Open a run directory for a study and this process alone: made when new, resumed when it is the same study's.
 
     Args:
-        run_dir: Absolute path, or a place in an object store.
+        run_dir: A folder, or an address in an object store.
         study: What runs in it.
         source: Text of the study file, kept beside the results.
-        environment: What the numbers were made with; kept of the first run.
+        environment: What the numbers are made with; that of the first run is kept.
 
     Raises:
         StoreError: It belongs to another study, is in use by another process, or cannot be written.
     """
     store = Store(run_dir)
-    with alone(run_dir):
+    with exclusive(store.run_dir):
         _adopt(store, study, source=source, environment=environment)
         yield store
 
 
+def check_owner(store: Store, study: StudyConfig) -> None:
+    """Raise StoreError unless a run directory is that of a study: for those who read it without opening it."""
+    run_dir = store.run_dir
+    if not (run_dir / STUDY_FILE).is_file():
+        raise StoreError(f"{run_dir} is no run directory; run the study first, or name another with --run-dir")
+    known = read_json(run_dir / STUDY_FILE)
+    if known.get("id") != study.id:
+        identity = study.identity
+        before = {name: value for name, value in known.get("study", {}).items() if name in identity}
+        raise StoreError(
+            f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
+            f"({_first_difference(before, identity)}); choose another with --run-dir"
+        )
+
+
+def read_study(store: Store) -> StudyConfig:
+    """Return the study that a run directory was made with. Paths of data, which are not kept, are empty.
+
+    Raises:
+        StoreError: It is no run directory, or of another version of rspipe.
+    """
+    path = store.run_dir / STUDY_FILE
+    if not path.is_file():
+        raise StoreError(f"{store.run_dir} is no run directory; give one that a study was run in")
+    content = read_json(path)
+    try:
+        kept = dict(content["study"])
+        if kept["data"]["name"] != "digits":
+            kept["data"] = {"folder": "", **kept["data"]}
+        study = StudyConfig.model_validate(kept)
+        known = str(content["id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
+    if study.id != known:
+        raise StoreError(f"{path}: {known} has become {study.id} in this version of rspipe; run the study again")
+    return study
+
+
 def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[str, str]) -> None:
-    """Mark a run directory as the study's, or find out that it is another's; say what it was begun with."""
+    """Mark a run directory as the study's, or find out that it is another's; warn of another environment."""
     run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
     first = run_dir / "environment.json"
     if (run_dir / STUDY_FILE).is_file():
-        store.check_owner(study)
+        check_owner(store, study)
         if first.is_file():
             _note_changes(run_dir, read_json(first), environment)
     if not first.is_file():
         write_json(first, environment)
-    # What a study is called and which radii it reports may change within its identity.
-    write_text(run_dir / "study.toml", source)
+    # The title of a study and the radii that it reports may change within its identity.
+    (run_dir / "study.toml").write_text(source)
     write_json(run_dir / STUDY_FILE, content)
 
 
-def _note_changes(run_dir: Place, before: dict[str, str], now: dict[str, str]) -> None:
+def _note_changes(run_dir: StorePath, before: dict[str, str], now: dict[str, str]) -> None:
     """Keep an environment that differs from the first, and warn: numbers of both go into one study."""
     changed = {name: now[name] for name in now if name not in ("started", "cores") and before.get(name) != now[name]}
     if not changed:
         return
     write_json(run_dir / f"environment-{content_id(changed)}.json", now)
-    told = ", ".join(
+    changes = ", ".join(
         f"{name} {before.get(name, 'unknown')} then, {value} now" for name, value in sorted(changed.items())
     )
-    _log.warning("warning: %s was begun in another environment (%s); what is finished is kept as it is", run_dir, told)
+    _log.warning(
+        "warning: %s was begun in another environment (%s); what is finished is kept as it is", run_dir, changes
+    )
+
+
+def _first_difference(before: Any, now: Any, key: str = "") -> str:
+    """Return a few words on the first key at which two JSON-like values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                return _first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, pair in enumerate(zip(before, now, strict=True)):
+            if pair[0] != pair[1]:
+                return _first_difference(*pair, f"{key}[{index}]")
+
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:37]}..."
+
+    return f"{key}: {short(before)} there, {short(now)} here"

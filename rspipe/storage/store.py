@@ -8,18 +8,19 @@
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
     certificates/       one Parquet part per finished block of images
-    boundary/<id>.json  attacks inside and beyond certified radii, where they were asked for
+    boundary/<id>.json  attacks inside and beyond certified radii, where there were any
     lock                held by the running process
 
 A record is written last and atomically: what it describes is finished, and finished work is never done again.
 """
 
 import hashlib
-import json
+import io
 import logging
 import platform
 import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from rspipe.errors import DamagedError, StoreError
+from rspipe.errors import DamagedError, StoreError, first_line
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.search.space import Parameters
 from rspipe.smoothing.derivation import CertifiedClassifier, ClassifierCounts, certified_classifier
@@ -37,16 +38,13 @@ from rspipe.spec import content_id
 from rspipe.storage.counts import COLUMNS, NOTED, SOFT, by_classifier, classifier_counts_of, disputed
 from rspipe.storage.files import (
     checksum,
-    damaged,
-    found_json,
+    damaged_error,
     load_torch,
-    read_json,
+    read_json_if_there,
     save_torch,
-    write_atomically,
     write_json,
 )
-from rspipe.storage.paths import Place, fetched, opened, set_aside
-from rspipe.study.config import StudyConfig
+from rspipe.storage.paths import StorePath
 
 R = TypeVar("R", bound=Record)
 
@@ -56,16 +54,23 @@ _log = logging.getLogger(__name__)
 
 STUDY_FILE = "study.json"
 
+_READ_AT_ONCE = 16
+
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
 
 class Store:
-    """A run directory. Cheap to make from its path, so workers get the path and make their own."""
+    """A run directory. Cheap to make from its path, so workers get the path's text and make their own.
 
-    def __init__(self, run_dir: Place) -> None:
-        if isinstance(run_dir, Path) and not run_dir.is_absolute():
-            raise ValueError(f"run_dir must be absolute, got {run_dir}")
-        self.run_dir = run_dir
+    Args:
+        run_dir: A folder, or an address in an object store.
+
+    Raises:
+        StoreError: It is an address that cannot be used.
+    """
+
+    def __init__(self, run_dir: StorePath | Path | str) -> None:
+        self.run_dir = StorePath.of(run_dir)
 
     def check_shared(self) -> None:
         """Raise StoreError unless this process sees the run directory: a worker may be on another machine."""
@@ -75,45 +80,9 @@ class Store:
                 "choose one on storage that all nodes share with --run-dir"
             )
 
-    def check_owner(self, study: StudyConfig) -> None:
-        """Raise StoreError unless this is the run directory of a study: for those who read it without opening it."""
-        if not (self.run_dir / STUDY_FILE).is_file():
-            raise StoreError(f"{self.run_dir} is no run directory; run the study first, or name another with --run-dir")
-        known = read_json(self.run_dir / STUDY_FILE)
-        if known.get("id") != study.id:
-            identity = study.identity
-            before = {name: value for name, value in known.get("study", {}).items() if name in identity}
-            difference = _first_difference(before, identity)
-            raise StoreError(
-                f"run directory {self.run_dir} belongs to study {known.get('id')}, not to {study.id} "
-                f"({difference}); choose another with --run-dir"
-            )
-
-    def study(self) -> StudyConfig:
-        """Return the study that this run directory was made with. Paths of data, which are not kept, are empty.
-
-        Raises:
-            StoreError: It is no run directory, or of another version of rspipe.
-        """
-        path = self.run_dir / STUDY_FILE
-        if not path.is_file():
-            raise StoreError(f"{self.run_dir} is no run directory; give one that a study was run in")
-        content = read_json(path)
-        try:
-            kept = dict(content["study"])
-            if kept["data"]["name"] != "digits":
-                kept["data"] = {"folder": "", **kept["data"]}
-            study = StudyConfig.model_validate(kept)
-            known = str(content["id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
-        if study.id != known:
-            raise StoreError(f"{path}: {known} has become {study.id} in this version of rspipe; run the study again")
-        return study
-
     # --- models ---------------------------------------------------------------------------------------------------
 
-    def model_dir(self, model: str) -> Place:
+    def model_dir(self, model: str) -> StorePath:
         """Return the directory of a model."""
         return self.run_dir / "models" / model
 
@@ -184,15 +153,15 @@ class Store:
     def trials(self, search: str) -> tuple[Trial, ...]:
         """Return the records of all trials of a search that have ended, by index."""
         paths = (self.run_dir / "search" / search).glob("trial-*.json")
-        found = [trial for path in paths if (trial := self._record(Trial, path)) is not None]
-        return tuple(sorted(found, key=lambda trial: trial.index))
+        trials = [trial for path in paths if (trial := self._record(Trial, path)) is not None]
+        return tuple(sorted(trials, key=lambda trial: trial.index))
 
     def save_trial(self, trial: Trial) -> None:
         """Store a finished trial."""
         write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
         self._trial_checkpoint(trial.search, trial.parameters).unlink(missing_ok=True)
 
-    def _trial_checkpoint(self, search: str, parameters: Parameters) -> Place:
+    def _trial_checkpoint(self, search: str, parameters: Parameters) -> StorePath:
         # Not by position: a search that learns may propose something else in its place when it goes on.
         return self.run_dir / "search" / search / f"checkpoint-{content_id(parameters)}.pt"
 
@@ -206,8 +175,8 @@ class Store:
 
     def search_result(self, search: str, *, trials: int) -> SearchResult | None:
         """Return the record of a search that was finished with so many trials or more, or None."""
-        found = self._record(SearchResult, self.run_dir / "search" / search / "result.json")
-        return found if found is not None and found.trials >= trials else None
+        result = self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+        return result if result is not None and result.trials >= trials else None
 
     def save_search_result(self, result: SearchResult) -> None:
         """Store a finished search; states of trials that were not proposed again go."""
@@ -224,22 +193,19 @@ class Store:
         if not path.is_file():
             return None
         try:
-            with opened(path) as file, np.load(file, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise damaged(path, error) from error
+            raise damaged_error(path, error) from error
 
     def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
         """Store the arrays of a pass over the calibration split."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, **arrays)
-
-        write_atomically(self.run_dir / "moments" / f"{moments}.npz", write)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        (self.run_dir / "moments" / f"{moments}.npz").write_bytes(buffer.getbuffer())
 
     def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
-        """Return the record of an ensemble, or None; one of members that were trained anew since counts as none."""
+        """Return the record of an ensemble, or None; one whose members were trained again since counts as none."""
         record = self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
         if record is None:
             return None
@@ -256,9 +222,9 @@ class Store:
         """Store one block of certification counts as a Parquet part of its own, named by its content."""
         key = repr([table[name].to_pylist() for name in ("example", "classifier", "key")])
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        write_atomically(
-            self.run_dir / "certificates" / f"part-{name}.parquet", lambda path: pq.write_table(table, path)
-        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        (self.run_dir / "certificates" / f"part-{name}.parquet").write_bytes(buffer.getbuffer())
 
     def counts(self, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return all certification counts, or some columns of them; None when there are none.
@@ -266,17 +232,28 @@ class Store:
         A damaged part is set aside, to be redone.
 
         Raises:
-            StoreError: A part cannot be read for another reason.
+            StoreError: A part cannot be reached.
         """
-        tables, wanted = [], None if columns is None else list(columns)
-        for path, source in fetched(sorted((self.run_dir / "certificates").glob("part-*.parquet"), key=str)):
+
+        def read(path: StorePath) -> pa.Table | None:
             try:
-                tables.append(pq.read_table(source, columns=wanted, partitioning=None))
-            except pa.ArrowInvalid as error:
-                _log.warning("warning: %s is damaged (%s) and set aside; its images are certified again", path, error)
-                set_aside(path)
-            except OSError as error:
-                raise StoreError(f"{path}: could not be read: {error}; mend that and run again") from error
+                content = path.read_bytes()
+            except FileNotFoundError:
+                # Set aside by another process since it was listed.
+                return None
+            try:
+                # From memory: whatever is refused now is in the content.
+                return pq.read_table(pa.BufferReader(content), columns=columns and list(columns), partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                _log.warning(
+                    "warning: %s is damaged (%s) and set aside; its images are certified again", path, first_line(error)
+                )
+                path.set_aside()
+                return None
+
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            parts = pool.map(read, (self.run_dir / "certificates").glob("part-*.parquet"))
+            tables = [table for table in parts if table is not None]
         return pa.concat_tables(tables) if tables else None
 
     def counted(self) -> set[tuple[str, str, int]]:
@@ -329,18 +306,18 @@ class Store:
 
     def boundary_checks(self) -> tuple[BoundaryCheck, ...]:
         """Return the records of all attacks on certified classifiers."""
-        paths: list[Place] = sorted((self.run_dir / "boundary").glob("*.json"), key=str)
+        paths = (self.run_dir / "boundary").glob("*.json")
         return tuple(record for path in paths if (record := self._record(BoundaryCheck, path)) is not None)
 
     def save_boundary_check(self, record: BoundaryCheck) -> None:
-        """Store what attacks on a classifier found, in place of what earlier ones did."""
+        """Store the result of attacks on a classifier, in place of that of earlier ones."""
         write_json(self.run_dir / "boundary" / f"{record.classifier}.json", record.to_json())
 
     # --- common ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _record(kind: type[R], path: Place) -> R | None:
-        content = found_json(path)
+    def _record(kind: type[R], path: StorePath) -> R | None:
+        content = read_json_if_there(path)
         if content is None:
             return None
         try:
@@ -349,28 +326,10 @@ class Store:
             raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
 
 
-def _state(path: Place) -> Any | None:
+def _state(path: StorePath) -> Any | None:
     """Return the state of a training that was saved at a path; a damaged one is deleted."""
     try:
         return load_torch(path) if path.is_file() else None
     except DamagedError:
         path.unlink(missing_ok=True)
         return None
-
-
-def _first_difference(old: Any, new: Any, place: str = "") -> str:
-    """Return a few words on the first place at which two JSON-like values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                return _first_difference(old.get(key), new.get(key), f"{place}.{key}" if place else key)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            if before != after:
-                return _first_difference(before, after, f"{place}[{index}]")
-
-    def short(value: Any) -> str:
-        text = json.dumps(value)
-        return text if len(text) <= 40 else f"{text[:37]}..."
-
-    return f"{place}: {short(old)} there, {short(new)} here"

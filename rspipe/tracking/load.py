@@ -1,4 +1,4 @@
-"""Classifiers taken back from MLflow: what a run was certified with, from its artifacts alone.
+"""Classifiers loaded back from MLflow, as they were certified, from the artifacts of their runs alone.
 
 A run holds `weights.pt`, a state dict, and `model.json`, the record of the model. MLflow's own formats of models are
 not used: loading them executes what is in the file (pickle) or what it names (`loader_module`), and exporting to `pt2`
@@ -21,8 +21,9 @@ from rspipe.records import EnsembleWeights, Record, TrainedModel
 from rspipe.smoothing.classifiers import HardClassifier
 from rspipe.storage.classifiers import classifier_of, load_network
 from rspipe.storage.files import load_torch, read_json
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
-from rspipe.tracking.publish import connect_mlflow, tracking_uri, without_secrets
+from rspipe.tracking.client import connect_mlflow, tracking_uri, without_secrets
 
 R = TypeVar("R", bound=Record)
 
@@ -56,22 +57,24 @@ def load_classifier(
         ModelError: Its network cannot be built, or cannot be deployed in this precision.
         StudyError: This version of rspipe does not know its architecture.
     """
-    known = _RUN.fullmatch(run)
-    if known is None:
+    match = _RUN.fullmatch(run)
+    if match is None:
         raise StoreError(f"{run!r} is no run; give runs:/<id> with the 32 hex digits that MLflow shows")
-    address = uri or tracking_uri(Path("runs/study").absolute())
+    run_id = match[1]
+    address = uri or tracking_uri(StorePath.of("runs/study"))
     database = unquote(urlsplit(address).path[1:]) if address.startswith("sqlite:") else ""
     if database and not Path(database).is_file():
         raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _Source(address, Path(folder), allow_code, classes).classifier(known[1], device, precision)
+            return _Source(address, Path(folder), allow_code, classes).classifier(run_id, device, precision)
     except RspipeError:
         raise
     except Exception as error:  # MLflow's, of the database or of the network
-        reason = first_line(error)
-        told = without_secrets(f"run {known[1]} cannot be read from MLflow at {address} ({reason[:200]})", address)
-        raise StoreError(f"{told}; see that the server or the folder of its artifacts can be reached") from error
+        message = f"run {run_id} cannot be read from MLflow at {address} ({first_line(error)[:200]})"
+        raise StoreError(
+            f"{without_secrets(message, address)}; see that the server or the folder of its artifacts can be reached"
+        ) from error
 
 
 class _Source:
@@ -94,9 +97,9 @@ class _Source:
         classifier, members = classifier_of(record)
         checksums = dict(zip(record.members, record.checksums, strict=True))
         networks = []
-        for place, member in enumerate(members):
-            found = self._member(run, member, checksums[member])
-            networks.append(self._network(found, str(place), device, wanted))
+        for position, member in enumerate(members):
+            member_run = self._member(run, member, checksums[member])
+            networks.append(self._network(member_run, str(position), device, wanted))
         return HardClassifier(networks, classifier).eval()
 
     def _member(self, run: Any, member: str, checksum: str) -> Any:
@@ -104,13 +107,13 @@ class _Source:
         key = f"model/{member}/{checksum}"
         if not re.fullmatch(r"[\w./+-]+", key):
             raise StoreError(f"run {run.info.run_id}: {member!r} is no name of a model")
-        found = self._client.search_runs([run.info.experiment_id], f"tags.`rspipe.key` = '{key}'", max_results=1)
-        if not found:
+        runs = self._client.search_runs([run.info.experiment_id], f"tags.`rspipe.key` = '{key}'", max_results=1)
+        if not runs:
             raise StoreError(
                 f"run {run.info.run_id}: there is no run of its member {member} with checksum {checksum}; "
                 "pipelines/report.py publishes it again"
             )
-        return found[0]
+        return runs[0]
 
     def _network(self, run: Any, name: str, device: str, precision: Precision) -> nn.Module:
         """Return the network of a model's run as it is deployed."""
@@ -125,7 +128,7 @@ class _Source:
                 f"run {id_}: its network is made by code, {architecture}; say allow_code=True if you trust that "
                 "module and this run"
             )
-        parameters = load_torch(weights)
+        parameters = load_torch(StorePath.of(weights))
         # Both files could be another model's; the run's own tag is not among them.
         if run.data.tags.get("rspipe.key", "").rpartition("/")[2] != record.checksum:
             raise StoreError(f"run {id_}: model.json is of another model than the run; publish it again")
@@ -150,7 +153,7 @@ class _Source:
     def _record(self, kind: type[R], run_id: str, artifact: str, name: str = "ensemble") -> R:
         path = self._fetch(run_id, artifact, name)
         try:
-            return kind.from_json(read_json(path))
+            return kind.from_json(read_json(StorePath.of(path)))
         except (TypeError, AttributeError, StoreError) as error:
             raise StoreError(f"run {run_id}: {artifact} is damaged, or of another version of rspipe") from error
 

@@ -1,7 +1,8 @@
-"""What MLflow is told of a study: its runs with tags, parameters, metrics and files, made from the records."""
+"""The MLflow runs of a study, with tags, parameters, metrics and files, made from the records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.results import Results, display_name
@@ -12,7 +13,7 @@ from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import certified_accuracy
 from rspipe.spec import content_id
-from rspipe.storage.paths import Place
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 
@@ -40,27 +41,27 @@ class TrackedRun:
     tags: dict[str, str]
     parameters: dict[str, str]
     points: tuple[Point, ...] = ()
-    files: tuple[Place, ...] = field(default=())
+    files: tuple[StorePath, ...] = field(default=())
     parent: str = ""
     """Key of the run that it is nested in, published before; the study's own by default."""
     seconds: float | None = None
-    """What it took, for MLflow's column of durations; None where nothing of it is known."""
+    """Duration, for MLflow's column of it; None where it is not known."""
     is_classifier: bool = False
-    """Whether `rspipe.tracking.load.load_classifier` takes it."""
+    """Whether `rspipe.load_classifier` takes it."""
 
     def note(self, run_id: str) -> str:
-        """Return what the UI shows as the description of the run."""
+        """Return the description of the run that the UI shows."""
         if not self.is_classifier:
             return ""
         return (
             "The classifier, for `rspipe.certify`:\n\n```python\n"
-            "from rspipe.tracking.load import load_classifier\n\n"
+            "from rspipe import load_classifier\n\n"
             f'classifier = load_classifier("runs:/{run_id}")\n```\n'
         )
 
     @property
     def digest(self) -> str:
-        """Return what changes when there is something new to say."""
+        """Return an id of the content: with the same one there is nothing to publish."""
         points = [[point.name, repr(point.value), point.step] for point in self.points]
         return content_id([self.status, self.tags, self.parameters, points, [str(path) for path in self.files]])
 
@@ -159,60 +160,88 @@ def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> 
         summaries: Of the classifiers whose certification is finished.
         store: Where their files lie.
     """
-    study, data = results.study, results.study.data.name
-    certify = {"certify": study.identity["certify"]}
     certified = {classifier.id: classifier for classifier in results.certified}
     summarized = {summary.id: summary for summary in summaries}
     for model in results.models:
-        seed = {"rspipe.seed": str(model.seed), "rspipe.device": model.device}
-        stage = "certify" if model.id in summarized else "train"
-        points = [*_model_points(model)]
-        points += _certificate_points(study, certified.get(model.id), summarized.get(model.id))
-        folder = store.model_dir(model.id)
-        yield TrackedRun(
-            key=f"model/{model.id}/{model.checksum}",
-            name=f"{display_name(model)}, sigma {model.train_sigma:g}",
-            status="FINISHED" if model.status == "finished" else "FAILED",
-            tags=_tags("model", model.label, model.method, model.train_sigma, stage=stage, data=data) | seed,
-            parameters=flattened(model.spec | certify),
-            points=tuple(points),
-            files=(folder / "model.json", folder / "weights.pt"),
-            seconds=model.seconds,
-            is_classifier=model.status == "finished",
-        )
+        yield _model_run(results.study, model, certified.get(model.id), summarized.get(model.id), store)
     for search in results.searches:
         trials = [trial for trial in results.trials if trial.search == search.id]
-        spec = next(spec for spec in study.search_specs if spec.id == search.id)
-        best = {f"best.{name}": value for name, value in search.best.items()}
-        # More trials can have another winner, and MLflow keeps a parameter that it has shown.
-        key = f"search/{search.id}/{search.trials}"
-        yield TrackedRun(
-            key=key,
-            name=f"search {search.label}, sigma {search.sigma:g}",
-            status="FINISHED",
-            tags=_tags("search", search.label, spec.method.name, search.sigma, stage="search", data=data),
-            parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
-            points=tuple(_search_points(search, trials)),
-            seconds=sum(trial.seconds for trial in trials),
-            files=(store.run_dir / "search" / search.id / "result.json",),
-        )
-        tags = _tags("trial", search.label, spec.method.name, search.sigma, stage="search", data=data)
-        yield from (_trial_run(trial, parent=key, tags=tags) for trial in trials)
+        yield from _search_runs(results.study, search, trials, store)
     for ensemble in results.ensembles:
-        weights = {f"weight.{name}": weight for name, weight in zip(ensemble.members, ensemble.weights, strict=True)}
-        content = {"members": ensemble.label, "method.name": ensemble.method, "average": ensemble.average}
-        solved = {"solver": ensemble.solver, "solver_status": ensemble.status, "train_sigma": ensemble.sigma}
-        drawn = {"images": ensemble.images, "draws": ensemble.draws}
-        stage = "certify" if ensemble.id in summarized else "weigh"
-        points = [*_ensemble_points(ensemble)]
-        points += _certificate_points(study, certified.get(ensemble.id), summarized.get(ensemble.id))
-        yield TrackedRun(
-            key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
-            name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
-            status="FINISHED",
-            tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=data),
-            parameters=flattened({**content, **solved, **weights, **drawn, **certify}),
-            points=tuple(points),
-            files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
-            is_classifier=True,
-        )
+        yield _ensemble_run(results.study, ensemble, certified.get(ensemble.id), summarized.get(ensemble.id), store)
+
+
+def _certify_parameters(study: StudyConfig) -> dict[str, Any]:
+    return {"certify": study.identity["certify"]}
+
+
+def _model_run(
+    study: StudyConfig,
+    model: TrainedModel,
+    certified: CertifiedClassifier | None,
+    summary: Summary | None,
+    store: Store,
+) -> TrackedRun:
+    stage = "certify" if summary else "train"
+    tags = _tags("model", model.label, model.method, model.train_sigma, stage=stage, data=study.data.name)
+    folder = store.model_dir(model.id)
+    return TrackedRun(
+        key=f"model/{model.id}/{model.checksum}",
+        name=f"{display_name(model)}, sigma {model.train_sigma:g}",
+        status="FINISHED" if model.status == "finished" else "FAILED",
+        tags=tags | {"rspipe.seed": str(model.seed), "rspipe.device": model.device},
+        parameters=flattened(model.spec | _certify_parameters(study)),
+        points=(*_model_points(model), *_certificate_points(study, certified, summary)),
+        files=(folder / "model.json", folder / "weights.pt"),
+        seconds=model.seconds,
+        is_classifier=model.status == "finished",
+    )
+
+
+def _search_runs(
+    study: StudyConfig, search: SearchResult, trials: Sequence[Trial], store: Store
+) -> Iterator[TrackedRun]:
+    """Yield the run of a search, and those of its trials, which are nested in it."""
+    spec = next(spec for spec in study.search_specs if spec.id == search.id)
+    best = {f"best.{name}": value for name, value in search.best.items()}
+
+    def tags(kind: str) -> dict[str, str]:
+        return _tags(kind, search.label, spec.method.name, search.sigma, stage="search", data=study.data.name)
+
+    # More trials can have another winner, and MLflow keeps a parameter that it has shown.
+    key = f"search/{search.id}/{search.trials}"
+    yield TrackedRun(
+        key=key,
+        name=f"search {search.label}, sigma {search.sigma:g}",
+        status="FINISHED",
+        tags=tags("search"),
+        parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
+        points=tuple(_search_points(search, trials)),
+        seconds=sum(trial.seconds for trial in trials),
+        files=(store.run_dir / "search" / search.id / "result.json",),
+    )
+    yield from (_trial_run(trial, parent=key, tags=tags("trial")) for trial in trials)
+
+
+def _ensemble_run(
+    study: StudyConfig,
+    ensemble: EnsembleWeights,
+    certified: CertifiedClassifier | None,
+    summary: Summary | None,
+    store: Store,
+) -> TrackedRun:
+    weights = {f"weight.{name}": weight for name, weight in zip(ensemble.members, ensemble.weights, strict=True)}
+    content = {"members": ensemble.label, "method.name": ensemble.method, "average": ensemble.average}
+    solved = {"solver": ensemble.solver, "solver_status": ensemble.status, "train_sigma": ensemble.sigma}
+    drawn = {"images": ensemble.images, "draws": ensemble.draws}
+    stage = "certify" if summary else "weigh"
+    return TrackedRun(
+        key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
+        name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
+        status="FINISHED",
+        tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=study.data.name),
+        parameters=flattened({**content, **solved, **weights, **drawn, **_certify_parameters(study)}),
+        points=(*_ensemble_points(ensemble), *_certificate_points(study, certified, summary)),
+        files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
+        is_classifier=True,
+    )

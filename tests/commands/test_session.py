@@ -48,17 +48,17 @@ def test_runs_go_to_the_current_folder_by_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RSPIPE_RUNS", raising=False)
-    assert resolve_run_dir(None, study) == tmp_path / "runs" / study.id
-    assert resolve_run_dir("mine", study) == tmp_path / "mine"
+    assert resolve_run_dir(None, study).local_part == tmp_path / "runs" / study.id
+    assert resolve_run_dir("mine", study).local_part == tmp_path / "mine"
     monkeypatch.setenv("RSPIPE_RUNS", str(tmp_path / "all"))
-    assert resolve_run_dir(None, study) == tmp_path / "all" / study.id
-    assert resolve_run_dir("mine", study) == tmp_path / "mine"
+    assert resolve_run_dir(None, study).local_part == tmp_path / "all" / study.id
+    assert resolve_run_dir("mine", study).local_part == tmp_path / "mine"
 
 
 def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, job: Path) -> None:
-    assert resolve_run_dir(None, study) == job / "rspipe-runs" / study.id
-    assert resolve_run_dir("~/mine", study) == job / "mine"
-    assert resolve_run_dir(str(job / "there"), study) == job / "there"
+    assert resolve_run_dir(None, study).local_part == job / "rspipe-runs" / study.id
+    assert resolve_run_dir("~/mine", study).local_part == job / "mine"
+    assert resolve_run_dir(str(job / "there"), study).local_part == job / "there"
 
 
 def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(

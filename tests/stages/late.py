@@ -39,7 +39,7 @@ def main(address: str, run_dir: Path) -> None:
     """Run the pass and write down each image that it visited."""
     (run_dir / "arrived").mkdir()
     store = Store(run_dir)
-    write_json(run_dir / "study.json", {})
+    write_json(store.run_dir / "study.json", {})
     split = Split(torch.zeros(IMAGES, 1, 2, 2), torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES))
     held = Held(0.25, (), (), CertifySpec(n0=10, n=10), 10, run_dir)
 

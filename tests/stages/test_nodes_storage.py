@@ -9,7 +9,7 @@ from pyarrow import fs
 from ray.cluster_utils import Cluster as Nodes
 
 from rspipe.stages.report import read_run, write_derived
-from rspipe.storage.paths import ObjectPath, local_part, place
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
 from tests.processes import TINY, finish, kill, start, wait_until
@@ -25,7 +25,7 @@ def homes(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def nodes(bucket: ObjectPath, homes: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+def nodes(bucket: StorePath, homes: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     """Two nodes of one CPU each, as processes of this machine, that can reach the bucket."""
     nodes = Nodes()
     try:
@@ -44,7 +44,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_folder(
-    nodes: Nodes, homes: list[Path], bucket: ObjectPath, reference: tuple[Path, str], tmp_path: Path
+    nodes: Nodes, homes: list[Path], bucket: StorePath, reference: tuple[Path, str], tmp_path: Path
 ) -> None:
     study = load_study(TINY)
     run_dir = bucket / "runs" / study.id
@@ -75,7 +75,7 @@ def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_fold
     assert "a-secret-key" not in output
 
     # Where the driver ran there are logs, scratch and MLflow's files; where workers ran there is nothing.
-    local = local_part(run_dir)
+    local = run_dir.local_part
     assert {name for name in files(local) if not name.startswith(".ray/")} == {"ray.log"}
     assert {path.name for path in local.parent.iterdir()} == {study.id, "mlflow.db", "mlartifacts"}
     assert [path.name for path in local.parents[1].iterdir()] == ["runs"]
@@ -83,7 +83,7 @@ def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_fold
     assert not [path for path in local.parent.rglob("*") if path.is_file() and b"a-secret-key" in path.read_bytes()]
     assert [files(home) for home in homes] == [set(), set()]
 
-    ours, theirs = read_run(place(str(run_dir))), read_run(reference[0])
+    ours, theirs = read_run(str(run_dir)), read_run(reference[0])
     assert [one.name for one in ours.contenders] == [one.name for one in theirs.contenders]
     table, folder = write_derived(Store(run_dir), study, kind="two_sided", alpha=0.01, n=1000)
     assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10

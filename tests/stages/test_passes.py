@@ -2,12 +2,12 @@
 
 import errno
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -61,7 +61,7 @@ def trained(
 ) -> tuple[Path, list[TrainedModel]]:
     """Train two models; return their run directory and records."""
     store = Store(tmp_path_factory.mktemp("trained"))
-    return store.run_dir, [train_one(store, spec, data) for spec in study.model_specs[:2]]
+    return store.run_dir.local_part, [train_one(store, spec, data) for spec in study.model_specs[:2]]
 
 
 def store_of(run_dir: Path, trained: Path) -> Store:
@@ -169,7 +169,7 @@ def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
             totals.append(progress.total)
 
     certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=watch)
-    lost = sorted((store.run_dir / "certificates").glob("part-*.parquet"))[0]
+    lost = (store.run_dir / "certificates").glob("part-*.parquet")[0]
     kept = rows(store)
     lost.unlink()
     missing = len(kept) - len(rows(store))
@@ -216,7 +216,7 @@ def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
     specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
     records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
     assert [record.method for record in records] == weights
-    assert len(list((store.run_dir / "moments").glob("*.npz"))) == 1
+    assert len((store.run_dir / "moments").glob("*.npz")) == 1
     by_method = {record.method: record for record in records}
     (margins,) = member_margins(store, study, specs)
     found = margins.of(records[0].members)
@@ -237,7 +237,7 @@ def test_moments_of_a_pool_of_two_are_those_of_the_core(
     specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
     records = weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 2), on_progress=silent)
     assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
-    (path,) = (store.run_dir / "moments").glob("*.npz")
+    (path,) = (store.run_dir.local_part / "moments").glob("*.npz")
     arrays = store.moments(path.stem)
     assert arrays is not None
     members = sorted(model.id for model in trained[1])
@@ -274,8 +274,8 @@ def test_averages_of_probabilities_and_of_logits_are_weighed_from_one_pass_over_
     # Differences of probabilities are below 1, of logits here above.
     assert abs(by_average["probabilities"]).max() < 1 < abs(by_average["logits"]).max()
     # One that is lacking is found without the other.
-    (path,) = (store.run_dir / "moments").glob("logits-*.npz")
-    (kept,) = (store.run_dir / "moments").glob("probabilities-*.npz")
+    (path,) = (store.run_dir.local_part / "moments").glob("logits-*.npz")
+    (kept,) = (store.run_dir.local_part / "moments").glob("probabilities-*.npz")
     lost, seen = path.read_bytes(), kept.stat().st_mtime_ns
     path.unlink()
     for record in (store.run_dir / "weights").glob("*.json"):
@@ -292,7 +292,7 @@ def test_a_model_that_returns_nan_ends_certification_with_its_name(
 ) -> None:
     parameters = {name: value * torch.nan for name, value in store.parameters(trained[1][0].id).items()}
     broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
-    (store.run_dir / "models").unlink()
+    (store.run_dir.local_part / "models").unlink()
     store.save_model(broken, parameters)
     with pytest.raises(ModelError, match=r"NaN or infinite logits.* \(image \d+, members broken\)$") as failed:
         certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
@@ -306,7 +306,7 @@ def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
     models = trained[1]
     strange = replace(models[0], id="strange")
     parameters = store.parameters(models[1].id)
-    (store.run_dir / "models").unlink()
+    (store.run_dir.local_part / "models").unlink()
     store.save_model(strange, parameters)
     with pytest.raises(StoreError, match=r"weights\.pt is not what model\.json describes; delete the folder"):
         certify_classifiers(store, study, [strange], [], cluster=one_actor, on_progress=silent)
@@ -356,26 +356,24 @@ def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_draw
 def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
     one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
-    from rspipe.storage import store as store_module
+    written = os.fsync
+    calls: list[int] = []
 
-    written = store_module.pq.write_table
-    calls: list[Path] = []
-
-    def full(table: pa.Table, path: Path) -> None:
-        calls.append(path)
+    def full(file: int) -> None:
+        calls.append(file)
         if len(calls) == 2:
             # Half of a part fits.
-            path.write_bytes(b"PAR1")
+            os.ftruncate(file, 4)
             raise OSError(errno.ENOSPC, "No space left on device")
-        written(table, path)
+        written(file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module.pq, "write_table", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(StoreError, match=r"could not be written: .*No space left on device; free space .* resume"):
             certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     kept = rows(store)
     assert 0 < len(kept) < IMAGES
-    assert not [path for path in (store.run_dir / "certificates").iterdir() if path.suffix != ".parquet"]
+    assert not [path for path in (store.run_dir.local_part / "certificates").iterdir() if path.suffix != ".parquet"]
     certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     assert len(rows(store)) == IMAGES
     assert {key: row for key, row in rows(store).items() if key in kept} == kept

@@ -15,10 +15,9 @@ from rspipe.errors import StoreError, StudyError
 from rspipe.execution.resources import Cluster
 from rspipe.stages.report import finished_ensembles, read_results
 from rspipe.storage.environment import environment
-from rspipe.storage.files import write_json
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
-from rspipe.tracking.publish import ui_command, without_secrets
+from rspipe.tracking.client import ui_command, without_secrets
 from tests.processes import TINY, descendants
 from tests.stages.test_full_study import one_line
 
@@ -86,7 +85,7 @@ def test_code_in_the_records_of_a_strangers_run_directory_is_refused(
     path = run_dir / "models" / study.model_specs[0].id / "model.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["spec"]["architecture"] = "nets_of_a_stranger:build"
-    write_json(path, record)
+    path.write_text(json.dumps(record), encoding="utf-8")
     for read in (read_results, finished_ensembles):
         with pytest.raises(StoreError, match=r"model\.json describes another model than the study does"):
             read(Store(run_dir), study)

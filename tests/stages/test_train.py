@@ -78,7 +78,7 @@ def test_training_goes_on_from_the_checkpoint_on_disk_with_the_same_bits(
     assert resumed.checksum == reference.checksum
     assert resumed.passes == reference.passes
     assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in reference.history]
-    assert not (cut.model_dir(spec.id) / "checkpoint.pt").exists()
+    assert not (cut.model_dir(spec.id) / "checkpoint.pt").is_file()
 
 
 def test_a_finished_model_is_not_trained_again(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:
@@ -246,7 +246,6 @@ def test_two_workers_that_share_a_model_and_its_stream_have_the_losses_of_one(
     pictures: ModelSpec, cluster: Cluster, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "run")
-    store.run_dir.mkdir()
     (store.run_dir / "study.json").write_text("{}")
     shared = replace(cluster, resources=replace(cluster.resources, workers_per_model=2))
     seen: list[Progress] = []
@@ -258,7 +257,7 @@ def test_two_workers_that_share_a_model_and_its_stream_have_the_losses_of_one(
         # As in test_data_parallel.
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     assert seen[-1].done == 1
-    assert (store.model_dir(pictures.id) / "checkpoint.pt").exists() is False
+    assert (store.model_dir(pictures.id) / "checkpoint.pt").is_file() is False
 
 
 def test_workers_come_in_whole_groups_and_decoders_take_what_they_leave() -> None:

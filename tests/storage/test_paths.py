@@ -1,9 +1,11 @@
-"""Object stores: addresses, what they refuse, and one process at a time in them."""
+"""Paths: addresses, files of both kinds, refusals of object stores, and one process at a time in them."""
 
 import json
 import logging
+import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 import urllib.request
@@ -16,25 +18,28 @@ import pytest
 
 from rspipe.errors import StoreError
 from rspipe.storage import locks
-from rspipe.storage.locks import alone
-from rspipe.storage.paths import ObjectPath, local_copy, local_part, place
+from rspipe.storage.locks import exclusive
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 
 
 def test_an_address_is_read_and_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place("runs/mine") == tmp_path / "runs" / "mine"
-    assert place("file:///a%20b/c") == Path("/a b/c")
-    assert place("s3://bucket//runs/mine/") == ObjectPath("s3", "bucket/runs/mine")
-    assert str(place("gs://bucket/mine") / "figures/a.svg") == "gs://bucket/mine/figures/a.svg"
-    there = place("s3://bucket/mine?endpoint_override=10.0.0.1:9000&scheme=http")
+    assert str(StorePath.of("runs/mine")) == str(tmp_path / "runs" / "mine")
+    assert StorePath.of("runs/mine") == StorePath.of(Path("runs/mine")) == StorePath.of(tmp_path) / "runs/mine"
+    assert StorePath.of("~/a").local_part == Path.home() / "a"
+    assert str(StorePath.of("/") / "a") == "/a"
+    assert str(StorePath.of("file:///a%20b/c/")) == "/a b/c"
+    assert StorePath.of("s3://bucket//runs/mine/") == StorePath("s3", "bucket/runs/mine")
+    assert str(StorePath.of("gs://bucket/mine") / "figures/a.svg") == "gs://bucket/mine/figures/a.svg"
+    there = StorePath.of("s3://bucket/mine?endpoint_override=10.0.0.1:9000&scheme=http")
     assert str(there / "a") == "s3://bucket/mine/a?endpoint_override=10.0.0.1:9000&scheme=http"
-    assert place(str(there)) == there
+    assert StorePath.of(str(there)) == StorePath.of(there) == there
     assert there.name == "mine"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("s3://AKIA:wJalr@bucket/mine", "credentials belong in the environment"),
         ("s3://bucket/mine?access_key=AKIA&secret_key=wJalr", "credentials belong in the environment"),
@@ -44,81 +49,88 @@ def test_an_address_is_read_and_a_path_is_a_path(tmp_path: Path, monkeypatch: py
         ("s3://bucket/../other", "give a bucket"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_and_credentials_are_not_repeated(text: str, told: str) -> None:
-    with pytest.raises(StoreError, match=told) as refused:
-        place(text)
+def test_an_address_that_cannot_be_used_is_refused_and_credentials_are_not_repeated(text: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as refused:
+        StorePath.of(text)
     assert "wJalr" not in str(refused.value)
 
 
-def test_what_an_object_store_cannot_hold_lies_in_the_home_directory(bucket: ObjectPath, tmp_path: Path) -> None:
-    assert local_part(tmp_path) == tmp_path
-    assert local_part(bucket / "runs/mine") == tmp_path / "home" / "rspipe-runs" / bucket.path / "runs" / "mine"
+def test_what_an_object_store_cannot_hold_lies_in_the_home_directory(bucket: StorePath, tmp_path: Path) -> None:
+    assert StorePath.of(tmp_path).local_part == tmp_path
+    assert (bucket / "runs/mine").local_part == tmp_path / "home" / "rspipe-runs" / bucket.path / "runs" / "mine"
 
 
-def test_a_copy_of_this_machine_has_name_and_content(bucket: ObjectPath) -> None:
-    (bucket / "a/weights.pt").write_bytes(b"content")
-    with local_copy(bucket / "a/weights.pt") as copy:
-        assert (copy.name, copy.read_bytes()) == ("weights.pt", b"content")
-    assert not copy.exists()
+def test_a_file_of_this_machine_has_name_and_content(run_dir: StorePath) -> None:
+    path = run_dir / "a/weights.pt"
+    path.write_bytes(b"content")
+    with path.as_local_file() as file:
+        assert (file.name, file.read_bytes()) == ("weights.pt", b"content")
+    assert file.exists() == path.is_local
 
 
-def test_objects_are_listed_moved_and_deleted(bucket: ObjectPath) -> None:
-    folder = bucket / "some"
-    assert list(folder.glob("*")) == []
-    for name in ("b.json", "a.json", "a.txt", "deeper/c.json"):
+def test_files_are_listed_set_aside_and_deleted(run_dir: StorePath) -> None:
+    folder = run_dir / "some"
+    assert folder.glob("*") == []
+    for name in ("b.json", "a.b.json", "a.txt", "deeper/c.json"):
         (folder / name).write_bytes(b"")
-    assert [path.name for path in folder.glob("*.json")] == ["a.json", "b.json"]
-    (folder / "a.json").rename(folder / "z.json")
+    assert [path.name for path in folder.glob("*.json")] == ["a.b.json", "b.json"]
+    (folder / "a.b.json").set_aside()
     (folder / "b.json").unlink()
     (folder / "b.json").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         (folder / "b.json").unlink()
     with pytest.raises(FileNotFoundError):
         (folder / "b.json").read_bytes()
-    assert [path.name for path in folder.glob("*")] == ["a.txt", "z.json"]
+    assert [path.name for path in folder.glob("*")] == ["a.b.damaged", "a.txt"]
     assert not (folder / "deeper").is_file()
 
 
-def test_what_is_written_over_is_seen_at_once_and_large_content_comes_back(bucket: ObjectPath) -> None:
-    path, content = bucket / "large", bytes(range(256)) * 100_000
+def test_what_is_written_over_is_seen_at_once_and_large_content_comes_back(run_dir: StorePath) -> None:
+    path, content = run_dir / "large", bytes(range(256)) * 100_000
     path.write_bytes(b"small")
     path.write_bytes(content)
     assert path.read_bytes() == content
 
 
-def test_credentials_do_not_travel(bucket: ObjectPath) -> None:
-    (bucket / "a").write_bytes(b"")
-    assert b"secret" not in pickle.dumps(bucket)
+def test_credentials_do_not_travel(run_dir: StorePath) -> None:
+    (run_dir / "a").write_bytes(b"")
+    assert b"secret" not in pickle.dumps(run_dir)
+    assert pickle.loads(pickle.dumps(run_dir)) == run_dir  # noqa: S301
 
 
-def test_a_wrong_bucket_is_one_line(bucket: ObjectPath) -> None:
+def test_a_wrong_bucket_is_one_line(bucket: StorePath) -> None:
     wrong = replace(bucket, path="no-such-bucket/mine")
-    with pytest.raises(StoreError, match=r"^s3://no-such-bucket/.*NO_SUCH_BUCKET.*check the bucket.*$"), alone(wrong):
+    with (
+        pytest.raises(StoreError, match=r"^s3://no-such-bucket/.*NO_SUCH_BUCKET.*check the bucket.*$"),
+        exclusive(wrong),
+    ):
         pass
 
 
-def test_refused_credentials_are_one_line_and_nothing_counts_as_damaged(bucket: ObjectPath, object_store: str) -> None:
+def test_refused_credentials_are_one_line_and_nothing_counts_as_damaged(bucket: StorePath, object_store: str) -> None:
     def let_in(requests: bytes) -> None:
         """Tell moto after how many requests it looks at credentials."""
         plain = {"Content-Type": "text/plain"}
-        asked = urllib.request.Request(f"{object_store}/moto-api/reset-auth", data=requests, headers=plain)
-        urllib.request.urlopen(asked, timeout=30).close()
+        request = urllib.request.Request(f"{object_store}/moto-api/reset-auth", data=requests, headers=plain)
+        urllib.request.urlopen(request, timeout=30).close()
 
     store, state = Store(bucket), {"epoch": 3}
     store.save_checkpoint("m", state)
     let_in(b"0")
     try:
-        with pytest.raises(StoreError, match=r"(?s)\A[^\n]*ACCESS[^\n]*credentials in the environment[^\n]*\Z") as told:
+        with pytest.raises(
+            StoreError, match=r"(?s)\A[^\n]*ACCESS[^\n]*credentials in the environment[^\n]*\Z"
+        ) as refused:
             (bucket / "a").write_bytes(b"")
         with pytest.raises(StoreError, match="ACCESS_DENIED"):
             store.checkpoint("m")
     finally:
         let_in(b"inf")
-    assert "a-secret-key" not in str(told.value)
+    assert "a-secret-key" not in str(refused.value)
     assert store.checkpoint("m") == state, "what could not be read was taken for damaged"
 
 
-def test_a_store_that_does_not_answer_is_one_line(bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_one_line(bucket: StorePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=r"(?s)\A[^\n]*NETWORK_CONNECTION[^\n]*check[^\n]*\Z"):
         (replace(bucket, path="another") / "a").is_file()
@@ -132,15 +144,15 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LOOK_SECONDS", 0.2)
 
 
-def elsewhere(run_dir: ObjectPath) -> ObjectPath:
+def elsewhere(run_dir: StorePath) -> StorePath:
     """Write the lock of a process on another machine."""
     path = run_dir / "lock" / "other"
-    path.write_bytes(json.dumps({"host": "far", "machine": "another boot", "pid": 7, "began": "1"}).encode())
+    path.write_bytes(json.dumps({"host": "far", "machine": "another boot", "pid": 7, "started": 1.0}).encode())
     return path
 
 
 @contextmanager
-def living(run_dir: ObjectPath) -> Iterator[None]:
+def living(run_dir: StorePath) -> Iterator[None]:
     """Let a process on another machine hold a run directory."""
     ended = threading.Event()
 
@@ -160,13 +172,13 @@ def living(run_dir: ObjectPath) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_hurried")
 def test_a_process_on_another_machine_that_lives_keeps_the_run_directory(
-    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+    bucket: StorePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "SILENT_SECONDS", 60.0)
     with (
         living(bucket),
         pytest.raises(StoreError, match="is in use by process 7 on far; wait for it or end it"),
-        alone(bucket),
+        exclusive(bucket),
     ):
         pass
     assert [path.name for path in (bucket / "lock").glob("*")] == ["other"]
@@ -174,28 +186,28 @@ def test_a_process_on_another_machine_that_lives_keeps_the_run_directory(
 
 @pytest.mark.usefixtures("_hurried")
 def test_a_process_on_another_machine_that_is_silent_is_waited_for_and_then_gone_without(
-    bucket: ObjectPath, caplog: pytest.LogCaptureFixture
+    bucket: StorePath, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = elsewhere(bucket)
-    with alone(bucket):
+    with exclusive(bucket):
         assert not other.is_file()
-        assert len(list((bucket / "lock").glob("*"))) == 1
+        assert len((bucket / "lock").glob("*")) == 1
     assert "held by process 7 on far" in caplog.text
-    assert not list((bucket / "lock").glob("*"))
+    assert not (bucket / "lock").glob("*")
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_lock_is_renewed_while_it_is_held(bucket: ObjectPath) -> None:
-    with alone(bucket):
-        ((_, began),) = (bucket / "lock").times().items()
+def test_a_lock_is_renewed_while_it_is_held(bucket: StorePath) -> None:
+    with exclusive(bucket):
+        ((_, began),) = (bucket / "lock").modified().items()
         deadline = time.monotonic() + 30
-        while [*(bucket / "lock").times().values()] == [began]:
+        while [*(bucket / "lock").modified().values()] == [began]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_process_whose_lock_another_took_ends(bucket: ObjectPath, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_whose_lock_another_took_ends(bucket: StorePath, caplog: pytest.LogCaptureFixture) -> None:
     class Ended(Exception):  # noqa: N818 a signal, not an error
         pass
 
@@ -203,7 +215,7 @@ def test_a_process_whose_lock_another_took_ends(bucket: ObjectPath, caplog: pyte
         raise Ended
 
     def work() -> None:
-        with alone(bucket):
+        with exclusive(bucket):
             for path in (bucket / "lock").glob("*"):
                 path.unlink()
             time.sleep(30)
@@ -215,3 +227,19 @@ def test_a_process_whose_lock_another_took_ends(bucket: ObjectPath, caplog: pyte
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "another process went on in this run directory" in caplog.text
+
+
+def test_a_process_of_this_machine_is_known_by_its_number_and_its_start() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        owner = {**locks._this_process(), "pid": process.pid, "started": locks._started(process.pid)}
+        try:
+            assert locks._is_alive(owner)
+            # Another process got the same number later.
+            assert locks._is_alive({**owner, "started": owner["started"] - 60}) is False
+            assert locks._is_alive({**owner, "machine": "another boot"}) is None
+        finally:
+            process.kill()
+        # It is a zombie until somebody waits for it.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert locks._is_alive(owner) is False
+    assert locks._is_alive(owner) is False

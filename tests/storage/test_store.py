@@ -1,9 +1,9 @@
-"""The run directory: atomic records, one study, one process, damage found."""
+"""The run directory: atomic records, one study, one process, damage noticed."""
 
 import errno
 import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rspipe.errors import StoreError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.records import SearchResult, TrainedModel, Trial
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import ImageCounts
@@ -22,21 +22,15 @@ from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
 from rspipe.stages.certify import _table
 from rspipe.stages.passes import CountPass, Visit
-from rspipe.storage.files import checksum, load_torch, save_torch, write_atomically
+from rspipe.storage.files import checksum, load_torch, save_torch
 from rspipe.storage.opening import open_store
-from rspipe.storage.paths import Place
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.results_builder import ensemble, trained_model
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Return a run directory that is not there yet, of either kind."""
-    return tmp_path / "run" if request.param == "folder" else request.getfixturevalue("bucket") / "some/run"
 
 
 @pytest.fixture
@@ -73,7 +67,7 @@ def counts_table(
     return _table(sampling, one, {classifier: "model"}, {classifier: key})
 
 
-def test_a_run_directory_refuses_another_study_and_says_what_differs(run_dir: Place, study: StudyConfig) -> None:
+def test_a_run_directory_refuses_another_study_and_says_what_differs(run_dir: StorePath, study: StudyConfig) -> None:
     with open_store(run_dir, study, source="", environment={}):
         pass
     other = load_study(TINY, overrides=["certify.n=3000"])
@@ -85,23 +79,23 @@ def test_a_run_directory_refuses_another_study_and_says_what_differs(run_dir: Pl
 
 
 def test_a_run_directory_opens_again_for_its_own_study_and_keeps_its_first_environment(
-    run_dir: Place, study: StudyConfig
+    run_dir: StorePath, study: StudyConfig
 ) -> None:
     for environment in ({"torch": "1"}, {"torch": "2"}):
         with open_store(run_dir, study, source="text", environment=environment):
             pass
-    assert '"torch": "1"' in (run_dir / "environment.json").read_bytes().decode()
-    assert (run_dir / "study.toml").read_bytes().decode() == "text"
+    assert '"torch": "1"' in (run_dir / "environment.json").read_text()
+    assert (run_dir / "study.toml").read_text() == "text"
 
 
-def _hold(run_dir: Place, opened: object, release: object) -> None:
+def _hold(run_dir: StorePath, opened: object, release: object) -> None:
     with open_store(run_dir, load_study(TINY), source="", environment={}):
         opened.set()  # type: ignore[attr-defined]
         release.wait(30)  # type: ignore[attr-defined]
 
 
 def test_a_second_process_on_a_run_directory_is_refused_and_a_killed_one_leaves_it_free(
-    run_dir: Place, study: StudyConfig
+    run_dir: StorePath, study: StudyConfig
 ) -> None:
     context = multiprocessing.get_context("spawn")
     opened, release = context.Event(), context.Event()
@@ -121,7 +115,7 @@ def test_a_second_process_on_a_run_directory_is_refused_and_a_killed_one_leaves_
         assert store.run_dir == run_dir
 
 
-def test_a_record_read_back_is_the_record_written(run_dir: Place) -> None:
+def test_a_record_read_back_is_the_record_written(run_dir: StorePath) -> None:
     trial = Trial(
         search="s",
         index=1,
@@ -143,21 +137,33 @@ def test_a_record_read_back_is_the_record_written(run_dir: Place) -> None:
     assert store.trial("s", 1) == trial
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = StorePath.of(tmp_path / "file")
     path.write_text("old")
 
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StoreError, match="No space left"):
-        write_atomically(path, fail)
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StoreError, match=r"file: could not be written: No space left on device .*free space"):
+        path.write_text("new")
     assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: Place) -> None:
+def test_a_file_on_a_disk_that_fails_is_neither_damaged_nor_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.model_dir("m").local_part / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    # Its first page is mapped nowhere, so that to read it is an input/output error.
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(StoreError, match=r"could not be read: Input/output error .*, then resume$") as refused:
+        store.checkpoint("m")
+    assert not isinstance(refused.value, DamagedError)
+    assert path.is_symlink(), "it was deleted as damaged"
+
+
+def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: StorePath) -> None:
     store = Store(run_dir)
     for lbd in (1.0, 2.0):
         store.save_trial_checkpoint("s", {"lbd": lbd}, {"epoch": int(lbd)})
@@ -177,13 +183,13 @@ def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is
     assert [path.name for path in (run_dir / "search" / "s").glob("*")] == ["result.json"]
 
 
-def test_a_damaged_checkpoint_counts_as_none_and_a_good_one_comes_back(run_dir: Place) -> None:
+def test_a_damaged_checkpoint_counts_as_none_and_a_good_one_comes_back(run_dir: StorePath) -> None:
     store = Store(run_dir)
     state = {"epoch": 3, "network": {"w": torch.arange(4.0)}, "history": [{"loss": 0.1}]}
     store.save_checkpoint("m", state)
-    found = store.checkpoint("m")
-    assert found["epoch"] == 3
-    assert torch.equal(found["network"]["w"], state["network"]["w"])  # type: ignore[index]
+    loaded = store.checkpoint("m")
+    assert loaded["epoch"] == 3
+    assert torch.equal(loaded["network"]["w"], state["network"]["w"])  # type: ignore[index]
     path = store.model_dir("m") / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:100])
     assert store.checkpoint("m") is None
@@ -195,30 +201,44 @@ def test_a_checkpoint_that_would_execute_code_is_not_loaded(tmp_path: Path) -> N
             return Path.touch, (str(tmp_path / "executed"),)
 
     store = Store(tmp_path)
-    path = store.model_dir("m") / "checkpoint.pt"
+    path = store.model_dir("m").local_part / "checkpoint.pt"
     path.parent.mkdir(parents=True)
     torch.save({"epoch": Harmful()}, path)
     copy = shutil.copy(path, tmp_path / "copy.pt")
     assert store.checkpoint("m") is None
     with pytest.raises(StoreError, match="damaged"):
-        load_torch(Path(copy))
+        load_torch(StorePath.of(copy))
     assert not (tmp_path / "executed").exists()
 
 
-def test_counts_are_kept_per_block_and_a_truncated_part_is_set_aside(run_dir: Place) -> None:
+def _cut(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def _with_a_wrong_page_header(content: bytes) -> bytes:
+    # pyarrow calls this an OSError, as if the disk had failed.
+    return content[:4] + bytes([content[4] ^ 0xFF]) + content[5:]
+
+
+@pytest.mark.parametrize("damage", [_cut, _with_a_wrong_page_header])
+def test_counts_are_kept_per_block_and_a_damaged_part_is_set_aside(
+    run_dir: StorePath, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(run_dir)
     assert store.counts() is None
     store.save_counts(counts_table(1))
     store.save_counts(counts_table(2))
     store.save_counts(counts_table(2, key="other"))
     assert store.counted() == {("a", "k", 1), ("a", "k", 2), ("a", "other", 2)}
-    part = sorted((run_dir / "certificates").glob("part-*.parquet"), key=str)[0]
-    part.write_bytes(part.read_bytes()[:-20])
+    part = (run_dir / "certificates").glob("part-*.parquet")[0]
+    part.write_bytes(damage(part.read_bytes()))
     assert len(store.counted()) == 2
-    assert len(list((run_dir / "certificates").glob("*.damaged"))) == 1
+    assert "is damaged" in caplog.text
+    assert "\n" not in caplog.messages[0]
+    assert len((run_dir / "certificates").glob("*.damaged")) == 1
 
 
-def test_the_same_counts_stored_twice_count_once(run_dir: Place) -> None:
+def test_the_same_counts_stored_twice_count_once(run_dir: StorePath) -> None:
     store = Store(run_dir)
     store.save_counts(counts_table(1))
     store.save_counts(pa.concat_tables([counts_table(1), counts_table(2)]))
@@ -388,7 +408,7 @@ def test_counts_under_several_rules_are_told_apart_by_their_keys(tmp_path: Path)
     assert store.classifier_counts({"b": "fixed"}) == ()
 
 
-def test_a_directory_without_counts_has_no_classifiers(run_dir: Place) -> None:
+def test_a_directory_without_counts_has_no_classifiers(run_dir: StorePath) -> None:
     assert Store(run_dir).classifier_counts(KEYS, complete=True) == ()
 
 
@@ -396,7 +416,7 @@ def model(**changes: object) -> TrainedModel:
     return trained_model("gaussian", 0.25, 0, **changes)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def test_parameters_come_back_and_others_in_their_place_are_refused(run_dir: Place) -> None:
+def test_parameters_come_back_and_others_in_their_place_are_refused(run_dir: StorePath) -> None:
     store, parameters = Store(run_dir), {"w": torch.arange(3.0)}
     record = model(checksum=checksum(parameters))
     store.save_model(record, parameters)
@@ -421,7 +441,7 @@ def test_a_checksum_knows_names_shapes_types_and_values() -> None:
     assert checksum({"a": base["a"], "b": base["a"]}) == checksum({"b": base["a"], "a": base["a"]})
 
 
-def test_weights_of_members_that_were_trained_anew_count_as_none(run_dir: Place) -> None:
+def test_weights_of_members_that_were_trained_anew_count_as_none(run_dir: StorePath) -> None:
     store = Store(run_dir)
     members = [model(id="one", checksum="1"), model(id="two", checksum="2")]
     for member in members:
@@ -440,7 +460,7 @@ def test_a_model_or_trial_that_should_be_there_but_is_not_names_the_likely_cause
             look()
 
 
-def test_damaged_moments_are_an_error_that_says_what_to_delete(run_dir: Place) -> None:
+def test_damaged_moments_are_an_error_that_says_what_to_delete(run_dir: StorePath) -> None:
     store = Store(run_dir)
     store.save_moments("m", {"mean": np.ones(2)})
     path = run_dir / "moments" / "m.npz"
@@ -449,18 +469,18 @@ def test_damaged_moments_are_an_error_that_says_what_to_delete(run_dir: Place) -
         store.moments("m")
 
 
-def test_another_title_or_other_radii_are_the_same_study(run_dir: Place, study: StudyConfig) -> None:
+def test_another_title_or_other_radii_are_the_same_study(run_dir: StorePath, study: StudyConfig) -> None:
     other = load_study(TINY, overrides=["title='Another'", "radii=[0.0, 2.0]", "baseline='macer'"])
     assert other.id == study.id
     for one in (study, other):
         with open_store(run_dir, one, source=one.title, environment={}):
             pass
-    assert "Another" in (run_dir / "study.json").read_bytes().decode()
-    assert (run_dir / "study.toml").read_bytes().decode() == "Another"
+    assert "Another" in (run_dir / "study.json").read_text()
+    assert (run_dir / "study.toml").read_text() == "Another"
 
 
 def test_a_run_that_goes_on_in_another_environment_says_so_and_keeps_both(
-    run_dir: Place, study: StudyConfig, caplog: pytest.LogCaptureFixture
+    run_dir: StorePath, study: StudyConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     for environment in ({"started": "1", "torch": "2.9"}, {"started": "2", "torch": "2.9"}):
         with open_store(run_dir, study, source="", environment=environment):
@@ -469,12 +489,12 @@ def test_a_run_that_goes_on_in_another_environment_says_so_and_keeps_both(
     with open_store(run_dir, study, source="", environment={"started": "3", "torch": "2.10"}):
         pass
     assert "torch 2.9 then, 2.10 now" in caplog.text
-    assert '"2.9"' in (run_dir / "environment.json").read_bytes().decode()
+    assert '"2.9"' in (run_dir / "environment.json").read_text()
     (later,) = run_dir.glob("environment-*.json")
-    assert '"2.10"' in later.read_bytes().decode()
+    assert '"2.10"' in later.read_text()
 
 
-def test_a_lost_environment_is_written_anew(run_dir: Place, study: StudyConfig) -> None:
+def test_a_lost_environment_is_written_anew(run_dir: StorePath, study: StudyConfig) -> None:
     for _ in range(2):
         with open_store(run_dir, study, source="", environment={"torch": "1"}):
             pass

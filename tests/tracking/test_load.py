@@ -16,10 +16,11 @@ from rspipe.networks.architectures import build_network
 from rspipe.report.results import Results
 from rspipe.report.summaries import summarize
 from rspipe.smoothing.classifiers import Classifier, classify
-from rspipe.storage.files import checksum, write_json, write_text
+from rspipe.storage.files import checksum, write_json
 from rspipe.storage.store import Store
+from rspipe.tracking.client import tracking_uri
 from rspipe.tracking.load import load_classifier
-from rspipe.tracking.publish import Tracker, tracking_uri
+from rspipe.tracking.publish import Tracker
 from tests import results_builder as built
 
 Published = tuple[Store, Results, dict[str, Run]]
@@ -31,14 +32,13 @@ WEIGHTS = (0.7, 0.3)
 def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Published:
     """Publish three models of random parameters, an ensemble of two, and a model that diverged."""
     store = Store(tmp_path_factory.mktemp("logged") / "run")
-    store.run_dir.mkdir()
-    shutil.copy(empty_database, store.run_dir.parent)
+    shutil.copy(empty_database, store.run_dir.local_part.parent)
     for name in ("study.json", "environment.json"):
         write_json(store.run_dir / name, {"name": name})
-    write_text(store.run_dir / "study.toml", "")
+    (store.run_dir / "study.toml").write_text("")
     models = []
-    for place, (label, seed) in enumerate(MODELS):
-        parameters = build_network("digits_cnn", classes=10, seed=place).state_dict()
+    for position, (label, seed) in enumerate(MODELS):
+        parameters = build_network("digits_cnn", classes=10, seed=position).state_dict()
         record = built.trained_model(label, 0.5, seed, spec={"architecture": "digits_cnn"})
         models.append(replace(record, checksum=checksum(parameters)))
         store.save_model(models[-1], parameters)
@@ -108,7 +108,7 @@ def test_an_ensemble_comes_back_with_its_members_and_weights(published: Publishe
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "message"),
     [
         ("models:/mine/1", "is no run; give runs:/<id>"),
         ("runs:/" + "0" * 32, "cannot be read from MLflow"),
@@ -116,10 +116,12 @@ def test_an_ensemble_comes_back_with_its_members_and_weights(published: Publishe
         ("gaussian, seed 1", "its training diverged, it has no classifier"),
     ],
 )
-def test_what_is_no_classifier_is_refused_in_one_line(published: Published, source: Store, run: str, told: str) -> None:
+def test_what_is_no_classifier_is_refused_in_one_line(
+    published: Published, source: Store, run: str, message: str
+) -> None:
     if not run.startswith(("runs:", "models:")):
         run = address(run_of(published, published[1].study.id if run == "study" else run))
-    with pytest.raises(StoreError, match=told) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         load_classifier(run)
     assert "\n" not in str(caught.value)
 
@@ -168,7 +170,7 @@ def _edit(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (_pickled, "damaged or missing"),
         (_other_weights, "weights.pt is not what model.json describes"),
@@ -178,21 +180,21 @@ def _edit(folder: Path, **changes: object) -> None:
     ],
 )
 def test_files_of_a_run_that_were_changed_are_refused_and_execute_nothing(
-    published: Published, source: Store, tmp_path: Path, damage, told: str
+    published: Published, source: Store, tmp_path: Path, damage, message: str
 ) -> None:
     run = run_of(published, "gaussian, seed 0")
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     kept = shutil.copytree(folder, tmp_path / "kept")
     try:
         damage(folder)
-        with pytest.raises(StoreError, match=told) as caught:
+        with pytest.raises(StoreError, match=message) as caught:
             load_classifier(address(run))
         assert "\n" not in str(caught.value)
         assert not (folder / "executed").exists()
     finally:
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
-    # The test's own damage is undone, and would have been told.
+    # The test's own damage is undone, and would have been noticed.
     load_classifier(address(run))
 
 

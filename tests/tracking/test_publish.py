@@ -28,10 +28,12 @@ from rspipe.report.results import Results
 from rspipe.report.summaries import summarize
 from rspipe.smoothing.metrics import certified_accuracy
 from rspipe.spec import content_id
-from rspipe.storage.files import write_json, write_text
+from rspipe.storage.files import write_json
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.tracking.publish import Tracker, tracking_uri, ui_command
+from rspipe.tracking.client import tracking_uri, ui_command
+from rspipe.tracking.publish import Tracker
 from tests.browser import browser, needs_browser
 from tests.processes import free_ports, kill_all
 from tests.results_builder import results
@@ -57,7 +59,7 @@ def save(store: Store, content: Results) -> None:
     """Write the files that a run directory with these results has and MLflow gets."""
     for name in ("study.json", "environment.json"):
         write_json(store.run_dir / name, {"name": name})
-    write_text(store.run_dir / "study.toml", "")
+    (store.run_dir / "study.toml").write_text("")
     for model in content.models:
         store.save_model(model, {"w": torch.zeros(1)})
     for search in content.searches:
@@ -111,15 +113,15 @@ def publish(store: Store, content: Results) -> None:
     tracker.finish("FINISHED")
 
 
-def child(found: list[Run], record: TrainedModel) -> Run:
-    (run,) = [run for run in found if run.data.tags["rspipe.key"].startswith(f"model/{record.id}/")]
+def child(published: list[Run], record: TrainedModel) -> Run:
+    (run,) = [run for run in published if run.data.tags["rspipe.key"].startswith(f"model/{record.id}/")]
     return run
 
 
 def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(store: Store, content: Results) -> None:
     publish(store, content)
-    found = runs(store)
-    kinds = Counter(run.data.tags["rspipe.kind"] for run in found)
+    published = runs(store)
+    kinds = Counter(run.data.tags["rspipe.kind"] for run in published)
     assert kinds == {
         "study": 1,
         "model": len(content.models),
@@ -127,18 +129,18 @@ def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(sto
         "ensemble": len(content.ensembles),
         "trial": len(content.trials),
     }
-    (parent,) = [run.info.run_id for run in found if run.data.tags["rspipe.kind"] == "study"]
-    direct = [run for run in found if run.data.tags["rspipe.kind"] != "trial"]
+    (parent,) = [run.info.run_id for run in published if run.data.tags["rspipe.kind"] == "study"]
+    direct = [run for run in published if run.data.tags["rspipe.kind"] != "trial"]
     assert {run.data.tags.get("mlflow.parentRunId") for run in direct} == {None, parent}
-    assert {run.data.tags.get("rspipe.study.loading") for run in found} == {content.study.id}
+    assert {run.data.tags.get("rspipe.study") for run in published} == {content.study.id}
 
 
 def nested_trials(store: Store) -> dict[str, list[Run]]:
     """Return the runs of trials by the key of the run that they are nested in."""
-    found = runs(store)
-    keys = {run.info.run_id: run.data.tags["rspipe.key"] for run in found}
+    published = runs(store)
+    keys = {run.info.run_id: run.data.tags["rspipe.key"] for run in published}
     nested: dict[str, list[Run]] = {}
-    for run in sorted(found, key=lambda run: run.info.run_name or ""):
+    for run in sorted(published, key=lambda run: run.info.run_name or ""):
         if run.data.tags["rspipe.kind"] == "trial":
             nested.setdefault(keys[run.data.tags["mlflow.parentRunId"]], []).append(run)
     return nested
@@ -159,7 +161,7 @@ def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store
     more = replace(search, trials=5, best=added.parameters, best_index=3, objective=added.objective)
     publish(store, replace(content, searches=(more,), trials=(*content.trials, added, stopped)))
     nested = nested_trials(store)
-    assert {key: len(found) for key, found in nested.items()} == {f"search/{search.id}/5": 5}
+    assert {key: len(children) for key, children in nested.items()} == {f"search/{search.id}/5": 5}
     assert nested[f"search/{search.id}/5"][4].info.status == "KILLED"
     superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
     assert superseded == [f"search/{search.id}/3"]
@@ -167,14 +169,14 @@ def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store
 
 def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(store: Store, content: Results) -> None:
     publish(store, content)
-    client, found = MlflowClient(tracking_uri(store.run_dir)), runs(store)
+    client, published = MlflowClient(tracking_uri(store.run_dir)), runs(store)
     certified = {one.id: one for one in content.certified}
     lengths = set()
     for record in content.models:
         if record.status == "diverged":
             continue
         one = certified[record.id]
-        history = client.get_metric_history(child(found, record).info.run_id, "certified_accuracy")
+        history = client.get_metric_history(child(published, record).info.run_id, "certified_accuracy")
         steps = [point.step for point in history]
         expected = certified_accuracy(one.radius, one.correct, [step / 1000 for step in steps])
         assert [point.value for point in history] == pytest.approx(expected.tolist())
@@ -260,9 +262,9 @@ def test_the_load_of_the_machine_is_logged_while_a_study_runs_and_goes_on_when_i
 
 def test_the_duration_of_a_run_is_the_time_that_training_took(store: Store, content: Results) -> None:
     publish(store, replace(content, ensembles=(), certified=()))
-    found = runs(store)
+    published = runs(store)
     for record in content.models:
-        run = child(found, record)
+        run = child(published, record)
         assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(record.seconds, abs=1e-3)
 
 
@@ -342,8 +344,8 @@ def test_a_parent_run_whose_making_was_cut_off_is_completed(store: Store, conten
 def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> None:
     publish(store, content)
     model = content.models[0]
-    anew = replace(content, models=(replace(model, checksum="other"), *content.models[1:]))
-    publish(store, anew)
+    retrained = replace(content, models=(replace(model, checksum="other"), *content.models[1:]))
+    publish(store, retrained)
     keys = [run.data.tags["rspipe.key"] for run in runs(store) if model.id in run.data.tags["rspipe.key"]]
     assert sorted(keys) == sorted([f"model/{model.id}/{model.checksum}", f"model/{model.id}/other"])
     superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
@@ -395,14 +397,14 @@ def test_a_run_directory_made_anew_is_another_parent_run(store: Store, content: 
 def test_artifacts_and_a_database_that_is_made_anew_lie_beside_the_run_directory(
     store: Store, content: Results
 ) -> None:
-    (store.run_dir.parent / "mlflow.db").unlink()
+    (store.run_dir.local_part.parent / "mlflow.db").unlink()
     publish(store, content)
-    assert list((store.run_dir.parent / "mlartifacts").rglob("weights.pt"))
-    assert (store.run_dir.parent / "mlflow.db").is_file()
+    assert list((store.run_dir.local_part.parent / "mlartifacts").rglob("weights.pt"))
+    assert (store.run_dir.local_part.parent / "mlflow.db").is_file()
 
 
 def test_the_command_names_the_database_and_quotes_it(tmp_path: Path) -> None:
-    uri = tracking_uri(tmp_path / "a b" / "run")
+    uri = tracking_uri(StorePath.of(tmp_path / "a b" / "run"))
     assert uri == f"sqlite:///{tmp_path}/a b/mlflow.db"
     assert ui_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
     assert ui_command("http://somewhere:5000") == "http://somewhere:5000"
@@ -470,10 +472,10 @@ def sqlite(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 def postgresql() -> Iterator[str]:
     """Start PostgreSQL on loopback; return an empty database of it."""
     pytest.importorskip("psycopg2", reason="needs psycopg2, which is not installed")
-    found = shutil.which("initdb")
-    if found is None:
+    initdb = shutil.which("initdb")
+    if initdb is None:
         pytest.skip("needs PostgreSQL's server, whose programs are not in the path")
-    programs = Path(found).resolve().parent
+    programs = Path(initdb).resolve().parent
     # It refuses to run as root; its package makes a user for it.
     user = "postgres" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -519,18 +521,18 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    told = list[str]()
+    warnings = list[str]()
     handler, logger = logging.Handler(), logging.getLogger("rspipe")
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
         publish(store, content)
-        assert len(told) == 1, "the server is not there yet"
+        assert len(warnings) == 1, "the server is not there yet"
         with server(folder, port, database):
             publish(store, content)
-            yield Served(f"http://127.0.0.1:{port}", store, content, tuple(told))
+            yield Served(f"http://127.0.0.1:{port}", store, content, tuple(warnings))
     logger.removeHandler(handler)
 
 
@@ -540,10 +542,10 @@ def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
     (warning,) = served.warnings
     assert f"MLflow at {served.uri} cannot be written" in warning
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
-    content, found = served.content, runs(served.store)
-    assert len(found) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
+    content, published = served.content, runs(served.store)
+    assert len(published) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
     record = content.models[0]
-    run = child(found, record)
+    run = child(published, record)
     assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
     # No node but the server's needs its folder.
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
@@ -551,7 +553,7 @@ def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
     fetched = Path(client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path)))
     assert fetched.read_bytes() == (served.store.model_dir(record.id) / "weights.pt").read_bytes()
-    assert not (served.store.run_dir.parent / "mlartifacts").exists()
+    assert not (served.store.run_dir.local_part.parent / "mlartifacts").exists()
 
 
 _TRACES = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])"
@@ -563,13 +565,13 @@ def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_a
 ) -> None:
     """What README says to do, in the pages that MLflow's own server shows."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
-    found = {run.info.run_name: run for run in runs(served.store)}
-    experiment = next(iter(found.values())).info.experiment_id
+    by_name = {run.info.run_name: run for run in runs(served.store)}
+    experiment = next(iter(by_name.values())).info.experiment_id
     finished = [model for model in served.content.models if model.status == "finished"]
     expected = {}
     for record in finished[:2]:
         (one,) = [one for one in served.content.certified if one.id == record.id]
-        name = child(list(found.values()), record).info.run_name
+        name = child(list(by_name.values()), record).info.run_name
         at = [0, 260, 500, 740]
         shares = certified_accuracy(one.radius, one.correct, [step / 1000 for step in at])
         expected[name] = dict(zip(at, shares.tolist(), strict=True))
@@ -577,9 +579,8 @@ def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_a
         context = running.new_context(viewport={"width": 1600, "height": 1000})
         context.set_default_timeout(150_000)
         page, outside = context.new_page(), list[str]()
-        page.on(
-            "request", lambda asked: asked.url.startswith((served.uri, "data:", "blob:")) or outside.append(asked.url)
-        )
+        inside = (served.uri, "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(inside) or outside.append(request.url))
         page.goto(f"{served.uri}/#/experiments/{experiment}/runs")
         search = page.get_by_placeholder("metrics.rmse")
         search.fill("tags.`rspipe.kind` = 'model' and tags.`rspipe.stage` = 'certify'")
@@ -603,7 +604,7 @@ def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_a
 
 
 def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:
-    (store.run_dir.parent / "mlflow.db").write_text("not a database at all, not in the least")
+    (store.run_dir.local_part.parent / "mlflow.db").write_text("not a database at all, not in the least")
     publish(store, content)
     assert [record.levelname for record in caplog.records if record.name.startswith("rspipe")] == ["WARNING"]
 
