@@ -21,7 +21,7 @@ from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import EnsembleWeights
 from rspipe.report.sections.results import result_table
 from rspipe.report.sections.search import search_warnings
-from rspipe.report.summaries import Summary, summarize
+from rspipe.report.summaries import Summary
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.report import finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.search import run_searches
@@ -143,7 +143,7 @@ class Session:
 
     def _publish(self) -> None:
         results = read_results(self.store, self.study)
-        self.tracker.publish(results, self._complete(summarize(results)))
+        self.tracker.publish(results, self._complete(results.summaries))
 
     def _warn_of_missing(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from rspipe.report.results import Results
 from rspipe.report.sections.claims import claim_table, compare_with_published, judge_claims, published_table
 from rspipe.report.sections.results import result_table, seed_table
-from rspipe.report.summaries import Summary, average_over_seeds
+from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
 from rspipe.smoothing.certificates import Certificates
 from rspipe.smoothing.derivation import ClassifierCounts
@@ -20,30 +20,30 @@ from rspipe.smoothing.metrics import acr_interval, certified_accuracy
 def derived_table(
     rows: Mapping[str, tuple[ClassifierCounts, Certificates]], *, radii: Sequence[float], with_radius: bool
 ) -> Table:
-    """Return one row per classifier with what certificates that were derived from its counts say of it."""
+    """Return one row per classifier with the metrics of certificates that were derived from its counts."""
 
-    def row(name: str, counts: ClassifierCounts, found: Certificates) -> dict[str, Cell]:
-        correct = found.prediction == counts.label
+    def row(name: str, counts: ClassifierCounts, certificates: Certificates) -> dict[str, Cell]:
+        correct = certificates.prediction == counts.label
         shown = radii if with_radius else [0.0]
-        accuracy = zip(shown, certified_accuracy(found.radius, correct, shown), strict=True)
+        accuracy = zip(shown, certified_accuracy(certificates.radius, correct, shown), strict=True)
         return {
             "classifier": Cell(name),
-            **({"ACR ± 95 %": estimate_cell(acr_interval(found.radius, correct))} if with_radius else {}),
+            **({"ACR ± 95 %": estimate_cell(acr_interval(certificates.radius, correct))} if with_radius else {}),
             **{
                 f"CA({radius:g})" if with_radius else "accuracy": number_cell(float(share))
                 for radius, share in accuracy
             },
-            "abstained": percent_cell(float(np.mean((found.prediction < 0) & (counts.stop != "label")))),
+            "abstained": percent_cell(float(np.mean((certificates.prediction < 0) & (counts.stop != "label")))),
             "images": number_cell(len(correct), digits=0),
         }
 
     return Table.of(row(name, *pair) for name, pair in rows.items())
 
 
-def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
+def summary_markdown(results: Results) -> str:
     """Return a study's tables as Markdown: claims, published results, means over seeds, every classifier."""
     certify = results.study.certify
-    images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in summaries))
+    images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in results.summaries))
     head = (
         f"{results.study.title or results.study.name}: rule {certify.rule.name}, n0 = {certify.n0}, "
         f"n = {certify.n:,}, α = {certify.alpha:g}, {certify.precision}"
@@ -51,8 +51,8 @@ def summary_markdown(results: Results, summaries: Sequence[Summary]) -> str:
     tables = (
         claim_table(judge_claims(results)),
         published_table(compare_with_published(results)),
-        seed_table(average_over_seeds(results)),
-        result_table(summaries),
+        seed_table(results.seed_averages),
+        result_table(results.summaries),
     )
     shown = [markdown(table) for table in tables if table.rows]
     return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *shown])
@@ -145,17 +145,17 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join("{}" + text if text.startswith("[") else text for text in map(latex_text, cells)) + r" \\"
 
 
-def summary_latex(results: Results, summaries: Sequence[Summary]) -> str:
+def summary_latex(results: Results) -> str:
     """Return the result tables of a study: methods averaged over seeds, then every classifier.
 
     Radii that no classifier reaches are left out.
     """
     certify = results.study.certify
-    every = result_table(summaries)
+    every = result_table(results.summaries)
     wanted = [name for name in every.columns if name in _SHOWN or name.startswith(("ACR", "CA("))]
-    told = (
+    terms = (
         f"study {results.study.id}, rule {certify.rule.name}, n0 = {certify.n0}, n = {certify.n}, "
         f"alpha = {certify.alpha:g}, {certify.precision}"
     )
-    tables = (latex(seed_table(average_over_seeds(results)), columns=_SEEDS), latex(every, columns=wanted))
-    return "\n".join([f"% {told}. Needs \\usepackage{{booktabs}}.", *tables])
+    tables = (latex(seed_table(results.seed_averages), columns=_SEEDS), latex(every, columns=wanted))
+    return "\n".join([f"% {terms}. Needs \\usepackage{{booktabs}}.", *tables])

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rspipe.records import TrainedModel
-
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow is too faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
+
+BLUE, RED, GREY = "#0072B2", "#D55E00", "#888888"
 
 LINE_STYLES = ("-", "--", "-.", ":")
 
@@ -90,8 +90,9 @@ def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {label: (_COLOURS[i % size], LINE_STYLES[i // size % len(LINE_STYLES)]) for i, label in enumerate(unique)}
 
 
-def model_colours(models: Sequence[TrainedModel]) -> dict[str, tuple[str, str]]:
-    return label_colours([model.label for model in models])
+def drawn(figures: Mapping[str, Figure | None]) -> dict[str, Figure]:
+    """Return the figures that there are data for."""
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def figure_svg(figure: Figure, *, name: str = "figure") -> str:

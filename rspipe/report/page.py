@@ -1,72 +1,149 @@
-"""Pieces of an HTML page: text is escaped here, and what is passed on as content is HTML already."""
+"""The report of a study: one HTML page that needs nothing but a browser."""
 
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import chain
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from rspipe.data.spec import DataSpec
+from rspipe.report.caveats import caveats
 from rspipe.report.figures import figure_svg
-from rspipe.report.tables import Part, Table
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+from rspipe.report.sections import (
+    accuracy,
+    attacks,
+    changes,
+    claims,
+    combinations,
+    cost,
+    differences,
+    distribution,
+    findings,
+    landscapes,
+    limits,
+    noise,
+    pairs,
+    parameters,
+    pruning,
+    reading,
+    results,
+    search,
+    sensitivity,
+    sizes,
+    summary,
+    training,
+    trials,
+    weights,
+)
+
+CHAPTERS: Mapping[str, Sequence[Callable[[Results], Section | None]]] = {
+    "Summary": (summary.section, claims.section),
+    "Findings": (findings.section,),
+    "Results": (results.section,),
+    "Certified accuracy": (accuracy.section,),
+    "Where the ACR comes from": (distribution.section,),
+    "Paired differences": (differences.section, pairs.section),
+    "ACR against cost": (cost.section,),
+    "Ensembles and weights": (weights.section,),
+    "What ensembles give, and why": (
+        combinations.section,
+        noise.section,
+        changes.section,
+        sizes.section,
+        limits.section,
+        pruning.section,
+        landscapes.section,
+    ),
+    "Attacks around certified images": (attacks.section,),
+    "Search": (search.section, trials.section, sensitivity.section),
+    "Training": (training.section,),
+    "How to read this; guarantees and limits": (reading.section,),
+    "Parameters and environment": (parameters.section,),
+}
+"""The sections of the page by chapter, in order."""
+
+RULES = {"fixed": "CERTIFY (Cohen et al. 2019)", "planned": "planned CERTIFY", "radius_grid": "radius grid"}
+"""The rules in words, by name."""
+
+Chapters = Mapping[str, Sequence[Section]]
 
 
-def element(tag: str, content: str, attributes: dict[str, str] | None = None) -> str:
-    """Return an HTML element; `content` is HTML already, attribute values are text."""
-    said = "".join(f' {name}="{escape(value)}"' for name, value in (attributes or {}).items() if value)
-    return f"<{tag}{said}>{content}</{tag}>"
+def report_chapters(study_results: Results) -> Chapters:
+    """Return the sections of the report by chapter; sections and chapters without content are left out."""
+    chapters = {
+        title: [section for build in builders if (section := build(study_results)) is not None]
+        for title, builders in CHAPTERS.items()
+    }
+    return {title: sections for title, sections in chapters.items() if sections}
 
 
-def paragraph(text: str, *, style: str = "") -> str:
-    return element("p", escape(text), {"class": style})
+def report_figures(chapters: Chapters) -> dict[str, Figure]:
+    """Return every figure of the report by a name that serves as a file name."""
+    figures: dict[str, Figure] = {}
+    for section in chain.from_iterable(chapters.values()):
+        figures |= section.figures
+    return figures
 
 
-def bullets(items: Iterable[str]) -> str:
-    return element("ul", "".join(element("li", escape(item)) for item in items))
+def data_title(data: DataSpec) -> str:
+    """Return the name of a data set."""
+    return "Handwritten digits, 8×8 pixels (scikit-learn)" if data.name == "digits" else data.title
 
 
-def details(title: str, content: str) -> str:
-    return element("details", element("summary", escape(title)) + content)
+def _svg(figure: Figure, name: str) -> Markup:
+    # Matplotlib escapes the text in it.
+    return Markup(figure_svg(figure, name=name.replace(".", "_")))
 
 
-def table_html(table: Table, *, name: str = "") -> str:
-    """Return a table as HTML; the column `name` is not broken into lines. The page's script sorts and copies."""
-    if not table.rows:
-        return ""
-    styles = [
-        " ".join(["num"] * numeric + ["name"] * (column == name))
-        for column, numeric in zip(table.columns, table.numeric, strict=True)
-    ]
-    heads = zip(table.columns, styles, strict=True)
-    head = "".join(element("th", escape(column), {"scope": "col", "class": style}) for column, style in heads)
-    rows = []
-    for row in table.rows:
-        cells = ""
-        for cell, style in zip(row, styles, strict=True):
-            value = "" if cell.value is None else repr(float(cell.value))
-            cells += element("td", escape(cell.text), {"class": f"{style} {cell.tone}".strip(), "data-value": value})
-        rows.append(element("tr", cells))
-    content = element("thead", element("tr", head)) + element("tbody", "\n".join(rows))
-    scroll = element("div", element("table", content), {"class": "scroll"})
-    return element("div", element("div", "", {"class": "tools"}) + scroll, {"class": "table"})
+@cache
+def _templates() -> Environment:
+    """Return the templates of the page and of its sections; all text is escaped."""
+    templates = Environment(
+        loader=PackageLoader("rspipe.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "g": "{:g}".format,
+        "thousands": "{:,}".format,
+        "exact": lambda value: repr(float(value)),
+        "svg": _svg,
+    }
+    return templates
 
 
-def figure_grid(figures: dict[str, Figure], *kinds: str, wide: float = 7.0) -> str:
-    """Return the figures whose names begin with one of `kinds`, laid out beside each other.
+def section_html(section: Section) -> Markup:
+    template = _templates().get_template(f"sections/{section.name}.html")
+    return Markup(template.render(section.content, figures=section.figures))
 
-    One that is wider than `wide` inches has a line to itself.
+
+def render_report(study_results: Results, chapters: Chapters) -> str:
+    """Return the report as one HTML page without any outside reference.
+
+    Args:
+        study_results: Of the study.
+        chapters: Its `report_chapters`.
     """
-    shown = [
-        element(
-            "figure",
-            figure_svg(figure, name=name.replace(".", "_")),
-            {"class": "wide" if figure.get_figwidth() > wide else ""},
+    images = sorted({one.images for one in study_results.summaries})
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            study=study_results.study,
+            data=data_title(study_results.study.data),
+            rule=RULES[study_results.study.certify.rule.name],
+            images=list(dict.fromkeys((images[0], images[-1]))) if images else [],
+            classifiers=len(study_results.summaries),
+            models=len(study_results.models),
+            ensembles=len(study_results.ensembles),
+            caveats=caveats(study_results),
+            chapters={title: [section_html(section) for section in sections] for title, sections in chapters.items()},
         )
-        for name, figure in figures.items()
-        if name.startswith(kinds)
-    ]
-    return element("div", "\n".join(shown), {"class": "figures"}) if shown else ""
-
-
-def part_of(part: Part, *, title: str = "") -> str:
-    content = element("h3", escape(title)) if title else ""
-    content += table_html(part.table, name="ensemble") + (bullets(part.sentences) if part.sentences else "")
-    return content + (paragraph(part.note, style="soft") if part.note else "")
+    )

@@ -1,15 +1,14 @@
-"""Everything a study has produced, and how it is looked up."""
+"""Everything a study has produced, and how it is looked up: by id and by noise level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property
 
-import numpy as np
-
-from rspipe.arrays import FloatArray, IntArray
 from rspipe.ensembles.diagnostics import MemberMargins
-from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.report.differences import Group
+from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, summarize
+from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.study.config import StudyConfig
 
@@ -30,64 +29,128 @@ class Results:
     """Of the members of ensembles on the calibration images, where they were read."""
     attacks: tuple[BoundaryCheck, ...] = ()
 
+    @cached_property
+    def _models(self) -> dict[str, TrainedModel]:
+        return {model.id: model for model in self.models}
 
-def display_name(record: TrainedModel | EnsembleWeights) -> str:
-    """Return a classifier's name in tables and figures: short, and unique at its noise level."""
-    if isinstance(record, EnsembleWeights):
-        return ensemble_name(record.label, record.method, record.average)
-    return f"{record.label}, seed {record.seed}"
+    @cached_property
+    def _certified(self) -> dict[str, CertifiedClassifier]:
+        return {classifier.id: classifier for classifier in self.certified}
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels of the study and of what is certified, ascending."""
+        return tuple(sorted({*self.study.sigmas, *(c.sigma for c in self.certified)}))
+
+    @property
+    def baseline(self) -> str:
+        """The label that every other is compared with."""
+        return self.study.baseline or self.study.models[0].label
+
+    @property
+    def records(self) -> tuple[TrainedModel | EnsembleWeights, ...]:
+        """Models, then ensembles, in the order of the study."""
+        return (*self.models, *self.ensembles)
+
+    def model(self, id_: str) -> TrainedModel | None:
+        """Return the record of a model, or None."""
+        return self._models.get(id_)
+
+    def certificates(self, id_: str) -> CertifiedClassifier | None:
+        """Return the certificates of a model or an ensemble, or None."""
+        return self._certified.get(id_)
+
+    def model_label(self, id_: str) -> str:
+        """Return the label of a model, or the id where there is no record of it."""
+        model = self.model(id_)
+        return id_ if model is None else model.label
+
+    def model_name(self, id_: str) -> str:
+        """Return the name of a model in tables, or the id where there is no record of it."""
+        model = self.model(id_)
+        return id_ if model is None else display_name(model)
+
+    def models_at(self, sigma: float) -> dict[str, list[CertifiedClassifier]]:
+        """Return the certified models at a noise level by label, one per seed, in the order of the study."""
+        models: dict[str, list[CertifiedClassifier]] = {}
+        for record in self.models:
+            classifier = self.certificates(record.id)
+            if classifier is not None and classifier.kind == "model" and classifier.sigma == sigma:
+                models.setdefault(record.label, []).append(classifier)
+        return models
+
+    def ensembles_at(self, sigma: float) -> list[tuple[EnsembleWeights, CertifiedClassifier]]:
+        """Return the certified ensembles at a noise level, in the order of the study."""
+        pairs = [(record, self.certificates(record.id)) for record in self.ensembles]
+        return [(record, c) for record, c in pairs if c is not None and c.kind == "ensemble" and c.sigma == sigma]
+
+    def certified_members(self, record: EnsembleWeights) -> list[CertifiedClassifier]:
+        """Return the certificates of an ensemble's members, or nothing unless all are trained and certified."""
+        classifiers = [c for member in record.members if (c := self.certificates(member)) and self.model(member)]
+        return classifiers if len(classifiers) == len(record.members) else []
+
+    def groups(self, sigma: float) -> dict[str, Group]:
+        """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
+        groups = {label: label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
+        ensembles = [ensemble_group(*pair) for pair in self.ensembles_at(sigma)]
+        return groups | {group.label: group for group in ensembles}
+
+    def margins_at(self, sigma: float) -> list[MemberMargins]:
+        """Return the margins of members that were read at a noise level."""
+        return [margins for margins in self.margins if margins.sigma == sigma]
+
+    def trials_of(self, search: SearchResult) -> list[Trial]:
+        """Return the trials of a search."""
+        return [trial for trial in self.trials if trial.search == search.id]
+
+    def spec_of(self, search: SearchResult) -> SearchSpec | None:
+        """Return the spec that a search ran, or None where the study has changed since."""
+        specs = self.study.search_specs
+        return next((one for one in specs if (one.label, one.sigma) == (search.label, search.sigma)), None)
+
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """One per certified classifier: by noise level, models before ensembles, in the study's order.
+
+        A classifier that no record names (its training or weighing is not finished) is left out.
+        """
+        summaries = []
+        for sigma in self.sigmas:
+            certified = (c for classifiers in self.models_at(sigma).values() for c in classifiers)
+            records: list[TrainedModel | EnsembleWeights] = [self._models[c.id] for c in certified]
+            records += [record for record, _ in self.ensembles_at(sigma)]
+            for record in records:
+                members = record.members if isinstance(record, EnsembleWeights) else (record.id,)
+                trained = [model for member in members if (model := self.model(member)) is not None]
+                classifier = self._certified[record.id]
+                summaries.append(summarize(classifier, record, trained=trained, radii=self.study.radii))
+        return tuple(summaries)
+
+    def summaries_at(self, sigma: float) -> list[Summary]:
+        """Return the summaries of a noise level."""
+        return [summary for summary in self.summaries if summary.sigma == sigma]
+
+    @cached_property
+    def seed_averages(self) -> tuple[SeedAverage, ...]:
+        """The ACR of every label at every noise level, averaged over the seeds that are certified."""
+        averages = [
+            average_over_seeds(label, classifiers, trained=[self._models[c.id] for c in classifiers])
+            for sigma in self.sigmas
+            for label, classifiers in self.models_at(sigma).items()
+        ]
+        return tuple(average for average in averages if average is not None)
 
 
-def certified_models(results: Results, *, sigma: float) -> dict[str, list[CertifiedClassifier]]:
-    """Return the certified models at a noise level by label, one per seed, in the order of the study."""
-    certified = {c.id: c for c in results.certified if c.kind == "model" and c.sigma == sigma}
-    models: dict[str, list[CertifiedClassifier]] = {}
-    for record in results.models:
-        if record.id in certified:
-            models.setdefault(record.label, []).append(certified[record.id])
-    return models
+def seeds_label(label: str, seeds: int) -> str:
+    """Return a label with the number of its models."""
+    return f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)"
 
 
-def certified_ensembles(results: Results, *, sigma: float) -> list[tuple[EnsembleWeights, CertifiedClassifier]]:
-    """Return the certified ensembles at a noise level, in the order of the study."""
-    certified = {c.id: c for c in results.certified if c.kind == "ensemble" and c.sigma == sigma}
-    return [(record, certified[record.id]) for record in results.ensembles if record.id in certified]
+def label_group(label: str, classifiers: Sequence[CertifiedClassifier]) -> Group:
+    """Return the group of a label's models."""
+    return Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
 
 
-def baseline_label(study: StudyConfig) -> str:
-    """Return the label that every other is compared with."""
-    return study.baseline or study.models[0].label
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: the mean credited radius of some classifiers."""
-
-    id: str
-    label: str
-    classifiers: Sequence[CertifiedClassifier]
-
-    @classmethod
-    def of_label(cls, label: str, classifiers: Sequence[CertifiedClassifier]) -> "Side":
-        seeds = len(classifiers)
-        return cls(label, f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)", classifiers)
-
-    @classmethod
-    def of_ensemble(cls, record: EnsembleWeights, classifier: CertifiedClassifier) -> "Side":
-        return cls(record.id, display_name(record), (classifier,))
-
-    def examples(self) -> IntArray:
-        """Return the examples that all of the classifiers were certified on, ascending."""
-        return reduce(np.intersect1d, [c.example for c in self.classifiers])
-
-    def credit(self, examples: IntArray) -> FloatArray:
-        """Return [example] the mean credited radius."""
-        rows = [c.credited_radius[np.searchsorted(c.example, examples)] for c in self.classifiers]
-        return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
-
-
-def sides(results: Results, *, sigma: float) -> dict[str, Side]:
-    """Return every label and every ensemble at a noise level by its name in tables."""
-    models = {label: Side.of_label(label, found) for label, found in certified_models(results, sigma=sigma).items()}
-    ensembles = [Side.of_ensemble(*pair) for pair in certified_ensembles(results, sigma=sigma)]
-    return models | {side.label: side for side in ensembles}
+def ensemble_group(record: EnsembleWeights, classifier: CertifiedClassifier) -> Group:
+    """Return the group of an ensemble alone."""
+    return Group.of([classifier], id_=record.id, label=display_name(record))

@@ -1,70 +1,43 @@
 """Paired differences between classifiers of several runs, on images that all of them were certified on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product
-from typing import Any, Literal
+from itertools import chain, product
+from typing import Any
 
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
-from rspipe.records import Interval
-from rspipe.report.tables import Cell, Table, bracketed, number
+from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.tables import Cell, Table, interval_cell, number_cell
 from rspipe.smoothing.certificates import Certificates, certify_counts, check_alpha
 from rspipe.smoothing.derivation import ClassifierCounts, derive, first_samples
-from rspipe.smoothing.metrics import paired_difference, verdict
+from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.spec import check_can_certify
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "seed")
-"""What a data spec says of other splits than the test images."""
+"""Settings of a data spec that are about other splits than the test images."""
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One side of a comparison: a label with all its seeds, or an ensemble."""
-
-    name: str
-    """The label, or the ensemble's display name: what runs are matched by."""
-    sigma: float
-    counts: tuple[ClassifierCounts, ...]
-    """One per seed; credited radii are averaged over them image by image."""
-
-    @property
-    def examples(self) -> IntArray:
-        """Return the examples that all seeds were certified on, ascending."""
-        return reduce(np.intersect1d, [counts.example for counts in self.counts])
+Name = tuple[str, float]
+"""Of one or several classifiers of a run: a label or an ensemble's display name, and the noise level."""
 
 
 @dataclass(frozen=True)
 class CertifiedRun:
-    """What a run directory says to a comparison."""
+    """The counts of a run directory, for a comparison with others."""
 
     name: str
     data: DataSpec
-    contenders: tuple[Contender, ...]
+    counts: Mapping[Name, tuple[ClassifierCounts, ...]]
+    """Of every label, one per seed, and of every ensemble, in the order of the study."""
 
-    def find(self, name: str, *, sigma: float) -> Contender | None:
-        """Return the contender of a name at a noise level, or None."""
-        return next((one for one in self.contenders if (one.name, one.sigma) == (name, sigma)), None)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired difference of ACR, first minus second, on the images that both were certified on."""
-
-    sigma: float
-    first: str
-    second: str
-    """With run and number of seeds."""
-    first_acr: float
-    second_acr: float
-    difference: Interval
-    verdict: Literal["higher", "lower", "not significant"]
-    """Of the first, by whether the 95 % interval leaves 0 out; not adjusted for the number of comparisons."""
-    images: int
+    @property
+    def all_counts(self) -> Iterator[ClassifierCounts]:
+        """The counts of all classifiers."""
+        return chain.from_iterable(self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -89,7 +62,7 @@ def agreed_terms(
     """Return the terms on which runs are compared.
 
     Args:
-        runs: At least one, each with contenders.
+        runs: At least one, each with counts.
         rederive: Whether certificates may be derived from the counts where alpha, n or the rule differ: at the
             smallest alpha and the largest n that all counts have. The n0 of the selection stays each run's own.
         alpha: Another alpha; with `rederive` alone.
@@ -103,15 +76,15 @@ def agreed_terms(
     for other in others:
         if (ours := tested_images(first.data)) != (theirs := tested_images(other.data)):
             raise MismatchError(f"{first.name} and {other.name} are of different test images: {ours} and {theirs}")
-    every = [counts for run in runs for one in run.contenders for counts in one.counts]
+    every = [counts for run in runs for counts in run.all_counts]
     if not rederive:
         if alpha is not None or n is not None:
             raise ValueError("another alpha or n needs certificates derived from the counts: say --rederive, too")
         for other in others:
-            if told := _different_terms(first, other):
+            if differences := _different_terms(first, other):
                 raise MismatchError(
-                    f"{first.name} and {other.name} are not comparable: {told}; --rederive derives certificates on the "
-                    "same terms from the counts"
+                    f"{first.name} and {other.name} are not comparable: {differences}; --rederive derives certificates "
+                    "on the same terms from the counts"
                 )
     level = min(counts.alpha for counts in every) if alpha is None else alpha
     check_alpha(level)
@@ -127,17 +100,16 @@ def agreed_terms(
 
 
 def tested_images(data: DataSpec) -> dict[str, Any]:
-    """Return what determines the test images that an example number stands for, JSON-like."""
-    told = data.model_dump(mode="json", exclude=set(_ONLY_TRAINING))
+    """Return the settings that determine the test image that an example number stands for, JSON-like."""
     # The digits are numbered as a whole, whatever their splits.
-    return {"name": "digits"} if data.name == "digits" else told
+    return {"name": "digits"} if data.name == "digits" else data.model_dump(mode="json", exclude=set(_ONLY_TRAINING))
 
 
 def _rule(counts: ClassifierCounts) -> str:
     """Return the rule with its parameters, in words."""
     # An image that misses the label counts 0 whether or not it was stopped.
-    told = counts.rule.model_dump(mode="json", exclude={"name", "label_stop"})
-    return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in told.items())])
+    parameters = counts.rule.model_dump(mode="json", exclude={"name", "label_stop"})
+    return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
 
 
 def _samples_of_all(counts: ClassifierCounts) -> int:
@@ -147,10 +119,10 @@ def _samples_of_all(counts: ClassifierCounts) -> int:
 
 
 def _different_terms(a: CertifiedRun, b: CertifiedRun) -> str:
-    """Return in what runs differ that decides what a certificate means, in words; empty where they do not."""
+    """Return the differences of two runs that change the meaning of a certificate, in words; empty without any."""
 
     def terms(run: CertifiedRun) -> dict[str, list[str]]:
-        every = [counts for one in run.contenders for counts in one.counts]
+        every = [*run.all_counts]
         return {
             "rule": sorted({_rule(counts) for counts in every}),
             "n": sorted({f"{counts.n:,}" for counts in every}),
@@ -180,100 +152,84 @@ def compare_runs(
     Raises:
         MismatchError: There is nothing to compare, or the images or their labels differ.
     """
-    known: dict[int, Certificates] = {}
-    found = []
-    for (first_run, first), (second_run, second) in pairs_part(runs, against):
-        here, there = first.examples, second.examples
-        examples = np.intersect1d(here, there)
-        if not common_images and not examples.size == here.size == there.size:
+    derived: dict[int, FloatArray] = {}
+
+    def group(run: CertifiedRun, name: Name) -> Group:
+        credits_ = []
+        for counts in run.counts[name]:
+            if id(counts) not in derived:
+                certificates = terms.certificates(counts)
+                derived[id(counts)] = credited_radius(certificates.radius, certificates.prediction == counts.label)
+            credits_.append((counts.example, derived[id(counts)]))
+        return Group.of_credits(credits_, id_=name[0], label=_title(run, name))
+
+    comparisons = []
+    for (first_run, first), (second_run, second) in _pairs(runs, against):
+        a, b = group(first_run, first), group(second_run, second)
+        comparison = compare(a, b, sigma=first[1])
+        shared = 0 if comparison is None else comparison.images
+        if not common_images and not shared == a.examples.size == b.examples.size:
             raise MismatchError(
-                f"{first.name} of {first_run.name} and {second.name} of {second_run.name} are certified on different "
-                f"images ({here.size:,} and {there.size:,}, {examples.size:,} in common); --rederive uses these"
+                f"{first[0]} of {first_run.name} and {second[0]} of {second_run.name} are certified on different "
+                f"images ({a.examples.size:,} and {b.examples.size:,}, {shared:,} in common); --rederive uses these"
             )
-        if examples.size == 0:
+        if comparison is None:
             raise MismatchError(f"{first_run.name} and {second_run.name} have no images in common")
-        if not np.array_equal(_labels(first, examples), _labels(second, examples)):
+        examples = np.intersect1d(a.examples, b.examples)
+        one, other = first_run.counts[first][0], second_run.counts[second][0]
+        if not np.array_equal(_labels(one, examples), _labels(other, examples)):
             raise MismatchError(
                 f"{first_run.name} and {second_run.name} number their images differently: labels differ"
             )
-        a, b = (_credit(one, examples, terms, known) for one in (first, second))
-        everywhere = np.ones(examples.size, dtype=bool)
-        interval = paired_difference(a, everywhere, b, everywhere)
-        found.append(
-            Comparison(
-                sigma=first.sigma,
-                first=_title(first_run, first),
-                second=_title(second_run, second),
-                first_acr=float(a.mean()),
-                second_acr=float(b.mean()),
-                difference=interval,
-                verdict=verdict(interval),
-                images=int(examples.size),
-            )
-        )
-    if not found:
+        comparisons.append(comparison)
+    if not comparisons:
         raise MismatchError("there is nothing to compare: the runs have no noise level in common")
-    return tuple(found)
+    return tuple(comparisons)
 
 
-def _title(run: CertifiedRun, one: Contender) -> str:
-    seeds = len(one.counts)
-    return f"{run.name}: {one.name}" + (f" (mean of {seeds} seeds)" if seeds > 1 else "")
+def _title(run: CertifiedRun, name: Name) -> str:
+    seeds = len(run.counts[name])
+    return f"{run.name}: {name[0]}" + (f" (mean of {seeds} seeds)" if seeds > 1 else "")
 
 
-def _labels(one: Contender, examples: IntArray) -> IntArray:
-    counts = one.counts[0]
+def _labels(counts: ClassifierCounts, examples: IntArray) -> IntArray:
     return np.asarray(counts.label[np.searchsorted(counts.example, examples)], dtype=np.int64)
 
 
-def _credit(one: Contender, examples: IntArray, terms: Terms, known: dict[int, Certificates]) -> FloatArray:
-    """Return [example] the radius where the prediction is right, else 0, averaged over seeds."""
-    rows = []
-    for counts in one.counts:
-        if id(counts) not in known:
-            known[id(counts)] = terms.certificates(counts)
-        certificates = known[id(counts)]
-        credit = np.where(certificates.prediction == counts.label, certificates.radius, 0.0)
-        rows.append(credit[np.searchsorted(counts.example, examples)])
-    return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
-
-
-Side = tuple[CertifiedRun, Contender]
-
-
-def pairs_part(runs: Sequence[CertifiedRun], against: str | None) -> Iterator[tuple[Side, Side]]:
+def _pairs(
+    runs: Sequence[CertifiedRun], against: str | None
+) -> Iterator[tuple[tuple[CertifiedRun, Name], tuple[CertifiedRun, Name]]]:
+    """Yield the classifiers to compare, each with its run; see `compare_runs`."""
     first, *others = runs
     if against is not None:
-        references = [one for one in first.contenders if one.name == against]
+        references = [name for name in first.counts if name[0] == against]
         if not references:
-            names = ", ".join(dict.fromkeys(one.name for one in first.contenders))
+            names = ", ".join(dict.fromkeys(label for label, _ in first.counts))
             raise MismatchError(f"{first.name} has no classifier {against!r}; it has {names}")
         for reference, run in product(references, runs):
-            for one in run.contenders:
-                if one.sigma == reference.sigma and one is not reference:
-                    yield (run, one), (first, reference)
+            for name in run.counts:
+                if name[1] == reference[1] and not (run is first and name == reference):
+                    yield (run, name), (first, reference)
         return
     for run in others:
-        same = [(one, other) for one in run.contenders if (other := first.find(one.name, sigma=one.sigma)) is not None]
-        every = [pair for pair in product(run.contenders, first.contenders) if pair[0].sigma == pair[1].sigma]
-        for one, other in same or every:
-            yield (run, one), (first, other)
+        same = [(name, name) for name in run.counts if name in first.counts]
+        every = [pair for pair in product(run.counts, first.counts) if pair[0][1] == pair[1][1]]
+        for name, other in same or every:
+            yield (run, name), (first, other)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Return one row per comparison."""
-    columns = ("σ", "classifier", "ACR", "against", "its ACR", "difference [95 %]", "is", "images")
-    rows = tuple(
-        (
-            Cell(number(one.sigma, digits=2), one.sigma),
-            Cell(one.first),
-            Cell(number(one.first_acr, digits=4), one.first_acr),
-            Cell(one.second),
-            Cell(number(one.second_acr, digits=4), one.second_acr),
-            Cell(bracketed(one.difference, signed=True), one.difference.estimate),
-            Cell(one.verdict),
-            Cell(f"{one.images:,}", one.images),
-        )
+    return Table.of(
+        {
+            "σ": number_cell(one.sigma, digits=2),
+            "classifier": Cell(one.first_label),
+            "ACR": number_cell(one.first_acr, digits=4),
+            "against": Cell(one.second_label),
+            "its ACR": number_cell(one.second_acr, digits=4),
+            "difference [95 %]": interval_cell(one.difference, signed=True),
+            "is": Cell(one.difference.verdict),
+            "images": Cell(f"{one.images:,}", one.images),
+        }
         for one in comparisons
     )
-    return Table(columns, rows, (True, False, True, False, True, True, False, True))

@@ -1,23 +1,32 @@
-"""From the records of a study to what is reported of it: summaries and paired differences."""
+"""The numbers reported of one certified classifier, and of the seeds of a label."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from rspipe.ensembles.spec import ensemble_name
-from rspipe.records import Interval, Record, TrainedModel
-from rspipe.report.results import Results, Side, certified_ensembles, certified_models
+from rspipe.records import EnsembleWeights, Interval, Record, TrainedModel
+from rspipe.report.differences import Group
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_interval, average_certified_radius, bootstrap_interval, certified_accuracy
 
 
+def display_name(record: TrainedModel | EnsembleWeights) -> str:
+    """Return a classifier's name in tables and figures: short, and unique at its noise level."""
+    if isinstance(record, EnsembleWeights):
+        return ensemble_name(record.label, record.method, record.average)
+    return f"{record.label}, seed {record.seed}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary(Record):
-    """What is known of one certified classifier (base model or ensemble)."""
+    """The numbers of one certified classifier (base model or ensemble)."""
 
     id: str
+    name: str
+    """In tables and figures: short, and unique at its noise level."""
     label: str
     kind: Literal["model", "ensemble"]
     sigma: float
@@ -39,7 +48,7 @@ class Summary(Record):
     """Name of the rule that said how many samples an image gets."""
     acr_two_sided: float
     """ACR by certificates that bound the runner-up, too: not to be compared with published ones."""
-    saturated: float = 0.0
+    saturated: float
     """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
     seed: int | None = None
     """Of a model's training."""
@@ -48,66 +57,53 @@ class Summary(Record):
     weighting: str = ""
     average: str = ""
 
-    @property
-    def name(self) -> str:
-        """The classifier's name in tables and figures: short, and unique at its noise level."""
-        if self.kind == "ensemble":
-            return ensemble_name(self.label, self.weighting, self.average)
-        return f"{self.label}, seed {self.seed}"
 
-
-def _summary(
+def summarize(
     classifier: CertifiedClassifier,
-    results: Results,
+    record: TrainedModel | EnsembleWeights,
     *,
-    label: str,
-    members: Sequence[str],
-    trained: Mapping[str, TrainedModel],
+    trained: Sequence[TrainedModel],
+    radii: Sequence[float],
 ) -> Summary:
-    known = [trained[member] for member in members if member in trained]
-    accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *results.study.radii])
+    """Return the summary of a certified classifier.
+
+    Args:
+        classifier: Its certificates.
+        record: The model or the ensemble that was certified.
+        trained: The models that it is made of, whose training is its cost.
+        radii: Where certified accuracy is reported.
+    """
+    accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *radii])
+    ensemble = record if isinstance(record, EnsembleWeights) else None
     return Summary(
         id=classifier.id,
-        label=label,
+        name=display_name(record),
+        label=record.label,
         kind=classifier.kind,
         sigma=classifier.sigma,
         images=classifier.example.size,
         acr=acr_interval(classifier.radius, classifier.correct),
         accuracy=float(accuracy[0]),
         abstained=float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
-        radii=results.study.radii,
+        radii=tuple(radii),
         certified_accuracy=tuple(accuracy[1:].tolist()),
-        training_seconds=sum(model.seconds for model in known),
-        passes=sum(model.passes for model in known),
+        training_seconds=sum(model.seconds for model in trained),
+        passes=sum(model.passes for model in trained),
         samples=float(classifier.samples.mean()),
-        saturated=float(classifier.saturated.mean()),
         rule=classifier.rule,
         acr_two_sided=classifier.two_sided,
+        saturated=float(classifier.saturated.mean()),
+        seed=record.seed if isinstance(record, TrainedModel) else None,
+        members=ensemble.members if ensemble else (),
+        weights=ensemble.weights if ensemble else (),
+        weighting=ensemble.method if ensemble else "",
+        average=ensemble.average if ensemble else "",
     )
-
-
-def summarize(results: Results) -> tuple[Summary, ...]:
-    """Return one summary per certified classifier: by noise level, models before ensembles, in the study's order.
-
-    A classifier that no record names (its training or weighing is not finished) is left out.
-    """
-    summaries = []
-    trained = {model.id: model for model in results.models}
-    for sigma in sorted({c.sigma for c in results.certified}):
-        for label, classifiers in certified_models(results, sigma=sigma).items():
-            for classifier in classifiers:
-                summary = _summary(classifier, results, label=label, members=(classifier.id,), trained=trained)
-                summaries.append(replace(summary, seed=trained[classifier.id].seed))
-        for record, classifier in certified_ensembles(results, sigma=sigma):
-            summary = _summary(classifier, results, label=record.label, members=record.members, trained=trained)
-            chosen = replace(summary, members=record.members, weights=record.weights)
-            summaries.append(replace(chosen, weighting=record.method, average=record.average))
-    return tuple(summaries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedAverage(Record):
-    """What is known of one label at one noise level: the models that differ in their seed alone."""
+    """The numbers of one label at one noise level: of the models that differ in their seed alone."""
 
     label: str
     sigma: float
@@ -122,27 +118,21 @@ class SeedAverage(Record):
     passes: float
 
 
-def average_over_seeds(results: Results) -> tuple[SeedAverage, ...]:
-    """Return the ACR of every label at every noise level, averaged over the seeds that are certified."""
-    trained = {model.id: model for model in results.models}
-    averages = []
-    for sigma in sorted({c.sigma for c in results.certified}):
-        for label, classifiers in certified_models(results, sigma=sigma).items():
-            side = Side.of_label(label, classifiers)
-            examples = side.examples()
-            if examples.size == 0:
-                continue
-            acr = [average_certified_radius(c.radius, c.correct) for c in classifiers]
-            averages.append(
-                SeedAverage(
-                    label=label,
-                    sigma=sigma,
-                    seeds=len(classifiers),
-                    acr=bootstrap_interval(side.credit(examples)),
-                    lowest=min(acr),
-                    highest=max(acr),
-                    training_seconds=float(np.mean([trained[c.id].seconds for c in classifiers])),
-                    passes=float(np.mean([trained[c.id].passes for c in classifiers])),
-                )
-            )
-    return tuple(averages)
+def average_over_seeds(
+    label: str, classifiers: Sequence[CertifiedClassifier], *, trained: Sequence[TrainedModel]
+) -> SeedAverage | None:
+    """Return the ACR of a label's certified models, averaged over seeds; None where they share no image."""
+    credits_ = Group.of(classifiers).mean_credits
+    if credits_.size == 0:
+        return None
+    acr = [average_certified_radius(c.radius, c.correct) for c in classifiers]
+    return SeedAverage(
+        label=label,
+        sigma=classifiers[0].sigma,
+        seeds=len(classifiers),
+        acr=bootstrap_interval(credits_),
+        lowest=min(acr),
+        highest=max(acr),
+        training_seconds=float(np.mean([model.seconds for model in trained])),
+        passes=float(np.mean([model.passes for model in trained])),
+    )

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rspipe.records import Interval
-from rspipe.smoothing.metrics import verdict
+from rspipe.smoothing.inference import verdict
 
 Tone = Literal["", "good", "bad", "muted"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows at one place."""
+    """One place of a table."""
 
     text: str
     value: float | None = None
-    """What numeric columns are sorted by."""
+    """The key that numeric columns are sorted by."""
     tone: Tone = ""
 
 
@@ -112,16 +112,6 @@ def markdown(table: Table) -> str:
     return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)]) + "\n"
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of a section: a heading, a table, sentences, and how to read them."""
-
-    title: str
-    table: Table
-    sentences: tuple[str, ...] = ()
-    note: str = ""
-
-
 def interval_cell(interval: Interval | None, *, signed: bool = False) -> Cell:
     """Return an estimate with its interval; a dash without."""
     return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed), interval.estimate)
@@ -132,3 +122,8 @@ def change_cell(interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("–")
     return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])
+
+
+def verdict_cell(name: str, *, sure: bool = True) -> Cell:
+    """Return a verdict in its colour; "not significant" where a correction takes it back."""
+    return Cell(name, tone=TONES[name]) if sure else Cell("not significant", tone="muted")

@@ -1,7 +1,6 @@
-"""Metrics over examples: ACR, certified accuracy, and what can be said of them and of differences between them."""
+"""Metrics over examples: ACR, certified accuracy, and their intervals for the choice of examples."""
 
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,25 +103,9 @@ def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0
     return bootstrap_interval(credited_radius(radius, correct), confidence=confidence)
 
 
-def paired_difference(
-    radius_a: ArrayLike, correct_a: ArrayLike, radius_b: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0.95
-) -> Interval:
-    """Return the difference of ACR, a minus b, on the same images in the same order, with a paired normal interval."""
-    return mean_interval(
-        credited_radius(radius_a, correct_a) - credited_radius(radius_b, correct_b), confidence=confidence
-    )
-
-
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Return pointwise Wilson intervals (low, high) of shares over `examples` images."""
     p, z = np.asarray(share, dtype=np.float64), float(ndtri(0.5 + confidence / 2))
     middle = (p + z**2 / (2 * examples)) / (1 + z**2 / examples)
     half = z / (1 + z**2 / examples) * np.sqrt(p * (1 - p) / examples + z**2 / (4 * examples**2))
     return middle - half, middle + half
-
-
-def verdict(interval: Interval) -> Literal["higher", "lower", "not significant"]:
-    """Return what an interval of a difference says of its sign."""
-    if interval.low > 0:
-        return "higher"
-    return "lower" if interval.high < 0 else "not significant"

@@ -9,7 +9,8 @@ from rspipe.data.sources import load_dataset
 from rspipe.errors import StoreError
 from rspipe.execution.board import OnProgress, Progress
 from rspipe.records import BoundaryCheck, EnsembleWeights, TrainedModel
-from rspipe.report.results import Results, display_name
+from rspipe.report.results import Results
+from rspipe.report.summaries import display_name
 from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.derivation import CertifiedClassifier
@@ -25,22 +26,21 @@ def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedMo
     Raises:
         StoreError: There are none.
     """
-    certified = {c.id: c for c in results.certified}
-    known_records: list[TrainedModel | EnsembleWeights] = [*results.models, *results.ensembles]
-    records = [record for record in known_records if record.id in certified]
+    certified = {record.id: c for record in results.records if (c := results.certificates(record.id)) is not None}
+    records = [record for record in results.records if record.id in certified]
     if names:
-        found = [one for one in records if any(name in display_name(one) or name in one.id for name in names)]
+        chosen = [one for one in records if any(name in display_name(one) or name in one.id for name in names)]
     else:
         best: dict[tuple[float, str], TrainedModel | EnsembleWeights] = {}
         for record in sorted(records, key=lambda one: float(certified[one.id].credited_radius.mean())):
             best[certified[record.id].sigma, certified[record.id].kind] = record
-        found = [best[place] for place in sorted(best, reverse=True)]
-    if not found:
+        chosen = [best[level_and_kind] for level_and_kind in sorted(best, reverse=True)]
+    if not chosen:
         known = ", ".join(dict.fromkeys(display_name(record) for record in records))
         raise StoreError(
             f"no certified classifier is called {', '.join(names) or 'anything'}; there are: {known or '-'}"
         )
-    return found
+    return chosen
 
 
 def attack_classifier(
@@ -54,11 +54,11 @@ def attack_classifier(
     device: torch.device,
     on_progress: OnProgress,
 ) -> BoundaryCheck:
-    """Attack a classifier around test images that it certified correctly; store and return what came of it.
+    """Attack a classifier around test images that it certified correctly; store and return the predictions.
 
     Args:
         store: Of a run.
-        results: What it holds.
+        results: Of its study.
         record: The classifier.
         images: How many images, at most, evenly spaced over those that were certified correctly.
         factors: Distances, in units of each image's radius.
@@ -69,7 +69,8 @@ def attack_classifier(
     Raises:
         StoreError: No image was certified correctly with a radius above 0.
     """
-    (certified,) = [one for one in results.certified if one.id == record.id]
+    certified = results.certificates(record.id)
+    assert certified is not None, record.id
     rows = _evenly(certified, images)
     data = load_dataset(results.study.data)
     classifier, members = classifier_of(record)
@@ -77,8 +78,8 @@ def attack_classifier(
     deployed = [load_network(store, one, classes=data.classes, device=device, precision=precision) for one in members]
     # What is deployed has no gradient.
     differentiable = [trained_network(store, one, classes=data.classes, device=device) for one in members]
-    place = {int(example): position for position, example in enumerate(data.test.index.tolist())}
-    predictions, gone = [], []
+    position_of = {int(example): position for position, example in enumerate(data.test.index.tolist())}
+    predictions, distances = [], []
     for done, row in enumerate(rows.tolist()):
         on_progress(Progress("attack", done, len(rows), "images", display_name(record)))
         example, label, radius = int(certified.example[row]), int(certified.label[row]), certified.radius[row]
@@ -86,7 +87,7 @@ def attack_classifier(
             deployed,
             differentiable,
             classifier,
-            data.test.images[place[example]].to(device),
+            data.test.images[position_of[example]].to(device),
             label,
             distances=[float(factor * radius) for factor in factors],
             sigma=certified.sigma,
@@ -94,7 +95,7 @@ def attack_classifier(
             settings=settings,
         )
         predictions.append(np.stack([attacked.predictions, changed(attacked.predictions, label)]))
-        gone.append(attacked.distances / radius)
+        distances.append(attacked.distances / radius)
     on_progress(Progress("attack", len(rows), len(rows), "images", display_name(record)))
     classes, other = np.stack(predictions, axis=1)
     abstained = classes == ABSTAIN
@@ -115,7 +116,7 @@ def attack_classifier(
         abstained=tuple(int(count) for count in abstained.sum(0)),
         changed=tuple(int(count) for count in other.sum(0)),
         ever_changed=tuple(int(count) for count in ever.sum(0)),
-        distance=tuple(float(mean) for mean in np.mean(gone, axis=0)),
+        distance=tuple(float(mean) for mean in np.mean(distances, axis=0)),
     )
     store.save_boundary_check(check)
     return check

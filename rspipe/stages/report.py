@@ -1,4 +1,4 @@
-"""What a run directory holds, read back as records, and the reports made from it."""
+"""The records of a run directory read back, and the reports made from them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,12 @@ from rspipe.audit.log import certification_log
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import StoreError
 from rspipe.records import TrainedModel
-from rspipe.report.differences import compare
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.figures import figure_pdf, figure_svg
-from rspipe.report.report import render_report, report_figures
-from rspipe.report.results import Results, display_name
-from rspipe.report.runs import CertifiedRun, Contender
-from rspipe.report.summaries import Summary, summarize
+from rspipe.report.page import render_report, report_chapters, report_figures
+from rspipe.report.results import Results
+from rspipe.report.runs import CertifiedRun
+from rspipe.report.summaries import Summary, display_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
 from rspipe.stages.weigh import member_margins
@@ -95,17 +94,16 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCount
     """
     results = read_results(store, study)
     keys = certification_keys(study, results.models, results.ensembles)
-    found = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
-    if not found:
+    by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
+    if not by_id:
         raise StoreError(f"{store.run_dir}: holds no counts of this study; run pipelines/certify.py first")
-    names = {record.id: display_name(record) for record in results.models}
-    names |= {record.id: display_name(record) for record in results.ensembles}
-    known = sorted((id_ for id_ in names if id_ in found), key=lambda id_: found[id_].sigma)
-    return {f"σ = {found[id_].sigma:g}, {names[id_]}": found[id_] for id_ in known}
+    named = [(display_name(record), by_id[record.id]) for record in results.records if record.id in by_id]
+    ordered = sorted(named, key=lambda one: one[1].sigma)
+    return {f"σ = {counts.sigma:g}, {name}": counts for name, counts in ordered}
 
 
 def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
-    """Return what a run directory says to a comparison: its study is the one it was made with.
+    """Return the counts of a run directory for a comparison with others; its study is the one it was made with.
 
     Raises:
         StoreError: It is no run directory, of another version of rspipe, or holds no counts.
@@ -114,17 +112,16 @@ def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     study = read_study(store)
     results = read_results(store, study)
     keys = certification_keys(study, results.models, results.ensembles)
-    counts = {found.id: found for found in store.classifier_counts(keys, complete=True)}
-    seeds: dict[tuple[str, float], list[ClassifierCounts]] = {}
-    for model in results.models:
-        if model.id in counts:
-            seeds.setdefault((model.label, model.train_sigma), []).append(counts[model.id])
-    models = [Contender(label, sigma, tuple(found)) for (label, sigma), found in seeds.items()]
-    ensembles = [Contender(display_name(r), r.sigma, (counts[r.id],)) for r in results.ensembles if r.id in counts]
-    if not counts:
+    by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
+    if not by_id:
         raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
-    ordered = sorted([*models, *ensembles], key=lambda one: one.sigma)
-    return CertifiedRun(name=store.run_dir.name, data=study.data, contenders=tuple(ordered))
+    groups: dict[tuple[str, float], list[ClassifierCounts]] = {}
+    for record in results.records:
+        if record.id in by_id:
+            name = record.label if isinstance(record, TrainedModel) else display_name(record)
+            groups.setdefault((name, by_id[record.id].sigma), []).append(by_id[record.id])
+    ordered = sorted(groups, key=lambda name: name[1])
+    return CertifiedRun(store.run_dir.name, study.data, {name: tuple(groups[name]) for name in ordered})
 
 
 def write_derived(
@@ -152,23 +149,24 @@ def write_derived(
 def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
     """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
 
-    Returns what they hold, and their paths by name.
+    Returns the summaries, and the paths of the files by name.
     """
     margins = member_margins(store, results.study, finished_ensembles(store, results.study))
-    results, summaries = replace(results, margins=margins), summarize(results)
+    results = replace(results, margins=margins)
+    chapters = report_chapters(results)
     texts = {
-        "summary.tsv": summary_tsv(summaries),
-        "summary.csv": summary_tsv(summaries, delimiter=","),
-        "summary.md": summary_markdown(results, summaries),
-        "summary.tex": summary_latex(results, summaries),
+        "summary.tsv": summary_tsv(results.summaries),
+        "summary.csv": summary_tsv(results.summaries, delimiter=","),
+        "summary.md": summary_markdown(results),
+        "summary.tex": summary_latex(results),
+        "report.html": render_report(results, chapters),
     }
     pictures = {}
-    for name, figure in report_figures(results, summaries).items():
+    for name, figure in report_figures(chapters).items():
         texts[f"figures/{name}.svg"] = figure_svg(figure, name=name)
         pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
-    texts["report.html"] = render_report(results, summaries, compare(results))
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
     for name, picture in pictures.items():
         (store.run_dir / name).write_bytes(picture)
-    return summaries, {name: store.run_dir / name for name in (*texts, *pictures)}
+    return results.summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.report.results import Results, display_name
-from rspipe.report.summaries import Summary
+from rspipe.report.results import Results
+from rspipe.report.summaries import Summary, display_name
 from rspipe.report.tables import flattened
 from rspipe.search.sensitivity import best_so_far
 from rspipe.smoothing.certificates import radius_cap
@@ -160,15 +160,16 @@ def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> 
         summaries: Of the classifiers whose certification is finished.
         store: Where their files lie.
     """
-    certified = {classifier.id: classifier for classifier in results.certified}
     summarized = {summary.id: summary for summary in summaries}
     for model in results.models:
-        yield _model_run(results.study, model, certified.get(model.id), summarized.get(model.id), store)
+        yield _model_run(results.study, model, results.certificates(model.id), summarized.get(model.id), store)
     for search in results.searches:
-        trials = [trial for trial in results.trials if trial.search == search.id]
+        trials = results.trials_of(search)
         yield from _search_runs(results.study, search, trials, store)
     for ensemble in results.ensembles:
-        yield _ensemble_run(results.study, ensemble, certified.get(ensemble.id), summarized.get(ensemble.id), store)
+        yield _ensemble_run(
+            results.study, ensemble, results.certificates(ensemble.id), summarized.get(ensemble.id), store
+        )
 
 
 def _certify_parameters(study: StudyConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from rspipe.commands import terminal as module
 from rspipe.commands.terminal import Terminal, fitting_columns
 from rspipe.execution.board import Progress
 from rspipe.report.sections.results import result_table
-from rspipe.report.summaries import summarize
 from tests.results_builder import results
 
 
@@ -96,7 +95,7 @@ def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyP
     [(200, "passes"), (140, "training"), (110, "training"), (100, "CA(1)"), (70, "CA(0)"), (20, "ACR ± 95 %")],
 )
 def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: str) -> None:
-    table = result_table(summarize(results()))
+    table = result_table(results().summaries)
     shown = fitting_columns(table, width)
     assert shown[:3] == ["σ", "classifier", "ACR ± 95 %"]
     assert shown[-1] == last
@@ -104,7 +103,7 @@ def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: 
 
 
 def test_details_go_before_radii_and_what_few_need_goes_first() -> None:
-    table = result_table(summarize(results()))
+    table = result_table(results().summaries)
     gone: list[str] = []
     for width in range(220, 20, -1):
         shown = fitting_columns(table, width)

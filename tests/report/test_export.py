@@ -3,7 +3,6 @@
 import re
 
 from rspipe.report.export import latex, latex_text, summary_latex
-from rspipe.report.summaries import summarize
 from rspipe.report.tables import Cell, Table
 from tests import results_builder as built
 
@@ -42,11 +41,10 @@ def test_every_row_has_a_cell_per_column_and_groups_are_ruled_off():
 
 def test_the_tables_of_a_study_hold_every_classifier_in_ascii():
     results = built.results()
-    summaries = summarize(results)
-    text = summary_latex(results, summaries)
+    text = summary_latex(results)
     assert text.isascii()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    for summary in summaries:
+    for summary in results.summaries:
         assert latex_text(summary.label) in text
         assert f"{summary.acr.estimate:.3f}" in text
     assert text.count("{") == text.count("}")

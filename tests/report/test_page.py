@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from rspipe.report.differences import compare
-from rspipe.report.report import render_report
-from rspipe.report.summaries import summarize
+from rspipe.report.page import render_report, report_chapters
 from tests import results_builder as built
 from tests.browser import browser, needs_browser
 
@@ -24,7 +22,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     results = built.results(study=study)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_report(results, summarize(results), compare(results)), encoding="utf-8")
+    path.write_text(render_report(results, report_chapters(results)), encoding="utf-8")
     return path
 
 

@@ -12,20 +12,24 @@ import pytest
 from scipy.stats import norm
 
 from rspipe.audit.log import certification_log
-from rspipe.records import Interval
-from rspipe.report.differences import Difference, compare, difference_table
+from rspipe.report.caveats import caveats
+from rspipe.report.differences import Comparison
 from rspipe.report.export import derived_table, summary_markdown, summary_tsv
 from rspipe.report.figures import figure_svg
-from rspipe.report.report import render_report, report_figures
-from rspipe.report.results import display_name
-from rspipe.report.sections.ensembles import weights_figure
-from rspipe.report.sections.findings import answer, answers, best, warnings
-from rspipe.report.sections.parameters import RULES
-from rspipe.report.sections.results import certified_accuracy_figure, cost_figure, result_table
-from rspipe.report.summaries import summarize
+from rspipe.report.page import RULES, render_report, report_chapters, report_figures
+from rspipe.report.questions import answer_questions
+from rspipe.report.sections.accuracy import certified_accuracy_figure
+from rspipe.report.sections.cost import cost_figure
+from rspipe.report.sections.differences import difference_table
+from rspipe.report.sections.findings import answer, answers
+from rspipe.report.sections.results import result_table
+from rspipe.report.sections.summary import largest_acr
+from rspipe.report.sections.weights import weights_figure
+from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.inference import Difference
 from rspipe.smoothing.spec import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
@@ -69,7 +73,7 @@ class Page(HTMLParser):
 
 
 def render(made):
-    return render_report(made, summarize(made), compare(made))
+    return render_report(made, report_chapters(made))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +86,12 @@ def page(made):
     return render(made)
 
 
-def difference(verdict, estimate=0.1, **changes):
-    interval = Interval(estimate=estimate, low=estimate - 0.05, high=estimate + 0.05)
+def comparison(estimate, **changes):
+    """Return a comparison whose interval is 0.05 to both sides."""
+    difference = Difference(estimate=estimate, low=estimate - 0.05, high=estimate + 0.05, error=0.025, p=0.5)
     content = {"sigma": 0.5, "first": "a", "second": "b", "first_label": "A", "second_label": "B", "question": "?"}
-    return Difference(**{**content, "difference": interval, "verdict": verdict, "images": 9, **changes})
+    measured = {"first_acr": 0.5, "second_acr": 0.5 - estimate, "difference": difference, "images": 9}
+    return Comparison(**{**content, **measured, **changes})
 
 
 def test_the_page_is_well_formed_and_its_ids_are_unique(page):
@@ -124,7 +130,7 @@ def test_the_page_names_every_classifier_parameter_and_version(made, page):
 
 
 def test_numbers_of_the_result_table_are_those_of_the_summaries(made, page):
-    rows, summaries = Page(page).rows, summarize(made)
+    rows, summaries = Page(page).rows, made.summaries
     for sigma in SIGMAS:
         at = [summary for summary in summaries if summary.sigma == sigma]
         columns = result_table(at).columns
@@ -152,10 +158,10 @@ def test_the_page_says_by_which_rule_and_in_which_precision_it_was_certified(mad
 
 def test_an_acr_of_grid_radii_is_flagged(made):
     flag = "Rule radius_grid proves radii at the grid alone"
-    assert not any(sentence.startswith(flag) for sentence in warnings(made, summarize(made)))
+    assert not any(sentence.startswith(flag) for sentence in caveats(made))
     on_grid = replace(made, certified=tuple(replace(c, rule="radius_grid", two_sided=np.nan) for c in made.certified))
-    assert any(sentence.startswith(flag) for sentence in warnings(on_grid, summarize(on_grid)))
-    assert {row[-4].text for row in result_table(summarize(on_grid)).rows} == {"–"}
+    assert any(sentence.startswith(flag) for sentence in caveats(on_grid))
+    assert {row[-4].text for row in result_table(on_grid.summaries).rows} == {"–"}
 
 
 HOSTILE = """<script>alert('x')</script> & "$\\frac{" 'onload=' <b> ]]> _é"""
@@ -216,58 +222,55 @@ def test_a_study_of_models_alone_on_one_image_is_reported(made):
 
 
 def test_a_sentence_says_what_the_verdict_says():
-    assert answer([difference("higher")]) == (
-        "At σ = 0.5, the ACR of A is higher than that of B: +0.100 [+0.050, +0.150]."
-    )
-    assert "is lower than" in answer([difference("lower", -0.1)])
-    assert "does not differ significantly from" in answer([difference("not significant", 0.01)])
+    assert answer([comparison(0.1)]) == ("At σ = 0.5, the ACR of A is higher than that of B: +0.100 [+0.050, +0.150].")
+    assert "is lower than" in answer([comparison(-0.1)])
+    assert "does not differ significantly from" in answer([comparison(0.01)])
 
 
 def test_a_sentence_on_many_comparisons_counts_them_all():
-    many = [difference("higher", 0.1 + i / 100, first=f"a{i}", first_label=f"A{i}") for i in range(6)]
-    said = answer([*many, difference("lower", -0.2), difference("not significant", 0.0, first="c", first_label="C")])
-    assert said == (
+    many = [comparison(0.1 + i / 100, first=f"a{i}", first_label=f"A{i}") for i in range(6)]
+    sentence = answer([*many, comparison(-0.2), comparison(0.0, first="c", first_label="C")])
+    assert sentence == (
         "At σ = 0.5, the ACR is higher for A5 (+0.150), A4 (+0.140), A3 (+0.130), 3 more; lower for A (−0.200); "
         "not significantly different for C (+0.000)."
     )
 
 
 def test_a_sentence_names_both_sides_where_the_first_is_compared_twice():
-    said = answer([difference("higher"), difference("higher", second="c", second_label="C")])
-    assert "A against B" in said
-    assert "A against C" in said
+    sentence = answer([comparison(0.1), comparison(0.1, second="c", second_label="C")])
+    assert "A against B" in sentence
+    assert "A against C" in sentence
 
 
 def test_every_comparison_is_answered_under_its_question(made):
-    differences = compare(made)
-    found = answers(differences)
-    assert set(found) == {d.question for d in differences}
+    comparisons = answer_questions(made)
+    found = answers(comparisons)
+    assert set(found) == {one.question for one in comparisons}
     assert all(len(sentences) == len(SIGMAS) for sentences in found.values())
 
 
 def test_the_best_classifier_is_named_with_what_the_choice_is_worth(made):
-    summaries = summarize(made)
-    for sentence, sigma in zip(best(summaries), SIGMAS, strict=True):
-        at = [s for s in summaries if s.sigma == sigma]
+    for sentence, sigma in zip(largest_acr(made), SIGMAS, strict=True):
+        at = made.summaries_at(sigma)
         assert display_name(max(at, key=lambda s: s.acr.estimate)) in sentence
         assert "picked on the test images" in sentence
 
 
 def test_failed_models_and_unfinished_work_are_flagged(made):
-    said = " ".join(warnings(made, summarize(made)))
-    assert "gaussian, seed 1 at σ = 0.5 diverged (loss is nan in epoch 3)" in said
+    flagged = " ".join(caveats(made))
+    assert "gaussian, seed 1 at σ = 0.5 diverged (loss is nan in epoch 3)" in flagged
     collapsed = replace(made, models=(replace(made.models[0], collapsed=True), *made.models[1:]))
-    assert "gaussian, seed 0 at σ = 0.25 collapsed" in " ".join(warnings(collapsed, summarize(collapsed)))
+    assert "gaussian, seed 0 at σ = 0.25 collapsed" in " ".join(caveats(collapsed))
     waiting = replace(made, certified=made.certified[1:])
-    assert "1 trained classifiers are not certified yet" in " ".join(warnings(waiting, summarize(waiting)))
+    assert "1 trained classifiers are not certified yet" in " ".join(caveats(waiting))
     unknown = replace(made, ensembles=())
-    assert "8 certified classifiers have no record" in " ".join(warnings(unknown, summarize(unknown)))
+    assert "8 certified classifiers have no record" in " ".join(caveats(unknown))
 
 
 def test_saturated_results_are_flagged(made):
     capped = tuple(replace(c, n_a=np.full_like(c.n_a, N)) for c in made.certified)
-    said = warnings(made, summarize(replace(made, certified=capped)))
-    assert any("saturated images (up to 100 %" in sentence for sentence in said)
+    flagged = caveats(replace(made, certified=capped))
+    assert any("saturated images (up to 100 %" in sentence for sentence in flagged)
 
 
 def test_the_largest_radius_is_that_of_unanimous_samples():
@@ -275,7 +278,7 @@ def test_the_largest_radius_is_that_of_unanimous_samples():
 
 
 def test_the_tsv_read_back_equals_the_summaries(made):
-    summaries = summarize(made)
+    summaries = made.summaries
     rows = list(csv.DictReader(io.StringIO(summary_tsv(summaries)), delimiter="\t"))
     assert len(rows) == len(summaries)
     for row, summary in zip(rows, summaries, strict=True):
@@ -297,7 +300,7 @@ def test_a_tsv_of_nothing_is_a_header():
 
 
 def test_tabs_and_quotes_in_a_label_survive_the_tsv(made):
-    summary = replace(summarize(made)[0], label='a\tb\n"c"')
+    summary = replace(made.summaries[0], label='a\tb\n"c"')
     (row,) = csv.DictReader(io.StringIO(summary_tsv([summary]), newline=""), delimiter="\t")
     assert row["label"] == summary.label
 
@@ -364,13 +367,12 @@ def test_predictions_are_tabulated_without_radii(derived):
 
 
 def test_figures_are_drawn_for_what_there_is(made):
-    summaries = summarize(made)
-    names = set(report_figures(made, summaries))
+    names = set(report_figures(report_chapters(made)))
     for sigma in SIGMAS:
         for kind in ("accuracy-models", "accuracy-ensembles", "cost-time", "cost-passes", "weights", "training-loss"):
             assert f"{kind}-sigma-{sigma:g}" in names
     assert {"search-0", "search-1"} <= names
-    assert report_figures(replace(made, models=(), ensembles=(), searches=(), certified=()), ()) == {}
+    assert report_figures(report_chapters(replace(made, models=(), ensembles=(), searches=(), certified=()))) == {}
     assert weights_figure(replace(made, ensembles=made.ensembles[:1]), sigma=0.25) is None
 
 
@@ -386,7 +388,7 @@ def test_the_curve_drawn_is_certified_accuracy(made):
 
 def test_an_unknown_cost_is_refused(made):
     with pytest.raises(ValueError, match="training_seconds or passes, got 'money'"):
-        cost_figure(summarize(made), sigma=0.25, cost="money")
+        cost_figure(made.summaries, sigma=0.25, cost="money")
 
 
 def test_figures_leave_no_trace_in_global_state(made):
@@ -405,7 +407,7 @@ def test_ensembles_of_any_number_of_members_are_drawn(made, count):
 
 
 def test_the_noise_level_is_a_column_only_where_there_are_several(made):
-    summaries = summarize(made)
+    summaries = made.summaries
     assert result_table(summaries).columns[0] == "σ"
     assert "σ" not in result_table([s for s in summaries if s.sigma == 0.5]).columns
     assert result_table(()).rows == difference_table(()).rows == ()
@@ -419,7 +421,7 @@ def test_numbers_are_written_for_readers():
 
 def test_markdown_tables_hold_every_classifier_and_escape_pipes():
     made = results()
-    text = summary_markdown(made, summarize(made))
+    text = summary_markdown(made)
     head, *lines = text.splitlines()
     assert "rule fixed, n0 = 100, n = 10,000, α = 0.001, float32" in head
     rows = [line for line in lines if line.startswith("|")]

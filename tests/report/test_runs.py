@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rspipe.errors import MismatchError
-from rspipe.report.runs import CertifiedRun, Contender, agreed_terms, compare_runs, comparison_table
+from rspipe.report.runs import CertifiedRun, agreed_terms, compare_runs, comparison_table
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.derivation import ClassifierCounts
-from rspipe.smoothing.metrics import paired_difference
+from rspipe.smoothing.inference import difference
 from rspipe.smoothing.spec import FixedRule
 from tests import results_builder as built
 
@@ -54,10 +54,9 @@ def counts(skill, *, seed, examples=EXAMPLES, n=N, sigma=SIGMA, **changes):
     return ClassifierCounts(**{**content, **changes})
 
 
-def run(name, **contenders):
-    """Return a run whose contenders are lists of counts, one per seed."""
-    made = tuple(Contender(label, found[0].sigma, tuple(found)) for label, found in contenders.items())
-    return CertifiedRun(name, DATA, made)
+def run(name, **labels):
+    """Return a run of labels, each with a list of counts, one per seed."""
+    return CertifiedRun(name, DATA, {(label, seeds[0].sigma): tuple(seeds) for label, seeds in labels.items()})
 
 
 def credit(one, *, alpha=ALPHA):
@@ -71,12 +70,10 @@ A, B = counts(0.8, seed=1), counts(0.9, seed=2)
 def test_a_difference_is_that_of_credited_radii_image_by_image():
     first, second = run("one", m=[A]), run("two", m=[B])
     (found,) = compare_runs([first, second], agreed_terms([first, second]))
-    everywhere = np.ones(len(EXAMPLES), dtype=bool)
-    expected = paired_difference(credit(B), everywhere, credit(A), everywhere)
-    assert found.difference == expected
-    assert (found.first, found.second) == ("two: m", "one: m")
+    assert found.difference == difference([credit(B)], [credit(A)])
+    assert (found.first_label, found.second_label) == ("two: m", "one: m")
     assert (found.first_acr, found.second_acr) == pytest.approx((credit(B).mean(), credit(A).mean()))
-    assert found.verdict == "higher"
+    assert found.difference.verdict == "higher"
     assert found.images == len(EXAMPLES)
 
 
@@ -85,24 +82,24 @@ def test_seeds_are_averaged_image_by_image():
     first, second = run("one", m=[A]), run("two", m=[B, other])
     (found,) = compare_runs([first, second], agreed_terms([first, second]))
     assert found.first_acr == pytest.approx((credit(B).mean() + credit(other).mean()) / 2)
-    assert found.first == "two: m (mean of 2 seeds)"
+    assert found.first_label == "two: m (mean of 2 seeds)"
 
 
 def test_a_run_does_not_differ_from_itself():
     (found,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
     assert (found.difference.low, found.difference.high) == (0.0, 0.0)
-    assert found.verdict == "not significant"
+    assert found.difference.verdict == "not significant"
 
 
 def test_three_runs_are_each_compared_with_the_first_name_by_name():
     runs = [run("one", a=[A], b=[B]), run("two", a=[B], b=[A]), run("three", b=[B], c=[A])]
     found = compare_runs(runs, agreed_terms(runs))
-    assert [(one.first, one.second) for one in found] == [
+    assert [(one.first_label, one.second_label) for one in found] == [
         ("two: a", "one: a"), ("two: b", "one: b"), ("three: b", "one: b")
     ]  # fmt: skip
     table = comparison_table(found)
     assert len(table.rows) == 3
-    assert [row[1].text for row in table.rows] == [one.first for one in found]
+    assert [row[1].text for row in table.rows] == [one.first_label for one in found]
 
 
 def test_without_a_common_name_every_classifier_is_compared_with_every_one():
@@ -113,7 +110,7 @@ def test_without_a_common_name_every_classifier_is_compared_with_every_one():
 def test_one_classifier_can_be_compared_with_all_others_of_all_runs():
     runs = [run("one", a=[A], b=[B]), run("two", a=[B])]
     found = compare_runs(runs, agreed_terms(runs), against="a")
-    assert [(one.first, one.second) for one in found] == [("one: b", "one: a"), ("two: a", "one: a")]
+    assert [(one.first_label, one.second_label) for one in found] == [("one: b", "one: a"), ("two: a", "one: a")]
     with pytest.raises(MismatchError, match=r"one has no classifier 'c'; it has a, b"):
         compare_runs(runs, agreed_terms(runs), against="c")
 

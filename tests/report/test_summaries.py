@@ -5,11 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rspipe.records import Interval
-from rspipe.report.differences import AVERAGING, BEST_MEMBER, COMBINING, METHOD, MIXING, SEARCH, WEIGHTS, compare
-from rspipe.report.summaries import average_over_seeds, summarize
+from rspipe.report.questions import (
+    AVERAGING,
+    BEST_MEMBER,
+    COMBINING,
+    METHOD,
+    MIXING,
+    SEARCH,
+    WEIGHTS,
+    answer_questions,
+)
 from rspipe.smoothing.derivation import CertifiedClassifier, ClassifierCounts, certified_classifier, derive
-from rspipe.smoothing.metrics import average_certified_radius, verdict
+from rspipe.smoothing.metrics import average_certified_radius
 from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study, trained_model
 
@@ -52,7 +59,7 @@ def small(certified, *, models=(), ensembles=(), of=None):
 
 
 def test_every_certified_classifier_has_a_summary_by_noise_level_models_first_in_study_order(made):
-    summaries = summarize(made)
+    summaries = made.summaries
     assert {s.id for s in summaries} == {c.id for c in made.certified}
     records = [*made.models, *made.ensembles]
     order = {record.id: place for place, record in enumerate(records)}
@@ -61,7 +68,7 @@ def test_every_certified_classifier_has_a_summary_by_noise_level_models_first_in
 
 
 def test_a_summary_says_what_the_certificates_say(made):
-    for summary in summarize(made):
+    for summary in made.summaries:
         (of,) = [c for c in made.certified if c.id == summary.id]
         right = of.prediction == of.label
         assert summary.acr.estimate == pytest.approx(sum(of.radius[right]) / of.example.size)
@@ -83,14 +90,14 @@ def test_images_given_up_after_the_selection_are_wrong_but_did_not_abstain():
         samples=np.array([900, 700, 200, 100, 100]),
         rule="planned",
     )
-    (summary,) = summarize(small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]))
+    (summary,) = small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]).summaries
     assert (summary.accuracy, summary.abstained, summary.samples, summary.rule) == (0.4, 0.2, 400, "planned")
 
 
 def test_saturated_images_have_all_of_their_own_samples_on_one_class():
     n, n_a = np.array([1000, 200, 200, 0]), np.array([999, 200, 199, 0])
     one = replace(classifier("m", [0.1] * 4), n=n, n_a=n_a)
-    (summary,) = summarize(small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]))
+    (summary,) = small([one], models=[trained_model("gaussian", 0.25, 0, id="m")]).summaries
     assert summary.saturated == 0.25
 
 
@@ -163,48 +170,34 @@ def test_a_rule_without_two_sided_certificates_has_no_two_sided_acr():
 
 def test_an_ensemble_costs_the_training_of_all_its_members(made):
     trained = {model.id: model for model in made.models}
-    for summary in summarize(made):
+    for summary in made.summaries:
         members = summary.members or (summary.id,)
         assert summary.training_seconds == pytest.approx(sum(trained[m].seconds for m in members))
         assert summary.passes == sum(trained[m].passes for m in members)
 
 
 def test_certificates_without_a_record_are_left_out(made):
-    assert summarize(replace(made, models=(), ensembles=())) == ()
-    assert compare(replace(made, models=(), ensembles=())) == ()
+    assert replace(made, models=(), ensembles=()).summaries == ()
+    assert answer_questions(replace(made, models=(), ensembles=())) == ()
 
 
 def test_nothing_certified_gives_nothing(made):
     empty = replace(made, certified=())
-    assert (summarize(empty), compare(empty), average_over_seeds(empty)) == ((), (), ())
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [
-        (0.1, 0.3, "higher"),
-        (-0.3, -0.1, "lower"),
-        (-0.1, 0.3, "not significant"),
-        (0.0, 0.0, "not significant"),
-        (-np.inf, np.inf, "not significant"),
-    ],
-)
-def test_a_verdict_needs_an_interval_without_zero(low, high, says):
-    assert verdict(Interval(estimate=(low + high) / 2 if np.isfinite(low) else 1.0, low=low, high=high)) == says
+    assert (empty.summaries, answer_questions(empty), empty.seed_averages) == ((), (), ())
 
 
 def test_seeds_are_averaged_per_image_before_the_difference():
     models = [trained_model(label, 0.25, seed) for label in ("gaussian", "advmacer") for seed in (0, 1)]
     radii = [[0.1, 0.3, -1.0], [0.3, 0.1, -1.0], [0.5, 0.6, 0.0], [0.7, 0.8, 0.4]]
     pairs = zip(models, radii, strict=True)
-    (difference,) = compare(small([classifier(m.id, r) for m, r in pairs], models=models))
+    (difference,) = answer_questions(small([classifier(m.id, r) for m, r in pairs], models=models))
     # Per image: advmacer .6, .7, .2; gaussian .2, .2, 0.
     paired = np.array([0.4, 0.5, 0.2])
     assert (difference.first, difference.second, difference.question) == ("advmacer", "gaussian", METHOD)
     assert difference.difference.estimate == pytest.approx(paired.mean())
     half = 1.959963984540054 * paired.std(ddof=1) / 3**0.5
     assert difference.difference.low == pytest.approx(paired.mean() - half)
-    assert (difference.verdict, difference.images) == ("higher", 3)
+    assert (difference.difference.verdict, difference.images) == ("higher", 3)
 
 
 def test_only_images_that_all_seeds_share_are_compared():
@@ -218,24 +211,24 @@ def test_only_images_that_all_seeds_share_are_compared():
         classifier(models[1].id, [0.2, 0.4, 0.6, 9.0], first=1),
         classifier(models[2].id, [9.0, 0.2, 0.4, 0.6]),
     ]
-    (difference,) = compare(small(certified, models=models))
+    (difference,) = answer_questions(small(certified, models=models))
     assert difference.images == 3
     assert difference.difference.estimate == pytest.approx(0.2)
     apart = [classifier(models[0].id, [0.1, 0.2]), classifier(models[1].id, [0.1, 0.2], first=2)]
-    assert compare(small(apart, models=models)) == ()
+    assert answer_questions(small(apart, models=models)) == ()
 
 
 def test_the_baseline_is_the_first_model_or_the_one_that_the_study_names(made):
-    assert {d.second for d in compare(made) if d.question == METHOD} == {"gaussian"}
+    assert {d.second for d in answer_questions(made) if d.question == METHOD} == {"gaussian"}
     named = replace(made, study=study(baseline="advmacer"))
     # advmacer_tuned against advmacer answers the question about the search already.
-    methods = [d for d in compare(named) if d.question == METHOD]
+    methods = [d for d in answer_questions(named) if d.question == METHOD]
     assert {(d.first, d.second) for d in methods} == {("gaussian", "advmacer")}
 
 
 def test_the_other_baseline_turns_the_sign(made):
     def of(results_, first, second):
-        return [d.difference for d in compare(results_) if (d.first, d.second) == (first, second)]
+        return [d.difference for d in answer_questions(results_) if (d.first, d.second) == (first, second)]
 
     there, back = (
         of(made, "advmacer", "gaussian"),
@@ -247,7 +240,7 @@ def test_the_other_baseline_turns_the_sign(made):
 
 
 def test_searched_settings_are_compared_with_the_same_method_as_set(made):
-    found = [d for d in compare(made) if d.question == SEARCH]
+    found = [d for d in answer_questions(made) if d.question == SEARCH]
     assert [(d.sigma, d.first, d.second) for d in found] == [(s, "advmacer_tuned", "advmacer") for s in SIGMAS]
 
 
@@ -256,12 +249,12 @@ def test_a_label_with_an_entry_per_noise_level_is_compared_once(made):
         return tuple(group.model_copy(update={"sigma": (sigma,)}) for group in groups for sigma in SIGMAS)
 
     study = made.study.model_copy(update={"models": split(made.study.models), "search": split(made.study.search)})
-    found = [d for d in compare(replace(made, study=study)) if d.question == SEARCH]
+    found = [d for d in answer_questions(replace(made, study=study)) if d.question == SEARCH]
     assert [d.sigma for d in found] == list(SIGMAS)
 
 
 def test_uniform_ensembles_are_compared_with_the_mean_of_their_members(made):
-    found = [d for d in compare(made) if d.question == AVERAGING]
+    found = [d for d in answer_questions(made) if d.question == AVERAGING]
     uniform = [record for record in made.ensembles if record.method == "uniform"]
     assert [d.first for d in found] == [record.id for record in uniform]
     acr = {c.id: average_certified_radius(c.radius, c.correct) for c in made.certified}
@@ -280,14 +273,14 @@ def test_the_best_member_is_chosen_on_validation_images_not_by_its_test_result()
         classifier("lucky", [0.5, 0.7]),
         classifier(pair.id, [0.3, 0.3], kind="ensemble"),
     ]
-    found = compare(small(certified, models=(good, lucky), ensembles=(pair,)))
+    found = answer_questions(small(certified, models=(good, lucky), ensembles=(pair,)))
     (difference,) = [d for d in found if d.question == BEST_MEMBER]
     assert difference.second == "good"
     assert difference.difference.estimate == pytest.approx(0.15)
 
 
 def test_solved_weights_are_compared_with_uniform_ones_of_the_same_members_and_average(made):
-    assert len([d for d in compare(made) if d.question == WEIGHTS]) == 4
+    assert len([d for d in answer_questions(made) if d.question == WEIGHTS]) == 4
     members = made.ensembles[0].members
     logits = ensemble("advmacer x2", 0.25, members, method="esbrs_ratio", average="logits", weights=(0.6, 0.4))
     extended = replace(
@@ -295,12 +288,12 @@ def test_solved_weights_are_compared_with_uniform_ones_of_the_same_members_and_a
         ensembles=(*made.ensembles, logits),
         certified=(*made.certified, classifier(logits.id, [0.1] * 60, kind="ensemble")),
     )
-    assert len([d for d in compare(extended) if d.question == WEIGHTS]) == 4
+    assert len([d for d in answer_questions(extended) if d.question == WEIGHTS]) == 4
 
 
 @pytest.mark.parametrize("method", ["mme", "consensus"])
 def test_other_combinations_are_compared_with_the_uniform_average_of_the_same_members(made, method):
-    assert not [d for d in compare(made) if d.question == COMBINING]
+    assert not [d for d in answer_questions(made) if d.question == COMBINING]
     members = made.ensembles[0].members
     same = ensemble("advmacer x2", 0.25, members, method=method)
     logits = ensemble("advmacer x2", 0.25, members, method=method, average="logits")
@@ -309,13 +302,13 @@ def test_other_combinations_are_compared_with_the_uniform_average_of_the_same_me
         ensembles=(*made.ensembles, same, logits),
         certified=(*made.certified, *(classifier(one.id, [0.1] * 60, kind="ensemble") for one in (same, logits))),
     )
-    (found,) = [d for d in compare(extended) if d.question == COMBINING]
+    (found,) = [d for d in answer_questions(extended) if d.question == COMBINING]
     assert (found.first, found.second) == (same.id, made.ensembles[0].id)
-    assert len([d for d in compare(extended) if d.question == WEIGHTS]) == 4
+    assert len([d for d in answer_questions(extended) if d.question == WEIGHTS]) == 4
 
 
 def test_mixed_ensembles_are_compared_with_intra_model_ones_of_their_size(made):
-    found = [d for d in compare(made) if d.question == MIXING]
+    found = [d for d in answer_questions(made) if d.question == MIXING]
     assert [(d.sigma, d.first_label, d.second_label) for d in found] == [
         (sigma, "gaussian x1 + advmacer x1 (uniform)", "advmacer x2 (uniform)") for sigma in SIGMAS
     ]
@@ -325,12 +318,12 @@ def test_mixed_ensembles_are_compared_with_intra_model_ones_of_their_size(made):
         ensembles=(*made.ensembles, triple),
         certified=(*made.certified, classifier(triple.id, [0.1] * 60, kind="ensemble")),
     )
-    assert len([d for d in compare(extended) if d.question == MIXING]) == 2
+    assert len([d for d in answer_questions(extended) if d.question == MIXING]) == 2
 
 
 def test_the_spread_over_seeds_is_reported_beside_their_mean(made):
     acr = {c.id: average_certified_radius(c.radius, c.correct) for c in made.certified}
-    averages = {(a.label, a.sigma): a for a in average_over_seeds(made)}
+    averages = {(a.label, a.sigma): a for a in made.seed_averages}
     of = averages["advmacer", 0.5]
     seeds = [acr[f"advmacer-s0.5-seed{seed}"] for seed in (0, 1)]
     assert (of.seeds, of.lowest, of.highest) == (2, min(seeds), max(seeds))

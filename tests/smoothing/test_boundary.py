@@ -1,19 +1,14 @@
 """Facts about attacks around certified radii: linear classifiers, whose radius is known, and what is said of them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr
 from torch import nn
 
-from rspipe.records import BoundaryCheck
-from rspipe.report.sections.attacks import attack_findings, attack_part, attack_table
 from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.classifiers import Classifier, HardClassifier, SoftEnsemble, classify
-from tests import results_builder as build
 
 SIGMA = 0.25
 FAST = AttackSettings(steps=4, draws=16, n=400)
@@ -118,52 +113,3 @@ def test_the_member_that_decides_a_max_margin_ensemble_predicts() -> None:
 
 def test_an_abstention_is_no_change() -> None:
     assert changed(np.array([0, 1, ABSTAIN]), 0).tolist() == [False, True, False]
-
-
-CHECK = BoundaryCheck(
-    classifier="a",
-    name="advmacer, seed 0",
-    sigma=0.25,
-    key="k",
-    images=40,
-    steps=20,
-    draws=64,
-    n=1000,
-    alpha=0.001,
-    factors=(0.5, 1.0, 1.5, 2.0),
-    same=(40, 36, 20, 10),
-    abstained=(0, 4, 8, 10),
-    changed=(0, 0, 12, 20),
-    ever_changed=(0, 0, 12, 22),
-    distance=(0.5, 1.0, 1.5, 1.9),
-)
-
-
-def test_nothing_changed_inside_and_half_of_it_beyond_is_said_with_the_chance_of_error() -> None:
-    assert attack_findings([CHECK]) == [
-        "advmacer, seed 0 at σ = 0.25: none of 80 predictions within the certified radius changed (each prediction is "
-        "wrong with probability 0.001 at most, which makes 0.08 on average at most); half of the images or more "
-        "changed within 2 radii: for them the certified radius is at least 0.50 of the true one."
-    ]
-    assert (CHECK.broken, CHECK.expected_broken) == (0, pytest.approx(0.08))
-
-
-def test_a_change_inside_is_said_and_marked() -> None:
-    broken = replace(CHECK, changed=(0, 3, 12, 15))
-    assert "3 of 80 predictions within the certified radius changed" in attack_findings([broken])[0]
-    column = attack_table([broken]).columns.index("changed")
-    assert [row[column].tone for row in attack_table([broken]).rows] == ["", "bad", "", ""]
-
-
-def test_a_classifier_that_withstands_all_distances_is_said_to() -> None:
-    strong = replace(CHECK, ever_changed=(0, 0, 1, 2))
-    assert "fewer than half of the images changed within 2 radii" in attack_findings([strong])[0]
-
-
-def test_the_report_has_the_attacks_where_there_were_any() -> None:
-    results = build.results()
-    assert attack_part(results) is None
-    found = attack_part(replace(results, attacks=(CHECK,)))
-    assert found is not None
-    assert len(found.table.rows) == 4
-    assert "20 steps, 64 noise samples, n = 1,000" in found.note

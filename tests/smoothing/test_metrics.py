@@ -14,7 +14,6 @@ from rspipe.smoothing.metrics import (
     average_certified_radius,
     certified_accuracy,
     mean_interval,
-    paired_difference,
 )
 
 CERTIFICATES = st.lists(st.tuples(st.floats(0, 4), st.booleans()), min_size=1, max_size=30)
@@ -106,23 +105,6 @@ def test_the_interval_covers_the_true_acr_as_often_as_it_says():
     # Skewness is small and n = 400, so the interval misses 5 % by less than .01 (Edgeworth: order 1 / n, and the ends
     # of a bootstrap of 2,000 are .06 standard errors off); the count itself is binomial.
     assert binom.ppf(1e-6, repeats, 0.94) <= covered <= binom.ppf(1 - 1e-6, repeats, 0.96)
-
-
-@given(st.integers(2, 30), st.integers(0, 2**32 - 1))
-def test_a_paired_difference_changes_its_sign_with_the_order(images, seed):
-    rng = np.random.default_rng(seed)
-    a, b = ((rng.random(images), rng.random(images) < 0.5) for _ in range(2))
-    there, back = paired_difference(*a, *b), paired_difference(*b, *a)
-    assert there.estimate == pytest.approx(-back.estimate, abs=1e-15)
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-15)
-    difference = average_certified_radius(*a) - average_certified_radius(*b)
-    assert there.estimate == pytest.approx(difference, abs=1e-12)
-
-
-def test_a_constant_advantage_has_no_uncertainty_however_different_the_images():
-    radius = np.array([0.1, 1.0, 3.0, 2.0])
-    interval = paired_difference(radius + 0.25, np.ones(4), radius, np.ones(4))
-    assert (interval.low, interval.high) == pytest.approx((0.25, 0.25), abs=1e-12)
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (3, 10), (10, 10), (250, 400)])

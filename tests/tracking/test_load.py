@@ -14,7 +14,6 @@ import rspipe
 from rspipe.errors import ModelError, StoreError
 from rspipe.networks.architectures import build_network
 from rspipe.report.results import Results
-from rspipe.report.summaries import summarize
 from rspipe.smoothing.classifiers import Classifier, classify
 from rspipe.storage.files import checksum, write_json
 from rspipe.storage.store import Store
@@ -56,7 +55,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
         certified=tuple(built.certified(model.id, "model", 0.5, skill=0.8, seed=1) for model in models),
     )
     tracker = Tracker(store, content.study)
-    tracker.publish(content, summarize(content))
+    tracker.publish(content, content.summaries)
     tracker.finish("FINISHED")
     client = MlflowClient(tracking_uri(store.run_dir))
     experiment = client.get_experiment_by_name("rspipe").experiment_id

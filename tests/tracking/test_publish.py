@@ -25,7 +25,6 @@ from mlflow.entities import Run
 
 from rspipe.records import TrainedModel
 from rspipe.report.results import Results
-from rspipe.report.summaries import summarize
 from rspipe.smoothing.metrics import certified_accuracy
 from rspipe.spec import content_id
 from rspipe.storage.files import write_json
@@ -109,7 +108,7 @@ def open_tracker(store: Store, study: StudyConfig) -> Tracker:
 
 def publish(store: Store, content: Results) -> None:
     tracker = open_tracker(store, content.study)
-    tracker.publish(content, summarize(content), {"study/again.json": store.run_dir / "study.json"})
+    tracker.publish(content, content.summaries, {"study/again.json": store.run_dir / "study.json"})
     tracker.finish("FINISHED")
 
 
@@ -194,7 +193,7 @@ def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(st
     client = MlflowClient(tracking_uri(store.run_dir))
     history = client.get_metric_history(run.info.run_id, "training/loss")
     assert [(point.step, point.value) for point in history] == [(e["epoch"], e["loss"]) for e in record.history]
-    summary = next(one for one in summarize(content) if one.id == record.id)
+    summary = next(one for one in content.summaries if one.id == record.id)
     assert run.data.metrics["acr"] == summary.acr.estimate
     assert run.data.metrics["acr_two_sided"] == summary.acr_two_sided
     assert run.data.metrics["samples_per_image"] == summary.samples
@@ -217,7 +216,7 @@ def test_files_are_logged_once_also_where_certificates_follow_and_after_resumes(
     few = replace(content, searches=(), trials=())
     open_tracker(store, content.study).publish(replace(few, certified=(), ensembles=()))
     for _ in range(2):
-        open_tracker(store, content.study).publish(few, summarize(few))
+        open_tracker(store, content.study).publish(few, few.summaries)
     assert len(logged) == len(set(logged))
     run = child(runs(store), content.models[0]).info.run_id
     assert {name for id_, name in logged if id_ == run} == {"model.json", "weights.pt"}
@@ -229,7 +228,7 @@ def test_tags_say_the_last_stage_and_parameters_how_it_was_certified(store: Stor
     tracker = open_tracker(store, content.study)
     tracker.publish(replace(few, certified=()))
     assert child(runs(store), record).data.tags["rspipe.stage"] == "train"
-    tracker.publish(few, summarize(few))
+    tracker.publish(few, few.summaries)
     run = child(runs(store), record)
     expected = {"stage": "certify", "study": content.study.id, "method": record.method, "seed": "0", "data": "digits"}
     assert {name: run.data.tags[f"rspipe.{name}"] for name in expected} == expected
@@ -322,10 +321,10 @@ def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(
 
 def test_an_unfinished_certification_is_not_shown(store: Store, content: Results) -> None:
     tracker = open_tracker(store, content.study)
-    tracker.publish(content, summarize(content)[1:])
+    tracker.publish(content, content.summaries[1:])
     first = child(runs(store), content.models[0])
     assert not {"acr", "certified_accuracy"} & set(first.data.metrics)
-    tracker.publish(content, summarize(content))
+    tracker.publish(content, content.summaries)
     history = MlflowClient(tracking_uri(store.run_dir)).get_metric_history(first.info.run_id, "certified_accuracy")
     assert len({point.step for point in history}) == len(history) > 10
 
@@ -369,7 +368,7 @@ def test_certificates_join_the_run_that_training_made(store: Store, content: Res
     tracker.publish(early)
     record = content.models[0]
     assert "acr" not in child(runs(store), record).data.metrics
-    tracker.publish(content, summarize(content))
+    tracker.publish(content, content.summaries)
     assert "acr" in child(runs(store), record).data.metrics
 
 
@@ -377,7 +376,7 @@ def test_the_parent_run_is_running_while_the_study_runs_and_holds_its_files(stor
     tracker = open_tracker(store, content.study)
     (parent,) = runs(store)
     assert parent.info.status == "RUNNING"
-    tracker.publish(content, summarize(content), {"figures/a.json": store.run_dir / "study.json"})
+    tracker.publish(content, content.summaries, {"figures/a.json": store.run_dir / "study.json"})
     tracker.finish("KILLED")
     client = MlflowClient(tracking_uri(store.run_dir))
     assert client.get_run(parent.info.run_id).info.status == "KILLED"
@@ -546,7 +545,7 @@ def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
     assert len(published) == 1 + sum(map(len, (content.models, content.searches, content.ensembles, content.trials)))
     record = content.models[0]
     run = child(published, record)
-    assert run.data.metrics["acr"] == next(one for one in summarize(content) if one.id == record.id).acr.estimate
+    assert run.data.metrics["acr"] == next(one for one in content.summaries if one.id == record.id).acr.estimate
     # No node but the server's needs its folder.
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     client = MlflowClient(served.uri)

@@ -1,10 +1,11 @@
-"""What the report says of attacks inside, on and beyond certified radii."""
+"""Section: attacks inside, on and beyond the certified radii of test images."""
 
 from collections.abc import Sequence
 
 from rspipe.records import BoundaryCheck
 from rspipe.report.results import Results
-from rspipe.report.tables import Cell, Part, Table, number
+from rspipe.report.section import Section
+from rspipe.report.tables import Cell, Table, number
 
 
 def attack_table(checks: Sequence[BoundaryCheck]) -> Table:
@@ -32,7 +33,7 @@ def attack_table(checks: Sequence[BoundaryCheck]) -> Table:
 
 def attack_findings(checks: Sequence[BoundaryCheck]) -> list[str]:
     """Return per classifier whether anything changed within the radius, and how tight the radius is."""
-    said = []
+    sentences = []
     for check in checks:
         inside = sum(factor <= 1 for factor in check.factors) * check.images
         name = f"{check.name} at σ = {check.sigma:g}"
@@ -48,24 +49,18 @@ def attack_findings(checks: Sequence[BoundaryCheck]) -> list[str]:
             if half and half[0] > 0
             else f"fewer than half of the images changed within {check.factors[-1]:g} radii"
         )
-        said.append(
+        sentences.append(
             f"{name}: {within} (each prediction is wrong with probability {check.alpha:g} at most, which makes "
             f"{check.expected_broken:.2g} on average at most); {beyond}."
         )
-    return said
+    return sentences
 
 
-def attack_part(results: Results) -> Part | None:
-    """Return what attacks around certified images found; None where there were none."""
+def section(results: Results) -> Section | None:
+    """Return the section; None where nothing was attacked."""
     checks = sorted(results.attacks, key=lambda check: (check.sigma, check.name))
     if not checks:
         return None
     settings = sorted({f"{check.steps} steps, {check.draws} noise samples, n = {check.n:,}" for check in checks})
-    return Part(
-        "Attacks inside, on and beyond the certified radius",
-        attack_table(checks),
-        tuple(attack_findings(checks)),
-        f"PGD on the smoothed soft classifier ({'; '.join(settings)} for predictions), around test images with the "
-        "right class and a radius above 0. Gone: distance of the adversarial example over the radius, which the box of "
-        "pixel values may keep below what was allowed. An attack that fails proves nothing; the certificate does.",
-    )
+    content = {"attacks": attack_table(checks), "sentences": attack_findings(checks), "settings": settings}
+    return Section("attacks", content)

@@ -1,4 +1,4 @@
-"""What others have published or claimed, beside what is measured here."""
+"""Section: published results and claims beside the measurements of the study."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from rspipe.records import Interval
-from rspipe.report.differences import Difference, differences
-from rspipe.report.page import element, paragraph, table_html
-from rspipe.report.results import Results, sides
-from rspipe.report.tables import TONES, Cell, Table, bracketed, number, number_cell
+from rspipe.report.differences import Comparison, compare
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+from rspipe.report.tables import Cell, Table, interval_cell, number, number_cell, verdict_cell
 from rspipe.smoothing.metrics import mean_interval
 from rspipe.study.claims import Claim, PublishedResult
 
@@ -34,13 +34,24 @@ class PublishedComparison:
     verdict: Agreement
 
 
+_VERDICTS: dict[str, ClaimVerdict] = {
+    "higher": "reproduced",
+    "lower": "contradicted",
+    "not significant": "not significant",
+}
+
+
 @dataclass(frozen=True)
 class JudgedClaim:
     """A claim and the paired difference that speaks for or against it."""
 
     claim: Claim
-    difference: Difference
-    verdict: ClaimVerdict
+    comparison: Comparison
+
+    @property
+    def verdict(self) -> ClaimVerdict:
+        """Whether the interval of the difference lies above 0, below, or around it."""
+        return _VERDICTS[self.comparison.difference.verdict]
 
 
 def _within(interval: Interval, *, sample: int, images: int) -> Interval:
@@ -56,26 +67,18 @@ def compare_with_published(results: Results) -> tuple[PublishedComparison, ...]:
     The interval is normal, with the correction for a finite number of images: on all of them, it is a point. It knows
     nothing of how another training would have come out but through the spread of the published seeds.
     """
-    found = []
+    comparisons = []
     for one in results.study.published:
-        side = sides(results, sigma=one.sigma).get(one.entry)
-        if side is None or (examples := side.examples()).size == 0:
+        group = results.groups(one.sigma).get(one.entry)
+        if group is None or group.examples.size == 0:
             continue
-        measured = _within(
-            mean_interval(side.credit(examples)), sample=examples.size, images=max(one.images, examples.size)
-        )
+        images = group.examples.size
+        measured = _within(mean_interval(group.mean_credits), sample=images, images=max(one.images, images))
         low, high = one.span
         difference = Interval(estimate=measured.estimate - one.acr, low=measured.low - high, high=measured.high - low)
         verdict: Agreement = "higher" if difference.low > 0 else "lower" if difference.high < 0 else "agrees"
-        found.append(PublishedComparison(one, side.label, measured, int(examples.size), difference, verdict))
-    return tuple(found)
-
-
-_VERDICTS: dict[str, ClaimVerdict] = {
-    "higher": "reproduced",
-    "lower": "contradicted",
-    "not significant": "not significant",
-}
+        comparisons.append(PublishedComparison(one, group.label, measured, int(images), difference, verdict))
+    return tuple(comparisons)
 
 
 def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
@@ -89,10 +92,11 @@ def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
 
 def _judged(results: Results, claim: Claim) -> Iterator[JudgedClaim]:
     for sigma in claim.sigma or results.study.sigmas:
-        there = sides(results, sigma=sigma)
-        if claim.first in there and claim.second in there:
-            for difference in differences("claim", sigma, [(there[claim.first], there[claim.second])]):
-                yield JudgedClaim(claim, difference, _VERDICTS[difference.verdict])
+        groups = results.groups(sigma)
+        if claim.first in groups and claim.second in groups:
+            comparison = compare(groups[claim.first], groups[claim.second], sigma=sigma)
+            if comparison is not None:
+                yield JudgedClaim(claim, comparison)
 
 
 def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
@@ -105,9 +109,9 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
             "σ": number_cell(published.sigma, digits=2),
             "entry": Cell(one.label),
             "published ACR": Cell(f"{number(published.acr, digits=4)}{span}", published.acr),
-            "measured [95 %]": Cell(bracketed(one.measured), one.measured.estimate),
-            "difference [95 %]": Cell(bracketed(one.difference, signed=True), one.difference.estimate),
-            "measured": Cell(one.verdict, tone=TONES[one.verdict]),
+            "measured [95 %]": interval_cell(one.measured),
+            "difference [95 %]": interval_cell(one.difference, signed=True),
+            "measured": verdict_cell(one.verdict),
             "images": Cell(f"{one.images:,} of {published.images:,}", one.images),
             "source": Cell(published.source),
             "other than published": Cell(published.differs or "nothing"),
@@ -117,42 +121,30 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
 
 
 def claim_table(claims: Sequence[JudgedClaim]) -> Table:
-    """Return one row per claim and noise level: what was published, what is measured, and the verdict."""
+    """Return one row per claim and noise level: the published difference, the measured one, and the verdict."""
 
     numbers = any(one.claim.by is not None for one in claims)
     sources = any(one.claim.source for one in claims)
 
     def row(one: JudgedClaim) -> dict[str, Cell]:
-        difference, by = one.difference, one.claim.by
+        comparison, by = one.comparison, one.claim.by
         return {
-            "σ": number_cell(difference.sigma, digits=2),
-            "larger ACR": Cell(difference.first_label),
-            "than": Cell(difference.second_label),
+            "σ": number_cell(comparison.sigma, digits=2),
+            "larger ACR": Cell(comparison.first_label),
+            "than": Cell(comparison.second_label),
             **({"published": Cell("–" if by is None else number(by, signed=True), by)} if numbers else {}),
-            "measured [95 %]": Cell(bracketed(difference.difference, signed=True), difference.difference.estimate),
-            "verdict": Cell(one.verdict, tone=TONES[one.verdict]),
-            "images": number_cell(difference.images, digits=0),
+            "measured [95 %]": interval_cell(comparison.difference, signed=True),
+            "verdict": verdict_cell(one.verdict),
+            "images": number_cell(comparison.images, digits=0),
             **({"source": Cell(one.claim.source)} if sources else {}),
         }
 
     return Table.of(map(row, claims))
 
 
-def claims_part(results: Results) -> str:
-    """What others have published or claimed; nothing where the study file names none."""
-    content = ""
-    if claims := judge_claims(results):
-        content += element("h3", "Claims") + table_html(claim_table(claims), name="larger ACR")
-        content += paragraph(
-            "Reproduced: the paired 95 % interval of the difference lies above 0; contradicted: below. Not "
-            "significant: these images do not decide.",
-            style="soft",
-        )
-    if published := compare_with_published(results):
-        content += element("h3", "Published results") + table_html(published_table(published), name="entry")
-        content += paragraph(
-            "The interval is for the ACR on all the images that the published one is over; that of the difference "
-            "holds the spread of the published seeds, too. Neither knows how another training would have come out.",
-            style="soft",
-        )
-    return content
+def section(results: Results) -> Section | None:
+    """Return the section; None where the study file names neither claims nor published results that are certified."""
+    claims, published = judge_claims(results), compare_with_published(results)
+    if not claims and not published:
+        return None
+    return Section("claims", {"claims": claim_table(claims), "published": published_table(published)})

@@ -1,4 +1,4 @@
-"""Where an ACR comes from: how the images spread over p_A, the probability of the predicted class under noise.
+"""Section: where an ACR comes from, by how the images spread over p_A, the probability of the predicted class.
 
 Two classifiers of one ACR can be very different ones: many images at middling radii, or some at the largest radius
 that n samples can prove and the others wrong.
@@ -11,10 +11,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rspipe.report.figures import STYLE, draw_legend, new_panel
-from rspipe.report.page import details, figure_grid, paragraph, table_html
-from rspipe.report.results import Results, sides
-from rspipe.report.summaries import Summary
+from rspipe.report.figures import STYLE, draw_legend, drawn, new_panel
+from rspipe.report.results import Results, seeds_label
+from rspipe.report.section import Section
+from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, number
 from rspipe.smoothing.derivation import CertifiedClassifier
 
@@ -74,23 +74,25 @@ def spread(label: str, classifiers: Sequence[CertifiedClassifier]) -> Spread:
 
 def spreads(results: Results, *, sigma: float) -> list[Spread]:
     """Return the spread of every label, averaged over its seeds, and of every ensemble at a noise level."""
-    return [spread(side.label, side.classifiers) for side in sides(results, sigma=sigma).values()]
+    models, ensembles = results.models_at(sigma), results.ensembles_at(sigma)
+    labels = [spread(seeds_label(label, len(classifiers)), classifiers) for label, classifiers in models.items()]
+    return labels + [spread(display_name(record), [classifier]) for record, classifier in ensembles]
 
 
-def _names(found: Sequence[Spread]) -> list[str]:
+def _names(spreads_: Sequence[Spread]) -> list[str]:
     """Return names of the bins; those above the largest bound that n samples can give are left out."""
     ends = ["1/2", *(f"{edge:g}" for edge in EDGES), "1"]
-    used = max((at for one in found for at, share in enumerate(one.bins) if share), default=0)
+    used = max((at for one in spreads_ for at, share in enumerate(one.bins) if share), default=0)
     return [f"p_A ≥ {low}" for low in ends[: used + 1]]
 
 
-def spread_table(found: Sequence[Spread]) -> Table:
+def spread_table(spreads_: Sequence[Spread]) -> Table:
     """Return one row per entry."""
 
     def share(value: float) -> Cell:
         return Cell(f"{100 * value:.1f} %", value)
 
-    names = _names(found)
+    names = _names(spreads_)
     return Table.of(
         {
             "classifier": Cell(one.label),
@@ -102,7 +104,7 @@ def spread_table(found: Sequence[Spread]) -> Table:
             "quartiles of p_A": Cell(", ".join(number(q, digits=4) for q in one.quartiles), one.quartiles[1]),
             "ACR of saturated": share(one.of_saturated),
         }
-        for one in found
+        for one in spreads_
     )
 
 
@@ -111,15 +113,15 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
 
     Of many entries those of largest ACR are drawn.
     """
-    found = spreads(results, sigma=sigma)
-    if not found:
+    every = spreads(results, sigma=sigma)
+    if not every:
         return None
-    kept = sorted(sorted(range(len(found)), key=lambda at: -found[at].acr)[:_MOST_ROWS])
-    shown = [found[at] for at in kept]
+    kept = sorted(sorted(range(len(every)), key=lambda at: -every[at].acr)[:_MOST_ROWS])
+    shown = [every[at] for at in kept]
     title = f"Images by p_A, σ = {sigma:g}"
-    if len(shown) < len(found):
-        title += f": {len(shown)} of {len(found)} with the largest ACR"
-    names = ["wrong", "abstained", *_names(found), "saturated"]
+    if len(shown) < len(every):
+        title += f": {len(shown)} of {len(every)} with the largest ACR"
+    names = ["wrong", "abstained", *_names(every), "saturated"]
     shades = [*_COLOURS[: len(names) - 1], _COLOURS[-1]]
     labels = [f"{one.label}  {number(one.acr)}" for one in shown]
     with mpl.rc_context(STYLE):
@@ -144,15 +146,8 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
     return figure
 
 
-def spread_part(results: Results, summaries: Sequence[Summary], figures: dict[str, Figure]) -> str:
-    content = figure_grid(figures, "spread-")
-    for sigma in sorted({summary.sigma for summary in summaries}):
-        table = table_html(spread_table(spreads(results, sigma=sigma)), name="classifier")
-        content += details(f"Shares of images at σ = {sigma:g}", table)
-    return content and content + paragraph(
-        "p_A: lower confidence bound on the probability of the predicted class under noise, of images that are "
-        "classified correctly; averaged over seeds. Saturated: all n samples fell on that class, so that n, not the "
-        "classifier, limits the radius. Two classifiers of one ACR need not be alike: one may prove large radii for "
-        "some images and misclassify the others. ACR of saturated: the share of the ACR that saturated images bring.",
-        style="soft",
-    )
+def section(results: Results) -> Section | None:
+    """Return the section; None where nothing is certified."""
+    figures = drawn({f"spread-sigma-{sigma:g}": spread_figure(results, sigma=sigma) for sigma in results.sigmas})
+    tables = {sigma: spread_table(spreads(results, sigma=sigma)) for sigma in results.sigmas}
+    return Section("distribution", {"tables": tables}, figures) if figures else None

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.records import TrainedModel
-from rspipe.report.figures import STYLE, draw_legend, legend_text, model_colours, new_panel, spread_axis
-from rspipe.report.page import figure_grid, paragraph, table_html
-from rspipe.report.results import Results, display_name
+from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel, spread_axis
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, number_cell, quantity
 
 
@@ -44,7 +45,7 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
     models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
     if not models:
         return None
-    styles = model_colours(results.models)
+    styles = label_colours([model.label for model in results.models])
     with mpl.rc_context(STYLE):
         figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
         named = set()
@@ -65,15 +66,11 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
     return figure
 
 
-def training_part(results: Results, figures: dict[str, Figure]) -> str:
-    if not results.models:
-        return paragraph("No model is trained yet.")
-    return (
-        table_html(model_table(results.models), name="model")
-        + figure_grid(figures, "training-")
-        + paragraph(
-            "Accuracies in the table are those on the validation images; the curves show training batches, whose loss "
-            "is not comparable between methods.",
-            style="soft",
-        )
-    )
+def section(results: Results) -> Section:
+    """Return the section; it says so where nothing is trained."""
+    figures = {
+        f"training-{measure}-sigma-{sigma:g}": learning_curve_figure(results, sigma=sigma, measure=measure)
+        for sigma in results.sigmas
+        for measure in ("loss", "noisy_accuracy", "validation_acr")
+    }
+    return Section("training", {"models": model_table(results.models)}, drawn(figures))

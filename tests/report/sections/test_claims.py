@@ -7,10 +7,8 @@ import pytest
 
 from rspipe.errors import StudyError
 from rspipe.report.export import summary_markdown
-from rspipe.report.report import render_report
-from rspipe.report.results import certified_models
+from rspipe.report.page import render_report, report_chapters
 from rspipe.report.sections.claims import compare_with_published, judge_claims
-from rspipe.report.summaries import summarize
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -29,7 +27,7 @@ def results_with(*, published=(), claims=()):
 
 def credit(label, sigma=0.25):
     """Return the credited radii [seed, image] of a label."""
-    return np.array([c.credited_radius for c in certified_models(built.results(), sigma=sigma)[label]])
+    return np.array([c.credited_radius for c in built.results().models_at(sigma)[label]])
 
 
 def published(acr, **changes):
@@ -74,7 +72,7 @@ def test_a_claim_is_judged_by_the_paired_interval_at_every_noise_level() -> None
         {"first": "gaussian", "second": "advmacer", "sigma": 0.25, "by": 0.1, "source": SOURCE},
     ]
     judged = judge_claims(results_with(claims=claims))
-    assert [(one.difference.sigma, one.claim.first) for one in judged] == [
+    assert [(one.comparison.sigma, one.claim.first) for one in judged] == [
         (0.25, "advmacer"),
         (0.5, "advmacer"),
         (0.25, "gaussian"),
@@ -82,22 +80,22 @@ def test_a_claim_is_judged_by_the_paired_interval_at_every_noise_level() -> None
     difference = credit("advmacer").mean(0) - credit("gaussian").mean(0)
     half = 1.959964 * difference.std(ddof=1) / np.sqrt(60)
     first, _, turned = judged
-    assert first.difference.difference.estimate == pytest.approx(difference.mean())
+    assert first.comparison.difference.estimate == pytest.approx(difference.mean())
     assert difference.mean() - half > 0
     assert (first.verdict, turned.verdict) == ("reproduced", "contradicted")
-    assert turned.difference.difference.high == pytest.approx(-(difference.mean() - half), abs=1e-6)
+    assert turned.comparison.difference.high == pytest.approx(-(difference.mean() - half), abs=1e-6)
 
 
 def test_images_that_do_not_decide_make_a_claim_not_significant() -> None:
     (one,) = judge_claims(results_with(claims=[{"first": "advmacer", "second": "advmacer"}]))[:1]
-    assert one.difference.difference.estimate == 0
+    assert one.comparison.difference.estimate == 0
     assert one.verdict == "not significant"
 
 
 def test_an_ensemble_is_named_as_in_tables() -> None:
     claims = [{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)"}]
     judged = judge_claims(results_with(claims=claims))
-    assert [one.difference.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
+    assert [one.comparison.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
 
 
 def test_report_and_summary_show_claims_and_published_results_with_their_verdicts() -> None:
@@ -105,14 +103,14 @@ def test_report_and_summary_show_claims_and_published_results_with_their_verdict
         published=[published(0.9, images=60, differs="fewer epochs")],
         claims=[{"first": "advmacer", "second": "gaussian", "source": SOURCE}],
     )
-    page, text = render_report(results, summarize(results), ()), summary_markdown(results, summarize(results))
+    page, text = render_report(results, report_chapters(results)), summary_markdown(results)
     for shown in (page, text):
         for word in ("reproduced", "lower", "0.9000", "60 of 60", "fewer epochs", SOURCE):
             assert word in shown
     headings = ("<h3>Claims</h3>", "<h3>Published results</h3>")
     assert all(heading in page for heading in headings)
     without = built.results()
-    page = render_report(without, summarize(without), ())
+    page = render_report(without, report_chapters(without))
     assert not any(heading in page for heading in headings)
 
 

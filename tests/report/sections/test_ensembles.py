@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rspipe.report.differences import compare
-from rspipe.report.report import render_report
+from rspipe.report.page import report_chapters, section_html
+from rspipe.report.questions import answer_questions
 from rspipe.report.results import Results
-from rspipe.report.sections.ensemble_figures import (
-    ensemble_figures,
-    landscape,
-    landscape_figures,
-    simplex_grid,
-    size_figure,
-)
-from rspipe.report.sections.ensemble_sizes import curves_by_size
-from rspipe.report.sections.ensembles import combination_table, ensemble_parts
-from rspipe.report.summaries import summarize
-from rspipe.report.tables import Part, Table
+from rspipe.report.section import Level
+from rspipe.report.sections.changes import change_level
+from rspipe.report.sections.combinations import combination_table
+from rspipe.report.sections.landscapes import landscape, landscape_figures, simplex_grid
+from rspipe.report.sections.limits import limit_table
+from rspipe.report.sections.noise import noise_level
+from rspipe.report.sections.pruning import cap_sentence, pruning_sentences
+from rspipe.report.sections.sizes import curves_by_size, size_figure, size_table
+from rspipe.report.tables import Table
 from tests import results_builder as build
 
 
@@ -29,9 +27,16 @@ def made(**changes: Any) -> Results:
     return replace(found, **changes)
 
 
-def part(results: Results, title: str, *, sigma: float = 0.25) -> Part:
-    (found,) = [one for one in ensemble_parts(results, sigma=sigma) if one.title.startswith(title)]
-    return found
+def noise(results: Results) -> Level:
+    level = noise_level(results, sigma=0.25)
+    assert level is not None
+    return level
+
+
+def changes(results: Results) -> Level:
+    level = change_level(results, sigma=0.25)
+    assert level is not None
+    return level
 
 
 def column(table: Table, name: str) -> list[float | None]:
@@ -79,7 +84,7 @@ def test_mme_is_named_as_in_the_paper() -> None:
 
 
 def test_methods_that_are_less_correlated_are_found_to_lower_the_variance() -> None:
-    found = part(made(), "Noise")
+    found = noise(made())
     assert texts(found.table, "methods") == ["advmacer, within", "gaussian, within", "advmacer and gaussian, across"]
     within, _, across = column(found.table, "covariance of two [95 %]")
     # The builder's correlations.
@@ -94,14 +99,14 @@ def test_methods_that_are_less_correlated_are_found_to_lower_the_variance() -> N
 
 def test_methods_that_are_more_correlated_than_models_of_one_raise_it() -> None:
     results = made(margins=(build.margins(0.25, correlations=(0.3, 0.6)),))
-    assert part(results, "Noise").sentences == (
+    assert noise(results).sentences == (
         "Of probabilities: mixing raises the variance for advmacer + gaussian against advmacer x2.",
     )
 
 
 def test_measured_changes_are_paired_differences_against_the_members() -> None:
     results = made()
-    found = part(results, "Predicted")
+    found = changes(results)
     certified = {c.id: c for c in results.certified}
     record = results.ensembles[0]
     members = np.mean([certified[member].credited_radius for member in record.members], axis=0)
@@ -122,7 +127,7 @@ def lost(results: Results) -> list[str]:
         replace(one, radius=np.where(one.radius > 0, 0.05, 0.0)) if one.id == LOST else one for one in results.certified
     )
     assert LOST in {one.id for one in certified}
-    return list(part(replace(results, certified=certified), "Predicted").sentences)
+    return list(changes(replace(results, certified=certified)).sentences)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_an_ensemble_that_lost_since_votes_do_not_follow_the_variance_is_explain
 
 
 def test_predictions_are_counted_where_margins_were_kept() -> None:
-    counted = part(made(margins=(build.margins(0.25, draws=100),)), "Predicted")
+    counted = changes(made(margins=(build.margins(0.25, draws=100),)))
     assert counted.table.columns == (
         "ensemble",
         "predicted [95 %]",
@@ -160,7 +165,7 @@ def test_predictions_are_counted_where_margins_were_kept() -> None:
     found = build.margins(0.25, draws=100).of(made().ensembles[0].members)
     change = 0.25 * (found.radii(np.array([0.5, 0.5])) - found.radii(np.eye(2)).mean(0))
     assert column(counted.table, "predicted [95 %]")[0] == pytest.approx(change.mean())
-    before = part(made(margins=(build.margins(0.25),)), "Predicted")
+    before = changes(made(margins=(build.margins(0.25),)))
     assert "predicted [95 %]" not in before.table.columns
     assert column(before.table, "as if Gaussian [95 %]") == pytest.approx(
         column(counted.table, "as if Gaussian [95 %]")
@@ -169,14 +174,15 @@ def test_predictions_are_counted_where_margins_were_kept() -> None:
 
 def test_a_useless_member_is_a_candidate_to_be_dropped() -> None:
     results = made(margins=(build.margins(0.25, weak=-0.3),))
-    said = " ".join(part(results, "Members to drop").sentences)
-    assert "gives any weight to gaussian, seed 0; an ensemble of all could drop them and save 33 %" in said
-    assert "no member is without weight" in " ".join(part(made(), "Members to drop").sentences)
+    (sentence,) = pruning_sentences(results, sigma=0.25)
+    assert "gives any weight to gaussian, seed 0; an ensemble of all could drop them and save 33 %" in sentence
+    assert "no member is without weight" in " ".join(pruning_sentences(made(), sigma=0.25))
 
 
 def test_the_cap_is_that_of_n_and_alpha() -> None:
-    said = part(made(), "Members to drop").sentences[-1]
-    assert said.startswith("n = 10,000 samples at α = 0.001 prove no radius beyond 0.800")
+    sentence = cap_sentence(made(), sigma=0.25)
+    assert sentence is not None
+    assert sentence.startswith("n = 10,000 samples at α = 0.001 prove no radius beyond 0.800")
 
 
 def subset(results: Results, members: tuple[str, ...], label: str, skill: float) -> Results:
@@ -200,7 +206,7 @@ def test_radii_are_averaged_over_the_ensembles_of_a_size() -> None:
 
 def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> None:
     results = made()
-    table = part(results, "ACR against the number").table
+    table = size_table(results, sigma=0.25)
     assert texts(table, "members of") == ["advmacer", "advmacer", "gaussian + advmacer"]
     assert column(table, "k") == [1, 2, 2]
     assert texts(table, "best method alone") == ["–", "–", "advmacer x2"]
@@ -215,7 +221,7 @@ def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> N
 
 def test_of_the_methods_mixed_the_better_one_is_compared_with() -> None:
     results = subset(made(), ("gaussian-s0.25-seed0", "gaussian-s0.25-seed1"), "gaussian x2", 0.3)
-    table = part(results, "ACR against the number").table
+    table = size_table(results, sigma=0.25)
     found = dict(zip(zip(texts(table, "members of"), column(table, "k"), strict=True), table.rows, strict=True))
     best = table.columns.index("best method alone")
     assert found["gaussian + advmacer", 2][best].text == "advmacer x2"
@@ -223,7 +229,7 @@ def test_of_the_methods_mixed_the_better_one_is_compared_with() -> None:
 
 
 def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
-    table = part(made(), "More and more").table
+    table = limit_table(made(), sigma=0.25)
     assert texts(table, "method") == ["advmacer"]
     gains = [column(table, name)[0] for name in ("k = 2", "k = 4", "k = 8", "k = ∞")]
     assert gains == sorted(gains, key=lambda gain: gain or math.nan)
@@ -231,9 +237,11 @@ def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
 
 def test_subsets_are_not_listed_one_by_one() -> None:
     results = subset(made(), ("advmacer-s0.25-seed1", "gaussian-s0.25-seed0"), "advmacer seed 1 + gaussian seed 0", 0.8)
-    assert texts(part(results, "Predicted").table, "ensemble") == texts(part(made(), "Predicted").table, "ensemble")
-    assert compare(results) != ()
-    assert not any("seed 1 + gaussian" in one.first_label for one in compare(results) if "mixing" in one.question)
+    assert texts(changes(results).table, "ensemble") == texts(changes(made()).table, "ensemble")
+    assert answer_questions(results) != ()
+    assert not any(
+        "seed 1 + gaussian" in one.first_label for one in answer_questions(results) if "mixing" in one.question
+    )
 
 
 def test_the_grid_is_the_whole_simplex() -> None:
@@ -273,16 +281,26 @@ def test_the_acr_is_drawn_against_the_number_of_members() -> None:
     assert "gaussian + advmacer" in lines
 
 
-def test_a_study_without_ensembles_has_no_such_section() -> None:
+CHAPTER = "What ensembles give, and why"
+
+
+def test_a_study_without_ensembles_has_no_such_sections() -> None:
     models = tuple(one for one in made().certified if one.kind == "model")
-    results = made(ensembles=(), margins=(), certified=models)
-    assert ensemble_figures(results) == {}
-    assert ensemble_parts(results, sigma=0.25) == []
+    assert CHAPTER not in report_chapters(made(ensembles=(), margins=(), certified=models))
 
 
-def test_the_report_holds_the_section() -> None:
+def test_the_report_holds_the_sections_with_their_noise_levels() -> None:
     results = made()
-    page = render_report(results, summarize(results), compare(results))
-    assert "What ensembles give, and why" in page
-    for found in ensemble_parts(results, sigma=0.25):
-        assert f"{found.title}, σ = 0.25" in page
+    pages = {section.name: section_html(section) for section in report_chapters(results)[CHAPTER]}
+    assert list(pages) == ["combinations", "noise", "changes", "sizes", "limits", "pruning", "landscapes"]
+    for name, title in {
+        "combinations": "One model, average, MME and solved weights",
+        "noise": "Noise within and across methods and architectures",
+        "changes": "Predicted and measured change of ACR",
+        "sizes": "ACR against the number of members",
+        "limits": "More and more models of one method",
+        "pruning": "Members to drop, and the cap",
+    }.items():
+        for sigma in build.SIGMAS:
+            assert f"<h3>{title}, σ = {sigma:g}</h3>" in pages[name]
+    assert pages["landscapes"].count("<figure>") == 2 * len(build.SIGMAS)

@@ -1,4 +1,4 @@
-"""Figures of ensembles: ACR against the number of members, and solved weights on the landscape of their objective."""
+"""Section: solved weights on the landscape of their objective, for ensembles of two and three members."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,47 +7,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from rspipe.arrays import FloatArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights
-from rspipe.report.figures import MARKERS, STYLE, draw_legend, label_colours, new_panel
-from rspipe.report.results import Results, display_name
-from rspipe.report.sections.ensemble_sizes import curves_by_size
+from rspipe.report.figures import MARKERS, STYLE, draw_legend, new_panel
+from rspipe.report.results import Results
+from rspipe.report.section import Section
 from rspipe.smoothing.classifiers import COMBINATIONS
-
-_GREYS = ("#222222", "#7a7a7a", "#a8a8a8", "#4d4d4d")
 
 _STEPS = {2: 200, 3: 40}
 """Steps of the grid on the simplex, by number of members."""
 
 _MOST_LANDSCAPES = 4
-
-
-def size_figure(results: Results, *, sigma: float) -> Figure | None:
-    """Return the ACR of uniform ensembles against their number of members, of one method and of several.
-
-    Lines are means over the ensembles of a size. None without an ensemble of probabilities.
-    """
-    curves = curves_by_size(results, sigma=sigma)
-    if not curves:
-        return None
-    colours = label_colours([model.label for model in results.models])
-    mixed = [name for name in curves if name not in colours]
-    colours |= {name: (_GREYS[index % len(_GREYS)], "--") for index, name in enumerate(mixed)}
-    with mpl.rc_context(STYLE):
-        figure, axes = new_panel(f"ACR against the number of members, σ = {sigma:g}", "members", "ACR")
-        for index, (name, sizes) in enumerate(curves.items()):
-            colour, line = colours[name]
-            means = [float(radii.mean()) for radii in sizes.values()]
-            marker = MARKERS[index % len(MARKERS)]
-            axes.plot(list(sizes), means, line, color=colour, marker=marker, markersize=5, label=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        draw_legend(figure)
-    return figure
 
 
 def simplex_grid(k: int, steps: int) -> FloatArray:
@@ -78,10 +52,10 @@ def landscape(calibration: Calibration, *, sigma: float) -> Landscape:
     return Landscape(grid, sigma * calibration.radii(grid).mean(1), gaussian)
 
 
-def _draw_line(axes: Axes, found: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
-    first = found.weights[:, 0]
+def _draw_line(axes: Axes, surface: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
+    first = surface.weights[:, 0]
     middle = len(first) // 2
-    counted, gaussian = found.counted - found.counted[middle], found.gaussian - found.gaussian[middle]
+    counted, gaussian = surface.counted - surface.counted[middle], surface.gaussian - surface.gaussian[middle]
     axes.plot(first, gaussian, "--", color="#999999", linewidth=1.2, label="Gaussian margins")
     axes.plot(first, counted, color="#222222", linewidth=1.2, label="counted")
     axes.set_xlabel(f"weight of {names[0]} (the rest: {names[1]})")
@@ -91,13 +65,13 @@ def _draw_line(axes: Axes, found: Landscape, records: Sequence[EnsembleWeights],
         axes.plot(record.weights[0], height, MARKERS[index % len(MARKERS)], markersize=7, label=record.method)
 
 
-def _draw_triangle(axes: Axes, found: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
+def _draw_triangle(axes: Axes, surface: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
-    x, y = (found.weights @ corners).T
-    shades = axes.tricontourf(x, y, found.counted, levels=12, cmap="cividis")
+    x, y = (surface.weights @ corners).T
+    shades = axes.tricontourf(x, y, surface.counted, levels=12, cmap="cividis")
     axes.figure.colorbar(shades, ax=axes, label="ACR, counted", shrink=0.8)
-    if np.ptp(found.gaussian) > 0:
-        axes.tricontour(x, y, found.gaussian, levels=8, colors="white", linewidths=0.6, linestyles="--")
+    if np.ptp(surface.gaussian) > 0:
+        axes.tricontour(x, y, surface.gaussian, levels=8, colors="white", linewidths=0.6, linestyles="--")
     for index, record in enumerate(records):
         place = np.asarray(record.weights) @ corners
         axes.plot(*place, MARKERS[index % len(MARKERS)], markersize=8, markeredgecolor="white", label=record.method)
@@ -114,16 +88,16 @@ def _largest(name: str, weights: FloatArray, acr: FloatArray) -> str:
 
 
 def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> Figure:
-    found = landscape(margins.of(records[0].members), sigma=margins.sigma)
+    surface = landscape(margins.of(records[0].members), sigma=margins.sigma)
     with mpl.rc_context(STYLE):
         lines = (
             records[0].label,
             f"σ = {margins.sigma:g}, {margins.average}",
-            _largest("counted", found.weights, found.counted),
-            _largest("Gaussian", found.weights, found.gaussian),
+            _largest("counted", surface.weights, surface.counted),
+            _largest("Gaussian", surface.weights, surface.gaussian),
         )
         figure, axes = new_panel("\n".join(lines), "", "", height=4.8)
-        (_draw_line if len(names) == 2 else _draw_triangle)(axes, found, records, names)
+        (_draw_line if len(names) == 2 else _draw_triangle)(axes, surface, records, names)
         draw_legend(figure)
     return figure
 
@@ -133,27 +107,25 @@ def landscape_figures(results: Results, *, sigma: float) -> list[Figure]:
 
     The ACR is that on the calibration images, by brute force: counted, and that of Gaussian margins.
     """
-    display = {model.id: display_name(model) for model in results.models}
     figures = []
-    for margins in sorted(results.margins, key=lambda one: one.average != "probabilities"):
+    for margins in sorted(results.margins_at(sigma), key=lambda one: one.average != "probabilities"):
         groups: dict[tuple[str, ...], list[EnsembleWeights]] = {}
         for record in results.ensembles:
-            alike = (record.sigma, record.average) == (sigma, margins.average) and margins.sigma == sigma
+            alike = (record.sigma, record.average) == (sigma, margins.average)
             average = record.method not in COMBINATIONS and not names_seeds(record.label)
             if alike and average and len(record.members) in _STEPS and {*record.members} <= {*margins.members}:
                 groups.setdefault(record.members, []).append(record)
         for members, records in groups.items():
             if len(records) > 1:
-                figures.append(_landscape_figure(margins, records, [display.get(one, one) for one in members]))
+                figures.append(_landscape_figure(margins, records, [results.model_name(member) for member in members]))
     return figures[:_MOST_LANDSCAPES]
 
 
-def ensemble_figures(results: Results) -> dict[str, Figure]:
-    """Return the figures of the report's section on ensembles by a name that serves as a file name."""
-    found: dict[str, Figure] = {}
-    for sigma in sorted({c.sigma for c in results.certified}):
-        if (sizes := size_figure(results, sigma=sigma)) is not None:
-            found[f"size-sigma-{sigma:g}"] = sizes
-        for index, figure in enumerate(landscape_figures(results, sigma=sigma)):
-            found[f"landscape-{index}-sigma-{sigma:g}"] = figure
-    return found
+def section(results: Results) -> Section | None:
+    """Return the section; None where no two or three members have several weightings."""
+    figures = {
+        f"landscape-{index}-sigma-{sigma:g}": figure
+        for sigma in results.sigmas
+        for index, figure in enumerate(landscape_figures(results, sigma=sigma))
+    }
+    return Section("landscapes", {}, figures) if figures else None

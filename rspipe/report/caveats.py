@@ -1,0 +1,60 @@
+"""The warnings at the head of the report: facts that a reader must know before believing the numbers."""
+
+from collections.abc import Iterator
+
+from rspipe.report.results import Results
+from rspipe.report.summaries import display_name
+
+_SATURATED = 0.1
+"""Share of saturated images from which on a classifier is warned of."""
+
+
+def caveats(results: Results) -> list[str]:
+    """Return a sentence per fact."""
+    return [*_lost_models(results), *_unfinished(results), *_weak_certificates(results)]
+
+
+def _lost_models(results: Results) -> Iterator[str]:
+    for model in results.models:
+        name = f"{display_name(model)} at σ = {model.train_sigma:g}"
+        if model.status != "finished":
+            reason = f" ({model.message})" if model.message else ""
+            yield f"{name} {model.status}{reason}: it is not certified and no ensemble can hold it."
+        elif model.collapsed:
+            yield f"{name} collapsed: it predicts a single class on the validation images."
+
+
+def _unfinished(results: Results) -> Iterator[str]:
+    known = {record.id for record in results.records}
+    if unknown := [c.id for c in results.certified if c.id not in known]:
+        yield f"{len(unknown)} certified classifiers have no record and are left out: {', '.join(unknown)}."
+    for sigma in results.sigmas:
+        summaries = results.summaries_at(sigma)
+        if not summaries:
+            continue
+        images = {summary.images for summary in summaries}
+        if len(images) > 1:
+            yield (
+                f"At σ = {sigma:g} the classifiers are certified on different numbers of images "
+                f"({min(images)} to {max(images)}): certification is not finished; differences use common images."
+            )
+        done = {summary.id for summary in summaries}
+        models = [m for m in results.models if m.train_sigma == sigma and m.status == "finished" and m.id not in done]
+        ensembles = [record for record in results.ensembles if record.sigma == sigma and record.id not in done]
+        if count := len(models) + len(ensembles):
+            yield f"At σ = {sigma:g}, {count} trained classifiers are not certified yet."
+
+
+def _weak_certificates(results: Results) -> Iterator[str]:
+    if any(summary.rule == "radius_grid" for summary in results.summaries):
+        yield (
+            "Rule radius_grid proves radii at the grid alone, rounded down: read the certified accuracies there. The "
+            "ACR is a lower bound, not to be compared with that of other rules."
+        )
+    if capped := [summary for summary in results.summaries if summary.saturated >= _SATURATED]:
+        most = max(capped, key=lambda summary: summary.saturated)
+        yield (
+            f"{len(capped)} of {len(results.summaries)} classifiers have 10 % or more saturated images (up to "
+            f"{100 * most.saturated:.0f} %, {most.name} at σ = {most.sigma:g}): n limits the radius there, "
+            "and ACR understates both the radius and the differences."
+        )

@@ -1,0 +1,19 @@
+"""Section: how to read the report; guarantees and limits."""
+
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+
+
+def section(results: Results) -> Section:
+    """Return the section."""
+    certify, seeds = results.study.certify, [len(group.seeds) for group in results.study.groups]
+    images = max((summary.images for summary in results.summaries), default=0)
+    content = {
+        "alpha": certify.alpha,
+        "rule": certify.rule.name,
+        "images": images,
+        "failures": certify.alpha * images,
+        "seeds": dict.fromkeys((min(seeds), max(seeds))),
+        "data": results.study.data.name,
+    }
+    return Section("reading", content)

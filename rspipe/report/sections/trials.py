@@ -1,0 +1,170 @@
+"""Section: the trials of each search: their objectives, early stopping, and the Pareto front."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rspipe.records import SearchResult, Trial, TrialStatus
+from rspipe.report.figures import BLUE, GREY, RED, STYLE, draw_legend, drawn, new_panel, spread_axis
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+from rspipe.report.tables import Cell, Table, Tone, duration, number_cell, quantity
+from rspipe.search.sensitivity import finished, front
+from rspipe.search.spec import SearchSpec
+
+_NAMES = {"acr": "validation ACR", "accuracy": "clean accuracy (smoothed, validation)", "passes": "passes in training"}
+
+
+_TONES: dict[TrialStatus, Tone] = {"finished": "", "stopped": "muted"}
+
+
+def trial_table(results: Results, search: SearchResult) -> Table:
+    """Return one row per trial of a search."""
+    trials = results.trials_of(search)
+    names = sorted({name for trial in trials for name in trial.parameters})
+
+    def row(index: int) -> dict[str, Cell]:
+        trial = trials[index]
+        values = {name: trial.parameters.get(name, math.nan) for name in names}
+        return {
+            "trial": number_cell(trial.index, digits=0),
+            **{name: Cell(f"{value:.4g}", value) for name, value in values.items()},
+            "validation ACR": number_cell(trial.objective if trial.status == "finished" else math.nan),
+            "standard error": number_cell(math.nan if trial.error is None else trial.error),
+            "clean accuracy": number_cell(trial.accuracy if trial.status == "finished" else math.nan),
+            "noisy accuracy": number_cell(trial.noisy_accuracy),
+            "status": Cell(trial.status, tone=_TONES.get(trial.status, "bad")),
+            "training": Cell(duration(trial.seconds), trial.seconds),
+            "passes": Cell(quantity(trial.passes), trial.passes),
+        }
+
+    return Table.of(map(row, range(len(trials))))
+
+
+def search_figure(trials: Sequence[Trial], search: SearchResult) -> Figure | None:
+    """Return a search's objective by trial and against each hyper-parameter; None without trials."""
+    trials = sorted((trial for trial in trials if trial.search == search.id), key=lambda trial: trial.index)
+    if not trials:
+        return None
+    names = sorted({name for trial in trials for name in trial.parameters})
+    columns = min(3, 1 + len(names))
+    rows = -(-(1 + len(names)) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 0.5 + 1.9 * rows), layout="constrained", facecolor="white")
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        figure.suptitle(
+            f"Search {search.label}, σ = {search.sigma:g}", x=0.01, ha="left", fontweight="bold", fontsize=10
+        )
+        for axes, name in zip(panels, ["trial", *names], strict=False):
+            for trial in trials:
+                x = float(trial.index if name == "trial" else trial.parameters.get(name, np.nan))
+                _draw_trial(axes, x, trial, best=trial.index == search.best_index)
+            axes.set_xlabel(name)
+        panels[0].axhline(search.default_objective, color="#888888", linewidth=0.8, linestyle="--")
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axes in panels[1 + len(names) :]:
+            axes.remove()
+        figure.supylabel("validation ACR", fontsize=9)
+    return figure
+
+
+def _draw_trial(axes: Axes, x: float, trial: Trial, *, best: bool) -> None:
+    marker = "x" if trial.status != "finished" else ("*" if best else "o")
+    colour = "#D55E00" if best else "#0072B2"
+    axes.plot(x, trial.objective, marker, color=colour, markersize=10 if best else 4.5)
+
+
+def front_figure(search: SearchSpec, trials: Sequence[Trial], *, title: str) -> Figure | None:
+    """Return the finished trials by ACR and each other objective, with the Pareto front; None for a single one."""
+    others, done = search.objectives[1:], finished(trials)
+    if not others or not done:
+        return None
+    best = set(front(search, trials))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.4), layout="constrained", facecolor="white")
+        panels = figure.subplots(1, len(others), sharey=True, squeeze=False).ravel()
+        figure.suptitle(f"Pareto front: {title}", x=0.01, ha="left", fontweight="bold", fontsize=10)
+        for axes, name in zip(panels, others, strict=True):
+            places = {t.index: float(t.accuracy if name == "accuracy" else t.passes) for t in done}
+            for trial in done:
+                on = trial.index in best
+                axes.plot(places[trial.index], trial.objective, "o", color=RED if on else GREY, markersize=4.5)
+                if on:
+                    axes.annotate(str(trial.index), (places[trial.index], trial.objective), fontsize=7,
+                                  xytext=(3, 3), textcoords="offset points")  # fmt: skip
+            if name == "passes":
+                spread_axis(axes, [*places.values()], which="x", text=quantity)
+            axes.set_xlabel(_NAMES[name])
+        panels[0].set_ylabel(_NAMES["acr"])
+    return figure
+
+
+def stopping_figure(search: SearchSpec, trials: Sequence[Trial], *, title: str) -> Figure | None:
+    """Return the estimates that trials were compared by, by epoch; None without early stopping."""
+    watched = [trial for trial in trials if trial.watched]
+    if search.early_stopping is None or not watched:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = new_panel(f"Early stopping: {title}", "epoch", "estimate of the validation ACR")
+        named = set[str]()
+        for trial in sorted(watched, key=lambda one: one.status == "stopped"):
+            kind = "stopped" if trial.status == "stopped" else "not stopped"
+            epochs, colour = [int(epoch) for epoch in trial.watched], RED if kind == "stopped" else BLUE
+            label = "_" if kind in named else kind
+            axes.plot(epochs, [*trial.watched.values()], color=colour, linewidth=0.9, alpha=0.7, label=label)
+            if kind == "stopped":
+                axes.plot(epochs[-1], trial.watched[str(epochs[-1])], "x", color=colour, markersize=4)
+            named.add(kind)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        draw_legend(figure)
+    return figure
+
+
+def stopping_sentence(spec: SearchSpec, trials: Sequence[Trial]) -> str:
+    """Return when early stopping ended trials, and the passes that it saved."""
+    stopped = [trial for trial in trials if trial.status == "stopped"]
+    if not stopped:
+        return "early stopping stopped no trial."
+    whole = sum(trial.passes / trial.epochs * spec.training.epochs for trial in stopped)
+    saved = whole - sum(trial.passes for trial in stopped)
+    ends = Counter(trial.epochs for trial in stopped)
+    when = ", ".join(f"{count} after epoch {epoch}" for epoch, count in sorted(ends.items()))
+    return f"early stopping ended {when} of {spec.training.epochs}, and saved {quantity(saved)} passes."
+
+
+def front_sentence(spec: SearchSpec, trials: Sequence[Trial]) -> str:
+    """Return the trials that no other one beats in all objectives at once."""
+    best = ", ".join(map(str, front(spec, trials)))
+    return f"no trial beats {best} in {' and '.join(spec.objectives)} at once."
+
+
+def section(results: Results) -> Section | None:
+    """Return the section; None without a finished search."""
+    if not results.searches:
+        return None
+    sentences: list[str] = []
+    figures: dict[str, Figure | None] = {}
+    for index, search in enumerate(results.searches):
+        trials, spec = results.trials_of(search), results.spec_of(search)
+        figures[f"search-{index}"] = search_figure(trials, search)
+        if spec is None or not trials:
+            continue
+        name = f"{search.label} at σ = {search.sigma:g}"
+        title = f"{search.label}, σ = {search.sigma:g}"
+        figures[f"search-{index}-front"] = front_figure(spec, trials, title=title)
+        figures[f"search-{index}-stopping"] = stopping_figure(spec, trials, title=title)
+        if spec.early_stopping is not None:
+            sentences.append(f"{name}: {stopping_sentence(spec, trials)}")
+        if len(spec.objectives) > 1:
+            sentences.append(f"{name}: {front_sentence(spec, trials)}")
+    content = {
+        "tables": [(search, trial_table(results, search)) for search in results.searches],
+        "sentences": sentences,
+    }
+    return Section("trials", content, drawn(figures))

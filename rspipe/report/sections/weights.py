@@ -1,0 +1,93 @@
+"""Section: the ensembles with their members and weights."""
+
+from itertools import groupby
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from rspipe.ensembles.members import names_seeds
+from rspipe.records import EnsembleWeights
+from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.results import Results
+from rspipe.report.section import Section
+from rspipe.report.summaries import display_name
+from rspipe.report.tables import Cell, Table, number, number_cell
+from rspipe.smoothing.classifiers import COMBINATIONS
+
+
+def _members(results: Results, record: EnsembleWeights) -> str:
+    """Return members in their order, consecutive seeds of a label together."""
+    names: list[str] = []
+    for label, alike in groupby(record.members, key=results.model_label):
+        seeds = [str(model.seed) for member in alike if (model := results.model(member)) is not None]
+        names.append(f"{label}{', seeds ' if len(seeds) > 1 else ', seed ' if seeds else ''}{', '.join(seeds)}")
+    return "; ".join(names)
+
+
+def ensemble_table(results: Results) -> Table:
+    """Return one row per ensemble: members, weights, and how good the solver says they are."""
+
+    return Table.of(
+        {
+            "σ": number_cell(record.sigma, digits=2),
+            "ensemble": Cell(display_name(record)),
+            "members": Cell(_members(results, record)),
+            "weights": Cell(", ".join(number(weight) for weight in record.weights)),
+            "objective": Cell(f"{record.objective:.5g}", record.objective),
+            "at uniform weights": Cell(f"{record.uniform_objective:.5g}", record.uniform_objective),
+            "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
+            "gap": Cell(f"{record.gap:.1e}" if record.gap else "0", record.gap),
+            "images × draws": Cell(f"{record.images} × {record.draws}"),
+        }
+        for record in results.ensembles
+    )
+
+
+_MOST_BARS = 12
+"""Ensembles whose weights are drawn where all are subsets."""
+
+
+def weights_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return the solved weights of all ensembles at a noise level as bars; None where none was solved for."""
+    solved = [r for r in results.ensembles if r.sigma == sigma and r.method not in ("uniform", *COMBINATIONS)]
+    records = [r for r in solved if not names_seeds(r.label)] or solved[:_MOST_BARS]
+    if not records:
+        return None
+    styles = label_colours([model.label for model in results.models])
+    with mpl.rc_context(STYLE):
+        figure, axes = new_panel(
+            f"Solved weights, σ = {sigma:g}", "weight", "", height=max(1.9, 1.3 + 0.42 * len(records))
+        )
+        named = set()
+        for row, record in enumerate(records):
+            left = 0.0
+            for member, weight in zip(record.members, record.weights, strict=True):
+                label = results.model_label(member)
+                colour = styles[label][0] if label in styles else "#888888"
+                name = "_" if label in named else legend_text(label)
+                axes.barh(row, weight, left=left, color=colour, edgecolor="white", linewidth=1.2, label=name)
+                if weight >= 0.08:
+                    axes.text(left + weight / 2, row, f"{weight:.2f}", color="white", ha="center", va="center",
+                              fontsize=8)  # fmt: skip
+                left += weight
+                named.add(label)
+        axes.set_yticks(range(len(records)), [_wrapped(r) for r in records])
+        axes.tick_params(axis="y", labelsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0.0, 1.0)
+        axes.grid(visible=False)
+        draw_legend(figure)
+    return figure
+
+
+def _wrapped(record: EnsembleWeights) -> str:
+    label, how = record.label.replace(" + ", " +\n"), display_name(record)[len(record.label) :].strip()
+    return f"{label}\n{how}"
+
+
+def section(results: Results) -> Section | None:
+    """Return the section; None where no ensemble has weights."""
+    if not results.ensembles:
+        return None
+    figures = drawn({f"weights-sigma-{sigma:g}": weights_figure(results, sigma=sigma) for sigma in results.sigmas})
+    return Section("weights", {"ensembles": ensemble_table(results)}, figures)

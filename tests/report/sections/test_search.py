@@ -1,0 +1,120 @@
+"""Facts about the sections on searches: cost and worth, trials, sensitivity."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rspipe.records import SearchResult, Trial
+from rspipe.report.page import section_html
+from rspipe.report.results import Results
+from rspipe.report.sections import search, sensitivity
+from rspipe.report.sections import trials as trials_
+from rspipe.report.sections.search import cost_figure, search_warnings
+from rspipe.report.sections.sensitivity import importance_figure, response_figure
+from rspipe.report.sections.trials import front_figure, stopping_figure
+from rspipe.search.sensitivity import best_so_far, front, responses
+from rspipe.study.config import StudyConfig
+from tests.results_builder import search as trials_of_which_one_diverged
+from tests.search.test_sensitivity import drawn
+from tests.search.test_sensitivity import search as spec
+
+
+def reported(trials: list[Trial], **changes: Any) -> Results:
+    """Results of a study with one search alone."""
+    of = spec()
+    common = {"architecture": "digits_cnn", "training": of.training, "sigma": 0.5, "seeds": 0}
+    group = {"label": "tuned", "method": of.method, "space": of.space, "trials": 40, **common, **changes}
+    study = StudyConfig.model_validate(
+        {"name": "s", "models": [{"label": "gaussian", "method": {"name": "gaussian"}, **common}], "search": [group]}
+    )
+    best = max(trials, key=lambda t: t.objective)
+    result = SearchResult(
+        id="s",
+        label="tuned",
+        sigma=0.5,
+        best=best.parameters,
+        best_index=best.index,
+        objective=best.objective,
+        default_objective=trials[0].objective,
+        trials=len(trials),
+    )
+    return Results(study, {}, (), (result,), tuple(trials), (), ())
+
+
+def sentences_of(module: Any, results: Results) -> list[str]:
+    """Return the sentences of a section, each of which names the search."""
+    section = module.section(results)
+    assert all(sentence.startswith("tuned at σ = 0.5: ") for sentence in section.content["sentences"])
+    return list(section.content["sentences"])
+
+
+def test_the_report_says_what_a_search_cost_what_was_stopped_and_what_matters() -> None:
+    trials = drawn()
+    trials[3:6] = [replace(t, status="stopped", epochs=3, passes=30, objective=0.0) for t in trials[3:6]]
+    trials[6] = replace(trials[6], status="diverged", objective=0.0, passes=1)
+    results = reported(trials, algorithm="tpe", early_stopping={"grace": 1})
+    (cost,), (stopped,), (matters,) = (sentences_of(part, results) for part in (search, trials_, sensitivity))
+    assert cost.startswith("tuned at σ = 0.5: 40 trials, 3 stopped early, 1 diverged; 3.69 k passes.")
+    assert stopped.endswith("early stopping ended 3 after epoch 3 of 9, and saved 180 passes.")
+    assert matters.startswith("tuned at σ = 0.5: by 36 finished trials, ")
+    assert matters.index("lbd (") < matters.index("m (")
+    assert "Gaussian process" in section_html(sensitivity.section(reported(trials)))
+
+
+def test_the_report_of_a_short_search_claims_nothing_of_hyper_parameters() -> None:
+    short = reported(drawn(5))
+    assert sentences_of(sensitivity, short)[0].endswith(
+        "5 finished trials say nothing yet of single hyper-parameters (8 are the least)."
+    )
+    assert "Gaussian process" not in section_html(sensitivity.section(short))
+
+
+def test_the_report_names_the_pareto_front_of_several_objectives() -> None:
+    trials = [replace(t, passes=100 + t.index) for t in drawn(5)]
+    sentences = sentences_of(trials_, reported(trials, algorithm="nsga2", objectives=["acr", "passes"]))
+    best = front(spec(objectives=("acr", "passes")), trials)
+    assert sentences[-1].endswith(f"no trial beats {', '.join(map(str, best))} in acr and passes at once.")
+
+
+def test_a_response_is_drawn_with_its_band_and_the_trials() -> None:
+    trials = drawn()
+    found = responses(spec(), trials)
+    figure = response_figure(trials, found, title="t")
+    assert figure is not None
+    for axes, response in zip(figure.axes, found, strict=True):
+        mean, dots = axes.lines
+        assert np.array_equal(mean.get_ydata(), response.mean)
+        assert len(dots.get_xdata()) == len(trials)
+        assert axes.get_xscale() == ("log" if response.log else "linear")
+
+
+def test_the_cost_is_drawn_as_the_best_so_far() -> None:
+    trials = drawn(6)
+    figure = cost_figure(reported(trials).searches[0], trials, title="t")
+    (line,) = [drawn_ for drawn_ in figure.axes[0].lines if drawn_.get_label() == "best so far"]
+    spent, best = best_so_far(trials)
+    assert np.array_equal(line.get_xdata(), spent)
+    assert np.array_equal(line.get_ydata(), best)
+
+
+def test_figures_without_data_are_left_out() -> None:
+    assert importance_figure({}, title="t") is None
+    assert response_figure([], (), title="t") is None
+    assert front_figure(spec(), drawn(3), title="t") is None
+    assert front_figure(spec(objectives=("acr", "passes")), [], title="t") is None
+    assert stopping_figure(spec(), drawn(3), title="t") is None
+
+
+def test_a_warning_counts_the_trials_that_were_lost_and_names_the_first() -> None:
+    found, trials = trials_of_which_one_diverged(0.5)
+    (line,) = search_warnings(found.id, trials)
+    assert line == f"{found.id}: 1 of 3 trials diverged, the first of them trial 1 (lbd = 15, m = 1): loss is nan"
+    again = [replace(trials[0], status="collapsed", message="knows one class"), replace(trials[1], index=7)]
+    lost = [*trials, *again]
+    diverged, collapsed = search_warnings(found.id, lost)
+    assert diverged.startswith(f"{found.id}: 2 of 5 trials diverged, the first of them trial 1 ")
+    assert (
+        collapsed == f"{found.id}: 1 of 5 trials collapsed, the first of them trial 0 (lbd = 4, m = 2): knows one class"
+    )
+    assert list(search_warnings(found.id, [trials[0]])) == []

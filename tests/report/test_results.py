@@ -1,0 +1,87 @@
+"""Facts about looking up a study's results by id and by noise level."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rspipe.report.differences import Group, compare
+from tests import results_builder as built
+
+
+@pytest.fixture(scope="module")
+def made():
+    return built.results()
+
+
+def test_every_record_and_certificate_is_found_by_its_id_and_an_unknown_id_by_none(made):
+    for record in made.records:
+        certificates = made.certificates(record.id)
+        assert certificates is None or certificates.id == record.id
+    for model in made.models:
+        assert made.model(model.id) is model
+        assert made.model_label(model.id) == model.label
+        assert made.model_name(model.id) == f"{model.label}, seed {model.seed}"
+    assert (made.model("unknown"), made.certificates("unknown")) == (None, None)
+    assert made.model_label("unknown") == made.model_name("unknown") == "unknown"
+
+
+def test_noise_levels_are_those_of_the_study_and_of_certificates(made):
+    assert made.sigmas == built.SIGMAS
+    elsewhere = replace(made, certified=(replace(made.certified[0], sigma=0.1),))
+    assert elsewhere.sigmas == (0.1, *built.SIGMAS)
+
+
+def test_classifiers_of_a_noise_level_are_all_there_once_in_the_order_of_the_study(made):
+    for sigma in built.SIGMAS:
+        models = [c.id for alike in made.models_at(sigma).values() for c in alike]
+        ensembles = [record.id for record, _ in made.ensembles_at(sigma)]
+        assert [*models, *ensembles] == [s.id for s in made.summaries_at(sigma)]
+        assert {*models, *ensembles} == {c.id for c in made.certified if c.sigma == sigma}
+
+
+def test_members_are_certified_together_or_not_at_all(made):
+    pair = made.ensembles[0]
+    assert [c.id for c in made.certified_members(pair)] == list(pair.members)
+    without = replace(made, certified=tuple(c for c in made.certified if c.id != pair.members[1]))
+    assert without.certified_members(pair) == []
+    unrecorded = replace(made, models=tuple(model for model in made.models if model.id != pair.members[1]))
+    assert unrecorded.certified_members(pair) == []
+
+
+def test_groups_are_named_as_in_a_study_file_and_say_how_many_seeds_they_have(made):
+    groups = made.groups(0.5)
+    assert {name: group.label for name, group in groups.items()} == {
+        "gaussian": "gaussian (1 seed)",
+        "advmacer": "advmacer (mean of 2 seeds)",
+        "advmacer_tuned": "advmacer_tuned (mean of 2 seeds)",
+        "advmacer x2 (uniform)": "advmacer x2 (uniform)",
+        "advmacer x2 (esbrs_ratio)": "advmacer x2 (esbrs_ratio)",
+        "gaussian x1 + advmacer x1 (uniform)": "gaussian x1 + advmacer x1 (uniform)",
+        "gaussian x1 + advmacer x1 (esbrs_ratio)": "gaussian x1 + advmacer x1 (esbrs_ratio)",
+    }
+    assert groups["advmacer"].credits.shape == (2, 60)
+
+
+def test_a_group_is_of_the_images_that_all_its_classifiers_share():
+    first = built.certified("a", "model", 0.5, skill=0.8, seed=0, images=30)
+    second = built.certified("b", "model", 0.5, skill=0.8, seed=1, images=30, first=10)
+    group = Group.of([first, second])
+    assert group.examples.tolist() == list(range(10, 30))
+    np.testing.assert_array_equal(group.credits, [first.credited_radius[10:], second.credited_radius[:20]])
+    assert group.acr == pytest.approx(group.credits.mean())
+    few = group.on(np.array([12, 15]))
+    np.testing.assert_array_equal(few.credits, group.credits[:, [2, 5]])
+
+
+def test_a_comparison_is_made_on_the_images_that_both_groups_share():
+    groups = [
+        Group.of([built.certified(name, "model", 0.5, skill=0.8, seed=seed, images=30, first=10 * seed)], label=name)
+        for seed, name in enumerate("abcd")
+    ]
+    one = compare(groups[0], groups[2], sigma=0.5)
+    assert one is not None
+    assert (one.first_label, one.second_label, one.images) == ("a", "c", 10)
+    assert one.difference.estimate == pytest.approx(one.first_acr - one.second_acr)
+    assert one.first_acr == pytest.approx(groups[0].mean_credits[20:].mean())
+    assert compare(groups[0], groups[3], sigma=0.5) is None
