@@ -34,7 +34,8 @@ class TrainedModel(Record):
 
     id: str
     label: str
-    method: str
+    source: str
+    """The method that trained it, or "checkpoint" where it was loaded."""
     train_sigma: float
     seed: int
     spec: dict[str, Any]
@@ -57,7 +58,8 @@ class TrainedModel(Record):
     """Forward-and-backward passes of single noisy images."""
     parameters: int
     device: str
-    precision: str
+    precision: str | None
+    """Of its training; None where it was trained elsewhere."""
     checksum: str
     """Of the parameters: certificates and ensemble weights hold for these and no others."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None

@@ -47,7 +47,7 @@ def trained_model(label, sigma, seed, **changes):
     content = {
         "id": f"{label}-s{sigma:g}-seed{seed}",
         "label": label,
-        "method": label.removesuffix("_tuned"),
+        "source": label.removesuffix("_tuned"),
         "train_sigma": sigma,
         "seed": seed,
         "spec": {},

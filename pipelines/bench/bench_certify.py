@@ -42,7 +42,7 @@ from rspipe.stages.certify import certify_classifiers
 from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.training.spec import ModelSpec
+from rspipe.training.spec import AnyModelSpec
 
 SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32)}
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
@@ -338,12 +338,12 @@ def _study(folder: Path, *, images: int) -> StudyConfig:
     )
 
 
-def save_untrained(store: Store, spec: ModelSpec, parameters: dict[str, torch.Tensor]) -> TrainedModel:
+def save_untrained(store: Store, spec: AnyModelSpec, parameters: dict[str, torch.Tensor]) -> TrainedModel:
     """Store parameters as those of a trained model; return its record."""
     record = TrainedModel(
         id=spec.id,
         label=spec.label,
-        method=spec.method.name,
+        source=spec.source,
         train_sigma=spec.train_sigma,
         seed=spec.seed,
         spec=spec.model_dump(mode="json"),

@@ -34,6 +34,7 @@ from rspipe.study.config import StudyConfig
 from rspipe.tracking.client import tracking_uri, ui_command
 from rspipe.tracking.publish import Tracker
 from rspipe.training.published import published_network
+from rspipe.training.spec import LoadedModelSpec
 
 
 def _interrupt(*_: object) -> None:
@@ -200,8 +201,8 @@ def _check_data(study: StudyConfig) -> None:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
     for spec in study.model_specs:
-        # Those of a finished run may be gone.
-        if spec.method.name == "checkpoint" and Path(spec.method.file).is_file():
+        # The file of a finished run may be gone.
+        if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
             published_network(spec, data)
 
 

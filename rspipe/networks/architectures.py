@@ -82,8 +82,8 @@ def _find_own(name: str) -> Builder:
         ) from error
     build: Any = getattr(module, function, None)
     if build is None:
-        found = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
-        raise StudyError(f"module {module_name!r} has no function {function!r}{nearest(function, found)}")
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise StudyError(f"module {module_name!r} has no function {function!r}{nearest(function, own)}")
     if not callable(build):
         raise StudyError(
             f"{name!r} is of type {type(build).__name__}; name a function from the number of classes to a network"
@@ -125,7 +125,7 @@ def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
         except Exception as error:
             raise ModelError(
                 f"architecture {architecture!r} cannot be built for {classes} classes ({_reason(error)}); "
-                "mend its builder, which gets the number of classes alone"
+                "correct its builder, which gets the number of classes alone"
             ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -147,7 +147,7 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
     Args:
         network: Any.
         shape: Of an image: channel, height, width.
-        architecture: What the error calls it.
+        architecture: Its name in the error.
         classes: Of the data.
     """
     size = "x".join(map(str, shape))

@@ -1,6 +1,7 @@
 """Published checkpoints become networks of ours: names are matched strictly, the normalization is said, not guessed."""
 
 import copy
+import hashlib
 import importlib
 import re
 import warnings
@@ -20,7 +21,7 @@ _PARTS = ("state_dict", "net", "network", "model")
 """Where checkpoints keep the parameters: Cohen's and its descendants, MACER's, our own, others."""
 
 _WRAPPERS = ("module.", "1.", "_orig_mod.")
-"""What wrappers put before every name: data parallelism, a normalization before the network, compilation."""
+"""Prefixes of every name by wrappers: data parallelism, a normalization before the network, compilation."""
 
 _PUBLISHED_NAMES = {"lenet": {"conv1": "0", "conv2": "3", "fc1": "7", "fc2": "9"}}
 """Names of layers in published checkpoints, where ours are others."""
@@ -38,7 +39,7 @@ def load_checkpoint(path: Path, *, architecture: str, classes: int, normalizatio
             SmoothAdv, Consistency, SmoothMix), `net` (MACER), `network` or `model`; or a file of safetensors.
         architecture: As in a study file.
         classes: Of the checkpoint.
-        normalization: What it was trained with. The file does not say, and a wrong one costs accuracy silently: see
+        normalization: The one it was trained with. The file does not say, and a wrong one costs accuracy silently: see
             `check_clean_accuracy`. "architecture" for Cohen's, "none" for MACER's, "centre" for most of SmoothAdv's.
 
     Raises:
@@ -68,6 +69,12 @@ def load_checkpoint(path: Path, *, architecture: str, classes: int, normalizatio
     return network.eval()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the parameters in a checkpoint by the names that the file gives them, executing nothing from it.
 
@@ -77,13 +84,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint file")
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load(path)
-    found = [content, *(content.get(part) for part in _PARTS)] if isinstance(content, dict) else []
-    for parameters in found:
+    places = [content, *(content.get(part) for part in _PARTS)] if isinstance(content, dict) else []
+    for parameters in places:
         if isinstance(parameters, dict) and parameters and all(isinstance(v, Tensor) for v in parameters.values()):
             return {str(name): value for name, value in parameters.items()}
-    what = f"a dict of {_few([str(key) for key in content])}" if isinstance(content, dict) else type(content).__name__
+    kind = f"a dict of {_few([str(key) for key in content])}" if isinstance(content, dict) else type(content).__name__
     raise ModelError(
-        f"{path}: holds {what}, and no state dict alone or under {', '.join(_PARTS)}; save the state dict alone"
+        f"{path}: holds {kind}, and no state dict alone or under {', '.join(_PARTS)}; save the state dict alone"
     )
 
 
@@ -94,7 +101,7 @@ def _load(path: Path) -> Any:
     except PermissionError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); allow it") from error
     except Exception as error:
-        # What torch says itself would have users execute what is in the file.
+        # torch's own advice is to execute what is in the file.
         code = re.search(r"GLOBAL ([\w.]+)|(legacy .tar|TorchScript)", str(error))
         if code:
             raise ModelError(
@@ -120,7 +127,7 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _readings(names: Collection[str], *, published: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Yield what the names of a file may be called here, with one wrapper after the other taken off all of them."""
+    """Yield our names for the names of a file, with one wrapper after the other taken off all of them."""
     prefix: str | None = ""
     while prefix is not None:
         bare = {}
@@ -143,8 +150,8 @@ def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
         for name in own
         if name in given and _kind(given[name]) != _kind(own[name])
     ]
-    told = {"it lacks": lacks, "it has besides": unknown, "in it": shapes}
-    return [f"{what} {_few(items)}" for what, items in told.items() if items]
+    differences = {"it lacks": lacks, "it has besides": unknown, "in it": shapes}
+    return [f"{how} {_few(items)}" for how, items in differences.items() if items]
 
 
 def _kind(value: Tensor) -> str:

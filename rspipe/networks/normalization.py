@@ -14,7 +14,7 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 NormalizationName = Literal["architecture", "none", "centre"]
 
 Normalization = NormalizationName | MeanStd
-"""What the architecture was built with, nothing, its mean alone, or other values."""
+"""Of a network: the one its architecture was built with, nothing, its mean alone, or other values."""
 
 CIFAR10: MeanStd = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
@@ -50,7 +50,7 @@ def normalize_layers(network: nn.Module) -> list[Normalize]:
 
 
 def normalization(network: nn.Module) -> MeanStd | None:
-    """Return what a network normalizes its input with; None unless it has exactly one `Normalize` layer."""
+    """Return the normalization of a network; None unless it has exactly one `Normalize` layer."""
     layers = normalize_layers(network)
     return (_decimals(layers[0].mean), _decimals(layers[0].std)) if len(layers) == 1 else None
 

@@ -1,12 +1,14 @@
-"""Networks as a study file names them."""
+"""What a study file may say of networks: the name of an architecture, and a checkpoint that others trained."""
 
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from rspipe.errors import StudyError
 from rspipe.networks.architectures import find_architecture
+from rspipe.networks.normalization import Normalization, Normalize
+from rspipe.spec import Spec
 
 NO_CODE = {"allow_code": False}
 
@@ -27,3 +29,27 @@ def _known_architecture(name: str, info: ValidationInfo) -> str:
 
 
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
+
+
+def _usable(normalization: Normalization) -> Normalization:
+    if not isinstance(normalization, str):
+        try:
+            Normalize(*normalization)
+        except ValueError as error:
+            raise PydanticCustomError("normalization", "{reason}", {"reason": str(error)}) from error
+    return normalization
+
+
+class Checkpoint(Spec):
+    """A network that was trained elsewhere, for `rspipe.load_checkpoint`. Its content is its identity."""
+
+    file: str = Field(default="", exclude=True)
+    """Absolute, or relative to the study file. Not part of the identity."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of the file; `load_study` computes it, and refuses another one than a study file names."""
+    normalization: Annotated[Normalization, AfterValidator(_usable)]
+    """What the network was trained with: "architecture", "none", "centre" or [means, standard deviations]."""
+    clean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude=True)
+    """Published accuracy on the test images, as a fraction, to be checked before anything is certified."""
+    tolerance: Annotated[float, Field(gt=0, le=1)] = Field(default=0.05, exclude=True)
+    """Largest difference from it, on up to 1,000 test images."""

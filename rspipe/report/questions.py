@@ -36,7 +36,7 @@ def _method_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
     searched = dict.fromkeys(
         (search.label, entry.label)
         for search, entry in product(results.study.search, (*results.study.models, *results.study.default_groups))
-        if search.method.name == entry.method.name and search.label in groups and entry.label in groups
+        if search.method.name == entry.source and search.label in groups and entry.label in groups
     )
     baseline = results.baseline
     against = [(label, baseline) for label in groups if baseline in groups and label != baseline]

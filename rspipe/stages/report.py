@@ -22,10 +22,10 @@ from rspipe.storage.opening import read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.training.spec import ModelSpec
+from rspipe.training.spec import AnyModelSpec
 
 
-def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
+def known_models(store: Store, study: StudyConfig) -> tuple[AnyModelSpec, ...]:
     """Return the study's base classifiers: those of the file, and the winners of the searches that are finished."""
     winners = [
         spec
@@ -36,7 +36,7 @@ def known_models(store: Store, study: StudyConfig) -> tuple[ModelSpec, ...]:
     return (*study.model_specs, *winners)
 
 
-def _trained(store: Store, spec: ModelSpec) -> TrainedModel | None:
+def _trained(store: Store, spec: AnyModelSpec) -> TrainedModel | None:
     """Return the record of a model that is trained, or None.
 
     Raises:

@@ -25,8 +25,8 @@ from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
 from rspipe.training.data_parallel import Group, agreed, is_first
 from rspipe.training.fitting import ALONE, Means, State, fit
-from rspipe.training.published import loaded
-from rspipe.training.spec import ModelSpec
+from rspipe.training.published import load_published_model
+from rspipe.training.spec import AnyModelSpec, LoadedModelSpec
 from rspipe.training.validation import evaluate
 
 _CHECKPOINT_SECONDS = 5.0
@@ -46,7 +46,7 @@ def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
 
 
 def train_one(
-    store: Store, spec: ModelSpec, data: Dataset, *, on_epoch: Any = None, means: Means = ALONE
+    store: Store, spec: AnyModelSpec, data: Dataset, *, on_epoch: Any = None, means: Means = ALONE
 ) -> TrainedModel:
     """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is.
 
@@ -67,15 +67,15 @@ def train_one(
             saved = time.monotonic()
 
     state = agreed(store.checkpoint(spec.id) if first else None, means.group, device)
-    if spec.method.name == "checkpoint":
-        result = loaded(spec, data)
+    if isinstance(spec, LoadedModelSpec):
+        result = load_published_model(spec, data)
     else:
         result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, means=means)
     held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
     record = TrainedModel(
         id=spec.id,
         label=spec.label,
-        method=spec.method.name,
+        source=spec.source,
         train_sigma=spec.train_sigma,
         seed=spec.seed,
         spec=spec.model_dump(mode="json"),
@@ -89,7 +89,7 @@ def train_one(
         passes=result.passes,
         parameters=sum(parameter.numel() for parameter in result.network.parameters()),
         device=str(data.train.labels.device),
-        precision=spec.training.precision,
+        precision=spec.precision,
         checksum=checksum(result.network.state_dict()),
         normalization=normalization(result.network),
     )
@@ -138,19 +138,15 @@ def _work_off(config: dict[str, Any], store: Store, device: torch.device, means:
     while (piece := agreed(ray.get(board.take.remote(group)) if first else None, means.group, device)) is not None:
         spec = specs[piece]
 
-        def on_epoch(epoch: int, piece: int = piece, spec: ModelSpec = spec) -> None:
-            board.update.remote(piece, epoch / (spec.training.epochs + 1), spec.id)
+        def on_epoch(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
+            board.update.remote(piece, epoch / (spec.epochs + 1), spec.id)
 
         train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, means=means)
         board.update.remote(piece, 1.0, spec.id)
 
 
-def _cost(spec: ModelSpec) -> int:
-    return spec.training.epochs * spec.method.passes_per_image
-
-
 def train_models(
-    store: Store, specs: Sequence[ModelSpec], *, cluster: Cluster, on_progress: OnProgress
+    store: Store, specs: Sequence[AnyModelSpec], *, cluster: Cluster, on_progress: OnProgress
 ) -> tuple[TrainedModel, ...]:
     """Train every model that is not finished yet; return the records of all, in the order of `specs`.
 
@@ -161,7 +157,8 @@ def train_models(
     import ray
 
     # The costly ones first, so that no worker ends with a long one.
-    todo = sorted((spec for spec in specs if store.trained_model(spec.id) is None), key=_cost, reverse=True)
+    todo = [spec for spec in specs if store.trained_model(spec.id) is None]
+    todo.sort(key=lambda spec: spec.passes_per_image, reverse=True)
     on_progress(Progress("train", 0, len(todo), "models"))
     if todo:
         board, stopped = make_board(len(todo)), threading.Event()

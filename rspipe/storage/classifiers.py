@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import Precision, deploy
-from rspipe.networks.normalization import normalization, set_normalization
+from rspipe.networks.normalization import set_normalization
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import COMBINATIONS, Classifier, Combination
 from rspipe.spec import content_id
@@ -98,18 +97,12 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
     """Return a trained network as it was trained, with gradients.
 
     Raises:
-        ModelError: The architecture normalizes otherwise than it did when the network was trained.
+        ModelError: The architecture has no layer any more that could normalize as it did when the network was trained.
     """
     record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
-    if record.method == "checkpoint" and record.normalization is not None:
-        # It is the checkpoint's own, and no property of the architecture.
+    if record.normalization is not None:
+        # The parameters do not hold it, and it need not be the one that the architecture has by now.
         set_normalization(network, record.normalization)
     network.load_state_dict(store.parameters(model))
-    # The parameters do not hold it, so that nothing else would notice.
-    if record.normalization is not None and record.normalization != (now := normalization(network)):
-        raise ModelError(
-            f"{model} was trained with normalization {record.normalization}, "
-            f"but {record.spec['architecture']} has {now}; go back to the version that trained it, or start a new run"
-        )
     return network.to(device)

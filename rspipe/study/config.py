@@ -1,5 +1,6 @@
 """A validated study: its entries fit together, and become models, searches and ensembles."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -17,8 +18,8 @@ from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id
 from rspipe.study.claims import Claim, PublishedResult
-from rspipe.study.groups import EnsembleGroup, ModelGroup, SearchGroup
-from rspipe.training.spec import Label, ModelSpec
+from rspipe.study.groups import AnyModelGroup, CheckpointGroup, EnsembleGroup, ModelGroup, SearchGroup
+from rspipe.training.spec import AnyModelSpec, Label, ModelSpec
 
 SHARED = ("architecture", "training")
 """What entries that train models inherit from the top of the file."""
@@ -31,7 +32,7 @@ class StudyConfig(Spec):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str = ""
     data: DataSpec = DigitsData()
-    models: Annotated[tuple[ModelGroup, ...], Field(min_length=1)]
+    models: Annotated[tuple[AnyModelGroup, ...], Field(min_length=1)]
     search: tuple[SearchGroup, ...] = ()
     ensembles: tuple[EnsembleGroup, ...] = ()
     weigh: WeighSpec = WeighSpec()
@@ -63,7 +64,8 @@ class StudyConfig(Spec):
         found = []
         for group in (search for search in self.search if search.algorithm.name != "sobol"):
             start = (group.method, group.training, group.architecture)
-            there = {s for g in self.models if (g.method, g.training, g.architecture) == start for s in g.sigma}
+            trained = (g for g in self.models if isinstance(g, ModelGroup))
+            there = {s for g in trained if (g.method, g.training, g.architecture) == start for s in g.sigma}
             if missing := tuple(sigma for sigma in group.sigma if sigma not in there):
                 found.append(
                     ModelGroup(
@@ -78,27 +80,15 @@ class StudyConfig(Spec):
         return tuple(found)
 
     @property
-    def groups(self) -> tuple["ModelGroup | SearchGroup", ...]:
-        """Every entry that trains models."""
+    def groups(self) -> tuple["AnyModelGroup | SearchGroup", ...]:
+        """Every entry that models come from."""
         return (*self.models, *self.default_groups, *self.search)
 
     @cached_property
-    def model_specs(self) -> tuple[ModelSpec, ...]:
+    def model_specs(self) -> tuple[AnyModelSpec, ...]:
         """Every base classifier whose settings the file itself names."""
-        return tuple(
-            ModelSpec(
-                label=group.label,
-                data=self.data,
-                architecture=group.architecture,
-                method=group.method,
-                training=group.training,
-                train_sigma=sigma,
-                seed=seed,
-            )
-            for group in (*self.models, *self.default_groups)
-            for sigma in group.sigma
-            for seed in group.seeds
-        )
+        groups = (*self.models, *self.default_groups)
+        return tuple(itertools.chain.from_iterable(group.model_specs(self.data) for group in groups))
 
     @cached_property
     def search_specs(self) -> tuple[SearchSpec, ...]:
@@ -146,7 +136,7 @@ class StudyConfig(Spec):
         """All noise levels, ascending."""
         return tuple(sorted({s for group in self.groups for s in group.sigma}))
 
-    def ensemble_specs(self, models: Iterable[ModelSpec]) -> tuple[EnsembleSpec, ...]:
+    def ensemble_specs(self, models: Iterable[AnyModelSpec]) -> tuple[EnsembleSpec, ...]:
         """Return the ensembles of the given models; those that name other models are left out."""
         return self._ensembles((model.train_sigma, model.label, model.seed, model.id) for model in models)
 
@@ -198,7 +188,7 @@ class StudyConfig(Spec):
                 )
             for sigma in group.sigma:
                 others = seeds.setdefault((group.label, sigma), set())
-                if others and (group.method.name != "checkpoint" or not others.isdisjoint(group.seeds)):
+                if others and (not isinstance(group, CheckpointGroup) or not others.isdisjoint(group.seeds)):
                     raise PydanticCustomError(
                         "label_twice",
                         "two entries are labelled '{label}' at sigma {sigma}; give one another label",

@@ -1,7 +1,8 @@
 """Groups of models, searches and ensembles: `[[models]]`, `[[search]]` and `[[ensembles]]` of a study file."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BeforeValidator,
@@ -12,16 +13,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from rspipe.data.spec import DataSpec
 from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
-from rspipe.networks.spec import Architecture
+from rspipe.networks.spec import Architecture, Checkpoint
 from rspipe.search.space import ADVMACER_SPACE, Space, check_space, grid_size
 from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
 from rspipe.smoothing.spec import check_can_certify
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec
-from rspipe.training.methods import MethodSpec, ModelSource
-from rspipe.training.spec import Label, TrainingSpec, check_copies_fit
+from rspipe.training.methods import MethodSpec
+from rspipe.training.spec import Label, LoadedModelSpec, ModelSpec, TrainingSpec, check_copies_fit
 
 
 def _as_tuple(value: Any) -> Any:
@@ -36,24 +38,94 @@ Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length
 class ModelGroup(Spec):
     """`[[models]]`: one method at several noise levels and seeds."""
 
+    also_written: ClassVar[tuple[str, ...]] = ("checkpoint",)
     # Before the label, which is its name by default: the first error is the one reported.
-    method: ModelSource
-    """A method, or a checkpoint: one model, to which `seeds` gives its number among those of its label."""
+    method: MethodSpec
     label: Label
     architecture: Architecture
     training: TrainingSpec
     sigma: Sigmas
     seeds: Seeds
 
+    @property
+    def source(self) -> str:
+        """Name of the method."""
+        return self.method.name
+
+    def model_specs(self, data: DataSpec) -> Iterator[ModelSpec]:
+        """Yield the models of the entry."""
+        for sigma, seed in itertools.product(self.sigma, self.seeds):
+            yield ModelSpec(
+                label=self.label,
+                data=data,
+                architecture=self.architecture,
+                method=self.method,
+                training=self.training,
+                train_sigma=sigma,
+                seed=seed,
+            )
+
+
+class CheckpointGroup(Spec):
+    """`[[models]]` with a checkpoint, which takes the place of a method with its training: one model."""
+
+    checkpoint: Checkpoint
+    label: Label
+    architecture: Architecture
+    sigma: Sigmas
+    seeds: Seeds
+    """A single one, its number among the models of its label."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_trained(cls, values: Any) -> Any:
+        for key in ("method", "training"):
+            if isinstance(values, dict) and key in values:
+                raise PydanticCustomError(
+                    "trained_checkpoint",
+                    "{key} beside checkpoint: a checkpoint is not trained; remove one of the two",
+                    {"key": key},
+                )
+        return values
+
     @model_validator(mode="after")
-    def _is_one_checkpoint(self) -> "ModelGroup":
-        if self.method.name == "checkpoint" and len(self.seeds) > 1:
+    def _is_one_model(self) -> "CheckpointGroup":
+        if len(self.seeds) > 1:
             raise PydanticCustomError(
                 "several_checkpoints",
                 "seeds = {seeds}: a checkpoint is one model; give each an entry and a seed of its own",
                 {"seeds": str(list(self.seeds))},
             )
         return self
+
+    @property
+    def source(self) -> str:
+        """It is loaded, and no method's."""
+        return "checkpoint"
+
+    def model_specs(self, data: DataSpec) -> Iterator[LoadedModelSpec]:
+        """Yield the model, once for each noise level that it is certified at."""
+        for sigma, seed in itertools.product(self.sigma, self.seeds):
+            yield LoadedModelSpec(
+                label=self.label,
+                data=data,
+                architecture=self.architecture,
+                checkpoint=self.checkpoint,
+                train_sigma=sigma,
+                seed=seed,
+            )
+
+
+def _kind_of_models(value: Any) -> str:
+    from_checkpoint = "checkpoint" in value if isinstance(value, dict) else isinstance(value, CheckpointGroup)
+    return "CheckpointGroup" if from_checkpoint else "ModelGroup"
+
+
+AnyModelGroup = Annotated[
+    Annotated[ModelGroup, Tag("ModelGroup")] | Annotated[CheckpointGroup, Tag("CheckpointGroup")],
+    Discriminator(_kind_of_models),
+]
+"""`[[models]]`: a method with its training, or a checkpoint."""
 
 
 class SearchGroup(Spec):

@@ -10,12 +10,12 @@ from pydantic_core import ErrorDetails
 
 from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.errors import StudyError, nearest
+from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.spec import NO_CODE
 from rspipe.search.spec import AlgorithmSpec
 from rspipe.smoothing.spec import RuleSpec
 from rspipe.study.config import SHARED, StudyConfig
-from rspipe.training.methods import ModelSource
-from rspipe.training.methods.checkpoint import file_digest
+from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import TrainingSpec
 
 
@@ -32,9 +32,10 @@ def _inherit(config: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 merged.append(entry)
                 continue
-            method = entry.get("method")
-            trained = not (isinstance(method, dict) and method.get("name") == "checkpoint")
-            own, inherited = entry.get("training", {}), shared.get("training", {}) if trained else {}
+            if "checkpoint" in entry:
+                merged.append({key: value for key, value in shared.items() if key != "training"} | entry)
+                continue
+            method, own, inherited = entry.get("method"), entry.get("training", {}), shared.get("training", {})
             both = isinstance(own, dict) and isinstance(inherited, dict)
             filled = {**shared, **entry, "training": {**inherited, **own} if both else own or inherited}
             if "label" not in entry and section == "models" and isinstance(method, dict) and "name" in method:
@@ -77,28 +78,28 @@ def _with_digests(config: dict[str, Any], folder: Path) -> None:
     """Let every checkpoint of a parsed study file name its file, from a folder on, and the SHA-256 of it."""
     entries = config.get("models")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        method = entry.get("method") if isinstance(entry, dict) else None
-        if not isinstance(method, dict) or method.get("name") != "checkpoint":
+        checkpoint = entry.get("checkpoint") if isinstance(entry, dict) else None
+        if not isinstance(checkpoint, dict):
             continue
-        place, file = f"models[{index}].method", method.get("file")
+        place, file = f"models[{index}].checkpoint", checkpoint.get("file")
         if not isinstance(file, str) or not file:
             raise StudyError(f"{place}.file is missing; name the checkpoint")
         path = (folder / file).resolve()
         try:
             digest = file_digest(path)
         except OSError as error:
-            if "sha256" not in method:
+            if "sha256" not in checkpoint:
                 raise StudyError(f"{place}.file: {path} cannot be read ({error.strerror}); correct it") from error
             # Whoever has to load it says so; a model that is loaded already needs no file.
-            digest = str(method["sha256"])
-        if (named := method.get("sha256", digest)) != digest:
+            digest = str(checkpoint["sha256"])
+        if (named := checkpoint.get("sha256", digest)) != digest:
             raise StudyError(f"{place}.sha256 = {named!r}, but {path} has {digest}; it is another file")
-        entry["method"] = {**method, "file": str(path), "sha256": digest}
+        entry["checkpoint"] = {**checkpoint, "file": str(path), "sha256": digest}
 
 
 _TAGS = {
     arg.model_fields["name"].annotation
-    for union in (ModelSource, DataSpec, RuleSpec, AlgorithmSpec)
+    for union in (MethodSpec, DataSpec, RuleSpec, AlgorithmSpec)
     for arg in get_args(get_args(union)[0])
 }
 
@@ -114,7 +115,7 @@ def _place(location: Sequence[str | int]) -> str:
             text += f"[{part}]"
         elif part in _TAG_NAMES and position and location[position - 1] in _TAGGED:
             continue
-        elif part not in ("Range", "Choice", "Words", "Ids"):
+        elif part not in ("Range", "Choice", "Words", "Ids", "ModelGroup", "CheckpointGroup"):
             text += f".{part}" if text else part
     return text
 

@@ -184,7 +184,7 @@ def _model_run(
     store: Store,
 ) -> TrackedRun:
     stage = "certify" if summary else "train"
-    tags = _tags("model", model.label, model.method, model.train_sigma, stage=stage, data=study.data.name)
+    tags = _tags("model", model.label, model.source, model.train_sigma, stage=stage, data=study.data.name)
     folder = store.model_dir(model.id)
     return TrackedRun(
         key=f"model/{model.id}/{model.checksum}",

@@ -1,4 +1,4 @@
-"""What training may be asked: the optimization, and one base classifier to train."""
+"""Specs of training: the optimization, and the base classifiers that are trained or loaded."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec
 from rspipe.networks.deployment import Precision
-from rspipe.networks.spec import Architecture
+from rspipe.networks.spec import Architecture, Checkpoint
 from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec
-from rspipe.training.methods import ModelSource
+from rspipe.training.methods import MethodSpec
 
 
 class TrainingSpec(Spec):
@@ -35,21 +35,14 @@ class TrainingSpec(Spec):
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class ModelSpec(Spec):
-    """One base classifier to train."""
+class _BaseClassifier(Spec):
+    """A base classifier of a study, wherever it comes from."""
 
     label: Label
     data: DataSpec
     architecture: Architecture
-    method: ModelSource
-    training: TrainingSpec
     train_sigma: PositiveFloat
     seed: Seed
-
-    @model_validator(mode="after")
-    def _batch_holds_copies(self) -> "ModelSpec":
-        check_copies_fit(self.method, self.training, place=f"'{self.label}'")
-        return self
 
     @property
     def id(self) -> str:
@@ -57,7 +50,69 @@ class ModelSpec(Spec):
         return f"{self.label}-s{self.train_sigma:g}-seed{self.seed}-{self.digest}"
 
 
-def check_copies_fit(method: ModelSource, training: TrainingSpec, *, place: str) -> None:
+class ModelSpec(_BaseClassifier):
+    """One base classifier to train."""
+
+    method: MethodSpec
+    training: TrainingSpec
+
+    @model_validator(mode="after")
+    def _batch_holds_copies(self) -> "ModelSpec":
+        check_copies_fit(self.method, self.training, place=f"'{self.label}'")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Name of the method."""
+        return self.method.name
+
+    @property
+    def precision(self) -> str | None:
+        """Of its training."""
+        return self.training.precision
+
+    @property
+    def epochs(self) -> int:
+        """Of its training."""
+        return self.training.epochs
+
+    @property
+    def passes_per_image(self) -> int:
+        """Forward-and-backward passes per image, over all epochs."""
+        return self.epochs * self.method.passes_per_image
+
+
+class LoadedModelSpec(_BaseClassifier):
+    """One base classifier that was trained elsewhere; `train_sigma` is the noise level at which it is certified."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def source(self) -> str:
+        """It is loaded, and no method's."""
+        return "checkpoint"
+
+    @property
+    def precision(self) -> None:
+        """Of its training: not known."""
+        return None
+
+    @property
+    def epochs(self) -> int:
+        """None: it is not trained here."""
+        return 0
+
+    @property
+    def passes_per_image(self) -> int:
+        """None: it is not trained here."""
+        return 0
+
+
+AnyModelSpec = ModelSpec | LoadedModelSpec
+"""A base classifier of a study: a method trains it, or a checkpoint is loaded."""
+
+
+def check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) -> None:
     """Raise unless an optimizer step holds at least one image with all its noisy copies."""
     if method.images_per_step(training.batch_size) < 1:
         raise PydanticCustomError(

@@ -20,6 +20,8 @@ from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.execution.board import Progress
 from rspipe.execution.resources import Cluster, Node, Resources
+from rspipe.networks.architectures import ARCHITECTURES
+from rspipe.networks.normalization import normalization
 from rspipe.records import Trial
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import judged_trial, trial_parameters
@@ -27,7 +29,7 @@ from rspipe.stages import train, trials
 from rspipe.stages.decoding import streamed
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.trials import run_trial
-from rspipe.storage.classifiers import load_network
+from rspipe.storage.classifiers import trained_network
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -91,19 +93,28 @@ def test_a_finished_model_is_not_trained_again(study: StudyConfig, data: Dataset
     assert train_one(store, spec, data, on_epoch=never) == record
 
 
-def test_the_normalization_is_part_of_the_record_and_another_one_is_refused(
+def test_the_normalization_is_part_of_the_record_and_comes_back_with_the_network(
     study: StudyConfig, data: Dataset, tmp_path: Path
 ) -> None:
     store, spec = Store(tmp_path), study.model_specs[0]
     assert train_one(store, spec, data).normalization == ((0.5,), (0.5,))
     cpu = torch.device("cpu")
-    load_network(store, spec.id, classes=10, device=cpu)
+    assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.5,))
     path = store.model_dir(spec.id) / "model.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "normalization": [[0.5], [0.25]]}))
     assert store.existing_model(spec.id).normalization == ((0.5,), (0.25,))
-    with pytest.raises(ModelError, match=r"normalization \(\(0.5,\), \(0.25,\)\), but digits_cnn has \(\(0.5,\)"):
-        load_network(store, spec.id, classes=10, device=cpu)
+    assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.25,))
+
+
+def test_a_network_that_can_no_longer_normalize_as_it_did_is_refused(
+    study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec = Store(tmp_path), study.model_specs[0]
+    train_one(store, spec, data)
+    monkeypatch.setitem(ARCHITECTURES, spec.architecture, ARCHITECTURES["lenet"])
+    with pytest.raises(ModelError, match=r"has 0 Normalize layers, so its normalization cannot be set to \(\(0.5,\)"):
+        trained_network(store, spec.id, classes=10, device=torch.device("cpu"))
 
 
 def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:

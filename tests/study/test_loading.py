@@ -24,7 +24,7 @@ from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGri
 from rspipe.spec import Spec, content_id
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
-from rspipe.training.methods import ModelSource
+from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -516,7 +516,7 @@ def test_a_spec_cannot_be_changed() -> None:
 
 # What is said of a wrong file.
 
-METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(ModelSource)[0]))
+METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(MethodSpec)[0]))
 WRONG = [
     # Unknown keys.
     ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),

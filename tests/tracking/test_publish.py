@@ -230,7 +230,7 @@ def test_tags_say_the_last_stage_and_parameters_how_it_was_certified(store: Stor
     assert child(runs(store), record).data.tags["rspipe.stage"] == "train"
     tracker.publish(few, few.summaries)
     run = child(runs(store), record)
-    expected = {"stage": "certify", "study": content.study.id, "method": record.method, "seed": "0", "data": "digits"}
+    expected = {"stage": "certify", "study": content.study.id, "method": record.source, "seed": "0", "data": "digits"}
     assert {name: run.data.tags[f"rspipe.{name}"] for name in expected} == expected
     certify = {name: run.data.params[f"certify.{name}"] for name in ("rule.name", "n", "alpha", "precision")}
     assert certify == {"rule.name": "fixed", "n": "10000", "alpha": "0.001", "precision": "float32"}

@@ -12,6 +12,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DigitsData
 from rspipe.errors import ModelError, StudyError
 from rspipe.networks.architectures import build_network
+from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.modes import evaluating
 from rspipe.networks.normalization import Normalization, normalization, set_normalization
 from rspipe.stages.train import train_one
@@ -19,9 +20,8 @@ from rspipe.storage.classifiers import trained_network
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
-from rspipe.training.methods.checkpoint import file_digest
-from rspipe.training.published import loaded
-from rspipe.training.spec import ModelSpec
+from rspipe.training.published import load_published_model
+from rspipe.training.spec import LoadedModelSpec
 
 DATA = load_dataset(DigitsData())
 STUDY = """
@@ -38,13 +38,13 @@ seeds = [0]
 
 [[models]]
 label = "cohen"
-method = { name = "checkpoint", file = "zero.pth.tar", normalization = "architecture" }
+checkpoint = { file = "zero.pth.tar", normalization = "architecture" }
 sigma = 0.25
 seeds = [0]
 
 [[models]]
 label = "cohen"
-method = { name = "checkpoint", file = "one.pth.tar", normalization = "none", clean_accuracy = 0.1, tolerance = 1.0 }
+checkpoint = { file = "one.pth.tar", normalization = "none", clean_accuracy = 0.1, tolerance = 1.0 }
 sigma = 0.25
 seeds = [1]
 
@@ -81,9 +81,9 @@ def study(folder: Path, *overrides: str) -> StudyConfig:
     return load_study(folder / "study.toml", overrides=overrides)
 
 
-def one(folder: Path, *overrides: str) -> ModelSpec:
+def one(folder: Path, *overrides: str) -> LoadedModelSpec:
     """Return the checkpoint that is loaded without normalization."""
-    return study(folder, *(f"models.2.method.{override}" for override in overrides)).model_specs[2]
+    return study(folder, *(f"models.2.checkpoint.{override}" for override in overrides)).model_specs[2]
 
 
 def logits(of: nn.Module) -> Tensor:
@@ -115,7 +115,7 @@ def test_its_identity_is_the_content_of_the_file_and_how_it_is_normalized_and_no
     path.write_text(other)
     assert one(folder, moved).id == spec.id
     path.write_text(STUDY)
-    assert study(folder, f"models.2.method.{moved}").id == before
+    assert study(folder, f"models.2.checkpoint.{moved}").id == before
     assert one(folder, moved, "normalization='centre'").id != spec.id
     publish(folder / "one.pth.tar", network(2))
     assert one(folder).id != spec.id
@@ -136,10 +136,10 @@ def test_what_is_loaded_gives_the_logits_of_what_was_published_also_from_the_sto
     mean_std = to if isinstance(to, str) else (tuple(to[0]), tuple(to[1]))
     spec = one(folder, f"normalization={to}")
     expected = logits(network(1, to=mean_std))
-    assert torch.equal(logits(loaded(spec, DATA).network), expected)
+    assert torch.equal(logits(load_published_model(spec, DATA).network), expected)
     store = Store(tmp_path / "run")
     record = train_one(store, spec, DATA)
-    assert (record.status, record.passes, record.history, record.method) == ("finished", 0, (), "checkpoint")
+    assert (record.status, record.passes, record.history, record.source) == ("finished", 0, (), "checkpoint")
     assert record.normalization == normalization(network(1, to=mean_std))
     assert torch.equal(logits(trained_network(store, spec.id, classes=10, device=torch.device("cpu"))), expected)
     # Finished is finished, also where the file is gone.
@@ -150,11 +150,13 @@ def test_what_is_loaded_gives_the_logits_of_what_was_published_also_from_the_sto
 def test_the_file_is_the_one_that_the_study_was_made_with(folder: Path) -> None:
     spec = one(folder)
     publish(folder / "one.pth.tar", network(2))
-    with pytest.raises(ModelError, match=rf"one.pth.tar: has changed .*; put back the file with {spec.method.sha256}"):  # type: ignore[union-attr]
-        loaded(spec, DATA)
+    with pytest.raises(
+        ModelError, match=rf"one.pth.tar: has changed .*; put back the file with {spec.checkpoint.sha256}"
+    ):
+        load_published_model(spec, DATA)
     (folder / "one.pth.tar").unlink()
     with pytest.raises(ModelError, match=r"one.pth.tar: cannot be read on .*No such file.*; put it where all nodes"):
-        loaded(spec, DATA)
+        load_published_model(spec, DATA)
 
 
 def test_a_study_file_may_say_which_content_it_expects(folder: Path) -> None:
@@ -164,7 +166,9 @@ def test_a_study_file_may_say_which_content_it_expects(folder: Path) -> None:
     (folder / "one.pth.tar").rename(folder / "gone")
     assert one(folder, f"sha256={digest}").id == before
     (folder / "gone").rename(folder / "one.pth.tar")
-    with pytest.raises(StudyError, match=rf"models\[2\].method.sha256 = '0{{64}}', but .* has {digest}; it is another"):
+    with pytest.raises(
+        StudyError, match=rf"models\[2\].checkpoint.sha256 = '0{{64}}', but .* has {digest}; it is another"
+    ):
         one(folder, f"sha256={'0' * 64}")
 
 
@@ -182,7 +186,7 @@ def test_nothing_in_the_file_is_executed(folder: Path) -> None:
     publish(folder / "one.pth.tar", network(1), lr_scheduler=Code(folder / "ran"))
     spec = one(folder)
     with pytest.raises(ModelError, match="refused, for it holds more than tensors"):
-        loaded(spec, DATA)
+        load_published_model(spec, DATA)
     assert not (folder / "ran").exists()
 
 
@@ -196,25 +200,34 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
     accuracy = float((trained(DATA.test.images).argmax(1) == DATA.test.labels).double().mean())
     assert accuracy > 0.7
     asked = (f"clean_accuracy={accuracy:.3f}", "tolerance=0.01")
-    loaded(one(folder, "normalization='architecture'", *asked), DATA)
+    load_published_model(one(folder, "normalization='architecture'", *asked), DATA)
     shifted = one(folder, "normalization=[[4.0], [0.5]]", *asked)
     with pytest.raises(ModelError, match=r"one.pth.tar: clean accuracy .*normalization='architecture' gives"):
-        loaded(shifted, DATA)
+        load_published_model(shifted, DATA)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("models.2.method.file='two.pth.tar'", r"models\[2\].method.file: .*two.pth.tar cannot be read \(No such file"),
-        ("models.2.method.file=''", r"models\[2\].method.file is missing; name the checkpoint"),
-        ("models.2.method.file=3", r"models\[2\].method.file is missing; name the checkpoint"),
-        ("models.2.method={name='checkpoint', file='one.pth.tar'}", r"models\[2\].method.normalization is missing"),
         (
-            "models.2.method.normalization='cohen'",
-            r"models\[2\].method.normalization.* = 'cohen': Input should be",
+            "models.2.checkpoint.file='two.pth.tar'",
+            r"models\[2\].checkpoint.file: .*two.pth.tar cannot be read \(No such file",
         ),
-        ("models.2.method.normalization=[[0.5], [0.0]]", r"models\[2\].method.normalization: mean and std must have"),
-        ("models.2.method.normalisation='none'", r"models\[2\].method: unknown key 'normalisation'; did you mean"),
+        ("models.2.checkpoint.file=''", r"models\[2\].checkpoint.file is missing; name the checkpoint"),
+        ("models.2.checkpoint.file=3", r"models\[2\].checkpoint.file is missing; name the checkpoint"),
+        ("models.2.checkpoint={file='one.pth.tar'}", r"models\[2\].checkpoint.normalization is missing"),
+        (
+            "models.2.checkpoint.normalization='cohen'",
+            r"models\[2\].checkpoint.normalization.* = 'cohen': Input should be",
+        ),
+        (
+            "models.2.checkpoint.normalization=[[0.5], [0.0]]",
+            r"models\[2\].checkpoint.normalization: mean and std must have",
+        ),
+        (
+            "models.2.checkpoint.normalisation='none'",
+            r"models\[2\].checkpoint: unknown key 'normalisation'; did you mean",
+        ),
         ("models.2.seeds=[1, 2]", r"seeds = \[1, 2\]: a checkpoint is one model; give each an entry"),
         ("models.2.seeds=[0]", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
         ("models.0.label='cohen'", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
@@ -236,15 +249,31 @@ def test_what_does_not_fit_is_refused_in_one_line(folder: Path, override: str, m
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     folder: Path, architecture: str, to: str, message: str
 ) -> None:
-    spec = study(folder, f"models.2.architecture={architecture}", f"models.2.method.normalization={to}").model_specs[2]
+    spec = study(
+        folder, f"models.2.architecture={architecture}", f"models.2.checkpoint.normalization={to}"
+    ).model_specs[2]
     with pytest.raises(ModelError, match=message) as caught:
-        loaded(spec, DATA)
+        load_published_model(spec, DATA)
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_is_no_start_of_a_search(folder: Path) -> None:
-    with pytest.raises(StudyError, match=r"search\[0\].method: unknown method 'checkpoint'; valid names: advmacer"):
+def test_a_checkpoint_is_no_method_and_no_start_of_a_search(folder: Path) -> None:
+    with pytest.raises(StudyError, match=r"models\[0\].method: unknown method 'checkpoint'; valid names: advmacer"):
+        study(folder, "models.0.method={name='checkpoint', file='one.pth.tar'}")
+    with pytest.raises(StudyError, match=r"search\[0\]: unknown key 'checkpoint'"):
         study(
             folder,
-            "search=[{label='tuned', method={name='checkpoint'}, sigma=0.25, seeds=[0], space={lbd=[1.0, 2.0]}}]",
+            "search=[{label='tuned', checkpoint={file='one.pth.tar'}, sigma=0.25, seeds=[0], space={lbd=[1.0, 2.0]}}]",
         )
+
+
+@pytest.mark.parametrize("trained", ["method={name='gaussian'}", "training={epochs=3}", "training.epochs=3"])
+def test_a_method_or_its_training_beside_a_checkpoint_is_refused(folder: Path, trained: str) -> None:
+    key = trained[:6] if trained.startswith("method") else "training"
+    with pytest.raises(StudyError, match=rf"models\[2\]: {key} beside checkpoint: a checkpoint is not trained; remove"):
+        study(folder, f"models.2.{trained}")
+
+
+def test_a_misspelt_checkpoint_is_told_from_a_missing_method(folder: Path) -> None:
+    with pytest.raises(StudyError, match=r"models\[0\]: unknown key 'chekpoint'; did you mean 'checkpoint'\?"):
+        study(folder, "models.0={label='x', chekpoint={file='one.pth.tar'}, sigma=0.25, seeds=[0]}")

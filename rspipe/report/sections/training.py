@@ -34,7 +34,7 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
             "passes": Cell(quantity(model.passes), model.passes),
             "parameters": Cell(quantity(model.parameters), model.parameters),
             "device": Cell(model.device),
-            "precision": Cell(model.precision),
+            "precision": Cell(model.precision or "–"),
         }
         for model in models
     )

@@ -1,11 +1,10 @@
-"""Training methods: each a small spec with its hyper-parameters and its `loss`; their union is the registry."""
+"""Training methods: each a file with a small spec, its hyper-parameters and its `loss`; their union is the registry."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from rspipe.training.methods.advmacer import AdvMacer
-from rspipe.training.methods.checkpoint import Checkpoint
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -17,26 +16,4 @@ from rspipe.training.methods.stability import Stability
 MethodSpec = Annotated[
     Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix,
     Field(discriminator="name"),
-]
-
-
-ModelSource = Annotated[
-    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix | Checkpoint,
-    Field(discriminator="name"),
-]
-"""Where a model comes from: a method that trains it, or a checkpoint."""
-
-
-__all__ = [
-    "MACER",
-    "AdvMacer",
-    "Checkpoint",
-    "Consistency",
-    "Gaussian",
-    "MethodSpec",
-    "ModelSource",
-    "SmoothAdv",
-    "SmoothAdvConsistency",
-    "SmoothMix",
-    "Stability",
 ]
