@@ -1,4 +1,4 @@
-"""Published checkpoints become networks of ours: names are matched strictly, the normalization is said, not guessed."""
+"""Published checkpoints become our networks: names are matched strictly, the normalization is given, not guessed."""
 
 import copy
 import hashlib

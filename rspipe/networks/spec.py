@@ -1,4 +1,4 @@
-"""What a study file may say of networks: the name of an architecture, and a checkpoint that others trained."""
+"""Specs of networks: the name of an architecture, and a checkpoint that others trained."""
 
 from typing import Annotated
 
@@ -48,7 +48,7 @@ class Checkpoint(Spec):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the file; `load_study` computes it, and refuses another one than a study file names."""
     normalization: Annotated[Normalization, AfterValidator(_usable)]
-    """What the network was trained with: "architecture", "none", "centre" or [means, standard deviations]."""
+    """The one that the network was trained with: "architecture", "none", "centre" or [means, standard deviations]."""
     clean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude=True)
     """Published accuracy on the test images, as a fraction, to be checked before anything is certified."""
     tolerance: Annotated[float, Field(gt=0, le=1)] = Field(default=0.05, exclude=True)

@@ -61,7 +61,7 @@ def named(parameters: Parameters, prefix: str) -> Parameters:
 
 
 def cohen(parameters: Parameters) -> dict[str, Any]:
-    """What Cohen, SmoothAdv, Consistency and SmoothMix save."""
+    """The content of a file of Cohen, SmoothAdv, Consistency and SmoothMix."""
     weights = [nn.Parameter(value.clone()) for value in list(parameters.values())[:2]]
     optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
     functional.mse_loss(weights[0], torch.zeros_like(weights[0])).backward()  # type: ignore[no-untyped-call]
@@ -148,14 +148,14 @@ def test_the_normalization_is_the_one_that_was_asked_for(resnet20: nn.Module, im
     torch.save(FORMATS["MACER"](bare(resnet20)), path)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     centre = torch.tensor(CIFAR10[0]).view(3, 1, 1)
-    for choice, inputs, told in (
+    for choice, inputs, expected in (
         ("none", images, ((0.0,) * 3, (1.0,) * 3)),
         ("centre", images - centre, (CIFAR10[0], (1.0,) * 3)),
         (IMAGENET, (images - mean) / std, IMAGENET),
     ):
         network = load_checkpoint(path, architecture="cifar_resnet20", classes=10, normalization=choice)  # type: ignore[arg-type]
         assert torch.equal(network(images), body(inputs))
-        assert normalization(network) == told
+        assert normalization(network) == expected
         assert list(network.state_dict()) == list(resnet20.state_dict())
 
 

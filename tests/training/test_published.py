@@ -88,19 +88,19 @@ def one(folder: Path, *overrides: str) -> LoadedModelSpec:
 
 def logits(of: nn.Module) -> Tensor:
     with evaluating(of):
-        found: Tensor = of(DATA.test.images[:50])
-    return found
+        values: Tensor = of(DATA.test.images[:50])
+    return values
 
 
 def test_a_checkpoint_is_a_model_of_the_study_and_a_member_of_its_ensembles(folder: Path) -> None:
-    found = study(folder)
-    assert [(m.label, m.train_sigma, m.seed) for m in found.model_specs] == [
+    config = study(folder)
+    assert [(m.label, m.train_sigma, m.seed) for m in config.model_specs] == [
         ("gaussian", 0.25, 0),
         ("cohen", 0.25, 0),
         ("cohen", 0.25, 1),
     ]
-    members = {spec.label: spec.members for spec in found.ensemble_specs(found.model_specs)}
-    ids = [model.id for model in found.model_specs]
+    members = {spec.label: spec.members for spec in config.ensemble_specs(config.model_specs)}
+    ids = [model.id for model in config.model_specs]
     assert members == {"cohen x2": (ids[1], ids[2]), "gaussian x1 + cohen x1": (ids[0], ids[1])}
 
 
@@ -123,10 +123,10 @@ def test_its_identity_is_the_content_of_the_file_and_how_it_is_normalized_and_no
 
 
 def test_a_study_that_is_read_back_from_its_content_is_the_same(folder: Path) -> None:
-    found = study(folder)
-    content = found.model_dump(mode="json")
+    config = study(folder)
+    content = config.model_dump(mode="json")
     assert str(folder) not in str(content)
-    assert StudyConfig.model_validate(content).id == found.id
+    assert StudyConfig.model_validate(content).id == config.id
 
 
 @pytest.mark.parametrize("to", ["architecture", "none", [[0.25], [2.0]]])
@@ -199,9 +199,9 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
     publish(folder / "one.pth.tar", trained)
     accuracy = float((trained(DATA.test.images).argmax(1) == DATA.test.labels).double().mean())
     assert accuracy > 0.7
-    asked = (f"clean_accuracy={accuracy:.3f}", "tolerance=0.01")
-    load_published_model(one(folder, "normalization='architecture'", *asked), DATA)
-    shifted = one(folder, "normalization=[[4.0], [0.5]]", *asked)
+    published = (f"clean_accuracy={accuracy:.3f}", "tolerance=0.01")
+    load_published_model(one(folder, "normalization='architecture'", *published), DATA)
+    shifted = one(folder, "normalization=[[4.0], [0.5]]", *published)
     with pytest.raises(ModelError, match=r"one.pth.tar: clean accuracy .*normalization='architecture' gives"):
         load_published_model(shifted, DATA)
 

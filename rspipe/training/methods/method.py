@@ -1,4 +1,4 @@
-"""What all training methods share: the batch that they get, the loss that they return, and what a step costs."""
+"""The base of the training methods: the batch that they get, the loss that they return, the cost of a step."""
 
 import functools
 import operator

@@ -227,7 +227,7 @@ def test_a_negative_lambda_is_refused(value: float) -> None:
 
 
 class Recorder(nn.Module):
-    """A small network with a curved loss surface that remembers what it saw and what it said."""
+    """A small network with a curved loss surface that remembers its inputs and its logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,12 +237,12 @@ class Recorder(nn.Module):
             self.net[1].weight.data *= 2
             self.net[3].weight.data *= 4
         self.seen: list[Tensor] = []
-        self.said: list[Tensor] = []
+        self.returned: list[Tensor] = []
 
     def forward(self, batch: Tensor) -> Tensor:
         logits: Tensor = self.net(batch)
         self.seen.append(batch.detach())
-        self.said.append(logits.detach())
+        self.returned.append(logits.detach())
         return logits
 
 
@@ -275,9 +275,9 @@ def copies_of(seen: Tensor, copies: int) -> Tensor:
 def test_gaussian_is_the_cross_entropy_of_one_noisy_copy() -> None:
     network = Recorder()
     terms = run(METHODS[0], network)
-    (seen,), (said,) = network.seen, network.said
+    (seen,), (logits,) = network.seen, network.returned
     images, labels = batch()
-    expected = -log_softmax(said.double().numpy(), axis=1)[np.arange(5), labels.numpy()].mean()
+    expected = -log_softmax(logits.double().numpy(), axis=1)[np.arange(5), labels.numpy()].mean()
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-6)
     noise = SIGMA * torch.randn(5, 1, 1, 4, 4, generator=torch.Generator().manual_seed(11))
     assert torch.equal(seen, images + noise[:, 0])
@@ -287,15 +287,15 @@ def test_smoothadv_is_the_cross_entropy_of_all_noisy_copies_of_the_adversarial_e
     network = Recorder()
     terms = run(METHODS[1], network)
     labels = batch()[1].repeat_interleave(3).numpy()
-    expected = -log_softmax(network.said[-1].double().numpy(), axis=1)[np.arange(15), labels].mean()
+    expected = -log_softmax(network.returned[-1].double().numpy(), axis=1)[np.arange(15), labels].mean()
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_macer_is_its_loss_at_noisy_copies_of_the_images() -> None:
     network = Recorder()
     terms = run(METHODS[2], network)
-    (said,) = network.said
-    expected, _ = reference(copies_of(said, 3), batch()[1], sigma=SIGMA, lbd=2.0, gamma=6.0, beta=2.0)
+    (logits,) = network.returned
+    expected, _ = reference(copies_of(logits, 3), batch()[1], sigma=SIGMA, lbd=2.0, gamma=6.0, beta=2.0)
     assert float(terms.parts["robustness"]) > 0
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
@@ -303,7 +303,7 @@ def test_macer_is_its_loss_at_noisy_copies_of_the_images() -> None:
 def test_advmacer_is_the_loss_of_macer_at_noisy_copies_of_the_adversarial_example() -> None:
     network = Recorder()
     terms = run(METHODS[3], network)
-    expected, _ = reference(copies_of(network.said[-1], 3), batch()[1], sigma=SIGMA, lbd=2.0, gamma=6.0, beta=2.0)
+    expected, _ = reference(copies_of(network.returned[-1], 3), batch()[1], sigma=SIGMA, lbd=2.0, gamma=6.0, beta=2.0)
     assert float(terms.parts["robustness"]) > 0
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
@@ -368,12 +368,12 @@ def slope_of_the_logits(method: Any, logits: Tensor, labels: Tensor) -> Tensor:
 def test_the_gradient_is_that_of_the_formula_at_inputs_that_are_held_fixed(method: Any) -> None:
     network = Recorder().double()
     run(method, network).loss.backward()
-    found = torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+    gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
     inputs, labels = network.seen[-1], batch()[1]
     logits = network(inputs)
     slope = slope_of_the_logits(method, logits.detach().view(5, -1, 4), labels)
     expected = torch.autograd.grad(logits, list(network.parameters()), slope.flatten(0, 1))
-    torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]), rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]), rtol=1e-7, atol=1e-10)
 
 
 @each_method
@@ -405,8 +405,8 @@ def test_logits_for_the_learning_curve_are_detached_and_those_of_the_loss(method
     terms = run(method, network)
     assert not terms.logits.requires_grad
     # SmoothMix's last inputs are mixed ones, of no class.
-    said = network.said[-2 if method.name == "smoothmix" else -1]
-    assert torch.equal(terms.logits.flatten(0, 1), said)
+    returned = network.returned[-2 if method.name == "smoothmix" else -1]
+    assert torch.equal(terms.logits.flatten(0, 1), returned)
 
 
 @each_method
@@ -461,15 +461,15 @@ def test_defaults_of_the_baselines_are_those_of_cifar10() -> None:
     mix = {"T": 4, "m": 2, "alpha": 1.0, "mix_step": 0, "maxnorm": None, "eta": 5.0, "warmup": 10}
     assert Stability(name="stability").model_dump() == {"name": "stability", "lbd": 2.0}
     assert Consistency(name="consistency").model_dump() == {"name": "consistency", "m": 2, "lbd": 10.0, "eta": 0.5}
-    found = SmoothAdvConsistency(name="smoothadv_consistency").model_dump()
-    assert found == {"name": "smoothadv_consistency", **attack}
+    defaults = SmoothAdvConsistency(name="smoothadv_consistency").model_dump()
+    assert defaults == {"name": "smoothadv_consistency", **attack}
     assert SmoothMix(name="smoothmix").model_dump() == {"name": "smoothmix", **mix}
 
 
 @each_method
 def test_a_method_is_found_by_its_name(method: Any) -> None:
-    found: Any = TypeAdapter(MethodSpec).validate_python(method.model_dump())
-    assert found == method
+    validated: Any = TypeAdapter(MethodSpec).validate_python(method.model_dump())
+    assert validated == method
 
 
 IMPOSSIBLE = {

@@ -63,7 +63,7 @@ def assert_gradient(network: Recorder, expected: list[Tensor]) -> None:
 
 
 def trace(method: Any, *, epoch: int = 50) -> tuple[Recorder, Terms]:
-    """What the network saw and said in float64, and the loss, with its gradient in the parameters."""
+    """The inputs and logits of a network in float64, and the loss, with its gradient in the parameters."""
     network = Recorder().double()
     terms = run(method, network, epoch=epoch)
     torch.autograd.backward(terms.loss)
@@ -87,7 +87,7 @@ def stability(
 @pytest.mark.parametrize("lbd", [0.0, 0.5, 2.0])
 def test_stability_is_its_formula_with_gradients_through_both_outputs(lbd: float) -> None:
     network, terms = trace(Stability(name="stability", lbd=lbd))
-    clean, noisy = (said.numpy() for said in network.said)
+    clean, noisy = (logits.numpy() for logits in network.returned)
     expected, of_clean, of_noisy = stability(clean, noisy, batch()[1], lbd=lbd)
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-12)
     assert_gradient(network, by_chain_rule(network, {0: of_clean, 1: of_noisy}))
@@ -103,7 +103,7 @@ def test_stability_sees_the_images_and_then_one_noisy_copy_of_each() -> None:
 
 def test_the_cross_entropy_of_stability_is_that_of_the_images_without_noise() -> None:
     network, terms = trace(Stability(name="stability"))
-    expected = -log_softmax(network.said[0].numpy(), axis=1)[np.arange(5), batch()[1].numpy()].mean()
+    expected = -log_softmax(network.returned[0].numpy(), axis=1)[np.arange(5), batch()[1].numpy()].mean()
     assert float(terms.parts["cross_entropy"]) == pytest.approx(expected, rel=1e-12)
 
 
@@ -188,7 +188,9 @@ def test_copies_whose_softmax_underflows_give_a_finite_loss_and_gradient_of_cons
 @pytest.mark.parametrize("method", METHODS[5:7], ids=lambda m: m.name)
 def test_a_method_with_consistency_is_its_formula_at_the_copies_it_saw_last(method: Any) -> None:
     network, terms = trace(method)
-    expected, slope = consistency(network.said[-1].view(5, M, -1).numpy(), batch()[1], lbd=method.lbd, eta=method.eta)
+    expected, slope = consistency(
+        network.returned[-1].view(5, M, -1).numpy(), batch()[1], lbd=method.lbd, eta=method.eta
+    )
     assert float(terms.parts["consistency"]) > 0
     assert float(terms.loss.detach()) == pytest.approx(expected, rel=1e-10)
     assert_gradient(network, by_chain_rule(network, {-1: slope}))
@@ -343,7 +345,7 @@ def test_smoothmix_is_its_formula_at_the_inputs_it_saw(values: dict[str, Any], e
     method, warm = smoothmix(**values), min(1.0, (epoch + 1) / 10)
     network, terms = trace(method, epoch=epoch)
     labels = batch()[1]
-    clean, mixed = (said.view(5, M, -1).numpy() for said in network.said[4:])
+    clean, mixed = (logits.view(5, M, -1).numpy() for logits in network.returned[4:])
     term, of_mixed, of_clean = mixup(mixed, clean, labels, shares_of(network, method=method).numpy())
     cross, of_copies = consistency(clean, labels, lbd=0.0, eta=0.0)
     weight = 5 * warm
