@@ -146,7 +146,7 @@ class BoundaryCheck(Record):
     classifier: str
     """Its id."""
     name: str
-    """What it is called in tables."""
+    """In tables."""
     sigma: float
     key: str
     """Identity of what its certificates depend on."""

@@ -1,4 +1,4 @@
-"""What the sampling rules risk and save: exact error probabilities, and expected samples on published logs."""
+"""Risk and saving of the sampling rules: exact error probabilities, and expected samples on published logs."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Images:
-    """What a log says of its images: arrays [image]."""
+    """The images of a log: arrays [image]."""
 
     p: FloatArray
     """Probability of the selected class."""

@@ -26,7 +26,7 @@ _WITHIN, _ACROSS = 0.6, 0.5
 
 @dataclass(frozen=True)
 class Timing:
-    """What solving once cost."""
+    """The cost of solving once."""
 
     median: float
     """Seconds."""
@@ -79,13 +79,13 @@ def moment_table(*, members: tuple[int, ...], competitors: int, draws: int) -> l
     for k in members:
         samples = np.random.default_rng(k).normal(size=(draws, competitors, k))
         moments = Moments.of(samples)
-        found, merging = (
+        building, merging = (
             processor_seconds(partial(Moments.of, samples)),
             processor_seconds(partial(moments.merge, moments)),
         )
         # Moments, margins in half precision, probabilities of the label in single.
         size = moments.mean.nbytes + moments.scatter.nbytes + 2 * samples.size + 4 * draws * k
-        lines.append(f"{k:4} {1e3 * found:17.2f} ms {1e3 * merging:15.2f} ms {size / 1e6:12.3f} MB")
+        lines.append(f"{k:4} {1e3 * building:17.2f} ms {1e3 * merging:15.2f} ms {size / 1e6:12.3f} MB")
     return lines
 
 
@@ -99,19 +99,19 @@ def processor_seconds(work: Callable[[], object], *, repeats: int = 5) -> float:
     return float(np.median(seconds))
 
 
-def verdicts(found: dict[int, Timing]) -> list[str]:
+def verdicts(timings: dict[int, Timing]) -> list[str]:
     """Return sentences on whether esbrs_ratio is as fast and as exact as it should be."""
-    said = []
+    sentences = []
     for k, aim in AIMS.items():
-        if k in found:
-            elapsed, processor = found[k].median, found[k].processor
+        if k in timings:
+            elapsed, processor = timings[k].median, timings[k].processor
             met = "met" if elapsed <= aim else "met in processor time alone" if processor <= aim else "MISSED"
-            said.append(
+            sentences.append(
                 f"{1e3 * aim:.0f} ms at k = {k}: {met} ({1e3 * elapsed:.0f} ms, processor {1e3 * processor:.0f})"
             )
-    worst = max(found.values(), key=lambda timing: timing.gap).gap
-    said.append(f"relative gap {LARGEST_GAP:g}: {'met' if worst <= LARGEST_GAP else 'MISSED'} ({worst:.1e} at worst)")
-    return said
+    worst = max(timings.values(), key=lambda timing: timing.gap).gap
+    exact = "met" if worst <= LARGEST_GAP else "MISSED"
+    return [*sentences, f"relative gap {LARGEST_GAP:g}: {exact} ({worst:.1e} at worst)"]
 
 
 def bench_weights(
@@ -131,7 +131,7 @@ def bench_weights(
     print(f"First solve in a process, importing cvxpy: {time.perf_counter() - began:.2f} s\n")
     print("\n".join(moment_table(members=members, competitors=competitors, draws=_DRAWS)), "\n")
     print(f"{'k':>4} {'program':>24} {'median':>10} {'processor':>11} {'gap':>9} {'members with weight':>20}")
-    found = {}
+    timings = {}
     for k in members:
         # The ratio needs one competitor; nine covariances of 300 members of 200 images would be a gigabyte.
         calibration = realistic_calibration(k, images=images, competitors=1 if k > others_to else competitors, seed=k)
@@ -152,8 +152,8 @@ def bench_weights(
                 flush=True,
             )
             if program == "esbrs_ratio":
-                found[k] = timing
-    print("\nesbrs_ratio,", "; ".join(verdicts(found)))
+                timings[k] = timing
+    print("\nesbrs_ratio,", "; ".join(verdicts(timings)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a certification log is, what follows from it, and what is wrong with it."""
+"""The audit of a certification log: what it is, what follows from it, and what is wrong with it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class AccuracyAt:
 
 @dataclass(frozen=True)
 class Audit:
-    """What is known of a log. Arrays are [image], ascending, from the first row of each image."""
+    """All that is known of a log. Arrays are [image], ascending, from the first row of each image."""
 
     name: str
     idx: IntArray
@@ -34,7 +34,7 @@ class Audit:
     radius: FloatArray
     time_text: tuple[str, ...]
     description: str
-    """What the file is."""
+    """Of the file, in words."""
     images: str
     """Which images it is of."""
     precision: Precision
@@ -64,7 +64,7 @@ class Audit:
 
 
 def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
-    """Return everything that can be said of a log."""
+    """Return everything that a log shows."""
     known = known or Known()
     idx, rows = np.unique(log.idx, return_index=True)
     label, predict, radius = log.label[rows], log.predict[rows], log.radius[rows]
@@ -75,8 +75,8 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     sigma, ladder, at_cap, acr = known.sigma or logged_sigma(log), None, None, None
     if log.kind == "certify":
         acr = acr_interval(radius, correct)
-        sigma, ladder, said = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
-        findings += said
+        sigma, ladder, about_ladder = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
+        findings += about_ladder
     if ladder is not None:
         findings += check_radii(ladder, idx, radius, correct, claimed, precision=precision, known=known)
         at_cap = float(np.mean(claimed & saturated(nearest_successes(radius, ladder), ladder.n)))

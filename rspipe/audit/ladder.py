@@ -116,13 +116,13 @@ def _best_rounding(radius: FloatArray, precision: Precision, ladder: Ladder) -> 
     """
     step = precision.step(radius)
     ends = [end for rounding in _REACH for end in _ends(radius, step, rounding)]
-    own, *found = _fewest_failures(np.stack([radius, *ends]), ladder)
+    own, *at_ends = _fewest_failures(np.stack([radius, *ends]), ladder)
     failures = np.clip(own, 1, ladder.n)
     below, above = _rung(np.stack([failures, failures - 1]), ladder)
     chance = np.minimum(step / np.maximum(above - below, 1e-300), 1 - _SLIP)
     miss = np.where(radius - step > ladder.cap, np.log(_SLIP), np.log(_SLIP / (1 - chance)))
     ladders = []
-    for rounding, low, high in zip(_REACH, found[::2], found[1::2], strict=True):
+    for rounding, low, high in zip(_REACH, at_ends[::2], at_ends[1::2], strict=True):
         likelihood = np.where(high < low, np.log((1 - _SLIP) / chance), miss)
         ladders.append(replace(ladder, rounding=rounding, evidence=float(likelihood.sum())))
     return max(ladders, key=lambda one: one.evidence)
@@ -143,9 +143,9 @@ def _roundest(low: float, high: float) -> int | None:
         return None
     step = 10 ** int(np.log10(high))
     while step >= 1:
-        found = int(np.ceil(low / step) * step)
-        if 0 < found <= high:
-            return found
+        multiple = int(np.ceil(low / step) * step)
+        if 0 < multiple <= high:
+            return multiple
         step //= 10
     return None
 

@@ -279,16 +279,16 @@ def write_log(rows: Iterable[Sequence[object]], *, more: Sequence[str] = ()) -> 
 _LOG_DECIMALS = 6
 
 
-def certification_log(counts: ClassifierCounts, found: Certificates) -> str:
+def certification_log(counts: ClassifierCounts, certificates: Certificates) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
     The time is that of the pass over the image, shared by all classifiers of it.
     """
-    floors = np.floor(found.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
+    floors = np.floor(certificates.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
     seconds = f"{counts.seconds / len(counts.example):.3f}"
     return write_log(
         (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds)
         for example, label, prediction, radius in zip(
-            counts.example, counts.label, found.prediction, floors, strict=True
+            counts.example, counts.label, certificates.prediction, floors, strict=True
         )
     )

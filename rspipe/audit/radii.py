@@ -1,4 +1,4 @@
-"""What the radii of a certification log imply, and which of them are too large."""
+"""The sigma, n and alpha that the radii of a certification log imply, and radii that are too large."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ _FIT = 0.99
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a log beforehand; what is None is found out as far as possible."""
+    """Facts about a log that are known beforehand; those that are None are inferred as far as possible."""
 
     sigma: float | None = None
     """Standard deviation of the noise, in pixel units; from the file's name, or the radii, by default."""
@@ -66,14 +66,14 @@ def logged_sigma(log: CertificationLog) -> float | None:
 
     `sigma_0.25`, `noise_0.25` and `-s0.25-` are understood.
     """
-    told = set(log.extra.get("sigma", ()))
-    if len(told) == 1 and re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text := told.pop()) and float(text) > 0:
+    named = set(log.extra.get("sigma", ()))
+    if len(named) == 1 and re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text := named.pop()) and float(text) > 0:
         return float(text)
     for part in reversed(PurePath(log.name).parts):
         for pattern in (r"sigma[_=-]?(\d+(?:\.\d+)?)", r"noise[_=-]?(\d+(?:\.\d+)?)", r"-s(\d+(?:\.\d+)?)-"):
-            found = [float(text) for text in re.findall(pattern, part, re.ASCII) if len(text) < 8]
-            if found and 0 < found[-1] < 1e3:
-                return found[-1]
+            values = [float(text) for text in re.findall(pattern, part, re.ASCII) if len(text) < 8]
+            if values and 0 < values[-1] < 1e3:
+                return values[-1]
     return None
 
 
@@ -177,8 +177,8 @@ def check_radii(
     if not np.isclose(ladder.alpha, expected):
         bound = clopper_pearson_lower(nearest_successes(radius, ladder), ladder.n, alpha=expected)
         again = np.where(claimed & ~beyond, certified_radius(bound, sigma=ladder.sigma), 0.0)
-        found = problem if ladder.alpha > expected else note
-        yield found(
+        kind = problem if ladder.alpha > expected else note
+        yield kind(
             f"alpha is {ladder.alpha:g}, not {expected:g}: with the same counts the ACR at {expected:g} is "
             f"{average_certified_radius(again, correct & (bound >= 0.5)):.4f} instead of "
             f"{average_certified_radius(radius, correct):.4f}"
@@ -196,12 +196,12 @@ def _rounding(
     proved = proved_radius(radius, precision, ladder)
     up = fitting & (radius > proved)
     gained = {at: int(np.sum(up & correct & (radius >= at) & (proved < at))) for at in RADII[1:]}
-    told = ", ".join(f"{count} at {at:g}" for at, count in gained.items() if count)
+    by_radius = ", ".join(f"{count} at {at:g}" for at, count in gained.items() if count)
     most = float(np.max(np.where(up, radius - proved, 0.0)))
     text = (
         f"radii are rounded {'up' if ladder.rounding == 'up' else 'to the nearest'}, so that up to {int(up.sum()):,} "
         f"claim more than was proved, by {most:.2g} at most"
     )
-    if told:
-        text += f"; images that may count in certified accuracy for that reason alone: {told}"
+    if by_radius:
+        text += f"; images that may count in certified accuracy for that reason alone: {by_radius}"
     yield problem(text) if ladder.rounding == "up" else note(text)

@@ -1,4 +1,4 @@
-"""What can be wrong with the rows of a certification log: lines, images, claims, predictions."""
+"""Checks of the rows of a certification log: lines, images, claims, predictions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,8 +54,8 @@ def note(text: str) -> Finding:
 def check_lines(log: CertificationLog) -> Iterator[Finding]:
     """Find lines that are no rows, headers within the rows, and images with several rows."""
     if log.unreadable:
-        told = some([f"line {bad.line}: {bad.reason}" for bad in log.unreadable])
-        yield problem(f"{counted(len(log.unreadable), 'line')} cannot be read as a row ({told})")
+        lines = some([f"line {bad.line}: {bad.reason}" for bad in log.unreadable])
+        yield problem(f"{counted(len(log.unreadable), 'line')} cannot be read as a row ({lines})")
     if log.repeated_headers:
         yield problem(f"the header stands again in line {some(log.repeated_headers)}: several logs in one file")
     idx, rows = np.unique(log.idx, return_counts=True)
@@ -88,13 +88,13 @@ def describe_images(idx: IntArray, *, labels: IntArray, size: int | None = None)
     gaps = np.diff(idx)
     if count < 3 or gaps.min() == gaps.max():
         step = int(gaps[0]) if count > 1 else 1
-        return _regular(count, first, last, step=step, total=total, told=size is not None)
+        return _regular(count, first, last, step=step, total=total, known=size is not None)
     values, frequency = np.unique(gaps, return_counts=True)
     step = int(values[frequency.argmax()])
     if frequency.max() >= 0.9 * gaps.size and np.all(gaps % step == 0):
         missing = (last - first) // step + 1 - count
         holes = (idx[:-1][gaps > step] + step).tolist()
-        text, findings = _regular(count, first, last, step=step, total=total, told=size is not None)
+        text, findings = _regular(count, first, last, step=step, total=total, known=size is not None)
         return text, [problem(f"{counted(missing, 'row')} missing in between (from idx {some(holes)})"), *findings]
     if gaps.max() - gaps.min() <= 1:
         return f"{counted(count, 'image')}, evenly spaced from idx {first} to {last}", []
@@ -104,15 +104,15 @@ def describe_images(idx: IntArray, *, labels: IntArray, size: int | None = None)
     )
 
 
-def _regular(count: int, first: int, last: int, *, step: int, total: int, told: bool) -> tuple[str, list[Finding]]:
+def _regular(count: int, first: int, last: int, *, step: int, total: int, known: bool) -> tuple[str, list[Finding]]:
     every = "all" if step == 1 else f"every {step}th"
     expected = len(range(first, total, step))
-    of = f"{total:,} images" if told else f"{total:,} (as it seems)"
+    of = f"{total:,} images" if known else f"{total:,} (as it seems)"
     if first < step and last + step >= total:
         return (f"all {of}" if step == 1 else f"{count:,} of {of}, {every} from idx {first}"), []
     text = f"{counted(count, 'image')}, {every} from idx {first} to {last}"
     # Whoever begins at the first image and stops in the second half was interrupted; others wanted a part.
-    if first < step and (told or 2 * last > total):
+    if first < step and (known or 2 * last > total):
         return text, [problem(f"ends at idx {last} of {of}: {expected - len(range(first, last + 1, step)):,} of "
                               f"{expected:,} rows are missing")]  # fmt: skip
     return text, []

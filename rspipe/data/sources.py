@@ -109,36 +109,37 @@ def _image_folder(spec: ImageNetData | ImageFolderData) -> Dataset:
         advice, classes, resize = "create it or point data.folder elsewhere", spec.classes, spec.resize or spec.size
         only_val = (folder / "val").is_dir() and not (folder / "test").is_dir()
         mode, train_part, test_part = spec.mode, spec.train, spec.test or ("val" if only_val else "test")
-    found = _class_folders(folder / train_part, advice=advice)
-    found_test = _class_folders(folder / test_part, advice=advice)
-    if classes is not None and len(found.classes) != classes:
+    train_files = _class_folders(folder / train_part, advice=advice)
+    test_files = _class_folders(folder / test_part, advice=advice)
+    if classes is not None and len(train_files.classes) != classes:
         raise DataError(
-            f"{folder / train_part}: has {len(found.classes)} class folders instead of {classes}; "
+            f"{folder / train_part}: has {len(train_files.classes)} class folders instead of {classes}; "
             + ("other sets are data.name = 'image_folder'" if spec.name == "imagenet" else "mend data.classes")
         )
-    if found.classes != found_test.classes:
-        odd = sorted(set(found.classes) ^ set(found_test.classes))
+    if train_files.classes != test_files.classes:
+        odd = sorted(set(train_files.classes) ^ set(test_files.classes))
         raise DataError(
             f"{folder / test_part}: classes differ from those of {train_part}: {odd[0]!r} is in one of them alone; "
             "both must have the same class folders"
         )
-    size = (spec.size, spec.size) if spec.size is not None else opened_image(found.samples[0][0], mode=mode).size[::-1]
+    first, _ = train_files.samples[0]
+    size = (spec.size, spec.size) if spec.size is not None else opened_image(first, mode=mode).size[::-1]
     shape = (1 if mode == "L" else 3, *size)
 
     def split(source: Any) -> FileSplit:
         files = ImageFiles(tuple(path for path, _ in source.samples), shape, resize)
         return FileSplit(files, torch.tensor(source.targets, dtype=torch.int64), torch.arange(len(files.paths)))
 
-    whole = split(found)
+    whole = split(train_files)
     held = training_parts(whole, spec)
     train = held.pop("train")
     at_random = spec.augment == "resized_crop_flip"
     return Dataset(
         name=spec.title,
-        classes=len(found.classes),
+        classes=len(train_files.classes),
         augment=spec.augment,
         train=FileSplit(whole.files, train.labels, train.index, at_random=at_random),
-        test=split(found_test),
+        test=split(test_files),
         **held,
     )
 

@@ -22,7 +22,7 @@ class DigitsData(Spec):
 
 
 class HeldOutData(Spec):
-    """What data sets that come as a training and a test part have in common."""
+    """A data set that comes as a training and a test part: images for other uses are held out of training."""
 
     validation: PositiveInt = 1000
     """Images held out of training for the search."""
@@ -30,6 +30,8 @@ class HeldOutData(Spec):
     """Images held out of training for ensemble weights."""
     seed: Seed = 0
     """Seed of the split."""
+    folder: str = Field(exclude=True)
+    """Of the files; torchvision's `root`. Absolute, or relative to the study file; not part of the identity."""
 
 
 class ParquetData(HeldOutData):
@@ -38,8 +40,6 @@ class ParquetData(HeldOutData):
     name: Literal["parquet"]
     title: str
     """Name of the data set in reports, e.g. "MNIST"."""
-    folder: str = Field(exclude=True)
-    """Where the files are: absolute, or relative to the study file. Not part of the identity."""
     train: str
     test: str
     classes: PositiveInt
@@ -48,28 +48,22 @@ class ParquetData(HeldOutData):
 
 
 class TorchvisionData(HeldOutData):
-    """What the small data sets that torchvision reads have in common. They have ten classes."""
+    """A small data set that torchvision reads, of ten classes."""
 
-    folder: str = Field(exclude=True)
-    """torchvision's `root`: absolute, or relative to the study file. Not part of the identity."""
     download: bool = Field(default=False, exclude=True)
     """Fetch what is missing. Not part of the identity."""
 
 
 class MNISTData(TorchvisionData):
-    """MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
+    """MNIST or Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
 
-    title: ClassVar[str] = "MNIST"
-    name: Literal["mnist"]
+    name: Literal["mnist", "fashion_mnist"]
     augment: Literal["none", "crop_flip"] = "none"
 
-
-class FashionMNISTData(TorchvisionData):
-    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels."""
-
-    title: ClassVar[str] = "Fashion-MNIST"
-    name: Literal["fashion_mnist"]
-    augment: Literal["none", "crop_flip"] = "none"
+    @property
+    def title(self) -> str:
+        """Name of the data set in reports."""
+        return "MNIST" if self.name == "mnist" else "Fashion-MNIST"
 
 
 class CIFAR10Data(TorchvisionData):
@@ -109,8 +103,6 @@ class ImageNetData(HeldOutData):
 
     title: ClassVar[str] = "ImageNet"
     name: Literal["imagenet"]
-    folder: str = Field(exclude=True)
-    """Where `train` and `val` are: absolute, or relative to the study file. Not part of the identity."""
     size: PositiveInt = 224
     """Side of the square that is cut out of the middle, in pixels."""
     resize: PositiveInt = 256
@@ -129,8 +121,6 @@ class ImageFolderData(HeldOutData):
     name: Literal["image_folder"]
     title: str
     """Name of the data set in reports."""
-    folder: str = Field(exclude=True)
-    """Where the parts are: absolute, or relative to the study file. Not part of the identity."""
     train: str = "train"
     test: str | None = None
     """Folder of the test part: `test`, or `val` where there is no `test`, by default."""
@@ -152,6 +142,6 @@ class ImageFolderData(HeldOutData):
 
 
 DataSpec = Annotated[
-    DigitsData | ParquetData | MNISTData | FashionMNISTData | CIFAR10Data | SVHNData | ImageNetData | ImageFolderData,
+    DigitsData | ParquetData | MNISTData | CIFAR10Data | SVHNData | ImageNetData | ImageFolderData,
     Field(discriminator="name"),
 ]

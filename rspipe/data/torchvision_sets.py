@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rspipe.data.spec import CIFAR10Data, FashionMNISTData, MNISTData, SVHNData
+from rspipe.data.spec import CIFAR10Data, MNISTData, SVHNData
 from rspipe.data.splits import Dataset, Split, training_parts, whole_split
 from rspipe.errors import DataError
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
 
-TorchvisionSpec = MNISTData | FashionMNISTData | CIFAR10Data | SVHNData
+TorchvisionSpec = MNISTData | CIFAR10Data | SVHNData
 
 
 def in_torchvision(name: str, call: str) -> str:
@@ -54,7 +54,7 @@ def _read_torchvision(kind: Any, spec: TorchvisionSpec, part: str) -> tuple[Tens
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         source = kind(spec.folder, download=spec.download, **which)
     pixels = torch.as_tensor(source.data)
-    if spec.name in ("mnist", "fashion_mnist"):
+    if isinstance(spec, MNISTData):
         pixels, shape = pixels.unsqueeze(1), (1, 28, 28)
     else:
         pixels, shape = pixels.permute(0, 3, 1, 2) if spec.name == "cifar10" else pixels, (3, 32, 32)

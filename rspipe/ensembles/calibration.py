@@ -1,4 +1,4 @@
-"""What a pass over the calibration images tells of an ensemble's members, and of any weights for them."""
+"""Members' margins on the calibration images, and the radii that weights for them would give."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from rspipe.ensembles.weights_acr import gaussian_radii
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of members' margins of the label, from noise on calibration images."""
+    """Members' margins of the label, from noise on calibration images."""
 
     mean: FloatArray
     """[image, competitor, k]."""
@@ -62,10 +62,10 @@ class Calibration:
         """
         points = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         if self.margins is None:
-            found = np.stack([self.gaussian_radii(one) for one in points])
+            radii = np.stack([self.gaussian_radii(one) for one in points])
         else:
             columns = points.T.astype(np.float32)
             right = [(image.astype(np.float32) @ columns > 0).all(1).sum(0) for image in self.margins]
             share = (np.stack(right, axis=1) + 0.5) / (self.margins.shape[1] + 1)
-            found = np.clip(ndtri(share), 0.0, self.cap)
-        return found.reshape(*np.shape(weights)[:-1], -1)
+            radii = np.clip(ndtri(share), 0.0, self.cap)
+        return radii.reshape(*np.shape(weights)[:-1], -1)

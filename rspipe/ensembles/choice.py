@@ -1,4 +1,4 @@
-"""From what the calibration pass found to an ensemble's weights, by the weighting that a study names."""
+"""The weights of an ensemble, from its members' margins, by the weighting that a study names."""
 
 from dataclasses import dataclass, replace
 
@@ -62,7 +62,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What it is called in words."""
+        """In words."""
         return f"{self.method} halfway to uniform" if self.shrunk else self.method
 
 
@@ -74,7 +74,7 @@ def cross_fitted(calibration: Calibration) -> tuple[Candidate, ...]:
     images = len(calibration.mean)
     fold, k = np.arange(images) % FOLDS, calibration.mean.shape[-1]
     uniform = np.full(k, 1 / k)
-    found = []
+    candidates = []
     for method in _CANDIDATES:
         gains = np.full((2, images), -np.inf)
         for held_out in range(FOLDS):
@@ -90,8 +90,8 @@ def cross_fitted(calibration: Calibration) -> tuple[Candidate, ...]:
         for shrunk, gain in enumerate(gains):
             known = bool(np.isfinite(gain).all())
             error = standard_error(gain) if known else float("inf")
-            found.append(Candidate(method, bool(shrunk), float(gain.mean()), error))
-    return tuple(found)
+            candidates.append(Candidate(method, bool(shrunk), float(gain.mean()), error))
+    return tuple(candidates)
 
 
 def _auto(calibration: Calibration) -> WeightSolution:
@@ -101,14 +101,14 @@ def _auto(calibration: Calibration) -> WeightSolution:
     best = max(cross_fitted(calibration), key=lambda candidate: candidate.gain)
     if not np.isfinite(best.gain):
         return _uniform(calibration, "uniform: no candidate has a solution")
-    said = f"{best.name}, cross-fitted gain {best.gain:+.4f} σ (standard error {best.error:.4f})"
+    verdict = f"{best.name}, cross-fitted gain {best.gain:+.4f} σ (standard error {best.error:.4f})"
     if not best.gain > 2 * best.error:
-        return _uniform(calibration, f"uniform: best candidate {said} is within 2 standard errors")
+        return _uniform(calibration, f"uniform: best candidate {verdict} is within 2 standard errors")
     solution = _fit(best.method, calibration)
     uniform = np.full(len(solution.weights), 1 / len(solution.weights))
     weights = (solution.weights + uniform) / 2 if best.shrunk else solution.weights
     value, at_uniform = (float(calibration.radii(w).mean()) for w in (weights, uniform))
-    return WeightSolution(weights, value, at_uniform, said, solution.solver, solution.gap)
+    return WeightSolution(weights, value, at_uniform, verdict, solution.solver, solution.gap)
 
 
 def _shrunk(solution: WeightSolution, *, samples: int) -> WeightSolution:

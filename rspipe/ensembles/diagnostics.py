@@ -28,17 +28,17 @@ _FITS = 200
 
 @dataclass(frozen=True)
 class MemberMargins:
-    """What a pass over the calibration images found of the members at a noise level."""
+    """Margins of the members at a noise level, from a pass over the calibration images."""
 
     sigma: float
     average: str
-    """What the margins are of, "probabilities" or "logits"."""
+    """The scores that the margins are of, "probabilities" or "logits"."""
     members: tuple[str, ...]
     """Ids of the models."""
     calibration: Calibration
 
     def of(self, members: Sequence[str]) -> Calibration:
-        """Return what was found of some members."""
+        """Return the margins of some members."""
         return self.calibration.of_members([self.members.index(member) for member in members])
 
 
@@ -140,7 +140,7 @@ def variance_share(calibration: Calibration, weights: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Limit:
-    """What more and more models of one method would give."""
+    """The gain from more and more models of one method."""
 
     gains: dict[float, Interval]
     """By number of models k, infinity among them: ACR less that of one model, of Gaussian margins, in pixel units."""

@@ -62,14 +62,14 @@ def parse_ids(texts: Sequence[str], *, place: str = "members") -> tuple[NamedMod
     """Return the models that ids such as "advmacer-s0.25-seed0" name, all of one noise level."""
     named = []
     for text in texts:
-        found = _ID.fullmatch(text)
-        if found is None:
+        match = _ID.fullmatch(text)
+        if match is None:
             raise PydanticCustomError(
                 "member_id",
                 "{place}: '{text}' is not of the form 'advmacer-s0.25-seed0'",
                 {"place": place, "text": text},
             )
-        named.append(NamedModel(text, found["label"], float(found["sigma"]), int(found["seed"])))
+        named.append(NamedModel(text, match["label"], float(match["sigma"]), int(match["seed"])))
     if len({(one.label, one.sigma, one.seed) for one in named}) < len(named):
         raise PydanticCustomError("member_twice", "{place}: names a model twice", {"place": place})
     if len(named) < 2:

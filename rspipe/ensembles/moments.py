@@ -80,7 +80,7 @@ def strongest_competitors(scores: Sequence[Tensor], label: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ImageMargins:
-    """What a pass finds out about all members at one image."""
+    """The margins of all members at one image."""
 
     moments: Moments
     """Of the label's margins over the competitors: mean [competitor, k]."""
@@ -111,7 +111,7 @@ class _Collected:
         self._label_probability.append(label_probability)
 
     def result(self) -> ImageMargins:
-        """Return what was found."""
+        """Return the margins of all blocks so far."""
         assert self._total is not None
         return ImageMargins(
             self._total,
@@ -148,15 +148,15 @@ def image_margins(
         draws: Noise draws, at least 2.
         limit: How many samples to run at once.
     """
-    found = {average: _Collected() for average in averages}
+    by_average = {average: _Collected() for average in averages}
     with evaluating(*networks):
         for noisy, use in noisy_batches(x, noise, Stream.WEIGHTS, sigma=sigma, n=draws):
             logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
             probabilities = [out.softmax(1) for out in logits]
             of_label = torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy()
-            for average, collected in found.items():
+            for average, collected in by_average.items():
                 collected.add(probabilities if average == "probabilities" else logits, label, of_label)
-    return {average: collected.result() for average, collected in found.items()}
+    return {average: collected.result() for average, collected in by_average.items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an ensemble is: members, weighting, and how its moments are estimated."""
+"""Ensembles: members, weighting, and how their moments are estimated."""
 
 from typing import Annotated, Literal
 

@@ -70,10 +70,10 @@ def _solve_with(solver: str, covariance: FloatArray, constraint: FloatArray) -> 
         raise SolverError(f"{solver}: {error}") from error
     if problem.status not in ("optimal", "optimal_inaccurate") or y.value is None:
         raise SolverError(f"{solver}: {problem.status}")
-    found = np.maximum(np.asarray(y.value, dtype=np.float64), 0.0)
-    if not constraint @ found > 0:
+    solved = np.maximum(np.asarray(y.value, dtype=np.float64), 0.0)
+    if not constraint @ solved > 0:
         raise SolverError(f"{solver}: {problem.status}, but no weights")
-    return found / (constraint @ found), str(problem.status)
+    return solved / (constraint @ solved), str(problem.status)
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,21 @@ def _solve_qp(covariance: FloatArray, constraint: FloatArray) -> _QpSolution:
     Raises:
         SolverError: Every solver failed, or the closest is too far from optimal to be believed.
     """
-    said: list[str] = []
-    found: list[_QpSolution] = []
+    failures: list[str] = []
+    solutions: list[_QpSolution] = []
     for solver in _SOLVERS:
         try:
             y, status = _solve_with(solver, covariance, constraint)
         except SolverError as error:
-            said.append(str(error))
+            failures.append(str(error))
             continue
-        found.append(_QpSolution(y, status, solver, _gap(y, covariance, constraint)))
-        if found[-1].gap <= _GAP:
+        solutions.append(_QpSolution(y, status, solver, _gap(y, covariance, constraint)))
+        if solutions[-1].gap <= _GAP:
             break
-        said.append(f"{solver}: {status}, but {found[-1].gap:.1e} from optimal")
-    best = min(found, key=lambda one: one.gap, default=None)
+        failures.append(f"{solver}: {status}, but {solutions[-1].gap:.1e} from optimal")
+    best = min(solutions, key=lambda one: one.gap, default=None)
     if best is None or not best.gap <= _LARGEST_GAP:
-        raise SolverError(f"no solver found weights ({'; '.join(said)}); drop duplicate or constant members")
+        raise SolverError(f"no solver found weights ({'; '.join(failures)}); drop duplicate or constant members")
     return best
 
 
@@ -224,7 +224,7 @@ def solve_weights(mean: ArrayLike, covariance: ArrayLike, *, method: Method = "e
     scaled = constraint / unit
     scaled = scaled / scaled.max()
     correlation = quadratic / np.outer(unit, unit)
-    found = _solve_qp(correlation, scaled)
-    weights = found.y / unit
+    optimum = _solve_qp(correlation, scaled)
+    weights = optimum.y / unit
     weights = weights / weights.sum()
-    return WeightSolution(weights, objective(weights), objective(uniform), found.status, found.solver, found.gap)
+    return WeightSolution(weights, objective(weights), objective(uniform), optimum.status, optimum.solver, optimum.gap)

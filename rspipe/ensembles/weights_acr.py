@@ -115,14 +115,14 @@ def _linear_step(weights: FloatArray, t: FloatArray, gradient: FloatArray, *, ca
         "bounds": np.stack([lower, upper], axis=1),
     }
     for solver in _LP_SOLVERS:
-        found = linprog(**program, method=solver)  # type: ignore[call-overload]
-        if found.x is not None:
+        solved = linprog(**program, method=solver)  # type: ignore[call-overload]
+        if solved.x is not None:
             break
     else:
-        raise SolverError(f"HiGHS found no step: {found.message.strip()}; rescale the margins")
+        raise SolverError(f"HiGHS found no step: {solved.message.strip()}; rescale the margins")
     before = float(np.minimum(t[images].min(1), cap).sum())
-    moved = np.maximum(weights + found.x[:k], 0.0)
-    return _Step(moved / moved.sum(), float(-found.fun - before))
+    moved = np.maximum(weights + solved.x[:k], 0.0)
+    return _Step(moved / moved.sum(), float(-solved.fun - before))
 
 
 def _ascend(start: FloatArray, mean: FloatArray, covariance: FloatArray, *, cap: float) -> tuple[FloatArray, float]:

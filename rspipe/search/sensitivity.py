@@ -1,4 +1,4 @@
-"""What a search's trials say of its hyper-parameters: which matter, how the ACR responds, and what the search cost."""
+"""Sensitivity of a search's trials to its hyper-parameters: which matter, how the ACR responds, what searching cost."""
 
 import json
 import logging
@@ -172,7 +172,7 @@ def responses(search: SearchSpec, trials: Sequence[Trial], *, seed: int = 0) -> 
     predict = _fitted(x, y, seed=seed)
     exponent = (_POINTS - 1).bit_length()
     rest = qmc.Sobol(len(names), rng=np.random.default_rng(seed)).random_base2(exponent)
-    found = []
+    curves = []
     for column, name in enumerate(names):
         grid, mean, deviation = _grid(search, name), [], []
         for position in _position(search, name, grid):
@@ -184,13 +184,13 @@ def responses(search: SearchSpec, trials: Sequence[Trial], *, seed: int = 0) -> 
         domain, half = search.space[name], 1.96 * np.array(deviation)
         centre = np.array(mean)
         log = isinstance(domain, Range) and domain.log
-        found.append(Response(name, grid, centre, centre - half, centre + half, log))
-    return tuple(found)
+        curves.append(Response(name, grid, centre, centre - half, centre + half, log))
+    return tuple(curves)
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What trials say of every hyper-parameter; empty where they are too few."""
+    """Importance of, and response to, every hyper-parameter; empty where trials are too few."""
 
     shares: Mapping[str, float]
     """See `importance`."""

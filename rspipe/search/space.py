@@ -1,4 +1,4 @@
-"""What a search varies: ranges, choices and conditions of hyper-parameters, and their places in method and training."""
+"""The space of a search: ranges, choices and conditions of hyper-parameters, fields of method and training."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ _CORNERS = 4096
 
 
 class Condition(Spec):
-    """What another hyper-parameter must be: one of `values`, or from `low` to `high`, ends included."""
+    """The values that another hyper-parameter must have: one of `values`, or from `low` to `high`, ends included."""
 
     values: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
     low: float | None = None
@@ -138,7 +138,7 @@ ADVMACER_SPACE: dict[str, Any] = {
     "beta": {"low": 1.0, "high": 32.0, "log": True},
     f"{TRAINING}lr": {"low": 0.01, "high": 0.2, "log": True},
 }
-"""What a search of AdvMacer varies by default: around the paper's settings, all it leaves open."""
+"""The space of AdvMacer by default: around the paper's settings, all it leaves open."""
 
 
 def _number_types(annotation: Any) -> set[type]:
@@ -166,8 +166,8 @@ def is_whole(name: str, method: MethodSpec, training: TrainingSpec) -> bool:
 
 def own_values(space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec) -> Parameters:
     """Return the study file's values of the hyper-parameters of a space; those that are off are left out."""
-    found = {name: getattr(*_field(name, method, training)) for name in sorted(space)}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: getattr(*_field(name, method, training)) for name in sorted(space)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def applied(
@@ -188,15 +188,15 @@ def applied(
 
 def parents_first(space: Mapping[str, Domain]) -> list[str]:
     """Return the names of a space by alphabet, but each after those that its conditions are about."""
-    found: list[str] = []
-    while len(found) < len(space):
-        open_ = [name for name in sorted(space) if name not in found]
+    ordered: list[str] = []
+    while len(ordered) < len(space):
+        open_ = [name for name in sorted(space) if name not in ordered]
         ready = [name for name in open_ if not any(parent in open_ for parent in space[name].when)]
         if not ready:
-            rest = ", ".join(sorted(set(space) - set(found)))
+            rest = ", ".join(sorted(set(space) - set(ordered)))
             raise PydanticCustomError("circle", "space: the conditions of {rest} go in a circle", {"rest": rest})
-        found.append(ready[0])
-    return found
+        ordered.append(ready[0])
+    return ordered
 
 
 def own_point(space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec) -> Parameters:
@@ -245,12 +245,12 @@ def grid_points(
     """Return every combination of `levels`, each once, without the study file's own settings."""
     own, names = own_values(space, method, training), sorted(space)
     values = [levels(space[name], count, whole=is_whole(name, method, training)) for name in names]
-    found: dict[tuple[tuple[str, Value], ...], Parameters] = {}
+    points: dict[tuple[tuple[str, Value], ...], Parameters] = {}
     for point in itertools.product(*values):
         chosen = choose(space, own, dict(zip(names, point, strict=True)).__getitem__)
-        found[tuple(chosen.items())] = chosen
-    found.pop(tuple(own_point(space, method, training).items()), None)
-    return tuple(found.values())
+        points[tuple(chosen.items())] = chosen
+    points.pop(tuple(own_point(space, method, training).items()), None)
+    return tuple(points.values())
 
 
 def grid_size(space: Mapping[str, Domain], count: int, method: MethodSpec, training: TrainingSpec) -> int:

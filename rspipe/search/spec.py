@@ -1,4 +1,4 @@
-"""What a search may be asked: what is varied, how trials are proposed, judged and stopped."""
+"""Searches: the space, and how trials are proposed, judged and stopped."""
 
 from typing import Annotated, Any, Literal
 

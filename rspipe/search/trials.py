@@ -124,7 +124,7 @@ def validation_acr(network: nn.Module, split: Split, search: SearchSpec) -> floa
 
 
 WATCHED = "validation_acr"
-"""What trials are compared by while they train (`rspipe.training.validation.watch`)."""
+"""The estimate that trials are compared by while they train (`rspipe.training.validation.watch`)."""
 
 
 def _watched(history: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -40,7 +40,7 @@ def _run_trials(
 
     from rspipe.stages.tune import GivenUp, Proposals, Stopper
 
-    asked = cluster.resources
+    resources = cluster.resources
     workers = cluster.now().workers(count)
     board = make_board(count)
     scratch, name = store.run_dir.local_part / ".ray", f"search-{uuid.uuid4().hex[:8]}"
@@ -48,7 +48,7 @@ def _run_trials(
         run_in_tune,
         searches=list(searches),
         run_dir=str(store.run_dir),
-        gpus=asked.gpus_per_worker,
+        gpus=resources.gpus_per_worker,
         decoders=cluster.decoders(workers),
         board=board,
     )
@@ -63,14 +63,14 @@ def _run_trials(
         return max(1, cluster.now().fits)
 
     tuner = tune.Tuner(
-        tune.with_resources(bound, {"cpu": asked.cpus_per_worker, "gpu": asked.gpus_per_worker}),
+        tune.with_resources(bound, {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}),
         tune_config=tune.TuneConfig(
             search_alg=Proposals(store, searches, on_end=on_end, room=room),
             scheduler=Stopper(store, searches),
             num_samples=count,
             reuse_actors=True,
-            # `room` is asked, too: as many as may be asked for, and as many as there is room for.
-            max_concurrent_trials=asked.workers or count,
+            # `room` is called, too: as many as may be wanted, and as many as there is room for.
+            max_concurrent_trials=resources.workers or count,
         ),
         run_config=tune.RunConfig(
             name=name,

@@ -1,4 +1,4 @@
-"""What Tune asks while it searches: which trial comes next, and which one is to be stopped.
+"""Answers to Tune while it searches: which trial comes next, and which one is to be stopped.
 
 The searches of a study run side by side in one Tune experiment; each has a sampler and an ASHA of its own. Both are
 rebuilt from the trials in the store, so Tune's own snapshots are not needed.
@@ -86,8 +86,8 @@ class _Learning:
             self._own_is_open = False
             self._outside.add(trial_id)
             return 0, own_point(search.space, search.method, search.training)
-        found = self._optuna.suggest(trial_id)
-        return found["index"], found["parameters"]
+        proposed = self._optuna.suggest(trial_id)
+        return proposed["index"], proposed["parameters"]
 
     def watched(self, trial_id: str, epoch: int, value: float) -> None:
         if trial_id not in self._outside:

@@ -22,7 +22,7 @@ from rspipe.study.groups import AnyModelGroup, CheckpointGroup, EnsembleGroup, M
 from rspipe.training.spec import AnyModelSpec, Label, ModelSpec
 
 SHARED = ("architecture", "training")
-"""What entries that train models inherit from the top of the file."""
+"""Keys that groups which train models inherit from the top of the file."""
 
 
 class StudyConfig(Spec):
@@ -51,7 +51,7 @@ class StudyConfig(Spec):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the numbers, JSON-like."""
+        """All that determines the numbers, JSON-like."""
         content = self.model_dump(mode="json", exclude={"title", "radii", "baseline", "published", "claims"})
         return {**content, "search": [without_trials(search) for search in content["search"]]}
 
@@ -61,13 +61,13 @@ class StudyConfig(Spec):
 
         Not of `sobol`, whose studies say themselves what they compare.
         """
-        found = []
+        groups = []
         for group in (search for search in self.search if search.algorithm.name != "sobol"):
             start = (group.method, group.training, group.architecture)
             trained = (g for g in self.models if isinstance(g, ModelGroup))
             there = {s for g in trained if (g.method, g.training, g.architecture) == start for s in g.sigma}
             if missing := tuple(sigma for sigma in group.sigma if sigma not in there):
-                found.append(
+                groups.append(
                     ModelGroup(
                         label=f"{group.label}_default",
                         architecture=group.architecture,
@@ -77,7 +77,7 @@ class StudyConfig(Spec):
                         seeds=group.seeds,
                     )
                 )
-        return tuple(found)
+        return tuple(groups)
 
     @property
     def groups(self) -> tuple["AnyModelGroup | SearchGroup", ...]:
@@ -118,18 +118,15 @@ class StudyConfig(Spec):
         """Return the models to train with the hyper-parameters `best` that a search found."""
         group = next(g for g in self.search if g.label == search.label and search.sigma in g.sigma)
         method, training = applied(best, group.method, group.training)
-        return tuple(
-            ModelSpec(
-                label=group.label,
-                data=self.data,
-                architecture=group.architecture,
-                method=method,
-                training=training,
-                train_sigma=search.sigma,
-                seed=seed,
-            )
-            for seed in group.seeds
+        winners = ModelGroup(
+            label=group.label,
+            architecture=group.architecture,
+            method=method,
+            training=training,
+            sigma=(search.sigma,),
+            seeds=group.seeds,
         )
+        return tuple(winners.model_specs(self.data))
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:

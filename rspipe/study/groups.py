@@ -142,7 +142,7 @@ class SearchGroup(Spec):
     sigma: Sigmas
     seeds: Seeds
     space: Space
-    """What is varied, by name; of AdvMacer all that the paper leaves open by default."""
+    """Hyper-parameters to vary, by name; of AdvMacer all that the paper leaves open by default."""
     trials: Annotated[int, Field(ge=2)] = 8
     """The first has the study file's settings. More can be added later, except with `sobol`."""
     seed: Seed = 0
@@ -269,15 +269,15 @@ class EnsembleGroup(Spec):
             enough = all(len(group) >= count for group, count in zip(have, counts, strict=True))
             picked = [model for group, count in zip(have, counts, strict=True) for model in group[:count]]
             return tuple(picked) if enough else None
-        found = {(model.label, model.seed): model for model in models}
+        by_seed = {(model.label, model.seed): model for model in models}
         named = parse_ids(self.members)
-        if any((one.label, one.seed) not in found for one in named):
+        if any((one.label, one.seed) not in by_seed for one in named):
             return None
         for one in named:
-            actual = found[one.label, one.seed].id
+            actual = by_seed[one.label, one.seed].id
             if one.text != actual and one.text.count("-") == actual.count("-"):
                 raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
-        return tuple(found[one.label, one.seed] for one in named)
+        return tuple(by_seed[one.label, one.seed] for one in named)
 
     def label(self, members: Sequence[Member]) -> str:
         """Return what an ensemble of this entry is called: as it is written, where that is the paper's words."""

@@ -554,7 +554,7 @@ WRONG = [
     # Missing.
     ("models.1.method={}", "models[1].method: needs a name, e.g. method.name"),
     ("models.0={}", "models[0].method is missing"),
-    ("data={name='parquet'}", "data.title is missing"),
+    ("data={name='parquet'}", "data.folder is missing"),
     ("search.0.space={lbd={low=1}}", "search[0].space.lbd.high is missing"),
     # Out of range.
     ("models.1.sigma=0", "models[1].sigma[0] = 0: Input should be greater than 0"),
