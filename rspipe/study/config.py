@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec, DigitsData
-from rspipe.ensembles.members import MOST_IN_SUBSETS, Member, parse_ids
+from rspipe.ensembles.members import Member
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec, ensemble_name
 from rspipe.errors import nearest
 from rspipe.search.space import Parameters, applied
@@ -19,6 +19,7 @@ from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, EnsembleGroup, ModelGroup, SearchGroup
+from rspipe.study.references import check_entries, check_members
 from rspipe.training.spec import AnyModelSpec, Label, ModelSpec
 
 SHARED = ("architecture", "training")
@@ -172,10 +173,9 @@ class StudyConfig(Spec):
                 consensus_size=group.consensus if weights == "consensus" else 0,
             )
 
-    @model_validator(mode="after")
-    def _names_fit(self) -> "StudyConfig":
-        labels = [group.label for group in self.groups]
-        seeds: dict[tuple[str, float], set[int]] = {}
+    def _trained(self) -> dict[tuple[str, float], set[int]]:
+        """Return the seeds of the models, by label and noise level; raise where two models would have one name."""
+        trained: dict[tuple[str, float], set[int]] = {}
         for group in self.groups:
             if len(set(group.seeds)) < len(group.seeds):
                 raise PydanticCustomError(
@@ -184,7 +184,7 @@ class StudyConfig(Spec):
                     {"label": group.label, "seeds": str(list(group.seeds))},
                 )
             for sigma in group.sigma:
-                others = seeds.setdefault((group.label, sigma), set())
+                others = trained.setdefault((group.label, sigma), set())
                 if others and (not isinstance(group, CheckpointGroup) or not others.isdisjoint(group.seeds)):
                     raise PydanticCustomError(
                         "label_twice",
@@ -192,8 +192,13 @@ class StudyConfig(Spec):
                         {"label": group.label, "sigma": sigma},
                     )
                 others.update(group.seeds)
+        return trained
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "StudyConfig":
+        trained, labels = self._trained(), [group.label for group in self.groups]
         for index, ensemble in enumerate(self.ensembles):
-            self._members_fit(ensemble, seeds, place=f"ensembles[{index}]")
+            check_members(ensemble, trained, place=f"ensembles[{index}]")
         if self.baseline is not None and self.baseline not in labels:
             raise PydanticCustomError(
                 "unknown_baseline",
@@ -219,60 +224,5 @@ class StudyConfig(Spec):
             references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
         # Forming hundreds of ensembles takes time that a study without references need not spend.
         entries = [*(group.label for group in self.groups), *self._ensemble_names()] if references else []
-        for place, name in references:
-            if name not in entries:
-                raise PydanticCustomError(
-                    "unknown_entry",
-                    "{place}: there is no entry '{name}'{hint}",
-                    {"place": place, "name": name, "hint": nearest(name, entries)},
-                )
+        check_entries(references, entries)
         return self
-
-    def _members_fit(self, ensemble: EnsembleGroup, seeds: dict[tuple[str, float], set[int]], *, place: str) -> None:
-        """Raise unless an entry's members are models of the study, by label and noise level."""
-        labels, text = [group.label for group in self.groups], ensemble.text
-        wanted = ensemble.wanted(place=f"{place}.members")
-        size = sum(count for _, count in wanted)
-        if "consensus" in ensemble.weights and ensemble.consensus >= size:
-            raise PydanticCustomError(
-                "consensus_too_large",
-                "{place}.consensus = {first} must be below the {size} members of '{text}'",
-                {"place": place, "first": ensemble.consensus, "size": size, "text": text},
-            )
-        if ensemble.all_subsets and size > MOST_IN_SUBSETS:
-            raise PydanticCustomError(
-                "too_many_subsets",
-                "{place}.all_subsets: '{text}' are {size} members; all subsets are formed of {most} at most",
-                {"place": place, "text": text, "size": size, "most": MOST_IN_SUBSETS},
-            )
-        place = f"{place}.members"
-        for label, count in wanted:
-            if label not in labels:
-                raise PydanticCustomError(
-                    "unknown_member",
-                    "{place}: no model is labelled '{label}'{hint}",
-                    {"place": place, "label": label, "hint": nearest(label, labels)},
-                )
-            for sigma in ensemble.sigmas(self.sigmas):
-                have = len(seeds.get((label, sigma), ()))
-                if have < count and (ensemble.sigma is not None or have > 0):
-                    raise PydanticCustomError(
-                        "too_many_members",
-                        "{place}: '{label} x{count}' needs {count} models but sigma {sigma} has {have}; "
-                        "add seeds to '{label}' or ask for fewer",
-                        {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
-                    )
-        if not isinstance(ensemble.members, str):
-            for one in parse_ids(ensemble.members):
-                if one.seed not in seeds.get((one.label, one.sigma), ()) or ensemble.sigma not in (None, (one.sigma,)):
-                    raise PydanticCustomError(
-                        "unknown_model",
-                        "{place}: the study has no '{text}' at this noise level; see sigma and seeds of '{label}'",
-                        {"place": place, "text": one.text, "label": one.label},
-                    )
-        if not any(all((label, sigma) in seeds for label, _ in wanted) for sigma in self.sigmas):
-            raise PydanticCustomError(
-                "no_common_sigma",
-                "{place}: '{text}' has no sigma at which all of its members are trained; add one to 'sigma' of a model",
-                {"place": place, "text": text},
-            )

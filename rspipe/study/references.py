@@ -1,0 +1,92 @@
+"""References within a study file: the members of ensembles and the entries of claims must be trained."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from pydantic_core import PydanticCustomError
+
+from rspipe.ensembles.members import MOST_IN_SUBSETS, parse_ids
+from rspipe.errors import nearest
+from rspipe.study.groups import EnsembleGroup
+
+Trained: TypeAlias = Mapping[tuple[str, float], Collection[int]]
+"""Seeds of a study's models, by label and noise level."""
+
+
+def check_entries(references: Iterable[tuple[str, str]], entries: Collection[str]) -> None:
+    """Raise a PydanticCustomError unless every name, given behind its place in the file, is an entry of the study."""
+    for place, name in references:
+        if name not in entries:
+            raise PydanticCustomError(
+                "unknown_entry",
+                "{place}: there is no entry '{name}'{hint}",
+                {"place": place, "name": name, "hint": nearest(name, entries)},
+            )
+
+
+def check_members(ensemble: EnsembleGroup, trained: Trained, *, place: str) -> None:
+    """Raise a PydanticCustomError unless the members of an ensemble are models of the study."""
+    wanted = ensemble.wanted(place=f"{place}.members")
+    _check_size(ensemble, sum(count for _, count in wanted), place=place)
+    place, sigmas = f"{place}.members", tuple(sorted({sigma for _, sigma in trained}))
+    _check_labels(ensemble, wanted, trained, sigmas, place=place)
+    if not isinstance(ensemble.members, str):
+        _check_listed(ensemble, ensemble.members, trained, place=place)
+    if not any(all((label, sigma) in trained for label, _ in wanted) for sigma in sigmas):
+        raise PydanticCustomError(
+            "no_common_sigma",
+            "{place}: '{text}' has no sigma at which all of its members are trained; add one to 'sigma' of a model",
+            {"place": place, "text": ensemble.text},
+        )
+
+
+def _check_size(ensemble: EnsembleGroup, size: int, *, place: str) -> None:
+    if "consensus" in ensemble.weights and ensemble.consensus >= size:
+        raise PydanticCustomError(
+            "consensus_too_large",
+            "{place}.consensus = {first} must be below the {size} members of '{text}'",
+            {"place": place, "first": ensemble.consensus, "size": size, "text": ensemble.text},
+        )
+    if ensemble.all_subsets and size > MOST_IN_SUBSETS:
+        raise PydanticCustomError(
+            "too_many_subsets",
+            "{place}.all_subsets: '{text}' are {size} members; all subsets are formed of {most} at most",
+            {"place": place, "text": ensemble.text, "size": size, "most": MOST_IN_SUBSETS},
+        )
+
+
+def _check_labels(
+    ensemble: EnsembleGroup,
+    wanted: Sequence[tuple[str, int]],
+    trained: Trained,
+    sigmas: tuple[float, ...],
+    *,
+    place: str,
+) -> None:
+    labels = {label for label, _ in trained}
+    for label, count in wanted:
+        if label not in labels:
+            raise PydanticCustomError(
+                "unknown_member",
+                "{place}: no model is labelled '{label}'{hint}",
+                {"place": place, "label": label, "hint": nearest(label, labels)},
+            )
+        for sigma in ensemble.sigmas(sigmas):
+            have = len(trained.get((label, sigma), ()))
+            if have < count and (ensemble.sigma is not None or have > 0):
+                raise PydanticCustomError(
+                    "too_many_members",
+                    "{place}: '{label} x{count}' needs {count} models but sigma {sigma} has {have}; "
+                    "add seeds to '{label}' or ask for fewer",
+                    {"place": place, "label": label, "count": count, "sigma": sigma, "have": have},
+                )
+
+
+def _check_listed(ensemble: EnsembleGroup, ids: Sequence[str], trained: Trained, *, place: str) -> None:
+    for one in parse_ids(ids):
+        if one.seed not in trained.get((one.label, one.sigma), ()) or ensemble.sigma not in (None, (one.sigma,)):
+            raise PydanticCustomError(
+                "unknown_model",
+                "{place}: the study has no '{text}' at this noise level; see sigma and seeds of '{label}'",
+                {"place": place, "text": one.text, "label": one.label},
+            )
