@@ -13,7 +13,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from rspipe.records import Trial
-from rspipe.search.space import Choice, Domain, Parameters, Value, choose, is_whole, own_point, own_values
+from rspipe.search.domains import Choice, Domain, Value
+from rspipe.search.space import Parameters, choose, is_whole, own_point, own_values
 from rspipe.search.spec import MAXIMIZED, Objective, SearchSpec
 
 

@@ -13,8 +13,9 @@ from scipy.stats import qmc
 
 from rspipe.arrays import FloatArray
 from rspipe.records import Trial
+from rspipe.search.domains import Choice, Range
 from rspipe.search.sampler import distributions, objective_values
-from rspipe.search.space import Choice, Parameters, Range, is_whole, own_values, value_at
+from rspipe.search.space import Parameters, is_whole, own_values, value_at
 from rspipe.search.spec import MAXIMIZED, SearchSpec
 
 LEAST_TRIALS = 8

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from rspipe.data.spec import DataSpec
 from rspipe.networks.spec import Architecture
-from rspipe.search.space import Space
+from rspipe.search.domains import Space
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec, by_name, content_id
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import Label, TrainingSpec

@@ -12,19 +12,8 @@ from torch import nn
 from rspipe.arrays import FloatArray
 from rspipe.data.splits import Dataset, Split
 from rspipe.records import Trial
-from rspipe.search.space import (
-    Choice,
-    Domain,
-    Parameters,
-    Value,
-    applied,
-    choose,
-    grid_points,
-    is_whole,
-    own_point,
-    own_values,
-    value_at,
-)
+from rspipe.search.domains import Choice, Domain, Value
+from rspipe.search.space import Parameters, applied, choose, grid_points, is_whole, own_point, own_values, value_at
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.certify import class_counts

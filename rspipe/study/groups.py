@@ -18,7 +18,9 @@ from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_me
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
 from rspipe.networks.spec import Architecture, Checkpoint
-from rspipe.search.space import ADVMACER_SPACE, Space, check_space, grid_size
+from rspipe.search.domains import ADVMACER_SPACE, Space
+from rspipe.search.feasibility import check_space
+from rspipe.search.space import grid_size
 from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
 from rspipe.smoothing.spec import check_can_certify
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec

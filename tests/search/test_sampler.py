@@ -8,8 +8,9 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from rspipe.records import Trial
+from rspipe.search.domains import Choice, Domain, Range
 from rspipe.search.sampler import managed_indices, objective_values, open_study, suggest, tell
-from rspipe.search.space import Choice, Domain, Parameters, Range
+from rspipe.search.space import Parameters
 from rspipe.search.spec import NSGA2, TPE, SearchSpec
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.spec import TrainingSpec

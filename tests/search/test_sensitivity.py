@@ -9,8 +9,9 @@ import optuna
 import pytest
 
 from rspipe.records import Trial
+from rspipe.search.domains import Choice, Range
 from rspipe.search.sensitivity import LEAST_TRIALS, best_so_far, front, importance, responses, sensitivity
-from rspipe.search.space import Choice, Parameters, Range
+from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.spec import TrainingSpec

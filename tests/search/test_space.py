@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rspipe.errors import StudyError
-from rspipe.search.space import Choice, Range, applied, grid_points, is_whole, own_point
+from rspipe.search.domains import Choice, Range
+from rspipe.search.space import applied, grid_points, is_whole, own_point
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import trial_parameters, trial_spec
 from rspipe.study.config import StudyConfig

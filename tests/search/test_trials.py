@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DigitsData
 from rspipe.data.splits import Dataset, Split
-from rspipe.search.space import Choice, Range
+from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import (
     judged_trial,

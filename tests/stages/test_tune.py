@@ -9,8 +9,8 @@ import pytest
 from ray.tune.search import Searcher
 
 from rspipe.records import Trial
+from rspipe.search.domains import Choice, Range
 from rspipe.search.sampler import contains_own
-from rspipe.search.space import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, stopped_trial
 from rspipe.stages.tune import GivenUp, Proposals, _Learning

@@ -18,7 +18,7 @@ from rspipe.data.spec import DigitsData, ParquetData
 from rspipe.ensembles.members import parse_members
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
 from rspipe.errors import StudyError, nearest
-from rspipe.search.space import Choice, Range
+from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule
 from rspipe.spec import Spec, content_id
