@@ -52,7 +52,7 @@ class Terms:
 
 
 class Method(Spec):
-    """A training method: its hyper-parameters, and the loss that they are of.
+    """A training method: its hyper-parameters and its loss.
 
     One that says nothing else has one noise vector per image and one forward-and-backward pass for each. As in
     SmoothAdv's reference, a batch of B images that are seen in m noisy copies is split into m mini-batches of B // m
