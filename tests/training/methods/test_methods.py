@@ -507,6 +507,8 @@ def test_the_default_schedule_is_the_papers() -> None:
         "momentum": 0.9,
         "weight_decay": 1e-4,
         "grad_clip": None,
+        "precision": "float32",
+        "compiled": False,
     }
     assert TrainingSpec().model_dump() == expected
 
