@@ -8,7 +8,7 @@
     ├── LogError       a file is no certification log, or cannot be read
     ├── MismatchError  results that do not answer the same question are not compared
     ├── StoreError     the run directory belongs to another study, is in use, or cannot be reached
-    │   └── DamagedError   a file in it is damaged or missing, and can be made anew
+    │   └── DamagedError   a file in it is damaged or missing, and can be recreated
     ├── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
     └── MissingPackageError   what is asked for needs a package of an extra that is not installed
         └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others

@@ -1,4 +1,4 @@
-"""From what Ray raises to the error that caused it."""
+"""The cause of a failure on the cluster: our own error inside those of Ray."""
 
 import re
 

@@ -71,7 +71,7 @@ class Tracker:
             for run in runs.values():
                 self._publish_run(run, parent, known)
             for key in known.keys() - runs.keys():
-                # Of parameters that are gone: kept, as MLflow deletes nothing, but told apart.
+                # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.
                 self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
             for name, path in (files or {}).items():
                 folder = str(Path(name).parent)

@@ -1,4 +1,4 @@
-"""What Ray writes goes to a log, and what Python writes to the terminal."""
+"""Output of Ray goes to a log, that of Python to the terminal."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What MLflow holds of a study, and that it may be missing."""
+"""A study in MLflow, which may also be missing."""
 
 import json
 import logging
@@ -562,7 +562,7 @@ _TRACES = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plo
 def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_accuracy_curves_overlay(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What README says to do, in the pages that MLflow's own server shows."""
+    """Compare runs as the README advises, in the pages that MLflow's own server shows."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
     by_name = {run.info.run_name: run for run in runs(served.store)}
     experiment = next(iter(by_name.values())).info.experiment_id
