@@ -33,12 +33,14 @@ from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import Classifier
-from rspipe.smoothing.counting import ImageCounts
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.rules import looks
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages import certify
-from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.stages.passes import CountPass, Work, visit
 from rspipe.stages.report import read_results
+from rspipe.storage.classifiers import Candidate
+from rspipe.storage.counts import SCHEMA, count_rows
 from rspipe.storage.files import write_json
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -141,15 +143,25 @@ def stand_in_loop(config: dict[str, Any]) -> None:
 class Counted(CountPass):
     """A pass that counts nothing: every sample of every classifier falls into the label's class."""
 
-    def run(self, *given: Any, **_: Any) -> dict[str, Any]:
-        """Return arrays of the sizes that a real pass returns, for (networks, image, label, example)."""
-        label, rows, spec = given[2], len(self.classifiers), self.certify
+    def run(self, *given: Any, **_: Any) -> pa.Table:
+        """Return rows like those of a real pass, for (networks, image, label, example)."""
+        (label, example), rows, spec = given[2:], len(self.classifiers), self.certify
         marks = np.array([look.n for look in looks(spec.n, spec.alpha)])
         selection, estimation = (np.zeros((rows, CLASSES), np.int64) for _ in range(2))
         selection[:, label], estimation[:, label] = spec.n0, spec.n
         prefix = np.zeros((rows, len(marks), CLASSES), np.int64)
         prefix[:, :, label] = marks
-        found = ImageCounts(
+        counts = CountTable(
+            sigma=self.sigma,
+            rule=spec.rule,
+            n0=spec.n0,
+            n=spec.n,
+            alpha=spec.alpha,
+            seed=spec.seed,
+            classifier=np.array([one.id for one in self.classifiers]),
+            kind=np.array([one.kind for one in self.classifiers]),
+            example=np.full(rows, example),
+            label=np.full(rows, label),
             selection=selection,
             pilot=np.zeros_like(selection),
             estimation=estimation,
@@ -158,9 +170,10 @@ class Counted(CountPass):
             prefix=prefix,
             probability_sum=estimation.astype(float),
             probability_square=estimation.astype(float),
-            batch_size=1,
+            batch_size=np.ones(rows, np.int64),
+            seconds=np.zeros(rows),
         )
-        return {name: np.asarray(value) for name, value in vars(found).items()}
+        return count_rows(counts, keys=self.keys, spec=spec, device="cpu")
 
 
 def measure_models(options: Options, cluster: Cluster, folder: Path) -> list[Measured]:
@@ -225,22 +238,20 @@ def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Mea
     """Certify growing numbers of images with the stage's own stream and tables."""
     found, spec = [], CertifySpec(n0=100, n=10_000)
     classifiers = tuple(Classifier(f"c{index}", (0,), (1.0,)) for index in range(options.classifiers))
-    kinds, keys = ({one.id: value for one in classifiers} for value in ("model", "k"))
-    candidates = [
-        certify._Candidate(one.id, "model", SIGMA, (one.id,), (1.0,), "logits", (one.id,)) for one in classifiers
-    ]
+    keys = dict.fromkeys((one.id for one in classifiers), "k")
+    candidates = [Candidate(one.id, SIGMA, (one.id,), (1.0,), "logits", (one.id,)) for one in classifiers]
     study = study_of(1, folder)
     for size in options.images:
         store = Store(folder / f"images-{size}")
         write_json(store.run_dir / "study.json", {})
         split = Split(torch.zeros(size, 1, 8, 8), torch.zeros(size, dtype=torch.int64), torch.arange(size))
-        sampling = Counted(SIGMA, (), classifiers, spec, CLASSES)
+        sampling = Counted(SIGMA, (), classifiers, tuple(keys.values()), spec, CLASSES)
 
         def plan(store: Store = store, split: Split = split) -> list[Work]:
             return certify._works(candidates, split, store.counted(), study, keys=keys, classes=CLASSES)
 
-        def on_block(visits: list[Visit], store: Store = store, sampling: Counted = sampling) -> None:
-            store.save_counts(pa.concat_tables(certify._table(sampling, one, kinds, keys) for one in visits))
+        def on_block(rows: pa.Table, store: Store = store) -> None:
+            store.save_counts(rows.select(SCHEMA.names))
 
         works, planned = timed("plan the images", "image", size, plan)
         assert sum(len(work.split) for work in works) == size

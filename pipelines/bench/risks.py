@@ -1,4 +1,4 @@
-"""What the sampling rules risk and cost, exactly: sums over binomial counts, nothing simulated.
+"""Risks and costs of the sampling rules, exactly: sums over binomial counts, nothing simulated.
 
 A claim is false when its bound is at least 1/2, which certifies a radius, and exceeds p, the probability of the
 selected class. At p < 1/2 any claim counts as false, although the class may still be the most probable one.

@@ -18,7 +18,7 @@ import numpy as np
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.errors import LogError
 from rspipe.smoothing.certificates import ABSTAIN, Certificates
-from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.counts import CountTable
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 """Of Cohen et al. 2019, in their order."""
@@ -279,13 +279,13 @@ def write_log(rows: Iterable[Sequence[object]], *, more: Sequence[str] = ()) -> 
 _LOG_DECIMALS = 6
 
 
-def certification_log(counts: ClassifierCounts, certificates: Certificates) -> str:
+def certification_log(counts: CountTable, certificates: Certificates) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
     The time is that of the pass over the image, shared by all classifiers of it.
     """
     floors = np.floor(certificates.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
-    seconds = f"{counts.seconds / len(counts.example):.3f}"
+    seconds = f"{counts.seconds.mean():.3f}"
     return write_log(
         (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds)
         for example, label, prediction, radius in zip(

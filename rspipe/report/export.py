@@ -13,16 +13,16 @@ from rspipe.report.sections.results import result_table, seed_table
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
 from rspipe.smoothing.certificates import Certificates
-from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.metrics import acr_interval, certified_accuracy
 
 
 def derived_table(
-    rows: Mapping[str, tuple[ClassifierCounts, Certificates]], *, radii: Sequence[float], with_radius: bool
+    rows: Mapping[str, tuple[CountTable, Certificates]], *, radii: Sequence[float], with_radius: bool
 ) -> Table:
     """Return one row per classifier with the metrics of certificates that were derived from its counts."""
 
-    def row(name: str, counts: ClassifierCounts, certificates: Certificates) -> dict[str, Cell]:
+    def row(name: str, counts: CountTable, certificates: Certificates) -> dict[str, Cell]:
         correct = certificates.prediction == counts.label
         shown = radii if with_radius else [0.0]
         accuracy = zip(shown, certified_accuracy(certificates.radius, correct, shown), strict=True)

@@ -13,7 +13,8 @@ from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.tables import Cell, Table, interval_cell, number_cell
 from rspipe.smoothing.certificates import Certificates, certify_counts, check_alpha
-from rspipe.smoothing.derivation import ClassifierCounts, derive, first_samples
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import derive, first_samples
 from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.spec import check_can_certify
 
@@ -31,11 +32,11 @@ class CertifiedRun:
 
     name: str
     data: DataSpec
-    counts: Mapping[Name, tuple[ClassifierCounts, ...]]
+    counts: Mapping[Name, tuple[CountTable, ...]]
     """Of every label, one per seed, and of every ensemble, in the order of the study."""
 
     @property
-    def all_counts(self) -> Iterator[ClassifierCounts]:
+    def all_counts(self) -> Iterator[CountTable]:
         """The counts of all classifiers."""
         return chain.from_iterable(self.counts.values())
 
@@ -48,7 +49,7 @@ class Terms:
     alpha: float
     by_rule: bool
 
-    def certificates(self, counts: ClassifierCounts) -> Certificates:
+    def certificates(self, counts: CountTable) -> Certificates:
         """Return the certificates of a classifier on these terms."""
         if self.by_rule:
             return derive(counts, alpha=self.alpha)
@@ -105,14 +106,14 @@ def tested_images(data: DataSpec) -> dict[str, Any]:
     return {"name": "digits"} if data.name == "digits" else data.model_dump(mode="json", exclude=set(_ONLY_TRAINING))
 
 
-def _rule(counts: ClassifierCounts) -> str:
+def _rule(counts: CountTable) -> str:
     """Return the rule with its parameters, in words."""
     # An image that misses the label counts 0 whether or not it was stopped.
     parameters = counts.rule.model_dump(mode="json", exclude={"name", "label_stop"})
     return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
 
 
-def _samples_of_all(counts: ClassifierCounts) -> int:
+def _samples_of_all(counts: CountTable) -> int:
     """Return how many estimation samples there are of every image that was not given up as 0."""
     drawn = counts.drawn[~np.isin(counts.stop, ["label", "futility"])]
     return int(drawn.min(initial=counts.n))
@@ -192,7 +193,7 @@ def _title(run: CertifiedRun, name: Name) -> str:
     return f"{run.name}: {name[0]}" + (f" (mean of {seeds} seeds)" if seeds > 1 else "")
 
 
-def _labels(counts: ClassifierCounts, examples: IntArray) -> IntArray:
+def _labels(counts: CountTable, examples: IntArray) -> IntArray:
     return np.asarray(counts.label[np.searchsorted(counts.example, examples)], dtype=np.int64)
 
 

@@ -34,7 +34,7 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class AttackedImage:
-    """What became of one image at growing distances."""
+    """The outcome of attacks on one image at growing distances."""
 
     predictions: IntArray
     """[distance], the smoothed classifier's class at the adversarial example, or ABSTAIN."""

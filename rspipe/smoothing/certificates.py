@@ -84,7 +84,7 @@ def radius_cap(*, sigma: float, n: int, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What CERTIFY says of many examples: arrays [...] of the same shape."""
+    """Certified predictions of many examples: arrays [...] of the same shape."""
 
     prediction: IntArray
     """The class, or ABSTAIN."""

@@ -37,11 +37,11 @@ class Certificate:
 BaseClassifier = Callable[[Tensor], Tensor]
 
 
-def _check_sampling(x: Tensor, *, sigma: float, alpha: float, **sizes: int) -> None:
+def _check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 1) -> None:
     check_alpha(alpha)
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
-    for name, size in sizes.items():
+    for name, size in (("n0", n0), ("n", n)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     if not (x.is_floating_point() and bool(x.isfinite().all())):

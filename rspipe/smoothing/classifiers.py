@@ -51,10 +51,15 @@ class Classifier:
                 f"got {self.consensus_size}"
             )
 
+    @property
+    def kind(self) -> Literal["model", "ensemble"]:
+        """A single model, or several of them."""
+        return "model" if len(self.members) == 1 else "ensemble"
+
 
 @dataclass(frozen=True)
 class Scores:
-    """What a classifier makes of a batch."""
+    """The classes and scores that a classifier returns for a batch."""
 
     classes: Tensor
     """[sample], int64: the class; ties go to the lowest."""
@@ -63,7 +68,7 @@ class Scores:
 
 
 def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) -> list[Scores]:
-    """Return what each classifier makes of each sample.
+    """Return the classes and scores that each classifier returns for each sample.
 
     Every classifier is computed from its own members in their order, sample by sample, so that no result depends
     on which other classifiers are evaluated beside it.
@@ -72,13 +77,13 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         classifiers: What to evaluate.
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
-    members, found = _Members(logits), dict[int, Scores]()
+    members, scores = _Members(logits), dict[int, Scores]()
     kinds: dict[str, list[int]] = {}
     for row, one in enumerate(classifiers):
         kinds.setdefault(_kind(one), []).append(row)
     for kind, rows in kinds.items():
-        found |= zip(rows, members.scores(kind, [classifiers[row] for row in rows]), strict=True)
-    return [found[row] for row in range(len(classifiers))]
+        scores |= zip(rows, members.scores(kind, [classifiers[row] for row in rows]), strict=True)
+    return [scores[row] for row in range(len(classifiers))]
 
 
 def _kind(classifier: Classifier) -> str:
@@ -89,7 +94,7 @@ def _kind(classifier: Classifier) -> str:
 
 
 class _Members:
-    """What members make of a batch, in vectors of samples: [class, member, sample]."""
+    """Scores of the members on a batch, in vectors of samples: [class, member, sample]."""
 
     def __init__(self, logits: Mapping[int, Tensor]) -> None:
         self._place = {position: place for place, position in enumerate(logits)}
@@ -110,7 +115,7 @@ class _Members:
         return _by_sample(self._probabilities)
 
     def scores(self, kind: str, classifiers: Sequence[Classifier]) -> list[Scores]:
-        """Return what classifiers of one kind make of each sample."""
+        """Return the classes and scores of classifiers of one kind."""
         if kind == "single":
             places = [self._place[one.members[0]] for one in classifiers]
             return [Scores(self._classes[place], self._rows[place]) for place in places]

@@ -5,44 +5,21 @@ therefore depends on itself alone, not on which others are counted beside it; a 
 classifiers that it belongs to still draws.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rspipe.arrays import FloatArray, IntArray
+from rspipe.arrays import IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
+from rspipe.smoothing.counts import NO_LABEL, CountTable
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing.spec import CertifySpec
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """What a pass over an image counted, one row per classifier."""
-
-    selection: IntArray
-    """[classifier, class] of the n0 samples that select the class."""
-    pilot: IntArray
-    """[classifier, class] of the samples, beside those, that the number of samples was planned from."""
-    estimation: IntArray
-    """[classifier, class] of the fresh samples that estimate the class's probability."""
-    stop: NDArray[np.str_]
-    """[classifier] why there are fewer samples than n: "label", "futility", "settled", "planned", or "" for all n."""
-    marks: IntArray
-    """[mark] numbers of samples at which the counts so far were noted."""
-    prefix: IntArray
-    """[classifier, mark, class] counts of the first so many estimation samples; -1 where there are not as many."""
-    probability_sum: FloatArray
-    """[classifier, class] sum of the classifier's probabilities over the estimation samples."""
-    probability_square: FloatArray
-    """[classifier, class] sum of their squares."""
-    batch_size: int
-    """Samples that ran at once."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +80,8 @@ def count_image(
     example: int,
     classes: int,
     limit: BatchLimit | None = None,
-) -> ImageCounts:
-    """Count the classes that classifiers return at x + N(0, sigma^2 I), by the rule of `spec`.
+) -> CountTable:
+    """Count the classes that classifiers return at x + N(0, sigma^2 I), by the rule of `spec`: a row for each.
 
     Args:
         networks: The members, as they are deployed.
@@ -120,6 +97,7 @@ def count_image(
     Raises:
         ModelError: A network returned NaN, infinity, a wrong shape or another number of classes.
     """
+    began = time.monotonic()
     source = _Source(networks, classifiers, x, sigma, spec, example, classes, limit or BatchLimit())
     rule, everyone = spec.rule, np.arange(len(classifiers))
     selection = source.count(Stream.SELECTION, spec.n0, everyone)
@@ -142,7 +120,18 @@ def count_image(
         estimate.run()
     if rule.name == "radius_grid":
         stop[(stop == "") & (estimate.targets < spec.n)] = "settled"
-    return ImageCounts(
+    rows = len(classifiers)
+    return CountTable(
+        sigma=sigma,
+        rule=rule,
+        n0=spec.n0,
+        n=spec.n,
+        alpha=spec.alpha,
+        seed=spec.seed,
+        classifier=np.array([one.id for one in classifiers]),
+        kind=np.array([one.kind for one in classifiers]),
+        example=np.full(rows, example),
+        label=np.full(rows, NO_LABEL if label is None else label),
         selection=selection,
         pilot=pilot,
         estimation=estimate.counts,
@@ -151,7 +140,8 @@ def count_image(
         prefix=estimate.prefix,
         probability_sum=estimate.sums[0].cpu().numpy(),
         probability_square=estimate.sums[1].cpu().numpy(),
-        batch_size=estimate.batch_size,
+        batch_size=np.full(rows, estimate.batch_size),
+        seconds=np.full(rows, time.monotonic() - began),
     )
 
 

@@ -1,7 +1,7 @@
 """From stored counts to certificates, offline: another alpha, fewer samples, two-sided, soft, or PREDICT.
 
 What a rule decided (the class, how many samples) came from the selection and the pilot alone, or is paid for by the
-shares of alpha of all its looks. So every certificate here is as valid as if it had been asked for in the beginning.
+shares of alpha of all its looks. So every certificate here is as valid as if it had been planned from the beginning.
 Asking for several and keeping the best is not: then each needs its share of alpha.
 """
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.certificates import (
@@ -21,64 +20,18 @@ from rspipe.smoothing.certificates import (
     predict_counts,
     two_sided_counts,
 )
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.metrics import average_certified_radius, credited_radius, saturated
 from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
-from rspipe.smoothing.spec import RuleSpec, check_can_certify
+from rspipe.smoothing.spec import check_can_certify
 
 CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
 
 KINDS: tuple[CertificateKind, ...] = get_args(CertificateKind)
 
 
-@dataclass(frozen=True)
-class ClassifierCounts:
-    """The stored counts of one classifier on many examples, under one rule."""
-
-    id: str
-    kind: Literal["model", "ensemble"]
-    sigma: float
-    rule: RuleSpec
-    n0: int
-    n: int
-    """Estimation samples of an image, at most."""
-    alpha: float
-    seed: int
-    example: IntArray
-    """[example]."""
-    label: IntArray
-    """[example]."""
-    selection: IntArray
-    """[example, class]."""
-    pilot: IntArray
-    """[example, class]."""
-    estimation: IntArray
-    """[example, class]."""
-    stop: NDArray[np.str_]
-    """[example] why there are fewer than n estimation samples."""
-    marks: IntArray
-    """[mark] numbers of samples at which counts were noted."""
-    prefix: IntArray
-    """[example, mark, class] counts of the first so many estimation samples; -1 where there were not as many."""
-    probability_sum: FloatArray
-    """[example, class]."""
-    probability_square: FloatArray
-    """[example, class]."""
-    seconds: float
-    """Time of the passes, shared with all other classifiers of them."""
-
-    @property
-    def drawn(self) -> IntArray:
-        """[example] estimation samples."""
-        return np.asarray(self.estimation.sum(-1), dtype=np.int64)
-
-    @property
-    def samples(self) -> IntArray:
-        """[example] samples in all."""
-        return self.n0 + np.asarray(self.pilot.sum(-1), dtype=np.int64) + self.drawn
-
-
-def first_samples(counts: ClassifierCounts, n: int) -> ClassifierCounts:
-    """Return the counts of the first n estimation samples of each example, or of all where there are fewer.
+def first_samples(counts: CountTable, n: int) -> CountTable:
+    """Return the counts of the first n estimation samples of each row, or of all where there are fewer.
 
     Exact where counts were noted at n. Elsewhere n samples are picked at random, without replacement, from the
     smallest noted number that is larger, by a generator seeded with (seed, example, n): as good a sample of n.
@@ -89,7 +42,7 @@ def first_samples(counts: ClassifierCounts, n: int) -> ClassifierCounts:
     if not 1 <= n <= counts.n:
         raise ValueError(f"n must lie in [1, {counts.n}], the samples there are; got {n}")
     marks = counts.marks[counts.marks <= n]
-    estimation = np.stack([_first(counts, row, n) for row in range(len(counts.example))])
+    estimation = np.stack([_first(counts, row, n) for row in range(len(counts.estimation))])
     prefix = np.concatenate([counts.prefix[:, : len(marks)], estimation[:, None]], axis=1)
     if len(marks) and marks[-1] == n:
         prefix = counts.prefix[:, : len(marks)]
@@ -104,7 +57,7 @@ def first_samples(counts: ClassifierCounts, n: int) -> ClassifierCounts:
     return replace(chosen, probability_sum=nothing, probability_square=nothing)
 
 
-def _first(counts: ClassifierCounts, row: int, n: int) -> IntArray:
+def _first(counts: CountTable, row: int, n: int) -> IntArray:
     have: IntArray = counts.estimation[row]
     if have.sum() <= n:
         return have
@@ -118,7 +71,7 @@ def _first(counts: ClassifierCounts, row: int, n: int) -> IntArray:
 
 
 def derive(
-    counts: ClassifierCounts, *, kind: CertificateKind = "certify", alpha: float | None = None, n: int | None = None
+    counts: CountTable, *, kind: CertificateKind = "certify", alpha: float | None = None, n: int | None = None
 ) -> Certificates:
     """Return the certificates that counts imply.
 
@@ -126,7 +79,7 @@ def derive(
     of probabilities instead of votes, which is another classifier. `predict`: PREDICT's class, without a radius.
 
     Args:
-        counts: Of one classifier.
+        counts: Of one classifier, or of several at an image.
         kind: What to derive.
         alpha: Failure probability of each certificate; the rule's when None.
         n: Estimation samples, at most; all when None.
@@ -150,7 +103,7 @@ def derive(
     return certify_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
 
 
-def _grid_certificates(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+def _grid_certificates(counts: CountTable, *, alpha: float) -> Certificates:
     """Return the largest radius of the grid that the looks have proven."""
     assert counts.rule.name == "radius_grid"
     schedule: tuple[Look, ...] = looks(counts.n, alpha)
@@ -169,7 +122,7 @@ def _grid_certificates(counts: ClassifierCounts, *, alpha: float) -> Certificate
     return replace(result, radius=floor_to_grid(result.radius, counts.rule.grid))
 
 
-def soft_counts(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:
     """Return certificates of the soft smoothed classifier, whose score is the mean probability of each class.
 
     The lower bound of the selected class's mean is the empirical Bernstein bound of Maurer and Pontil 2009,
@@ -193,7 +146,7 @@ def soft_counts(counts: ClassifierCounts, *, alpha: float) -> Certificates:
     return certificates_from_bounds(selected, n_a, np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0), sigma=counts.sigma)
 
 
-def _predictions(counts: ClassifierCounts, *, alpha: float) -> Certificates:
+def _predictions(counts: CountTable, *, alpha: float) -> Certificates:
     if counts.rule.name == "radius_grid":
         raise ValueError("rule radius_grid stops by its estimation samples, which PREDICT may not use again")
     classes = np.array([predict_counts(row, alpha=alpha) for row in counts.estimation], dtype=np.int64)
@@ -228,7 +181,7 @@ class CertifiedClassifier:
     stopped: BoolArray
     """[example], whether the selection missed the label and nothing more was drawn: wrong, whatever would follow."""
     rule: str
-    """Name of the rule that said how many samples there are."""
+    """Name of the rule that decided how many samples there are."""
     two_sided: float
     """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule has none."""
     seconds: float
@@ -250,7 +203,7 @@ class CertifiedClassifier:
         return saturated(self.n_a, self.n)
 
 
-def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
+def certified_classifier(counts: CountTable) -> CertifiedClassifier:
     """Return the certificates of a classifier by its rule, and its ACR by two-sided ones."""
     own = derive(counts)
     two_sided = float("nan")
@@ -259,7 +212,7 @@ def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
         two_sided = average_certified_radius(both.radius, both.prediction == counts.label)
     return CertifiedClassifier(
         id=counts.id,
-        kind=counts.kind,
+        kind="model" if counts.kind[0] == "model" else "ensemble",
         sigma=counts.sigma,
         example=counts.example,
         label=counts.label,
@@ -272,5 +225,5 @@ def certified_classifier(counts: ClassifierCounts) -> CertifiedClassifier:
         stopped=counts.stop == "label",
         rule=counts.rule.name,
         two_sided=two_sided,
-        seconds=counts.seconds,
+        seconds=float(counts.seconds.sum()),
     )

@@ -23,7 +23,7 @@ _GPU_NUMBERS = 40_000_000
 
 
 class Stream(IntEnum):
-    """What noise is drawn for. Streams never share a draw."""
+    """The purpose that noise is drawn for. Streams never share a draw."""
 
     SELECTION = 0
     ESTIMATION = 1
@@ -101,7 +101,7 @@ def block_parts(
         stream: What it is for.
         block: Number of the block in the stream.
         shape: Of one sample.
-        size: Samples of a part, a divisor of the block size, or fewer samples that are all that is asked for.
+        size: Samples of a part: a divisor of the block size, or all samples that are drawn, where they are fewer.
         device: Where it is drawn.
     """
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What certification may be asked: the rule, the sample sizes, alpha."""
+"""Specs of certification: the rule, the sample sizes, alpha."""
 
 from typing import Annotated, Literal
 

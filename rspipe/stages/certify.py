@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,10 +11,10 @@ from rspipe.data.splits import Split, check_images
 from rspipe.execution.board import OnProgress, Progress
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
-from rspipe.smoothing.derivation import ClassifierCounts, derive
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.stages.passes import CountPass, Work, visit, visited
 from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
+from rspipe.storage.counts import SCHEMA
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 
@@ -45,7 +44,8 @@ def _works(
             members = tuple(dict.fromkeys(member for candidate in wanted for member in candidate.members))
             classifiers = tuple(classifier_among(candidate, members) for candidate in wanted)
             chosen = Split(split.images[positions], split.labels[positions], split.index[positions])
-            works.append(Work(CountPass(sigma, members, classifiers, study.certify, classes), chosen))
+            determined = tuple(keys[candidate.id] for candidate in wanted)
+            works.append(Work(CountPass(sigma, members, classifiers, determined, study.certify, classes), chosen))
     return works
 
 
@@ -67,15 +67,13 @@ def certify_classifiers(
     check_images(split, classes=data.classes)
     keys = certification_keys(study, models, ensembles)
     candidates = candidates_of(models, ensembles)
-    kinds = {candidate.id: candidate.kind for candidate in candidates}
     works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
     tally = _Tally(sum(len(work.split) for work in works), study.certify)
     on_progress(tally.progress())
 
-    def on_block(visits: list[Visit]) -> None:
-        table = pa.concat_tables(_table(works[one.work].sampling, one, kinds, keys) for one in visits)
-        store.save_counts(table)
-        tally.add(len(visits), table)
+    def on_block(rows: pa.Table) -> None:
+        store.save_counts(rows.select(SCHEMA.names))
+        tally.add(rows)
         on_progress(tally.progress())
 
     visit(store, works, classes=data.classes, cluster=cluster, on_block=on_block)
@@ -90,11 +88,11 @@ class _Tally:
         self._began: float | None = None
         self._before = 0
 
-    def add(self, images: int, table: pa.Table) -> None:
+    def add(self, rows: pa.Table) -> None:
         """Count finished images."""
-        self._done += images
-        self._rows += table.num_rows
-        self._samples += pc.sum(table["samples"]).as_py()
+        self._done += len(visited(rows))
+        self._rows += rows.num_rows
+        self._samples += pc.sum(rows["samples"]).as_py()
         if self._began is None:
             # Actors take seconds to start; the rate is that of images after the first ones.
             self._began, self._before = time.monotonic(), self._done
@@ -112,80 +110,3 @@ class _Tally:
                 f"{saved:.0f} % of samples saved" if saved >= 0 else f"{-saved:.0f} % more samples than fixed"
             )
         return Progress("certify", self._done, self._images, "images", ", ".join(detail))
-
-
-_STREAMS = "selection 0, pilot 6, estimation 1"
-
-
-def _table(sampling: object, one: Visit, kinds: dict[str, str], keys: dict[str, str]) -> pa.Table:
-    """Return one row per classifier: the counts, all that they depend on, and what follows from them."""
-    assert isinstance(sampling, CountPass)
-    spec, classifiers, found = sampling.certify, sampling.classifiers, one.arrays
-    rows = len(classifiers)
-    counts = _counts(sampling, one)
-    own = derive(counts)
-    reached = [int((prefix[:, 0] >= 0).sum()) for prefix in found["prefix"]]
-    noise = "numpy Philox, Box-Muller" if one.device == "cpu" else "torch CUDA Philox"
-    return pa.table(
-        {
-            "example": np.full(rows, one.example),
-            "label": np.full(rows, one.label),
-            "classifier": [classifier.id for classifier in classifiers],
-            "kind": [kinds[classifier.id] for classifier in classifiers],
-            "sigma": np.full(rows, sampling.sigma),
-            "prediction": own.prediction,
-            "radius": own.radius,
-            "p_a_lower": own.p_a_lower,
-            "n_a": own.n_a,
-            "selection": list(found["selection"]),
-            "pilot": list(found["pilot"]),
-            "estimation": list(found["estimation"]),
-            "stop": found["stop"].tolist(),
-            "samples": counts.samples,
-            "marks": [found["marks"][:count] for count in reached],
-            "prefix": [prefix[:count].ravel() for prefix, count in zip(found["prefix"], reached, strict=True)],
-            "probability_sum": list(found["probability_sum"]),
-            "probability_square": list(found["probability_square"]),
-            "rule": [spec.rule.name] * rows,
-            "rule_parameters": [spec.rule.model_dump_json()] * rows,
-            "n0": np.full(rows, spec.n0),
-            "n": np.full(rows, spec.n),
-            "alpha": np.full(rows, spec.alpha),
-            "seed": np.full(rows, spec.seed),
-            "streams": [_STREAMS] * rows,
-            "block_size": np.full(rows, spec.block_size),
-            "batch_size": np.full(rows, int(found["batch_size"])),
-            "noise": [noise] * rows,
-            "precision": [spec.precision] * rows,
-            "device": [one.device] * rows,
-            # Of the pass over this image, which all these classifiers share.
-            "seconds": np.full(rows, one.seconds),
-            "key": [keys[classifier.id] for classifier in classifiers],
-        }
-    )
-
-
-def _counts(sampling: CountPass, one: Visit) -> ClassifierCounts:
-    """Return the counts at one image with its classifiers in place of examples: they share all that is derived from."""
-    spec, found, rows = sampling.certify, one.arrays, len(sampling.classifiers)
-    return ClassifierCounts(
-        id=f"image {one.example}",
-        kind="model",
-        sigma=sampling.sigma,
-        rule=spec.rule,
-        n0=spec.n0,
-        n=spec.n,
-        alpha=spec.alpha,
-        seed=spec.seed,
-        example=np.full(rows, one.example),
-        label=np.full(rows, one.label),
-        selection=found["selection"],
-        pilot=found["pilot"],
-        estimation=found["estimation"],
-        stop=found["stop"],
-        marks=found["marks"],
-        prefix=found["prefix"],
-        probability_sum=found["probability_sum"],
-        probability_square=found["probability_square"],
-        seconds=one.seconds,
-    )

@@ -4,15 +4,14 @@ Noise never travels: an actor draws it on its own device. One row is one image, 
 is either finished or not.
 """
 
-import io
 import logging
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -30,6 +29,7 @@ from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import Noise
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.classifiers import load_network
+from rspipe.storage.counts import count_rows
 from rspipe.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class CountPass:
     members: tuple[str, ...]
     """Ids of the models that run."""
     classifiers: tuple[Classifier, ...]
+    keys: tuple[str, ...]
+    """Of each classifier, the identity of what determines its counts."""
     certify: CertifySpec
     classes: int
 
@@ -66,9 +68,9 @@ class CountPass:
 
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
-    ) -> dict[str, Any]:
-        """Return the arrays of `smoothing.counting.ImageCounts`; the label may only stop a count, never change it."""
-        found = count_image(
+    ) -> pa.Table:
+        """Return a row of the count table for each classifier; the label may only stop a count, never change it."""
+        counts = count_image(
             networks,
             self.classifiers,
             image,
@@ -79,16 +81,7 @@ class CountPass:
             classes=self.classes,
             limit=limit,
         )
-        return {field.name: np.asarray(getattr(found, field.name)) for field in fields(found)}
-
-
-MARGIN_ARRAYS = ("mean", "covariance", "label_probability", "margins")
-"""What a `MomentPass` finds at an image."""
-
-
-def array_name(average: str, name: str) -> str:
-    """Return the name of an array among those that a `MomentPass` finds."""
-    return f"{average}/{name}"
+        return count_rows(counts, keys=self.keys, spec=self.certify, device=str(image.device))
 
 
 @dataclass(frozen=True)
@@ -109,9 +102,9 @@ class MomentPass:
 
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
-    ) -> dict[str, Any]:
-        """Return the arrays of an `ImageMargins` by `array_name`: mean and covariance for its moments."""
-        found = image_margins(
+    ) -> pa.Table:
+        """Return a row for each average, with the flattened arrays of its `ImageMargins`."""
+        margins = image_margins(
             networks,
             image,
             label,
@@ -121,15 +114,22 @@ class MomentPass:
             draws=self.weigh.draws,
             limit=limit,
         )
-        return {
-            array_name(average, name): array
-            for average, margins in found.items()
-            for name, array in zip(
-                MARGIN_ARRAYS,
-                (margins.moments.mean, margins.moments.covariance, margins.label_probability, margins.margins),
-                strict=True,
-            )
-        }
+        arrays: list[dict[str, np.ndarray[Any, Any]]] = [
+            {
+                "mean": of_average.moments.mean,
+                "covariance": of_average.moments.covariance,
+                "label_probability": of_average.label_probability,
+                "margins": of_average.margins,
+            }
+            for of_average in margins.values()
+        ]
+        return pa.table(
+            {
+                "example": [example] * len(arrays),
+                "average": list(margins),
+                **{name: [one[name].ravel() for one in arrays] for name in arrays[0]},
+            }
+        )
 
 
 Pass = CountPass | MomentPass
@@ -141,19 +141,6 @@ class Work:
 
     sampling: Pass
     split: Split
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What a pass found at one image."""
-
-    work: int
-    """Position among the works of the call."""
-    example: int
-    label: int
-    seconds: float
-    arrays: dict[str, np.ndarray[Any, Any]]
-    device: str
 
 
 class Sampler:
@@ -178,50 +165,40 @@ class Sampler:
             )
         return self._networks[model, precision]
 
-    def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        """Return one row per row of the block, with the found arrays as bytes."""
+    def __call__(self, block: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
+        """Return the rows that the passes make of the images of a block, with the position of their work."""
         self._store.check_shared()
-        rows: dict[str, list[Any]] = {name: [] for name in ("work", "example", "label", "seconds", "device", "found")}
+        tables = []
         for which, example, label, pixels in zip(
-            block["work"], block["example"], block["label"], block["image"], strict=True
+            block["work"].tolist(), block["example"].tolist(), block["label"].tolist(), block["image"], strict=True
         ):
-            began = time.monotonic()
-            sampling = self._passes[int(which)]
+            sampling = self._passes[which]
             networks = [self._network(model, sampling.precision) for model in sampling.members]
             # The block is read-only memory of Ray's; torch wants its own.
             image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
             try:
-                found = sampling.run(networks, image, int(label), int(example), limit=self._limits[int(which)])
+                rows = sampling.run(networks, image, label, example, limit=self._limits[which])
             except ModelError as error:
                 raise ModelError(f"{error} (image {example}, members {', '.join(sampling.members)})") from error
             except (MemoryError, torch.OutOfMemoryError) as error:
                 raise ClusterError(
                     f"out of memory at image {example} ({error}); lower certify.batch_size or run fewer workers"
                 ) from error
-            rows["work"].append(int(which))
-            rows["example"].append(int(example))
-            rows["label"].append(int(label))
-            rows["seconds"].append(time.monotonic() - began)
-            rows["device"].append(str(self._device))
-            rows["found"].append(_pack(found))
-        return rows
+            tables.append(rows.append_column("work", pa.array([which] * rows.num_rows, pa.int64())))
+        return pa.concat_tables(tables)
 
 
-def _pack(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _unpack(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+def visited(rows: pa.Table) -> set[tuple[int, int]]:
+    """Return (work, example) of the images that rows are of."""
+    return set(zip(rows["work"].to_pylist(), rows["example"].to_pylist(), strict=True))
 
 
 def visit(
-    store: Store, works: Sequence[Work], *, classes: int, cluster: Cluster, on_block: Callable[[list[Visit]], None]
+    store: Store, works: Sequence[Work], *, classes: int, cluster: Cluster, on_block: Callable[[pa.Table], None]
 ) -> None:
-    """Run passes over images on a pool of actors; `on_block` gets each finished block as it arrives, in any order.
+    """Run passes over images on a pool of actors; `on_block` gets the rows of finished images, in any order.
+
+    Rows are those of the passes, all rows of an image together, with the position of their `work`.
 
     Nodes that join are used at once. When an actor or its node dies, a new pool goes on with the images that no block
     has brought yet.
@@ -236,10 +213,10 @@ def visit(
         for image, label, example in zip(work.split.images, work.split.labels, work.split.index, strict=True)
     }
 
-    def arrived(visits: list[Visit]) -> None:
-        for one in visits:
-            del waiting[one.work, one.example]
-        on_block(visits)
+    def arrived(rows: pa.Table) -> None:
+        for image in visited(rows):
+            del waiting[image]
+        on_block(rows)
 
     fruitless = 0
     while waiting:
@@ -260,18 +237,18 @@ def _run_pool(
     *,
     classes: int,
     cluster: Cluster,
-    on_block: Callable[[list[Visit]], None],
+    on_block: Callable[[pa.Table], None],
 ) -> None:
     """Run one pool of actors over rows until they are done or an actor is lost; it grows with the cluster."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    asked = cluster.resources
+    resources = cluster.resources
     size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
     at_once = cluster.now().workers(blocks)
-    most = max(at_once, min(blocks, asked.workers or blocks))
+    most = max(at_once, min(blocks, resources.workers or blocks))
     try:
         with pool() as roster, warnings.catch_warnings():
             # `max_restarts` loses its place in 2.64, beyond our pin, and has no other yet.
@@ -283,32 +260,20 @@ def _run_pool(
                     "passes": [work.sampling for work in works],
                     "classes": classes,
                     "roster": roster,
-                    "resources": asked,
+                    "resources": resources,
                 },
-                batch_size=None if asked.gpus_per_worker == 0 else images,
+                batch_size=None if resources.gpus_per_worker == 0 else images,
                 compute=ActorPoolStrategy(min_size=at_once, max_size=most),
-                num_cpus=asked.cpus_per_worker,
-                num_gpus=asked.gpus_per_worker or None,
+                num_cpus=resources.cpus_per_worker,
+                num_gpus=resources.gpus_per_worker or None,
                 # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.
                 max_restarts=0,
             )
-            for block in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                on_block(list(_visits(block)))
+            for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                on_block(block)
     except RspipeError:
         raise
     except ray.exceptions.RayError as error:
         raise root_cause(error) from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise ClusterError(f"the pass over the images failed: {str(error).strip().splitlines()[-1]}") from error
-
-
-def _visits(block: dict[str, np.ndarray[Any, Any]]) -> Iterator[Visit]:
-    for row in range(len(block["work"])):
-        yield Visit(
-            work=int(block["work"][row]),
-            example=int(block["example"][row]),
-            label=int(block["label"][row]),
-            seconds=float(block["seconds"][row]),
-            arrays=_unpack(bytes(block["found"][row])),
-            device=str(block["device"][row]),
-        )

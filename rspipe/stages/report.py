@@ -14,7 +14,8 @@ from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
 from rspipe.report.summaries import Summary, display_name
 from rspipe.report.tables import Table
-from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertificateKind, derive
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.files import read_json
@@ -86,7 +87,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     )
 
 
-def stored_counts(store: Store, study: StudyConfig) -> dict[str, ClassifierCounts]:
+def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
     """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
 
     Raises:
@@ -115,7 +116,7 @@ def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
     if not by_id:
         raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
-    groups: dict[tuple[str, float], list[ClassifierCounts]] = {}
+    groups: dict[tuple[str, float], list[CountTable]] = {}
     for record in results.records:
         if record.id in by_id:
             name = record.label if isinstance(record, TrainedModel) else display_name(record)

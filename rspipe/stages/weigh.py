@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split
@@ -19,7 +20,7 @@ from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.spec import content_id
-from rspipe.stages.passes import MARGIN_ARRAYS, MomentPass, Visit, Work, array_name, visit
+from rspipe.stages.passes import MomentPass, Work, visit, visited
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 
@@ -70,9 +71,9 @@ def weigh_ensembles(
     split = data.calibration.evenly_spaced(study.weigh.images)
     _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
     for moments, lacking in passes.items():
-        found = {margins.average: margins for margins in _margins(store, study, moments)}
+        by_average = {margins.average: margins for margins in _margins(store, study, moments)}
         for ensemble in lacking:
-            solution = solve_ensemble(ensemble, found[ensemble.average].of(ensemble.members))
+            solution = solve_ensemble(ensemble, by_average[ensemble.average].of(ensemble.members))
             store.save_ensemble_weights(_record(store, ensemble, solution, images=len(split)))
     records = [store.ensemble_weights(ensemble.id) for ensemble in ensembles]
     return tuple(record for record in records if record is not None)
@@ -93,33 +94,48 @@ def _estimate(
         for moments in passes
         if (lacking := tuple(a for a in moments.averages if store.moments(_moments_id(store, moments, a)) is None))
     ]
-    found: list[dict[int, Visit | None]] = [{} for _ in todo]
-    total = len(split) * len(todo)
+    # The row of each image, by example and average.
+    rows: list[dict[tuple[int, str], pa.Table]] = [{} for _ in todo]
+    done, total = 0, len(split) * len(todo)
     on_progress(Progress("weigh", 0, total, "images"))
 
-    def on_block(visits: list[Visit]) -> None:
-        for one in visits:
-            found[one.work][one.example] = one
-            if len(found[one.work]) == len(split):
-                ordered = [row for example in split.index.tolist() if (row := found[one.work][example]) is not None]
-                _save(store, todo[one.work], split, ordered)
+    def on_block(block: pa.Table) -> None:
+        nonlocal done
+        places = zip(*(block[name].to_pylist() for name in ("work", "example", "average")), strict=True)
+        for at, (work, example, average) in enumerate(places):
+            rows[work][example, average] = block.slice(at, 1)
+        done += len(visited(block))
+        for moments, of_work in zip(todo, rows, strict=True):
+            if len(of_work) == len(split) * len(moments.averages):
+                _save(store, moments, split, of_work)
                 # A hundred members have a megabyte per image.
-                found[one.work] = dict.fromkeys(found[one.work])
-        on_progress(Progress("weigh", sum(map(len, found)), total, "images"))
+                of_work.clear()
+        on_progress(Progress("weigh", done, total, "images"))
 
     visit(store, [Work(moments, split) for moments in todo], classes=classes, cluster=cluster, on_block=on_block)
 
 
-def _save(store: Store, moments: MomentPass, split: Split, visits: Sequence[Visit]) -> None:
-    """Store what a pass found at the images of a split, in their order."""
+def _save(store: Store, moments: MomentPass, split: Split, rows: dict[tuple[int, str], pa.Table]) -> None:
+    """Store the arrays of a pass over the images of a split, in their order."""
+    k = len(moments.members)
+    shapes = {
+        "mean": (-1, k),
+        "covariance": (-1, k, k),
+        "label_probability": (moments.weigh.draws, k),
+        "margins": (moments.weigh.draws, -1, k),
+    }
+    images = {"example": split.index.numpy(), "label": split.labels.numpy()}
     for average in moments.averages:
-        arrays = {name: np.stack([one.arrays[array_name(average, name)] for one in visits]) for name in MARGIN_ARRAYS}
-        images = {"example": split.index.numpy(), "label": split.labels.numpy()}
+        ordered = [rows[example, average] for example in split.index.tolist()]
+        arrays = {
+            name: np.stack([row[name][0].values.to_numpy().reshape(shape) for row in ordered])
+            for name, shape in shapes.items()
+        }
         store.save_moments(_moments_id(store, moments, average), {**images, **arrays})
 
 
 def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> Iterator[MemberMargins]:
-    """Yield what a pass found, by what is averaged, as far as it has run."""
+    """Yield the members' margins by what is averaged, as far as the pass has run."""
     for average in moments.averages:
         arrays = store.moments(_moments_id(store, moments, average))
         if arrays is None:
@@ -136,17 +152,17 @@ def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> Iterator[
 
 
 def member_margins(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> tuple[MemberMargins, ...]:
-    """Return what the finished passes found of the members of ensembles."""
+    """Return the margins of the members of ensembles that the finished passes have estimated."""
     return tuple(margins for moments in _passes(study, ensembles) for margins in _margins(store, study, moments))
 
 
-def solve_ensemble(ensemble: EnsembleSpec, found: Calibration) -> WeightSolution:
+def solve_ensemble(ensemble: EnsembleSpec, calibration: Calibration) -> WeightSolution:
     """Return an ensemble's weights from what is known of its members.
 
     Where the moments allow no solution the weights are uniform, and the status says why.
     """
     try:
-        return choose_weights(ensemble.weights, found)
+        return choose_weights(ensemble.weights, calibration)
     except (ValueError, SolverError) as error:
         logger.warning("ensemble %s falls back to uniform weights: %s", ensemble.id, error)
         k = len(ensemble.members)

@@ -21,7 +21,6 @@ class Candidate:
     """A classifier to certify, its members by id."""
 
     id: str
-    kind: str
     sigma: float
     members: tuple[str, ...]
     weights: tuple[float, ...]
@@ -33,14 +32,13 @@ class Candidate:
 
 def candidates_of(models: Sequence[TrainedModel], ensembles: Sequence[EnsembleWeights]) -> list[Candidate]:
     base = [
-        Candidate(model.id, "model", model.train_sigma, (model.id,), (1.0,), "logits", (model.checksum,))
+        Candidate(model.id, model.train_sigma, (model.id,), (1.0,), "logits", (model.checksum,))
         for model in models
         if model.status == "finished"
     ]
     mixed = [
         Candidate(
             id=one.id,
-            kind="ensemble",
             sigma=one.sigma,
             members=one.members,
             weights=one.weights,

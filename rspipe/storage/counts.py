@@ -1,87 +1,199 @@
-"""Certification counts between Parquet and arrays."""
+"""The count table as rows of Parquet files, and back: the one place that knows their columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from rspipe.smoothing.derivation import ClassifierCounts
-from rspipe.smoothing.spec import RuleSpec
+from rspipe.arrays import TextArray
+from rspipe.errors import StoreError
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import derive
+from rspipe.smoothing.spec import CertifySpec, RuleSpec
 
-_HISTOGRAMS = ("selection", "pilot", "estimation")
+_COUNTS, _SUMS = pa.list_(pa.int64()), pa.list_(pa.float64())
 
-_NUMBERS = ("sigma", "n0", "n", "alpha", "seed", "seconds")
+SCHEMA = pa.schema(
+    {
+        "example": pa.int64(),
+        "label": pa.int64(),
+        "classifier": pa.string(),
+        "kind": pa.string(),
+        "sigma": pa.float64(),
+        # What follows from the counts by the rule.
+        "prediction": pa.int64(),
+        "radius": pa.float64(),
+        "p_a_lower": pa.float64(),
+        "n_a": pa.int64(),
+        "samples": pa.int64(),
+        # The counts. A row notes its own marks alone, and `prefix` is flat: [mark x class].
+        "selection": _COUNTS,
+        "pilot": _COUNTS,
+        "estimation": _COUNTS,
+        "stop": pa.string(),
+        "marks": _COUNTS,
+        "prefix": _COUNTS,
+        "probability_sum": _SUMS,
+        "probability_square": _SUMS,
+        # What they depend on, and where they come from.
+        "rule": pa.string(),
+        "rule_parameters": pa.string(),
+        "n0": pa.int64(),
+        "n": pa.int64(),
+        "alpha": pa.float64(),
+        "seed": pa.int64(),
+        "streams": pa.string(),
+        "block_size": pa.int64(),
+        "batch_size": pa.int64(),
+        "noise": pa.string(),
+        "precision": pa.string(),
+        "device": pa.string(),
+        "seconds": pa.float64(),
+        "key": pa.string(),
+    }
+)
+"""Of the certification counts: a row for each classifier and example."""
 
-COLUMNS = ("classifier", "example", "key", "kind", "label", "stop", "rule_parameters", *_HISTOGRAMS, *_NUMBERS)
+_OWN = ("selection", "pilot", "estimation")
 
-NOTED = ("marks", "prefix")
+_MARKED = ("marks", "prefix")
 
-SOFT = ("probability_sum", "probability_square")
+_SOFT = ("probability_sum", "probability_square")
+
+_REDUNDANT = ("prediction", "radius", "p_a_lower", "n_a", "samples", "rule", "streams", "block_size")
+
+_ELSEWHERE = ("noise", "precision", "device")
+
+_STREAMS = "selection 0, pilot 6, estimation 1"
 
 _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
 
 
-def disputed(rows: Any) -> int | None:
-    """Return an example that has two different counts in a data frame of one classifier; None where there is none."""
-    for example, same in rows[rows.duplicated("example", keep=False)].groupby("example"):
-        counts = {(*map(int, a), *map(int, b)) for a, b in zip(same["selection"], same["estimation"], strict=True)}
-        if len(counts) > 1:
-            return int(example)
-    return None
+def needed_columns(*, marks: bool, soft: bool) -> list[str]:
+    """Return the columns that a count table is made from.
 
-
-def by_classifier(table: pa.Table) -> Iterator[tuple[str, Any]]:
-    """Yield each classifier of a table in one chunk and a data frame of its rows, ordered by example.
-
-    One at a time: as Python's objects the lists of counts take ten times the memory that they have in the table.
+    Args:
+        marks: With the counts at marks: what the radius grid and fewer samples are derived from.
+        soft: With the sums of probabilities.
     """
-    encoded = table["classifier"].combine_chunks().dictionary_encode()
+    left_out = {*_REDUNDANT, *_ELSEWHERE, *(() if marks else _MARKED), *(() if soft else _SOFT)}
+    return [name for name in SCHEMA.names if name not in left_out]
+
+
+def count_rows(counts: CountTable, *, keys: Sequence[str], spec: CertifySpec, device: str) -> pa.Table:
+    """Return counts as rows of SCHEMA: with all that they depend on, and the certificates that follow by the rule.
+
+    Args:
+        counts: Of some classifiers at one image.
+        keys: Identity of what determines each row's counts, beside the example.
+        spec: The settings of the certification.
+        device: Where the noise was drawn.
+    """
+    own = derive(counts)
+    reached = (counts.prefix[..., 0] >= 0).sum(-1)
+    columns = {
+        **{name: getattr(counts, name) for name in ("example", "label", "classifier", "kind", "stop")},
+        **{name: getattr(own, name) for name in ("prediction", "radius", "p_a_lower", "n_a")},
+        **{name: list(getattr(counts, name)) for name in (*_OWN, *_SOFT)},
+        **{name: getattr(counts, name) for name in ("samples", "batch_size", "seconds")},
+        "marks": [counts.marks[:marks] for marks in reached],
+        "prefix": [prefix[:marks].ravel() for prefix, marks in zip(counts.prefix, reached, strict=True)],
+        "key": keys,
+    }
+    shared = {
+        **{name: getattr(counts, name) for name in ("sigma", "n0", "n", "alpha", "seed")},
+        "rule": counts.rule.name,
+        "rule_parameters": counts.rule.model_dump_json(),
+        "streams": _STREAMS,
+        "block_size": spec.block_size,
+        "noise": "numpy Philox, Box-Muller" if device == "cpu" else "torch CUDA Philox",
+        "precision": spec.precision,
+        "device": device,
+    }
+    rows = len(counts.example)
+    return pa.table({**columns, **{name: [value] * rows for name, value in shared.items()}}, schema=SCHEMA)
+
+
+def count_tables(rows: pa.Table, keys: Mapping[str, str], *, folder: Any) -> Iterator[CountTable]:
+    """Yield the counts of each classifier under its key, one after the other, ordered by id, then by example.
+
+    An image that stands in several files, with the same counts, comes once.
+
+    Args:
+        rows: Of the columns that `needed_columns` names.
+        keys: Key by classifier.
+        folder: Where they come from, for messages.
+
+    Raises:
+        StoreError: An example has two different counts under one key.
+    """
+    encoded = rows["classifier"].combine_chunks().dictionary_encode()
     codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    order = np.lexsort((table["example"].to_numpy(), codes))
+    order = np.lexsort((rows["example"].to_numpy(), codes))
     bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
     for code in sorted(range(len(names)), key=names.__getitem__):
-        yield names[code], table.take(order[bounds[code] : bounds[code + 1]]).to_pandas()
+        ours = rows.take(order[bounds[code] : bounds[code + 1]])
+        ours = ours.filter(pc.equal(ours["key"], pa.scalar(keys.get(names[code]), pa.string())))
+        if ours.num_rows:
+            yield _count_table(_once_each(ours, folder=folder))
 
 
-def classifier_counts_of(rows: Any) -> ClassifierCounts:
-    """Return the counts that a data frame of one classifier, ordered by example, holds."""
+def _once_each(rows: pa.Table, *, folder: Any) -> pa.Table:
+    """Return rows of one classifier, ordered by example, without repetitions."""
+    example = rows["example"].to_numpy()
+    repeated = example[1:] == example[:-1]
+    for at in np.flatnonzero(repeated).tolist():
+        if any(rows[name][at] != rows[name][at + 1] for name in ("selection", "estimation")):
+            raise StoreError(
+                f"{folder}: {rows['classifier'][at]} has two different counts for image {example[at]}; "
+                "two processes wrote here: delete the folder and certify again"
+            )
+    return rows.filter(pa.array(np.append(True, ~repeated)))
 
-    def stacked(name: str, kind: type[np.int64] | type[np.float64]) -> NDArray[Any]:
-        return np.stack(rows[name].to_list()).astype(kind)
 
-    first = rows.iloc[0]
-    selection = stacked("selection", np.int64)
-    images, classes = selection.shape
-    marks, prefix = np.zeros(0, np.int64), np.zeros((images, 0, classes), np.int64)
-    if "marks" in rows:
-        marks = max(rows["marks"], key=len).astype(np.int64)
-        prefix = np.full((images, len(marks), classes), -1, np.int64)
+def _count_table(rows: pa.Table) -> CountTable:
+    """Return rows of one classifier as arrays; what was not read is empty."""
+    images = rows.num_rows
+
+    def column(name: str) -> NDArray[Any]:
+        return np.asarray(rows[name].to_numpy())
+
+    def text(name: str) -> TextArray:
+        return np.array(rows[name].to_pylist(), dtype=np.str_)
+
+    def lists(name: str) -> NDArray[Any]:
+        if name not in rows.column_names:
+            return np.zeros((images, 0))
+        return np.asarray(rows[name].combine_chunks().flatten().to_numpy()).reshape(images, -1)
+
+    selection = lists("selection")
+    marks, prefix = np.zeros(0, np.int64), np.zeros((images, 0, selection.shape[1]), np.int64)
+    if "marks" in rows.column_names:
+        marks = max((row.values.to_numpy() for row in rows["marks"]), key=len)
+        prefix = np.full((images, len(marks), selection.shape[1]), -1, np.int64)
         for row, noted in enumerate(rows["prefix"]):
-            reached = noted.reshape(-1, classes)
-            prefix[row, : len(reached)] = reached
-    soft = "probability_sum" in rows
-    nothing = np.zeros((images, 0))
-    return ClassifierCounts(
-        id=str(first["classifier"]),
-        kind="model" if first["kind"] == "model" else "ensemble",
-        sigma=float(first["sigma"]),
+            counts = noted.values.to_numpy().reshape(-1, selection.shape[1])
+            prefix[row, : len(counts)] = counts
+    first = rows.slice(0, 1).to_pylist()[0]
+    return CountTable(
         rule=_RULE.validate_json(first["rule_parameters"]),
-        n0=int(first["n0"]),
-        n=int(first["n"]),
-        alpha=float(first["alpha"]),
-        seed=int(first["seed"]),
-        example=rows["example"].to_numpy(np.int64),
-        label=rows["label"].to_numpy(np.int64),
+        classifier=text("classifier"),
+        kind=text("kind"),
+        example=column("example"),
+        label=column("label"),
         selection=selection,
-        pilot=stacked("pilot", np.int64),
-        estimation=stacked("estimation", np.int64),
-        stop=rows["stop"].to_numpy(str),
+        pilot=lists("pilot"),
+        estimation=lists("estimation"),
+        stop=text("stop"),
         marks=marks,
         prefix=prefix,
-        probability_sum=stacked("probability_sum", np.float64) if soft else nothing,
-        probability_square=stacked("probability_square", np.float64) if soft else nothing,
-        seconds=float(rows["seconds"].sum()),
+        probability_sum=lists("probability_sum"),
+        probability_square=lists("probability_square"),
+        batch_size=column("batch_size"),
+        seconds=column("seconds"),
+        **{name: first[name] for name in ("sigma", "n0", "n", "alpha", "seed")},
     )

@@ -33,9 +33,10 @@ import torch
 from rspipe.errors import DamagedError, StoreError, first_line
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.search.space import Parameters
-from rspipe.smoothing.derivation import CertifiedClassifier, ClassifierCounts, certified_classifier
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.spec import content_id
-from rspipe.storage.counts import COLUMNS, NOTED, SOFT, by_classifier, classifier_counts_of, disputed
+from rspipe.storage.counts import count_tables, needed_columns
 from rspipe.storage.files import (
     checksum,
     damaged_error,
@@ -262,7 +263,7 @@ class Store:
         table = self.counts(names)
         return set() if table is None else set(zip(*(table[name].to_pylist() for name in names), strict=True))
 
-    def classifier_counts(self, keys: Mapping[str, str], *, complete: bool = False) -> tuple[ClassifierCounts, ...]:
+    def classifier_counts(self, keys: Mapping[str, str], *, complete: bool = False) -> tuple[CountTable, ...]:
         """Return the counts of every classifier of `keys` under its certification key, ordered by example.
 
         Args:
@@ -272,27 +273,16 @@ class Store:
         Raises:
             StoreError: An example has two different counts under one key.
         """
-        known = self.counts(["rule"])
-        if known is None:
+        rules = self.counts(["rule"])
+        if rules is None:
             return ()
-        grid = "radius_grid" in pc.unique(known["rule"]).to_pylist()
-        table = self.counts([*COLUMNS, *(NOTED if complete or grid else ()), *(SOFT if complete else ())])
-        assert table is not None
-        wanted = pc.is_in(table["key"], pa.array(sorted(set(keys.values()))))
+        grid = "radius_grid" in pc.unique(rules["rule"]).to_pylist()
+        rows = self.counts(needed_columns(marks=complete or grid, soft=complete))
+        assert rows is not None
+        wanted = pc.is_in(rows["key"], pa.array(sorted(set(keys.values()))))
         # Each is a copy of everything.
-        table = table if pc.all(wanted).as_py() else table.filter(wanted)
-        table = table.combine_chunks()
-        found = []
-        for classifier, rows in by_classifier(table):
-            ours = rows[rows["key"] == keys.get(classifier)]
-            if (example := disputed(ours)) is not None:
-                raise StoreError(
-                    f"{self.run_dir / 'certificates'}: {classifier} has two different counts for image {example}; "
-                    "two processes wrote here: delete the folder and certify again"
-                )
-            if len(ours):
-                found.append(classifier_counts_of(ours.drop_duplicates("example")))
-        return tuple(found)
+        rows = rows if pc.all(wanted).as_py() else rows.filter(wanted)
+        return tuple(count_tables(rows.combine_chunks(), keys, folder=self.run_dir / "certificates"))
 
     def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
         """Return the certificates of every classifier of `keys` under its certification key, derived from counts.

@@ -28,7 +28,7 @@ from rspipe.report.sections.weights import weights_figure
 from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
-from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.inference import Difference
 from rspipe.smoothing.spec import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
@@ -309,9 +309,9 @@ def derived_from(*, radius, prediction, label, stop):
     """Counts and certificates with these values; the counts themselves do not matter."""
     size = len(radius)
     nothing = np.zeros((size, 2), int)
-    counts = ClassifierCounts(
-        id="m",
-        kind="model",
+    counts = CountTable(
+        classifier=np.full(size, "m"),
+        kind=np.full(size, "model"),
         sigma=0.25,
         rule=FixedRule(label_stop=True),
         n0=N0,
@@ -328,7 +328,8 @@ def derived_from(*, radius, prediction, label, stop):
         prefix=np.zeros((size, 0, 2), int),
         probability_sum=np.zeros((size, 2)),
         probability_square=np.zeros((size, 2)),
-        seconds=2.0,
+        batch_size=np.full(size, 100),
+        seconds=np.full(size, 2.0 / size),
     )
     radius, prediction = np.array(radius), np.array(prediction)
     return counts, Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)

@@ -8,7 +8,7 @@ import pytest
 from rspipe.errors import MismatchError
 from rspipe.report.runs import CertifiedRun, agreed_terms, compare_runs, comparison_table
 from rspipe.smoothing.certificates import certify_counts
-from rspipe.smoothing.derivation import ClassifierCounts
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.inference import difference
 from rspipe.smoothing.spec import FixedRule
 from tests import results_builder as built
@@ -30,8 +30,8 @@ def counts(skill, *, seed, examples=EXAMPLES, n=N, sigma=SIGMA, **changes):
         return np.where(label[:, None] == np.arange(2), right[:, None], other[:, None])
 
     content = {
-        "id": f"model-{seed}",
-        "kind": "model",
+        "classifier": np.full(len(examples), f"model-{seed}"),
+        "kind": np.full(len(examples), "model"),
         "sigma": sigma,
         "rule": FixedRule(),
         "n0": N0,
@@ -49,9 +49,10 @@ def counts(skill, *, seed, examples=EXAMPLES, n=N, sigma=SIGMA, **changes):
                             by_class(first + rest, np.full(len(examples), n))], axis=1),
         "probability_sum": np.zeros((len(examples), 2)),
         "probability_square": np.zeros((len(examples), 2)),
-        "seconds": 1.0,
+        "batch_size": np.full(len(examples), 100),
+        "seconds": np.ones(len(examples)),
     }  # fmt: skip
-    return ClassifierCounts(**{**content, **changes})
+    return CountTable(**{**content, **changes})
 
 
 def run(name, **labels):

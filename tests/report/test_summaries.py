@@ -15,7 +15,8 @@ from rspipe.report.questions import (
     WEIGHTS,
     answer_questions,
 )
-from rspipe.smoothing.derivation import CertifiedClassifier, ClassifierCounts, certified_classifier, derive
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
 from rspipe.smoothing.metrics import average_certified_radius
 from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study, trained_model
@@ -113,8 +114,8 @@ def counted(rule, **changes):
     estimation = np.array([[10, 480, 10], [200, 240, 60], [0, 0, 0]])
     prefix = np.array([[[4, 192, 4], [10, 480, 10]], [[80, 96, 24], [200, 240, 60]], np.full((2, 3), -1)])
     content = {
-        "id": "m",
-        "kind": "ensemble",
+        "classifier": np.full(3, "m"),
+        "kind": np.full(3, "ensemble"),
         "sigma": 0.5,
         "rule": RULES[rule],
         "n0": 100,
@@ -131,18 +132,19 @@ def counted(rule, **changes):
         "prefix": prefix,
         "probability_sum": np.zeros((3, 3)),
         "probability_square": np.zeros((3, 3)),
-        "seconds": 2.5,
+        "batch_size": np.full(3, 100),
+        "seconds": np.array([1.0, 1.0, 0.5]),
     }
-    return ClassifierCounts(**{**content, **changes})
+    return CountTable(**{**content, **changes})
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_certified_classifier_is_what_its_counts_say(rule):
     counts = counted(rule)
     found, own = certified_classifier(counts), derive(counts)
-    for name in ("id", "kind", "sigma", "seconds"):
+    for name in ("id", "sigma"):
         assert getattr(found, name) == getattr(counts, name)
-    assert found.rule == rule
+    assert (found.rule, found.kind, found.seconds) == (rule, "ensemble", 2.5)
     for name in ("example", "label"):
         assert np.array_equal(getattr(found, name), getattr(counts, name))
     for name in ("prediction", "radius", "n_a", "p_a_lower"):

@@ -173,11 +173,11 @@ def test_ties_go_to_the_lowest_class(average: Average) -> None:
 def test_mme_returns_the_class_of_the_member_with_the_widest_margin(
     members: tuple[list[float], ...], expected: int
 ) -> None:
-    (found,) = classify([mme(*range(len(members)))], by_position(*members))
-    assert found.classes.tolist() == [expected]
+    (scores,) = classify([mme(*range(len(members)))], by_position(*members))
+    assert scores.classes.tolist() == [expected]
     chosen = [scores for scores in members if scores.index(max(scores)) == expected][-1]
     # Both are float32 softmaxes, each right to a few roundings.
-    torch.testing.assert_close(found.probabilities, torch.tensor([chosen]).softmax(1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(scores.probabilities, torch.tensor([chosen]).softmax(1), rtol=1e-6, atol=1e-7)
 
 
 def test_mme_decides_sample_by_sample() -> None:
@@ -206,8 +206,8 @@ def test_mme_is_the_margin_rule_in_float64() -> None:
     clear = nearest[-1] - nearest[-2] > 1e-6
     assert clear.mean() > 0.99
     expected = score.argmax(2)[margins.argmax(0), np.arange(score.shape[1])]
-    (found,) = classify([mme(0, 1, 2, 3)], members)
-    assert np.array_equal(found.classes.numpy()[clear], expected[clear])
+    (scores,) = classify([mme(0, 1, 2, 3)], members)
+    assert np.array_equal(scores.classes.numpy()[clear], expected[clear])
 
 
 # Consensus.
@@ -240,7 +240,7 @@ def test_all_of_the_first_members_have_to_agree(size: int, expected: int) -> Non
 @BOTH
 def test_consensus_is_agreement_or_else_the_average_everywhere(average: Average) -> None:
     members = logits(4)
-    found, whole, *first = classify(
+    agreed, whole, *first = classify(
         [
             consensus(0, 1, 2, 3, average=average),
             Classifier("e", (0, 1, 2, 3), uniform(4), average),
@@ -250,10 +250,10 @@ def test_consensus_is_agreement_or_else_the_average_everywhere(average: Average)
     )
     agree = first[0].classes == first[1].classes
     assert 0 < agree.float().mean() < 1
-    assert torch.equal(found.classes[agree], first[0].classes[agree])
-    assert torch.equal(found.classes[~agree], whole.classes[~agree])
+    assert torch.equal(agreed.classes[agree], first[0].classes[agree])
+    assert torch.equal(agreed.classes[~agree], whole.classes[~agree])
     # Agreement has no probabilities of its own.
-    assert torch.equal(found.probabilities, whole.probabilities)
+    assert torch.equal(agreed.probabilities, whole.probabilities)
 
 
 def test_a_study_names_combinations_as_the_classifier_does() -> None:
@@ -265,15 +265,15 @@ def test_a_study_names_combinations_as_the_classifier_does() -> None:
 
 @pytest.mark.parametrize("which", range(len(EVERY_KIND)))
 def test_probabilities_sum_to_one_and_their_largest_is_the_class(which: int) -> None:
-    (found,) = classify([EVERY_KIND[which]], logits(4))
-    sums = found.probabilities.double().sum(1)
+    (scores,) = classify([EVERY_KIND[which]], logits(4))
+    sums = scores.probabilities.double().sum(1)
     # Five numbers, each rounded a few times, from weights whose sum is rounded too.
     assert (sums - 1).abs().max() < 10 * EPSILON
-    assert (found.classes.dtype, found.classes.shape, found.probabilities.shape) == (torch.int64, (2000,), (2000, 5))
+    assert (scores.classes.dtype, scores.classes.shape, scores.probabilities.shape) == (torch.int64, (2000,), (2000, 5))
     if EVERY_KIND[which].combination != "consensus":
         # Averaged logits may tie in their probabilities.
-        largest = found.probabilities.gather(1, found.classes[:, None])[:, 0]
-        assert torch.equal(largest, found.probabilities.max(1).values)
+        largest = scores.probabilities.gather(1, scores.classes[:, None])[:, 0]
+        assert torch.equal(largest, scores.probabilities.max(1).values)
 
 
 @pytest.mark.parametrize("which", range(len(EVERY_KIND)))
@@ -338,10 +338,10 @@ def test_a_consensus_asks_two_members_at_least_and_not_all(size: int) -> None:
 def test_member_logits_are_the_networks_outputs_by_position() -> None:
     members, batch = networks(), torch.ones(2, 3)
     with evaluating(*members):
-        found = member_logits(members, batch)
-    assert list(found) == [0, 1, 2]
+        outputs = member_logits(members, batch)
+    assert list(outputs) == [0, 1, 2]
     for position, member in enumerate(members):
-        assert torch.equal(found[position], member(batch).detach())
+        assert torch.equal(outputs[position], member(batch).detach())
 
 
 def test_only_needed_members_run() -> None:
@@ -356,8 +356,8 @@ def test_only_needed_members_run() -> None:
             ran.append(self.number)
             return torch.zeros(len(batch), 2)
 
-    found = member_logits([Recording(number) for number in range(4)], torch.zeros(5, 3), needed=[1, 3])
-    assert ran == list(found) == [1, 3]
+    outputs = member_logits([Recording(number) for number in range(4)], torch.zeros(5, 3), needed=[1, 3])
+    assert ran == list(outputs) == [1, 3]
 
 
 def test_a_member_that_returns_nan_is_named() -> None:

@@ -5,7 +5,7 @@ its batch. The expected counts come from `class_counts` of each classifier alone
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from statistics import NormalDist
 from typing import Any
@@ -23,8 +23,9 @@ from rspipe.networks.deployment import Precision, deploy
 from rspipe.smoothing.certificates import certified_radius
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify
-from rspipe.smoothing.counting import ImageCounts, count_image
-from rspipe.smoothing.derivation import CertificateKind, ClassifierCounts, derive
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertificateKind, derive
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import looks, planned_sizes, size_grid
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
@@ -98,7 +99,7 @@ def count(
     x: Tensor = X,
     example: int = 7,
     **options: Any,
-) -> ImageCounts:
+) -> CountTable:
     call: dict[str, Any] = {"label": label, "sigma": SIGMA, "spec": spec, "example": example, "classes": CLASSES}
     return count_image(members or networks(), classifiers, x, **call, **options)
 
@@ -108,8 +109,8 @@ def voting(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     members = networks()
 
     def vote(batch: Tensor) -> Tensor:
-        found = classify([classifier], {member: members[member](batch) for member in classifier.members})[0].classes
-        return torch.nn.functional.one_hot(found, CLASSES).float()
+        chosen = classify([classifier], {member: members[member](batch) for member in classifier.members})[0].classes
+        return torch.nn.functional.one_hot(chosen, CLASSES).float()
 
     return vote
 
@@ -120,18 +121,31 @@ def alone(classifier: Classifier, spec: CertifySpec, stream: Stream, n: int) -> 
     return class_counts(voting(classifier), X, noise, stream, sigma=SIGMA, n=n).tolist()
 
 
-def assert_same(first: ImageCounts, second: ImageCounts, *, apart_from: Sequence[str] = ()) -> None:
-    """Bit for bit."""
-    for field in fields(first):
-        if field.name not in apart_from:
-            assert np.array_equal(getattr(first, field.name), getattr(second, field.name)), field.name
+COUNTED = (
+    "selection",
+    "pilot",
+    "estimation",
+    "stop",
+    "marks",
+    "prefix",
+    "probability_sum",
+    "probability_square",
+    "batch_size",
+)
 
 
-def row(found: ImageCounts, position: int) -> ImageCounts:
-    """What a pass found of one classifier."""
-    kept = {field.name: getattr(found, field.name) for field in fields(found)}
-    per_classifier = {name: kept[name][position : position + 1] for name in kept if name not in ("marks", "batch_size")}
-    return ImageCounts(**{**kept, **per_classifier})
+def assert_same(first: CountTable, second: CountTable, *, apart_from: Sequence[str] = ()) -> None:
+    """Bit for bit, in all that is counted."""
+    for name in COUNTED:
+        if name not in apart_from:
+            assert np.array_equal(getattr(first, name), getattr(second, name)), name
+
+
+def row(counts: CountTable, position: int) -> CountTable:
+    """What a pass counted of one classifier."""
+    shared = ("sigma", "rule", "n0", "n", "alpha", "seed", "marks")
+    names = [field.name for field in fields(counts) if field.name not in shared]
+    return replace(counts, **{name: getattr(counts, name)[position : position + 1] for name in names})
 
 
 # Fixed.
@@ -141,18 +155,18 @@ def row(found: ImageCounts, position: int) -> ImageCounts:
 @pytest.mark.parametrize("batch_size", [40, 1000, None])
 def test_by_the_fixed_rule_every_classifier_is_counted_as_it_is_alone(n: int, batch_size: int | None) -> None:
     spec = certify_spec("fixed", n=n, batch_size=batch_size)
-    found = count(spec)
+    counts = count(spec)
     for position, classifier in enumerate(CLASSIFIERS):
-        assert found.selection[position].tolist() == alone(classifier, spec, Stream.SELECTION, spec.n0)
-        assert found.estimation[position].tolist() == alone(classifier, spec, Stream.ESTIMATION, n)
-    assert found.estimation.sum(1).tolist() == [n] * len(CLASSIFIERS)
-    assert not found.pilot.any()
-    assert set(found.stop.tolist()) == {""}
+        assert counts.selection[position].tolist() == alone(classifier, spec, Stream.SELECTION, spec.n0)
+        assert counts.estimation[position].tolist() == alone(classifier, spec, Stream.ESTIMATION, n)
+    assert counts.estimation.sum(1).tolist() == [n] * len(CLASSIFIERS)
+    assert not counts.pilot.any()
+    assert set(counts.stop.tolist()) == {""}
 
 
 def test_classes_that_never_occur_have_a_column() -> None:
-    found = count(certify_spec("fixed"), [single(0)])
-    assert found.estimation.tolist() == [[N, 0, 0]]
+    counts = count(certify_spec("fixed"), [single(0)])
+    assert counts.estimation.tolist() == [[N, 0, 0]]
 
 
 def test_the_label_does_not_matter_unless_the_rule_stops_by_it() -> None:
@@ -191,13 +205,13 @@ def test_without_a_label_nothing_stops_by_it(rule: str) -> None:
 @EVERY_RULE
 def test_counts_are_noted_at_marks_as_if_there_were_no_more_samples(rule: str) -> None:
     spec = certify_spec(rule)
-    found = count(spec)
-    assert found.marks.tolist() == [200, 500, 1000, 2000, N] == [look.n for look in looks(N, spec.alpha)]
-    drawn = found.estimation.sum(1)
+    counts = count(spec)
+    assert counts.marks.tolist() == [200, 500, 1000, 2000, N] == [look.n for look in looks(N, spec.alpha)]
+    drawn = counts.estimation.sum(1)
     for position, classifier in enumerate(CLASSIFIERS):
-        for at, mark in enumerate(found.marks.tolist()):
+        for at, mark in enumerate(counts.marks.tolist()):
             expected = alone(classifier, spec, Stream.ESTIMATION, mark) if mark <= drawn[position] else [-1] * CLASSES
-            assert found.prefix[position, at].tolist() == expected
+            assert counts.prefix[position, at].tolist() == expected
 
 
 @EVERY_RULE
@@ -221,7 +235,7 @@ def test_everything_of_a_classifier_is_the_same_alone_and_among_others(rule: str
 @pytest.mark.parametrize("label", [0, None])
 def test_counts_do_not_depend_on_how_many_samples_run_at_once(rule: str, label: int | None) -> None:
     few, some, whole = (count(certify_spec(STOPPING[rule], batch_size=size), label=label) for size in (50, 100, 1000))
-    assert (few.batch_size, some.batch_size, whole.batch_size) == (50, 100, 1000)
+    assert [set(one.batch_size.tolist()) for one in (few, some, whole)] == [{50}, {100}, {1000}]
     rounded = ("batch_size", "probability_sum", "probability_square")
     for other in (few, some):
         assert_same(other, whole, apart_from=rounded)
@@ -232,22 +246,22 @@ def test_counts_do_not_depend_on_how_many_samples_run_at_once(rule: str, label: 
 
 @EVERY_RULE
 def test_a_classifier_listed_twice_is_counted_twice(rule: str) -> None:
-    found = count(certify_spec(rule), [single(1), single(1)])
-    assert_same(row(found, 0), row(found, 1))
+    counts = count(certify_spec(rule), [single(1), single(1)])
+    assert_same(row(counts, 0), row(counts, 1))
 
 
 @EVERY_RULE
 def test_sums_are_of_the_probabilities_of_a_classifiers_own_samples(rule: str) -> None:
     spec = certify_spec(rule)
-    found, members = count(spec), networks()
+    counts, members = count(spec), networks()
     batches = noisy_batches(X, Noise(spec.seed, 7), Stream.ESTIMATION, sigma=SIGMA, n=N)
     noisy = torch.cat([batch[:use] for batch, use in batches])
     scores = classify(CLASSIFIERS, {position: member(noisy) for position, member in enumerate(members)})
-    for position, drawn in enumerate(found.estimation.sum(1).tolist()):
+    for position, drawn in enumerate(counts.estimation.sum(1).tolist()):
         used = scores[position].probabilities[:drawn].double().numpy()
         # Sums of up to n numbers up to 1, in another order.
-        np.testing.assert_allclose(found.probability_sum[position], used.sum(0), rtol=0, atol=N**2 * 2**-53)
-        np.testing.assert_allclose(found.probability_square[position], (used**2).sum(0), rtol=0, atol=N**2 * 2**-53)
+        np.testing.assert_allclose(counts.probability_sum[position], used.sum(0), rtol=0, atol=N**2 * 2**-53)
+        np.testing.assert_allclose(counts.probability_square[position], (used**2).sum(0), rtol=0, atol=N**2 * 2**-53)
 
 
 @pytest.mark.parametrize("classes", [10, 33])
@@ -274,23 +288,23 @@ def test_a_plan_follows_from_the_pilot_and_its_counts_are_the_first_of_the_fixed
     spec = certify_spec("planned")
     rule = spec.rule
     assert rule.name == "planned"
-    found = count(spec)
+    counts = count(spec)
     sizes = planned_sizes(n=N, alpha=spec.alpha, pilot=rule.pilot, eps=rule.eps, grid=size_grid(N, block=1000))
     planned = []
     for position, classifier in enumerate(CLASSIFIERS):
         selection = alone(classifier, spec, Stream.SELECTION, spec.n0)
         pilot = alone(classifier, spec, Stream.PILOT, rule.pilot - spec.n0)
-        assert found.selection[position].tolist() == selection
-        assert found.pilot[position].tolist() == pilot
+        assert counts.selection[position].tolist() == selection
+        assert counts.pilot[position].tolist() == pilot
         chosen = selection.index(max(selection))
         successes = selection[chosen] + pilot[chosen]
         # The upper bound on the class's probability; a class that cannot reach 1/2 is given up.
         upper = beta.isf(rule.futility, successes + 1, rule.pilot - successes) if successes < rule.pilot else 1.0
         n = 0 if upper < 0.5 else int(sizes[successes])
         planned.append(n)
-        assert found.estimation[position].tolist() == (alone(classifier, spec, Stream.ESTIMATION, n) if n else [0] * 3)
-        assert found.stop[position] == ("futility" if n == 0 else "planned" if n < N else "")
-    assert set(found.stop.tolist()) == {"futility", "planned", ""}
+        assert counts.estimation[position].tolist() == (alone(classifier, spec, Stream.ESTIMATION, n) if n else [0] * 3)
+        assert counts.stop[position] == ("futility" if n == 0 else "planned" if n < N else "")
+    assert set(counts.stop.tolist()) == {"futility", "planned", ""}
     assert len(set(planned)) >= 4
 
 
@@ -335,14 +349,14 @@ def replay(classifier: Classifier, spec: CertifySpec) -> tuple[int, float]:
 @pytest.mark.parametrize("alpha", [0.001, 0.01])
 def test_by_the_radius_grid_looks_go_on_until_the_answer_is_clear(alpha: float) -> None:
     spec = certify_spec("radius_grid", alpha=alpha)
-    found = count(spec)
+    counts = count(spec)
     ends = []
     for position, classifier in enumerate(CLASSIFIERS):
         n, radius = replay(classifier, spec)
         ends.append(n)
-        assert found.estimation[position].tolist() == alone(classifier, spec, Stream.ESTIMATION, n)
-        assert found.stop[position] == ("settled" if n < N else "")
-        certificate = derive(classifier_counts([found], position, spec))
+        assert counts.estimation[position].tolist() == alone(classifier, spec, Stream.ESTIMATION, n)
+        assert counts.stop[position] == ("settled" if n < N else "")
+        certificate = derive(classifier_counts([counts], position))
         assert (certificate.prediction[0] >= 0, certificate.radius[0]) == (radius >= 0, max(radius, 0.0))
     assert len(set(ends)) >= 3
 
@@ -382,30 +396,30 @@ def test_streams_share_no_sample(rule: str) -> None:
 @EVERY_RULE
 def test_a_member_runs_while_one_of_its_classifiers_still_draws(rule: str) -> None:
     members, spec = networks(), certify_spec(STOPPING[rule])
-    found = count(spec, members=members, label=0)
+    counts = count(spec, members=members, label=0)
     size = spec.batch_size or 0
     # The selection's only batch has n0 samples.
     pilot = size if rule == "planned" else 0
     for member, samples in enumerate(ran(members)):
         own = [at for at, classifier in enumerate(CLASSIFIERS) if member in classifier.members]
-        going = any(found.stop[at] != "label" for at in own)
-        batches = -(-max(found.estimation[at].sum() for at in own) // size)
+        going = any(counts.stop[at] != "label" for at in own)
+        batches = -(-max(counts.estimation[at].sum() for at in own) // size)
         assert samples == spec.n0 + going * pilot + batches * size
 
 
 def test_a_member_whose_classifiers_have_stopped_runs_no_more() -> None:
     members = networks()
-    found = count(certify_spec(STOPPING["fixed"]), [single(0), single(3)], members=members, label=0)
-    assert found.stop.tolist() == ["", "label"]
+    counts = count(certify_spec(STOPPING["fixed"]), [single(0), single(3)], members=members, label=0)
+    assert counts.stop.tolist() == ["", "label"]
     assert ran(members) == [50 + N, 0, 0, 50]
 
 
 def test_nothing_is_drawn_after_the_last_classifier_has_stopped() -> None:
     members = networks()
-    found = count(certify_spec(STOPPING["planned"]), [single(0), single(3)], members=members, label=2)
-    assert found.stop.tolist() == ["label", "label"]
+    counts = count(certify_spec(STOPPING["planned"]), [single(0), single(3)], members=members, label=2)
+    assert counts.stop.tolist() == ["label", "label"]
     assert ran(members) == [50, 0, 0, 50]
-    assert found.batch_size == 0
+    assert not counts.batch_size.any()
 
 
 class Tight(Affine):
@@ -421,10 +435,10 @@ class Tight(Affine):
 def test_networks_that_run_out_of_memory_have_the_same_counts(rule: str) -> None:
     spec, limit = certify_spec(rule), BatchLimit()
     tight = [Tight(*member.rows) for member in networks()]
-    found = count(spec, members=tight, limit=limit)
+    counts = count(spec, members=tight, limit=limit)
     # Batches of 100 after a selection of 50.
-    assert found.batch_size == limit.size == 25
-    assert_same(found, count(spec), apart_from=["batch_size"])
+    assert set(counts.batch_size.tolist()) == {limit.size} == {25}
+    assert_same(counts, count(spec), apart_from=["batch_size"])
 
 
 def test_networks_run_in_eval_mode_and_get_their_modes_back() -> None:
@@ -469,21 +483,16 @@ def test_a_network_that_knows_other_classes_than_the_data_is_named(rule: str, cl
 # Coverage.
 
 
-def classifier_counts(
-    found: Sequence[ImageCounts], position: int, spec: CertifySpec, **changes: Any
-) -> ClassifierCounts:
-    """Counts of a classifier on several images, as the store returns them."""
+def classifier_counts(images: Sequence[CountTable], position: int, **changes: Any) -> CountTable:
+    """Counts of a classifier on several images, all of class 0, as the store returns them."""
 
     def stacked(name: str) -> NDArray[Any]:
-        return np.stack([getattr(one, name)[position] for one in found])
+        return np.concatenate([getattr(row(one, position), name) for one in images])
 
-    content: dict[str, Any] = {
-        name: stacked(name)
-        for name in ("selection", "pilot", "estimation", "stop", "prefix", "probability_sum", "probability_square")
-    }
-    content |= {"rule": spec.rule, "n0": spec.n0, "n": spec.n, "alpha": spec.alpha, "seed": spec.seed}
-    content |= {"example": np.arange(len(found)), "label": np.zeros(len(found), int), "marks": found[0].marks}
-    return ClassifierCounts(id="c", kind="model", sigma=SIGMA, seconds=1.0, **{**content, **changes})
+    content = {name: stacked(name) for name in COUNTED if name != "marks"}
+    content |= {"example": np.arange(len(images)), "label": np.zeros(len(images), int)}
+    content |= {name: stacked(name) for name in ("classifier", "kind", "seconds")}
+    return replace(images[0], **{**content, **changes})
 
 
 DISTANCES = np.linspace(0.0, 1.0, 300)
@@ -491,22 +500,22 @@ DISTANCES = np.linspace(0.0, 1.0, 300)
 
 
 @cache
-def of_linear(rule: str) -> ClassifierCounts:
+def of_linear(rule: str) -> CountTable:
     """Counts of a linear classifier on 300 images, at an alpha so large that it is seen to be kept or not."""
     spec = certify_spec(rule, n=1000, n0=30, alpha=0.1, batch_size=None)
     weight = (0.6, -0.8)
-    found = []
+    images = []
     for example, distance in enumerate(DISTANCES.tolist()):
         network = Affine((*weight, distance), (-weight[0], -weight[1], -distance), (0.0, 0.0, -99.0))
-        found.append(count(spec, [single(0)], members=[network], x=torch.zeros(2), example=example))
-    return classifier_counts(found, 0, spec)
+        images.append(count(spec, [single(0)], members=[network], x=torch.zeros(2), example=example))
+    return classifier_counts(images, 0)
 
 
-def false_claims(counts: ClassifierCounts, *, kind: CertificateKind = "certify") -> int:
+def false_claims(counts: CountTable, *, kind: CertificateKind = "certify") -> int:
     """How many certificates of class 0 exceed the true radius, or claim any radius for another class."""
-    found = derive(counts, kind=kind)
-    truth = np.where(found.prediction == 0, DISTANCES, 0.0)
-    return int(((found.prediction >= 0) & (found.radius > truth)).sum())
+    certificates = derive(counts, kind=kind)
+    truth = np.where(certificates.prediction == 0, DISTANCES, 0.0)
+    return int(((certificates.prediction >= 0) & (certificates.radius > truth)).sum())
 
 
 @pytest.mark.parametrize(
@@ -555,7 +564,7 @@ def test_imagenet_shapes_with_a_thousand_classes_need_no_special_case(precision:
     network = deploy(build_network("resnet50", classes=1000, seed=0), precision=precision)
     spec = CertifySpec(n0=3, n=12, precision=precision)
     image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
-    found = count_image([network], [single(0)], image, label=None, sigma=SIGMA, spec=spec, example=0, classes=1000)
-    assert found.batch_size == 2
-    assert (found.selection.sum(), found.estimation.sum()) == (3, 12)
-    assert found.probability_sum.sum() == pytest.approx(12, rel=1e-5)
+    counts = count_image([network], [single(0)], image, label=None, sigma=SIGMA, spec=spec, example=0, classes=1000)
+    assert counts.batch_size.tolist() == [2]
+    assert (counts.selection.sum(), counts.estimation.sum()) == (3, 12)
+    assert counts.probability_sum.sum() == pytest.approx(12, rel=1e-5)

@@ -13,7 +13,8 @@ from scipy.stats import beta, binom, chisquare
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.certificates import ABSTAIN, Certificates, certify_counts, predict_counts
-from rspipe.smoothing.derivation import KINDS, CertificateKind, ClassifierCounts, derive, first_samples, soft_counts
+from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import KINDS, CertificateKind, derive, first_samples, soft_counts
 from rspipe.smoothing.rules import looks, settled
 from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule, RuleSpec
 
@@ -57,7 +58,7 @@ def targets(rule: str, classes: IntArray) -> IntArray:
     return np.where(images < 2, 0, np.array([look.n for look in schedule])[np.argmax(stops, axis=0)])
 
 
-def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> ClassifierCounts:
+def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> CountTable:
     """Counts as a pass would make them of these sequences; class 0 is selected."""
     classes = sequences() if classes is None else classes
     marks = np.array([look.n for look in looks(N, ALPHA)])
@@ -70,8 +71,8 @@ def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> Class
     of_class = 0.1 + 0.7 * np.eye(3)
     pilot = np.tile([40, 12, 8], (len(classes), 1)) * (drawn[:, None] > 0)
     content: dict[str, Any] = {
-        "id": "c",
-        "kind": "model",
+        "classifier": np.full(len(classes), "c"),
+        "kind": np.full(len(classes), "model"),
         "sigma": SIGMA,
         "rule": RULES[rule],
         "n0": N0,
@@ -88,9 +89,10 @@ def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> Class
         "prefix": prefix,
         "probability_sum": estimation @ of_class,
         "probability_square": estimation @ of_class**2,
-        "seconds": 1.0,
+        "batch_size": np.full(len(classes), 100),
+        "seconds": np.ones(len(classes)),
     }
-    return ClassifierCounts(**{**content, **changes})
+    return CountTable(**{**content, **changes})
 
 
 def lower_bound(k: int, n: int, alpha: float) -> float:
@@ -115,11 +117,11 @@ def test_samples_are_those_of_selection_pilot_and_estimation() -> None:
 @pytest.mark.parametrize("alpha", [None, 0.01, 1e-6, 0.2])
 def test_certify_is_certify_of_the_counts_at_any_alpha(rule: str, alpha: float | None) -> None:
     counts = made(rule)
-    found = derive(counts, alpha=alpha)
-    assert_same(found, certify_counts(counts.selection, counts.estimation, sigma=SIGMA, alpha=alpha or ALPHA))
+    certificates = derive(counts, alpha=alpha)
+    assert_same(certificates, certify_counts(counts.selection, counts.estimation, sigma=SIGMA, alpha=alpha or ALPHA))
     for image, n in enumerate(counts.drawn.tolist()):
         k = int(counts.estimation[image, 0])
-        assert found.p_a_lower[image] == pytest.approx(lower_bound(k, max(n, 1), alpha or ALPHA), rel=1e-9)
+        assert certificates.p_a_lower[image] == pytest.approx(lower_bound(k, max(n, 1), alpha or ALPHA), rel=1e-9)
 
 
 def grid_oracle(classes: IntArray, n: int, *, alpha: float) -> tuple[int, float]:
@@ -135,14 +137,14 @@ def grid_oracle(classes: IntArray, n: int, *, alpha: float) -> tuple[int, float]
 @pytest.mark.parametrize("alpha", [None, 0.01, 1e-4, 0.05])
 def test_the_radius_grid_is_the_best_of_its_looks_at_any_alpha(alpha: float | None) -> None:
     counts, classes = made("radius_grid"), sequences()
-    found = derive(counts, alpha=alpha)
+    certificates = derive(counts, alpha=alpha)
     expected = [
         grid_oracle(row, n, alpha=alpha or ALPHA) for row, n in zip(classes, counts.drawn.tolist(), strict=True)
     ]
-    assert list(zip(found.prediction.tolist(), found.radius.tolist(), strict=True)) == expected
-    assert set(found.radius.tolist()) <= {0.0, *GRID}
-    assert len(set(found.radius.tolist())) >= 3
-    assert found.n_a.tolist() == counts.estimation[:, 0].tolist()
+    assert list(zip(certificates.prediction.tolist(), certificates.radius.tolist(), strict=True)) == expected
+    assert set(certificates.radius.tolist()) <= {0.0, *GRID}
+    assert len(set(certificates.radius.tolist())) >= 3
+    assert certificates.n_a.tolist() == counts.estimation[:, 0].tolist()
 
 
 def test_a_smaller_alpha_never_gives_a_larger_radius() -> None:
@@ -230,8 +232,8 @@ def test_picks_of_picks_are_counts_of_a_sequence_whatever_the_parent() -> None:
     chosen = first_samples(first_samples(made("fixed", classes=classes), 777), n).estimation[:, 0]
     edges = np.arange(34, 51)
     cells = np.diff(np.concatenate([[0], binom.cdf(edges, n, p), [1]]))
-    found = np.bincount(np.searchsorted(edges, chosen), minlength=len(cells))
-    assert chisquare(found, images * cells).pvalue > FALSE_ALARM
+    picked = np.bincount(np.searchsorted(edges, chosen), minlength=len(cells))
+    assert chisquare(picked, images * cells).pvalue > FALSE_ALARM
 
 
 @EVERY_RULE
@@ -246,7 +248,7 @@ def test_the_radius_grid_at_fewer_samples_has_the_looks_of_so_many(n: int) -> No
     counts = made("radius_grid")
     chosen = first_samples(counts, n)
     assert [look.n for look in looks(n, ALPHA)] == chosen.marks.tolist()
-    found = derive(counts, n=n)
+    certificates = derive(counts, n=n)
     for image, drawn in enumerate(counts.drawn.tolist()):
         reached = [at for at, mark in enumerate(chosen.marks.tolist()) if mark <= drawn]
         bounds = [
@@ -254,7 +256,7 @@ def test_the_radius_grid_at_fewer_samples_has_the_looks_of_so_many(n: int) -> No
             for at, look in enumerate(looks(n, ALPHA))
             if at in reached
         ]
-        assert found.p_a_lower[image] == pytest.approx(max(bounds, default=0.0), rel=1e-9)
+        assert certificates.p_a_lower[image] == pytest.approx(max(bounds, default=0.0), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [None, 200, 300, 1000, 1500])
@@ -278,18 +280,18 @@ def test_looks_that_no_image_has_reached_need_not_be_noted(n: int | None) -> Non
 def test_two_sides_are_the_formula_of_the_counts(rule: str, n: int | None) -> None:
     counts, alpha = made(rule), 0.02
     chosen = counts if n is None else first_samples(counts, n)
-    found = derive(counts, kind="two_sided", alpha=alpha, n=n)
+    certificates = derive(counts, kind="two_sided", alpha=alpha, n=n)
     certified = []
     for image, total in enumerate(chosen.drawn.tolist()):
         if total == 0:
-            assert (found.prediction[image], found.radius[image]) == (ABSTAIN, 0)
+            assert (certificates.prediction[image], certificates.radius[image]) == (ABSTAIN, 0)
             continue
         n_a, *others = chosen.estimation[image].tolist()
         lower, n_b = lower_bound(n_a, total, 0.9 * alpha), max(others)
         upper = min(beta.isf(0.1 * alpha, n_b + 1, total - n_b), 1 - lower)
         expected = SIGMA / 2 * (PHI.inv_cdf(lower) - PHI.inv_cdf(upper)) if lower > upper else 0.0
-        assert found.prediction[image] == (0 if lower > upper else ABSTAIN)
-        assert found.radius[image] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert certificates.prediction[image] == (0 if lower > upper else ABSTAIN)
+        assert certificates.radius[image] == pytest.approx(expected, rel=1e-9, abs=1e-12)
         if lower > upper:
             certified.append(lower)
     assert max(certified) > 0.9
@@ -301,7 +303,7 @@ def test_two_sides_are_the_formula_of_the_counts(rule: str, n: int | None) -> No
 # Soft.
 
 
-def soft(probabilities: FloatArray, **changes: Any) -> ClassifierCounts:
+def soft(probabilities: FloatArray, **changes: Any) -> CountTable:
     """Counts with sums of given probabilities [image, sample, class]."""
     images, n, _ = probabilities.shape
     content: dict[str, Any] = {
@@ -326,16 +328,16 @@ def probabilities_of(images: int, n: int, *, mean: float, seed: int = 0) -> Floa
 def test_the_soft_bound_is_the_empirical_bernstein_bound(mean: float, alpha: float) -> None:
     images, n = 5, 400
     drawn = probabilities_of(images, n, mean=mean)
-    found = derive(soft(drawn), kind="soft", alpha=alpha)
+    certificates = derive(soft(drawn), kind="soft", alpha=alpha)
     log = np.log(2 / alpha)
     for image in range(images):
         first = drawn[image, :, 0]
         bound = first.mean() - np.sqrt(2 * first.var(ddof=1) * log / n) - 7 * log / (3 * (n - 1))
         # The variance is a difference of sums of n numbers up to 1.
-        assert found.p_a_lower[image] == pytest.approx(max(bound, 0.0), abs=1e-9)
-        assert found.prediction[image] == (0 if bound >= 0.5 else ABSTAIN)
-        assert found.radius[image] == pytest.approx(SIGMA * PHI.inv_cdf(bound) if bound > 0.5 else 0.0, abs=1e-8)
-        assert found.n_a[image] == (drawn[image].argmax(-1) == 0).sum()
+        assert certificates.p_a_lower[image] == pytest.approx(max(bound, 0.0), abs=1e-9)
+        assert certificates.prediction[image] == (0 if bound >= 0.5 else ABSTAIN)
+        assert certificates.radius[image] == pytest.approx(SIGMA * PHI.inv_cdf(bound) if bound > 0.5 else 0.0, abs=1e-8)
+        assert certificates.n_a[image] == (drawn[image].argmax(-1) == 0).sum()
 
 
 @pytest.mark.parametrize("mean", [0.5, 0.8, 0.99])
@@ -344,40 +346,40 @@ def test_the_soft_bound_exceeds_the_truth_at_most_as_often_as_alpha_says(mean: f
     images, alpha = 1000, 0.2
     drawn = probabilities_of(images, n, mean=mean)
     truth = mean * 40 / 41 + (1 - mean) / 41
-    found = derive(soft(drawn), kind="soft", alpha=alpha)
-    assert (found.p_a_lower > truth).sum() <= binom.isf(FALSE_ALARM, images, alpha)
+    certificates = derive(soft(drawn), kind="soft", alpha=alpha)
+    assert (certificates.p_a_lower > truth).sum() <= binom.isf(FALSE_ALARM, images, alpha)
     if n == 1000:
         # Six standard errors and the bound's own three, and the term of second order.
         below = 9 * np.sqrt(0.25 / n) + 7 * np.log(2 / alpha) / (3 * (n - 1))
-        assert (found.p_a_lower > truth - below).all()
+        assert (certificates.p_a_lower > truth - below).all()
 
 
 def test_certain_probabilities_have_no_variance() -> None:
     drawn = np.zeros((1, 500, 3))
     drawn[..., 0] = 1.0
-    found = derive(soft(drawn), kind="soft", alpha=0.01)
-    assert found.p_a_lower[0] == pytest.approx(1 - 7 * np.log(200) / (3 * 499), rel=1e-12)
+    certificates = derive(soft(drawn), kind="soft", alpha=0.01)
+    assert certificates.p_a_lower[0] == pytest.approx(1 - 7 * np.log(200) / (3 * 499), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_the_soft_bound_of_fewer_than_two_samples_is_zero(n: int) -> None:
     drawn = np.ones((1, n, 3)) / 3
-    found = soft_counts(soft(drawn, estimation=np.array([[n, 0, 0]]), n=10), alpha=0.01)
-    assert (found.prediction[0], found.radius[0], found.p_a_lower[0]) == (ABSTAIN, 0, 0)
+    certificates = soft_counts(soft(drawn, estimation=np.array([[n, 0, 0]]), n=10), alpha=0.01)
+    assert (certificates.prediction[0], certificates.radius[0], certificates.p_a_lower[0]) == (ABSTAIN, 0, 0)
 
 
 def test_the_soft_certificate_is_of_each_images_own_samples() -> None:
     counts = made("planned")
-    found = derive(counts, kind="soft")
+    certificates = derive(counts, kind="soft")
     for image, n in enumerate(counts.drawn.tolist()):
         k = int(counts.estimation[image, 0])
         values = np.repeat([0.8, 0.1], [k, n - k])
         if n == 0:
-            assert (found.prediction[image], found.p_a_lower[image]) == (ABSTAIN, 0)
+            assert (certificates.prediction[image], certificates.p_a_lower[image]) == (ABSTAIN, 0)
             continue
         log = np.log(2 / ALPHA)
         bound = values.mean() - np.sqrt(2 * values.var(ddof=1) * log / n) - 7 * log / (3 * (n - 1))
-        assert found.p_a_lower[image] == pytest.approx(max(bound, 0.0), abs=1e-9)
+        assert certificates.p_a_lower[image] == pytest.approx(max(bound, 0.0), abs=1e-9)
 
 
 # PREDICT.
@@ -389,12 +391,12 @@ def test_the_soft_certificate_is_of_each_images_own_samples() -> None:
 def test_predictions_are_those_of_predict(rule: str, n: int | None, alpha: float) -> None:
     counts = made(rule)
     chosen = counts if n is None else first_samples(counts, n)
-    found = derive(counts, kind="predict", alpha=alpha, n=n)
+    certificates = derive(counts, kind="predict", alpha=alpha, n=n)
     expected = [predict_counts(row, alpha=alpha) for row in chosen.estimation]
-    assert found.prediction.tolist() == expected
+    assert certificates.prediction.tolist() == expected
     assert {0, ABSTAIN} <= set(expected)
-    assert not found.radius.any()
-    assert found.n_a.tolist() == chosen.estimation.max(1).tolist()
+    assert not certificates.radius.any()
+    assert certificates.n_a.tolist() == chosen.estimation.max(1).tolist()
 
 
 def test_predict_does_not_need_so_many_samples_as_certify() -> None:

@@ -46,6 +46,7 @@ def expected_rows(
                 "prefix": [count for prefix in reached for count in prefix],
                 "probability_sum": found.probability_sum[row].tolist(),
                 "probability_square": found.probability_square[row].tolist(),
+                "kind": str(found.kind[row]),
                 "samples": int((found.selection + found.pilot + found.estimation)[row].sum()),
             }
     return expected

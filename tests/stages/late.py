@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from rspipe.data.splits import Split
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Resources
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.stages.passes import CountPass, Work, visit
 from rspipe.storage.files import write_json
 from rspipe.storage.store import Store
 
@@ -25,14 +26,14 @@ class Held(CountPass):
 
     run_dir: Path
 
-    def run(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """Return no arrays."""
+    def run(self, *given: Any, **_: Any) -> pa.Table:
+        """Return a row without counts, for (networks, image, label, example)."""
         import ray
 
         (self.run_dir / "arrived" / ray.get_runtime_context().get_node_id()).touch()
         while not (self.run_dir / "go").exists():
             time.sleep(0.05)
-        return {}
+        return pa.table({"example": [given[3]]})
 
 
 def main(address: str, run_dir: Path) -> None:
@@ -41,11 +42,11 @@ def main(address: str, run_dir: Path) -> None:
     store = Store(run_dir)
     write_json(store.run_dir / "study.json", {})
     split = Split(torch.zeros(IMAGES, 1, 2, 2), torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES))
-    held = Held(0.25, (), (), CertifySpec(n0=10, n=10), 10, run_dir)
+    held = Held(0.25, (), (), (), CertifySpec(n0=10, n=10), 10, run_dir)
 
-    def show(visits: list[Visit]) -> None:
-        for one in visits:
-            sys.stdout.write(f"visited {one.example}\n")
+    def show(rows: pa.Table) -> None:
+        for example in rows["example"].to_pylist():
+            sys.stdout.write(f"visited {example}\n")
 
     with connect(address=address, resources=Resources(), log=run_dir / "ray.log") as cluster:
         visit(store, [Work(held, split)], classes=10, cluster=cluster, on_block=show)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -25,7 +26,7 @@ from rspipe.smoothing.noise import Noise
 from rspipe.stages import certify
 from rspipe.stages import passes as sampling
 from rspipe.stages.certify import certify_classifiers
-from rspipe.stages.passes import CountPass, Visit, Work, visit
+from rspipe.stages.passes import CountPass, Work, visit
 from rspipe.stages.train import train_one
 from rspipe.stages.weigh import member_margins, weigh_ensembles
 from rspipe.storage.classifiers import certification_keys, classifier_of, load_network
@@ -399,14 +400,14 @@ def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
     def pool(store: Any, works: Any, waiting: list[dict[str, Any]], *, on_block: Any, **_: Any) -> None:
         asked.append([row["example"] for row in waiting])
         for row in waiting[: brought[len(asked) - 1]]:
-            on_block([Visit(0, row["example"], row["label"], 0.0, {}, "cpu")])
+            on_block(pa.table({"work": [0], "example": [row["example"]]}))
         raise WorkersLostError("a node is gone")
 
     monkeypatch.setattr(sampling, "_run_pool", pool)
-    work = Work(CountPass(0.25, ("a",), (), study.certify, 10), split)
+    work = Work(CountPass(0.25, ("a",), (), (), study.certify, 10), split)
 
-    def on_block(visits: list[Visit]) -> None:
-        found.extend(one.example for one in visits)
+    def on_block(rows: pa.Table) -> None:
+        found.extend(rows["example"].to_pylist())
 
     with pytest.raises(WorkersLostError, match="a node is gone"):
         visit(Store(Path("/nowhere")), [work], classes=10, cluster=Nodes(), on_block=on_block)  # type: ignore[arg-type]

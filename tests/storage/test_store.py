@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from rspipe.errors import DamagedError, StoreError
 from rspipe.records import SearchResult, TrainedModel, Trial
-from rspipe.smoothing.classifiers import BatchLimit, Classifier
-from rspipe.smoothing.counting import ImageCounts
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
 from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
-from rspipe.stages.certify import _table
-from rspipe.stages.passes import CountPass, Visit
+from rspipe.storage.counts import count_rows
 from rspipe.storage.files import checksum, load_torch, save_torch
 from rspipe.storage.opening import open_store
 from rspipe.storage.paths import StorePath
@@ -51,7 +51,17 @@ def counts_table(
     """The rows that certification writes of an image, from arrays like those of a pass; 990 of 1000 by default."""
     spec = CertifySpec(rule=RULES[rule], n0=100, n=1000)
     estimation = np.array([[10, 990]])
-    content = {
+    content: dict[str, Any] = {
+        "sigma": 0.5,
+        "rule": spec.rule,
+        "n0": spec.n0,
+        "n": spec.n,
+        "alpha": spec.alpha,
+        "seed": spec.seed,
+        "classifier": np.array([classifier]),
+        "kind": np.array(["model"]),
+        "example": np.array([example]),
+        "label": np.array([1]),
         "selection": np.array([[1, 99]]),
         "pilot": np.zeros((1, 2), np.int64),
         "estimation": estimation,
@@ -60,11 +70,10 @@ def counts_table(
         "prefix": np.array([[[2, 198], [5, 495], [10, 990]]]),
         "probability_sum": estimation * 0.9,
         "probability_square": estimation * 0.81,
-        "batch_size": np.array(100),
+        "batch_size": np.array([100]),
+        "seconds": np.array([0.1]),
     }
-    one = Visit(work=0, example=example, label=1, seconds=0.1, arrays={**content, **arrays}, device="cpu")
-    sampling = CountPass(0.5, ("m",), (Classifier(classifier, (0,), (1.0,)),), spec, 2)
-    return _table(sampling, one, {classifier: "model"}, {classifier: key})
+    return count_rows(CountTable(**{**content, **arrays}), keys=[key], spec=spec, device="cpu")
 
 
 def test_a_run_directory_refuses_another_study_and_says_what_differs(run_dir: StorePath, study: StudyConfig) -> None:
@@ -291,43 +300,41 @@ CLASSIFIERS = (
 KEYS = {one.id: f"key of {one.id}" for one in CLASSIFIERS}
 
 
-def passed(rule: str, store: Store, *, examples: Sequence[int] = (7, 3, 5)) -> dict[str, list[ImageCounts]]:
-    """Pass over images, store what is found, each image in a part of its own, and return it by classifier."""
+def passed(rule: str, store: Store, *, examples: Sequence[int] = (7, 3, 5)) -> list[CountTable]:
+    """Pass over images, store what is counted, each image in a part of its own, and return it by image."""
     spec = CertifySpec(rule=RULES[rule], n0=100, n=3000, alpha=0.01, block_size=500, seed=4)
     networks = [Sure(4.0), Sure(0.05), Sure(-9.0)]
-    sampling = CountPass(0.5, ("x", "y", "z"), CLASSIFIERS, spec, 3)
-    kinds = {one.id: "ensemble" if one.id == "both" else "model" for one in CLASSIFIERS}
-    found: dict[str, list[ImageCounts]] = {one.id: [] for one in CLASSIFIERS}
+    call: dict[str, Any] = {"label": 1, "sigma": 0.5, "spec": spec, "classes": 3}
+    counted = []
     for example in examples:
-        arrays = sampling.run(networks, torch.zeros(2), 1, example, limit=BatchLimit())
-        one = Visit(work=0, example=example, label=1, seconds=0.5, arrays=arrays, device="cpu")
-        store.save_counts(_table(sampling, one, kinds, KEYS))
-        for classifier in CLASSIFIERS:
-            found[classifier.id].append(ImageCounts(**arrays))
-    return found
+        counts = count_image(networks, CLASSIFIERS, torch.zeros(2), example=example, **call)
+        counts = replace(counts, seconds=np.full(len(CLASSIFIERS), 0.5))
+        store.save_counts(count_rows(counts, keys=list(KEYS.values()), spec=spec, device="cpu"))
+        counted.append(counts)
+    return counted
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("complete", [True, False])
 def test_counts_come_back_as_they_were_made(tmp_path: Path, rule: str, complete: bool) -> None:
     store = Store(tmp_path)
-    found = passed(rule, store)
+    counted = passed(rule, store)
     stored = store.classifier_counts(KEYS, complete=complete)
     assert [one.id for one in stored] == sorted(KEYS)
     order = np.argsort((7, 3, 5))
     for counts in stored:
         row = [one.id for one in CLASSIFIERS].index(counts.id)
 
-        def made(name: str, row: int = row, id_: str = counts.id) -> np.ndarray[Any, Any]:
-            return np.stack([getattr(one, name)[row] for one in found[id_]])[order]
+        def made(name: str, row: int = row) -> np.ndarray[Any, Any]:
+            return np.stack([getattr(one, name)[row] for one in counted])[order]
 
         assert counts.example.tolist() == [3, 5, 7]
         assert counts.label.tolist() == [1, 1, 1]
-        assert counts.kind == ("ensemble" if counts.id == "both" else "model")
+        assert counts.kind.tolist() == ["ensemble" if counts.id == "both" else "model"] * 3
         assert counts.rule == RULES[rule]
         assert (counts.sigma, counts.n0, counts.n, counts.alpha, counts.seed) == (0.5, 100, 3000, 0.01, 4)
-        assert counts.seconds == 1.5
-        for name in ("selection", "pilot", "estimation", "stop"):
+        assert counts.seconds.tolist() == [0.5] * 3
+        for name in ("selection", "pilot", "estimation", "stop", "batch_size"):
             assert np.array_equal(getattr(counts, name), made(name)), name
             assert getattr(counts, name).dtype.kind == made(name).dtype.kind
         noted = complete or rule == "radius_grid"
