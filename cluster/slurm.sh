@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A study on Slurm: one Ray over all nodes of the allocation, for as long as the study runs. What is said to it is said
-# to pipelines/full_study.py; the run directory must lie on storage that all nodes share:
+# A study on Slurm: one Ray over all nodes of the allocation, for as long as the study runs. It takes the options of
+# pipelines/full_study.py; the run directory must lie on storage that all nodes share:
 #
 #     sbatch cluster/slurm.sh --study my.toml --run-dir "$HOME/runs/mine" --resources.gpus-per-worker 1
 #

@@ -1,8 +1,10 @@
 """The public interface: what `import rspipe` offers, and what it does not need."""
 
 import inspect
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ SIGNATURES = {
     "check_clean_accuracy": (("network", "images", "labels"), {"expected", "tolerance", "batch_size"}),
     "deploy": (("network",), {"precision"}),
     "load_checkpoint": (("path",), {"architecture", "classes", "normalization"}),
+    "load_classifier": (("run",), {"uri", "device", "precision", "classes", "allow_code"}),
+    "load_study": (("path",), {"overrides", "allow_code"}),
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
     "solve_weights": (("mean", "covariance"), {"method"}),
 }
@@ -38,10 +42,11 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def core_modules() -> list[str]:
+def modules_without_ray() -> list[str]:
+    """Return all modules but those of the wings that need Ray or MLflow."""
     root = Path(rspipe.__file__).parent
     paths = [path.relative_to(root.parent) for path in root.rglob("*.py")]
-    parts = [path.with_suffix("").parts for path in paths if path.parts[1] not in ("stages", "tracking")]
+    parts = [path.with_suffix("").parts for path in paths if path.parts[1] not in ("commands", "stages", "tracking")]
     return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
 
 
@@ -90,9 +95,20 @@ def test_abstention_is_minus_one() -> None:
     assert rspipe.ABSTAIN == -1
 
 
+def test_tab_completion_shows_the_public_names_alone() -> None:
+    assert [name for name in dir(rspipe) if not name.startswith("_")] == rspipe.__all__
+    typed = Path(rspipe.__file__).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"import \w+ as (\w+)$", typed, re.MULTILINE)) == rspipe.__all__
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert rspipe.__version__ == version("rspipe")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'rspipe' has no attribute 'certifi'"):
         rspipe.certifi  # noqa: B018
+    assert not hasattr(rspipe, "certifi")
 
 
 def test_importing_the_package_alone_imports_nothing_heavy() -> None:
@@ -102,8 +118,8 @@ def test_importing_the_package_alone_imports_nothing_heavy() -> None:
     )
 
 
-def test_the_core_is_imported_without_ray_mlflow_and_cvxpy() -> None:
-    modules = core_modules()
+def test_the_wings_below_the_stages_are_imported_without_ray_mlflow_and_cvxpy() -> None:
+    modules = modules_without_ray()
     assert {"rspipe", "rspipe.ensembles.weights", "rspipe.training.methods.macer", "rspipe.training.fitting"} <= set(
         modules
     )
@@ -111,13 +127,3 @@ def test_the_core_is_imported_without_ray_mlflow_and_cvxpy() -> None:
         f"from importlib import import_module\nfor m in {modules!r}: import_module(m)",
         blocked=("ray", "mlflow", "cvxpy"),
     )
-
-
-def test_networks_and_losses_need_no_pydantic() -> None:
-    names = ("check_clean_accuracy", "deploy", "load_checkpoint", "macer_loss")
-    run(f"import rspipe\nfor name in {names!r}: getattr(rspipe, name)", blocked=("pydantic", "pydantic_core"))
-
-
-def test_weights_in_closed_form_need_no_cvxpy() -> None:
-    code = "import rspipe; print(rspipe.solve_weights([1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]], method='uniform').weights)"
-    assert run(code, blocked=("cvxpy",)) == "[0.5 0.5]\n"

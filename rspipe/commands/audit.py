@@ -1,4 +1,4 @@
-"""Audit certification logs, ours or published: what they are, what alpha and n their radii imply, what is wrong.
+"""Audit certification logs, ours or published: what alpha and n their radii imply, and what is wrong.
 
 Exit status: 0 no log has a problem, 1 some have, 2 some cannot be read.
 """

@@ -29,13 +29,15 @@ class Options:
     """Of derived certificates; the smallest of the runs by default."""
     n: int | None = None
     """Samples of derived certificates; as many as all runs have by default."""
+    allow_code: bool = False
+    """Let studies name architectures as module:function; as when they were run."""
 
 
 def main(options: Options) -> None:
     """Print paired differences between the runs' classifiers."""
     if len(options.runs) < (1 if options.against else 2):
         raise MismatchError("give two run directories or more, or one and --against")
-    runs = [read_run(text) for text in options.runs]
+    runs = [read_run(text, allow_code=options.allow_code) for text in options.runs]
     try:
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
     except ValueError as error:

@@ -60,7 +60,7 @@ class RunOptions:
     override: Overrides = ()
     """The overrides of the study file that it was run with."""
     allow_code: bool = False
-    """Let the study file name architectures as module:function; as when it was run."""
+    """Let the study name architectures as module:function; as when it was run."""
 
 
 @dataclass(frozen=True)
@@ -155,5 +155,5 @@ def run_to_read(options: RunOptions) -> StudyRun:
     if options.override:
         raise StudyError("--set changes a study file, and none is named; add --study")
     store = Store(run_dir)
-    study = read_study(store)
+    study = read_study(store, allow_code=options.allow_code)
     return StudyRun(study, store.run_dir, (store.run_dir / "study.toml").read_text())

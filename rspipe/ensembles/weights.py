@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rspipe.arrays import FloatArray
-from rspipe.errors import SolverError
+from rspipe.errors import SolverError, needs_extra
 
 Method = Literal["uniform", "esbrs_ratio", "esbrs_paper"]
 
@@ -55,8 +55,10 @@ def _solve_with(solver: str, covariance: FloatArray, constraint: FloatArray) -> 
 
     Raises:
         SolverError: The solver has no solution.
+        MissingPackageError: cvxpy is not installed.
     """
-    import cvxpy as cp
+    with needs_extra("rspipe.solve_weights"):
+        import cvxpy as cp
 
     y = cp.Variable(len(constraint), nonneg=True)
     # Half the time of a sum of squares; rounding may have taken the smallest eigenvalue below 0.

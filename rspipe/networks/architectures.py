@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rspipe.errors import ModelError, StudyError, nearest
+from rspipe.errors import MissingPackageError, ModelError, StudyError, nearest, needs_extra
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.networks.small_images import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
 
@@ -36,7 +36,8 @@ ARCHITECTURES: dict[str, Builder] = {
 
 
 def _torchvision_network(name: str, classes: int) -> nn.Module:
-    from torchvision import models
+    with needs_extra(f"architecture {name!r}"):
+        from torchvision import models
 
     # These two return auxiliary logits in training unless told not to, and warn unless told how to initialize.
     settings = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
@@ -45,11 +46,15 @@ def _torchvision_network(name: str, classes: int) -> nn.Module:
 
 
 def _find_in_torchvision(name: str) -> Builder:
+    own = ", ".join(sorted(ARCHITECTURES))
     try:
-        from torchvision import models
+        with needs_extra(f"architecture {name!r}, none of {own},"):
+            from torchvision import models
+    except MissingPackageError:
+        raise
     except (ImportError, RuntimeError) as error:
         raise StudyError(
-            f"architecture {name!r} is none of {', '.join(sorted(ARCHITECTURES))}, and torchvision cannot be imported "
+            f"architecture {name!r} is none of {own}, and torchvision cannot be imported "
             f"to look further ({_reason(error)}); install the torchvision that belongs to this torch"
         ) from error
     classifiers = models.list_models(module=models)
@@ -64,7 +69,7 @@ def _find_in_torchvision(name: str) -> Builder:
     if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         raise StudyError(f"unknown architecture {name!r}{nearest(name, known)}")
     raise StudyError(
-        f"unknown architecture {name!r}; valid names: {', '.join(sorted(ARCHITECTURES))}, "
+        f"unknown architecture {name!r}; valid names: {own}, "
         "any classifier of torchvision.models, or 'module:function' of your own"
     )
 
@@ -116,12 +121,15 @@ def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
     Raises:
         StudyError: There is no architecture of that name, or its module cannot be imported.
         ModelError: Its builder failed, or returned no network.
+        MissingPackageError: It is torchvision's, which is not installed.
     """
     build = find_architecture(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             network: object = build(classes)
+        except MissingPackageError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"architecture {architecture!r} cannot be built for {classes} classes ({_reason(error)}); "

@@ -103,14 +103,19 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
     return {f"σ = {counts.sigma:g}, {name}": counts for name, counts in ordered}
 
 
-def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
+def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> CertifiedRun:
     """Return the counts of a run directory for a comparison with others; its study is the one it was made with.
 
+    Args:
+        run_dir: A folder, or an address in an object store.
+        allow_code: Whether its architectures may be `module:function`, whose module is then imported.
+
     Raises:
-        StoreError: It is no run directory, of another version of rspipe, or holds no counts.
+        StoreError: It is no run directory, of another version of rspipe, names code that is not allowed, or holds
+            no counts.
     """
     store = Store(run_dir)
-    study = read_study(store)
+    study = read_study(store, allow_code=allow_code)
     results = read_results(store, study)
     keys = certification_keys(study, results.models, results.ensembles)
     by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rspipe.errors import StoreError
+from rspipe.networks.spec import NO_CODE
 from rspipe.spec import content_id
 from rspipe.storage.files import read_json, write_json
 from rspipe.storage.locks import exclusive
@@ -54,11 +57,15 @@ def check_owner(store: Store, study: StudyConfig) -> None:
         )
 
 
-def read_study(store: Store) -> StudyConfig:
+def read_study(store: Store, *, allow_code: bool = False) -> StudyConfig:
     """Return the study that a run directory was made with. Paths of data, which are not kept, are empty.
 
+    Args:
+        store: The run directory.
+        allow_code: Whether an architecture may be `module:function`, whose module is then imported.
+
     Raises:
-        StoreError: It is no run directory, or of another version of rspipe.
+        StoreError: It is no run directory, of another version of rspipe, or names code that is not allowed.
     """
     path = store.run_dir / STUDY_FILE
     if not path.is_file():
@@ -68,8 +75,12 @@ def read_study(store: Store) -> StudyConfig:
         kept = dict(content["study"])
         if kept["data"]["name"] != "digits":
             kept["data"] = {"folder": "", **kept["data"]}
-        study = StudyConfig.model_validate(kept)
+        study = StudyConfig.model_validate(kept, context=None if allow_code else NO_CODE)
         known = str(content["id"])
+    except ValidationError as error:
+        refused = [one["msg"] for one in error.errors() if one["type"] == "code_not_allowed"]
+        reason = refused[0] if refused else "written by another version of rspipe; run the study again"
+        raise StoreError(f"{path}: {reason}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
     if study.id != known:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rspipe.data.spec import DigitsData
-from rspipe.errors import ModelError, StudyError
+from rspipe.errors import MissingPackageError, ModelError, StudyError
 from rspipe.networks.architectures import ARCHITECTURES, build_network, check_input, find_architecture
 from rspipe.networks.normalization import CIFAR10, IMAGENET, Normalize, normalization, set_normalization
 from rspipe.training.methods.gaussian import Gaussian
@@ -259,7 +259,22 @@ def test_a_torchvision_classifier_that_takes_no_number_of_classes_is_refused(mon
 def test_without_torchvision_only_names_that_need_it_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert spec("lenet").architecture == "lenet"
-    with pytest.raises(StudyError, match=r"'resnet18' is none of .*, and torchvision cannot be imported"):
+    needs = r"needs torchvision, which is not installed; pip install 'rspipe\[pipeline\]'"
+    with pytest.raises(MissingPackageError, match=rf"architecture 'resnet18', none of .*lenet.*, {needs}"):
+        find_architecture("resnet18")
+    with pytest.raises(MissingPackageError, match=rf"architecture 'resnet50' {needs}"):
+        build_network("resnet50", classes=10, seed=0)
+
+
+def test_a_torchvision_that_cannot_be_imported_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "torchvision" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StudyError, match=r"'resnet18' is none of .*RuntimeError: operator torchvision::nms"):
         find_architecture("resnet18")
 
 

@@ -1,0 +1,81 @@
+"""The `rspipe` command: which commands there are, and how it refuses what it does not know."""
+
+import sys
+from importlib import import_module
+
+import pytest
+
+import rspipe
+from rspipe.commands.main import COMMANDS, main, summary
+from tests.processes import PIPELINES
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Return the exit status of `rspipe WORDS`, what it prints, and what it prints to stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rspipe", *words])
+        try:
+            main()
+            status = 0
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_lists_every_command_with_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = answer(capsys, *words)
+    assert (status, err) == (0, "")
+    lines = [line for line in out.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    for line, command in zip(lines, COMMANDS, strict=True):
+        assert line.endswith(f"  {summary(command)}")
+        assert len(line) <= 120
+        assert summary(command).endswith(".")
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "--version") == (0, f"rspipe {rspipe.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("studdy", "did you mean 'study'?"),
+        ("check_boundary", "did you mean 'check-boundary'?"),
+        ("--x", "valid names: "),
+    ],
+)
+def test_an_unknown_command_is_one_line(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = answer(capsys, word)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: unknown command {word!r}; {hint}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = answer(capsys, command, "--help")
+    assert status == 0
+    assert out.startswith(f"usage: rspipe {command} ")
+    assert " ".join(summary(command).split()) in " ".join(out.split())
+
+
+def test_what_a_command_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = answer(capsys, "study", "no/such.toml")
+    assert (status, out) == (2, "")
+    assert err == "error: no/such.toml: no such study file\n"
+
+
+def test_every_command_is_a_script_too() -> None:
+    files = {command: command.replace("-", "_") for command in COMMANDS} | {"study": "full_study"}
+    assert {path.stem for path in PIPELINES.glob("*.py")} == set(files.values())
+    for command, file in files.items():
+        assert f'run("{command}")' in (PIPELINES / f"{file}.py").read_text(encoding="utf-8")
+
+
+def test_every_command_has_options_and_a_main() -> None:
+    for command in COMMANDS:
+        loaded = import_module(f"rspipe.commands.{command.replace('-', '_')}")
+        assert callable(loaded.main)
+        assert isinstance(loaded.Options, type)

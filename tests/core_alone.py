@@ -1,0 +1,71 @@
+"""The library with numpy, scipy and torch alone: run by the Python of an environment that has nothing else."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import rspipe
+
+
+def linear() -> nn.Module:
+    """Return a classifier of 2x2 images whose smoothed radius is known: the distance to its hyperplane."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0] * 4, [1.0, 0.0, 0.0, 0.0]]))
+        network[1].bias.copy_(torch.tensor([0.0, -0.5]))
+    return network
+
+
+def certification() -> None:
+    image = torch.full((1, 2, 2), 0.9)
+    certificate = rspipe.certify(linear(), image, sigma=0.25, n0=100, n=2000)
+    assert certificate.prediction == 1
+    assert 0.25 < certificate.radius < 0.4
+    assert rspipe.predict(linear(), image, sigma=0.25, n=100) == 1
+    assert rspipe.predict(linear(), torch.full((1, 2, 2), 0.5), sigma=0.25, n=100) == rspipe.ABSTAIN
+
+
+def bounds_and_metrics() -> None:
+    lower, upper = (
+        rspipe.clopper_pearson_lower(990, 1000, alpha=0.001),
+        rspipe.clopper_pearson_upper(10, 1000, alpha=0.001),
+    )
+    assert np.isclose(lower, 1 - upper)
+    radius = np.array([float(rspipe.certified_radius(lower, sigma=0.5)), 0.3])
+    correct = np.array([True, False])
+    assert np.isclose(rspipe.average_certified_radius(radius, correct), radius[0] / 2)
+    assert list(rspipe.certified_accuracy(radius, correct, [0.0, 9.0])) == [0.5, 0.0]
+
+
+def networks(folder: Path) -> None:
+    from rspipe.networks.architectures import build_network
+
+    network, images = build_network("cifar_resnet20", classes=10, seed=0).eval(), torch.rand(4, 3, 32, 32)
+    path = folder / "checkpoint.pt"
+    torch.save({"state_dict": network.state_dict()}, path)
+    loaded = rspipe.load_checkpoint(path, architecture="cifar_resnet20", classes=10, normalization="architecture")
+    labels = loaded(images).argmax(1)
+    assert rspipe.check_clean_accuracy(loaded, images, labels, expected=1.0, tolerance=0.0) == 1.0
+    assert torch.equal(rspipe.deploy(loaded, precision="float32")(images).argmax(1), labels)
+
+
+def training() -> None:
+    logits = torch.randn(3, 8, 5, requires_grad=True)
+    rspipe.macer_loss(logits, torch.tensor([0, 1, 2]), sigma=0.25).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def weights() -> None:
+    assert list(rspipe.solve_weights([1.0, 2.0], np.eye(2), method="uniform").weights) == [0.5, 0.5]
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    certification()
+    bounds_and_metrics()
+    networks(Path(sys.argv[1]))
+    training()
+    weights()
