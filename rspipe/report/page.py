@@ -120,6 +120,7 @@ def _templates() -> Environment:
 
 
 def section_html(section: Section) -> Markup:
+    """Return a section as HTML, by the template of its name."""
     template = _templates().get_template(f"sections/{section.name}.html")
     return Markup(template.render(section.content, figures=section.figures))
 
@@ -131,19 +132,16 @@ def render_report(study_results: Results, chapters: Chapters) -> str:
         study_results: Of the study.
         chapters: Its `report_chapters`.
     """
-    images = sorted({one.images for one in study_results.summaries})
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            study=study_results.study,
-            data=data_title(study_results.study.data),
-            rule=RULES[study_results.study.certify.rule.name],
-            images=list(dict.fromkeys((images[0], images[-1]))) if images else [],
-            classifiers=len(study_results.summaries),
-            models=len(study_results.models),
-            ensembles=len(study_results.ensembles),
-            caveats=caveats(study_results),
-            chapters={title: [section_html(section) for section in sections] for title, sections in chapters.items()},
-        )
+    images = [one.images for one in study_results.summaries]
+    page = _templates().get_template("page.html")
+    return page.render(
+        study=study_results.study,
+        data=data_title(study_results.study.data),
+        rule=RULES[study_results.study.certify.rule.name],
+        images=dict.fromkeys((min(images), max(images))) if images else (),
+        classifiers=len(study_results.summaries),
+        models=len(study_results.models),
+        ensembles=len(study_results.ensembles),
+        caveats=caveats(study_results),
+        chapters={title: [section_html(section) for section in sections] for title, sections in chapters.items()},
     )

@@ -1,1 +1,1 @@
-"""Sections of the report, one file each: numbers, table, figure, note."""
+"""Sections of the report: a module with numbers, tables and figures, and a template of its name with the words."""

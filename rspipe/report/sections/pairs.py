@@ -40,7 +40,7 @@ class Contest:
         return self.comparisons[0].images
 
 
-def contest(results: Results, *, sigma: float, most: int = MOST) -> Contest | None:
+def compare_all(results: Results, *, sigma: float, most: int = MOST) -> Contest | None:
     """Return the paired differences between all classifiers at a noise level, in the order of the tables.
 
     Of more than `most`, those of largest ACR. None where there are no two, or fewer than two images in common.
@@ -68,7 +68,7 @@ def contest(results: Results, *, sigma: float, most: int = MOST) -> Contest | No
     )
 
 
-def pair_table(contest_: Contest) -> Table:
+def pair_table(contest: Contest) -> Table:
     """Return one row per pair, the classifier of larger ACR first."""
     return Table.of(
         {
@@ -78,16 +78,16 @@ def pair_table(contest_: Contest) -> Table:
             "first is": verdict_cell(one.difference.verdict),
             "with Holm's correction": verdict_cell(one.difference.verdict, sure=bool(sure)),
         }
-        for one, sure in zip(contest_.comparisons, contest_.significant, strict=True)
+        for one, sure in zip(contest.comparisons, contest.significant, strict=True)
     )
 
 
-def pair_figure(contest_: Contest) -> Figure:
+def pair_figure(contest: Contest) -> Figure:
     """Return the matrix of differences, row minus column, in thousandths; bold where significant after correction."""
-    count = len(contest_.groups)
-    place = {group.id: position for position, group in enumerate(contest_.groups)}
+    count = len(contest.groups)
+    place = {group.id: position for position, group in enumerate(contest.groups)}
     difference, sure = np.zeros((count, count)), np.zeros((count, count), dtype=bool)
-    for one, significant in zip(contest_.comparisons, contest_.significant, strict=True):
+    for one, significant in zip(contest.comparisons, contest.significant, strict=True):
         difference[place[one.first], place[one.second]] = one.difference.estimate
         sure[place[one.first], place[one.second]] = significant
     difference, sure = difference - difference.T, sure | sure.T
@@ -96,7 +96,7 @@ def pair_figure(contest_: Contest) -> Figure:
         side = 1.2 + 0.27 * count
         figure = Figure(figsize=(max(5.6, 2.6 + 0.32 * count), max(2.2, side)), layout="constrained", facecolor="white")
         axes = figure.add_subplot(facecolor="white")
-        axes.set_title(f"ACR, row minus column, in thousandths, σ = {contest_.sigma:g}", loc="left")
+        axes.set_title(f"ACR, row minus column, in thousandths, σ = {contest.sigma:g}", loc="left")
         edges = np.arange(count + 1) - 0.5
         shade = np.where(sure, difference, 0.0)
         axes.pcolormesh(edges, edges, shade, cmap="PuOr_r", vmin=-1.9 * largest, vmax=1.9 * largest)
@@ -106,7 +106,7 @@ def pair_figure(contest_: Contest) -> Figure:
             colour, weight = ("#000000", "bold") if sure[row, column] else ("#8a8f96", "normal")
             axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour, fontweight=weight)
         axes.set_xticks(range(count), [str(at + 1) for at in range(count)])
-        axes.set_yticks(range(count), [f"{group.label}  {at + 1}" for at, group in enumerate(contest_.groups)])
+        axes.set_yticks(range(count), [f"{group.label}  {at + 1}" for at, group in enumerate(contest.groups)])
         axes.tick_params(labelsize=7, length=0)
         axes.xaxis.tick_top()
         axes.grid(visible=False)
@@ -117,7 +117,7 @@ def pair_figure(contest_: Contest) -> Figure:
 
 def section(results: Results) -> Section | None:
     """Return the section; None where no noise level has two classifiers."""
-    contests = [one for sigma in results.sigmas if (one := contest(results, sigma=sigma)) is not None]
+    contests = [one for sigma in results.sigmas if (one := compare_all(results, sigma=sigma)) is not None]
     if not contests:
         return None
     content = {"contests": [(one, pair_table(one)) for one in contests]}

@@ -26,7 +26,6 @@ def _members(results: Results, record: EnsembleWeights) -> str:
 
 def ensemble_table(results: Results) -> Table:
     """Return one row per ensemble: members, weights, and how good the solver says they are."""
-
     return Table.of(
         {
             "σ": number_cell(record.sigma, digits=2),

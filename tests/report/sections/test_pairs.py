@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rspipe.report.page import section_html
-from rspipe.report.sections.pairs import contest, pair_figure, pair_table, section
+from rspipe.report.sections.pairs import compare_all, pair_figure, pair_table, section
 from rspipe.smoothing.inference import difference
 from tests import results_builder as built
 
@@ -17,7 +17,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def pairs(made):
-    return contest(made, sigma=0.25)
+    return compare_all(made, sigma=0.25)
 
 
 def test_every_pair_has_the_paired_difference_of_its_two_classifiers(made, pairs):
@@ -39,11 +39,11 @@ def test_the_table_has_every_pair_once_with_the_larger_acr_first(pairs):
 
 
 def test_of_many_classifiers_the_best_are_compared_and_the_rest_is_counted(made, monkeypatch):
-    few, everyone = contest(made, sigma=0.25, most=4), contest(made, sigma=0.25)
+    few, everyone = compare_all(made, sigma=0.25, most=4), compare_all(made, sigma=0.25)
     acr = [sorted(group.acr for group in one.groups) for one in (few, everyone)]
     assert acr[0] == pytest.approx(acr[1][-4:])
     assert few.left_out == len(everyone.groups) - 4
-    monkeypatch.setattr("rspipe.report.sections.pairs.contest", lambda _, *, sigma: few if sigma == 0.25 else None)
+    monkeypatch.setattr("rspipe.report.sections.pairs.compare_all", lambda _, *, sigma: few if sigma == 0.25 else None)
     assert f"at σ = 0.25: {few.left_out}." in " ".join(section_html(section(made)).split())
     monkeypatch.undo()
     assert "Left out" not in section_html(section(made))
@@ -55,14 +55,14 @@ def test_classifiers_that_are_not_finished_are_left_out(made):
         for name in ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
     })  # fmt: skip
     part = replace(made, certified=(short, *made.certified[1:]))
-    found = contest(part, sigma=short.sigma)
+    found = compare_all(part, sigma=short.sigma)
     assert found.left_out == 1
     assert found.images == 60
 
 
 def test_one_classifier_has_nothing_to_be_compared_with(made):
     alone = replace(made, certified=made.certified[:1])
-    assert contest(alone, sigma=made.certified[0].sigma) is None
+    assert compare_all(alone, sigma=made.certified[0].sigma) is None
 
 
 def test_the_figure_writes_every_difference_in_thousandths(pairs):
