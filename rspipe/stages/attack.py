@@ -26,17 +26,15 @@ def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedMo
     Raises:
         StoreError: There are none.
     """
-    certified = {record.id: c for record in results.records if (c := results.certificates(record.id)) is not None}
-    records = [record for record in results.records if record.id in certified]
+    certified = [(record, c) for record in results.records if (c := results.certificates(record.id)) is not None]
     if names:
-        chosen = [one for one in records if any(name in display_name(one) or name in one.id for name in names)]
+        chosen = [one for one, _ in certified if any(name in display_name(one) or name in one.id for name in names)]
     else:
-        best: dict[tuple[float, str], TrainedModel | EnsembleWeights] = {}
-        for record in sorted(records, key=lambda one: float(certified[one.id].credited_radius.mean())):
-            best[certified[record.id].sigma, certified[record.id].kind] = record
+        by_acr = sorted(certified, key=lambda pair: float(pair[1].credited_radius.mean()))
+        best = {(c.sigma, c.kind): record for record, c in by_acr}
         chosen = [best[level_and_kind] for level_and_kind in sorted(best, reverse=True)]
     if not chosen:
-        known = ", ".join(dict.fromkeys(display_name(record) for record in records))
+        known = ", ".join(dict.fromkeys(display_name(record) for record, _ in certified))
         raise StoreError(
             f"no certified classifier is called {', '.join(names) or 'anything'}; there are: {known or '-'}"
         )

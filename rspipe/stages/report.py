@@ -6,7 +6,7 @@ from pathlib import Path
 from rspipe.audit.log import certification_log
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import StoreError
-from rspipe.records import TrainedModel
+from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.figures import figure_pdf, figure_svg
 from rspipe.report.page import render_report, report_chapters, report_figures
@@ -87,8 +87,8 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     )
 
 
-def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
-    """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
+def _counted(store: Store, study: StudyConfig) -> list[tuple[TrainedModel | EnsembleWeights, CountTable]]:
+    """Return the records of every certified classifier with its counts: by noise level, models before ensembles.
 
     Raises:
         StoreError: There are none.
@@ -97,10 +97,18 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
     keys = certification_keys(study, results.models, results.ensembles)
     by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
     if not by_id:
-        raise StoreError(f"{store.run_dir}: holds no counts of this study; run pipelines/certify.py first")
-    named = [(display_name(record), by_id[record.id]) for record in results.records if record.id in by_id]
-    ordered = sorted(named, key=lambda one: one[1].sigma)
-    return {f"σ = {counts.sigma:g}, {name}": counts for name, counts in ordered}
+        raise StoreError(f"{store.run_dir}: holds no counts of its study; run pipelines/certify.py first")
+    counted = [(record, by_id[record.id]) for record in results.records if record.id in by_id]
+    return sorted(counted, key=lambda pair: pair[1].sigma)
+
+
+def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
+    """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
+
+    Raises:
+        StoreError: There are none.
+    """
+    return {f"σ = {counts.sigma:g}, {display_name(record)}": counts for record, counts in _counted(store, study)}
 
 
 def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> CertifiedRun:
@@ -116,18 +124,11 @@ def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> Ce
     """
     store = Store(run_dir)
     study = read_study(store, allow_code=allow_code)
-    results = read_results(store, study)
-    keys = certification_keys(study, results.models, results.ensembles)
-    by_id = {counts.id: counts for counts in store.classifier_counts(keys, complete=True)}
-    if not by_id:
-        raise StoreError(f"{run_dir}: holds no counts of its study; run pipelines/certify.py first")
     groups: dict[tuple[str, float], list[CountTable]] = {}
-    for record in results.records:
-        if record.id in by_id:
-            name = record.label if isinstance(record, TrainedModel) else display_name(record)
-            groups.setdefault((name, by_id[record.id].sigma), []).append(by_id[record.id])
-    ordered = sorted(groups, key=lambda name: name[1])
-    return CertifiedRun(store.run_dir.name, study.data, {name: tuple(groups[name]) for name in ordered})
+    for record, counts in _counted(store, study):
+        name = record.label if isinstance(record, TrainedModel) else display_name(record)
+        groups.setdefault((name, counts.sigma), []).append(counts)
+    return CertifiedRun(store.run_dir.name, study.data, {name: tuple(seeds) for name, seeds in groups.items()})
 
 
 def write_derived(
