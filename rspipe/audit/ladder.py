@@ -177,7 +177,7 @@ def fit_ladders(
     """
     distinct = np.unique(radius)
     distinct = distinct[distinct > precision.step(distinct)]
-    found = []
+    ladders = []
     for sigma in sigmas:
         possible = distinct[distinct < LARGEST * sigma]
         if possible.size:
@@ -195,5 +195,5 @@ def fit_ladders(
             for few in (_FEW, _VALUES):
                 judged = [_best_rounding(possible[-few:], precision, one) for one in tried]
                 tried = sorted(judged, key=lambda one: unusual[one.n, one.alpha] - one.evidence)[:_LEFT]
-            found += [replace(one, evidence=one.evidence + beyond - unusual[one.n, one.alpha]) for one in tried]
-    return sorted(found, key=lambda one: -one.evidence)
+            ladders += [replace(one, evidence=one.evidence + beyond - unusual[one.n, one.alpha]) for one in tried]
+    return sorted(ladders, key=lambda one: -one.evidence)

@@ -246,10 +246,10 @@ def _shown(text: str) -> str:
 def _seconds(text: str) -> float:
     if _NUMBER.fullmatch(text):
         return float(text)
-    found = _CLOCK.fullmatch(text)
-    if found is None:
+    clock = _CLOCK.fullmatch(text)
+    if clock is None:
         return math.nan
-    days, hours, minutes, seconds = found.groups()
+    days, hours, minutes, seconds = clock.groups()
     return 86400 * float(days or 0) + 3600 * float(hours) + 60 * float(minutes) + float(seconds)
 
 

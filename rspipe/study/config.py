@@ -18,7 +18,8 @@ from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id
 from rspipe.study.claims import Claim, PublishedResult
-from rspipe.study.groups import AnyModelGroup, CheckpointGroup, EnsembleGroup, ModelGroup, SearchGroup
+from rspipe.study.ensemble_groups import EnsembleGroup
+from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
 from rspipe.study.references import check_entries, check_members
 from rspipe.training.spec import AnyModelSpec, Label, ModelSpec
 

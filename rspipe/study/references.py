@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from rspipe.ensembles.members import MOST_IN_SUBSETS, parse_ids
 from rspipe.errors import nearest
-from rspipe.study.groups import EnsembleGroup
+from rspipe.study.ensemble_groups import EnsembleGroup
 
 Trained: TypeAlias = Mapping[tuple[str, float], Collection[int]]
 """Seeds of a study's models, by label and noise level."""

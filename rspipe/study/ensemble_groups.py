@@ -1,0 +1,97 @@
+"""Groups of ensembles: `[[ensembles]]` of a study file, the same members at every noise level."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_members, subsets
+from rspipe.ensembles.spec import Average, Weighting
+from rspipe.errors import StudyError
+from rspipe.spec import Spec
+from rspipe.study.groups import Sigmas, as_tuple
+
+
+def _kind_of_members(value: Any) -> str:
+    return "Ids" if isinstance(value, list | tuple) else "Words"
+
+
+class EnsembleGroup(Spec):
+    """`[[ensembles]]`: the same members at every noise level (or at `sigma`), with each of the weightings."""
+
+    members: Annotated[
+        Annotated[str, Tag("Words")] | Annotated[tuple[str, ...], Tag("Ids")], Discriminator(_kind_of_members)
+    ]
+    """In the paper's words, or a list of models: ids, the digest of which may be left out."""
+    all_subsets: bool = False
+    """Form an ensemble of every subset of two or more of the members, of which there are eight at most."""
+    weights: Annotated[tuple[Weighting, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
+        "uniform",
+        "esbrs_ratio",
+    )
+    average: Average = "probabilities"
+    consensus: Annotated[int, Field(ge=2)] = 2
+    """Members that `consensus` asks first."""
+    sigma: Sigmas | None = None
+
+    @model_validator(mode="after")
+    def _weights_fit_average(self) -> "EnsembleGroup":
+        if "sween" in self.weights and self.average == "logits":
+            raise PydanticCustomError(
+                "sween_of_logits", "weights 'sween' are those of an average of probabilities; drop average = 'logits'"
+            )
+        return self
+
+    @property
+    def text(self) -> str:
+        """Return the members as they are written."""
+        return self.members if isinstance(self.members, str) else ", ".join(self.members)
+
+    def wanted(self, *, place: str = "members") -> tuple[tuple[str, int], ...]:
+        """Return (label, count) pairs."""
+        if isinstance(self.members, str):
+            return parse_members(self.members, place=place)
+        labels = [model.label for model in parse_ids(self.members, place=place)]
+        return tuple((label, labels.count(label)) for label in dict.fromkeys(labels))
+
+    def sigmas(self, of_study: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the noise levels at which the ensembles are wanted."""
+        return self.sigma or (of_study if isinstance(self.members, str) else (parse_ids(self.members)[0].sigma,))
+
+    def choose(self, models: Sequence[Member]) -> tuple[Member, ...] | None:
+        """Return the members among the models of a noise level, in order; None where one is not there.
+
+        Raises:
+            StudyError: A model has another digest than the one named.
+        """
+        if isinstance(self.members, str):
+            have = [[model for model in models if model.label == label] for label, _ in self.wanted()]
+            counts = [count for _, count in self.wanted()]
+            enough = all(len(group) >= count for group, count in zip(have, counts, strict=True))
+            picked = [model for group, count in zip(have, counts, strict=True) for model in group[:count]]
+            return tuple(picked) if enough else None
+        by_seed = {(model.label, model.seed): model for model in models}
+        named = parse_ids(self.members)
+        if any((one.label, one.seed) not in by_seed for one in named):
+            return None
+        for one in named:
+            actual = by_seed[one.label, one.seed].id
+            if one.text != actual and one.text.count("-") == actual.count("-"):
+                raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
+        return tuple(by_seed[one.label, one.seed] for one in named)
+
+    def label(self, members: Sequence[Member]) -> str:
+        """Return what an ensemble of this entry is called: as it is written, where that is the paper's words."""
+        written = isinstance(self.members, str) and not self.all_subsets
+        return self.text if written else ensemble_label(members)
+
+    def formed(self, pool: tuple[Member, ...]) -> Iterable[tuple[Member, ...]]:
+        """Return the members of every ensemble, of those that `choose` returned."""
+        return subsets(pool) if self.all_subsets else (pool,)
