@@ -14,8 +14,8 @@ CELLS = rows(images=40)
 
 def assert_same_rows(log, cells=CELLS):
     expected = [[int(row[0]), int(row[1]), int(row[2]), float(row[3])] for row in cells]
-    found = np.stack([log.idx, log.label, log.predict, log.radius], axis=1)
-    np.testing.assert_array_equal(found, expected)
+    rows = np.stack([log.idx, log.label, log.predict, log.radius], axis=1)
+    np.testing.assert_array_equal(rows, expected)
     assert log.unreadable == ()
 
 
@@ -95,7 +95,7 @@ def test_a_row_that_was_cut_off_is_no_row():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "empty"),
         (b" \n\n", "empty"),
@@ -106,8 +106,8 @@ def test_a_row_that_was_cut_off_is_no_row():
         (b"radius\tCA\n0.0\t0.75\n0.25\t0.6\n", "no line with the columns"),
     ],
 )
-def test_what_is_no_log_is_one_clear_line(data, told):
-    with pytest.raises(LogError, match=f"^some/file: .*{told}") as caught:
+def test_what_is_no_log_is_one_clear_line(data, message):
+    with pytest.raises(LogError, match=f"^some/file: .*{message}") as caught:
         parse_log(data, name="some/file")
     assert "\n" not in str(caught.value)
 

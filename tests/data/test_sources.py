@@ -643,12 +643,12 @@ def test_a_missing_archive_is_one_line_with_a_command_that_fetches_it(
     command = shlex.split(text.partition("with: ")[2])
     assert command[:2] == ["python", "-c"]
     # The command is run here with the classes of torchvision replaced: it must ask each for a download of that folder.
-    asked: list[tuple[str, dict[str, Any]]] = []
+    calls: list[tuple[str, dict[str, Any]]] = []
     kind = TITLES[name].replace("-", "")
-    monkeypatch.setattr(torchvision.datasets, kind, lambda root, **options: asked.append((root, options)))
+    monkeypatch.setattr(torchvision.datasets, kind, lambda root, **options: calls.append((root, options)))
     exec(command[2], {})
     wanted = [{"split": part} for part in ("train", "test")] if name == "svhn" else [{}]
-    assert asked == [(str(folder), {**options, "download": True}) for options in wanted]
+    assert calls == [(str(folder), {**options, "download": True}) for options in wanted]
 
 
 def test_a_file_that_is_missing_among_others_is_named(tmp_path: Path, trusted: Callable[[Path], None]) -> None:

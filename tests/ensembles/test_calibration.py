@@ -14,7 +14,7 @@ CAP = 3.0
 
 
 def drawn(samples: FloatArray, *, draws: int | None = None) -> Calibration:
-    """What a pass finds out from margins [image, draw, competitor, k]."""
+    """Return the calibration of margins [image, draw, competitor, k]."""
     deviation = samples - samples.mean(1, keepdims=True)
     covariance = np.einsum("idck,idcl->ickl", deviation, deviation) / (samples.shape[1] - 1)
     return Calibration(samples.mean(1), covariance, draws or samples.shape[1], CAP, None, samples.astype(np.float16))

@@ -274,8 +274,10 @@ def test_weights_far_from_the_optimum_are_not_believed(monkeypatch: pytest.Monke
 
 def test_where_all_solvers_fail_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rspipe.ensembles.weights._solve_with", failing("CLARABEL", "OSQP", "SCS"))
-    said = "CLARABEL: infeasible; OSQP: infeasible; SCS: infeasible"
-    with pytest.raises(SolverError, match=rf"no solver found weights \({said}\); drop duplicate or constant members"):
+    failures = "CLARABEL: infeasible; OSQP: infeasible; SCS: infeasible"
+    with pytest.raises(
+        SolverError, match=rf"no solver found weights \({failures}\); drop duplicate or constant members"
+    ):
         solve_weights([1.0, 1.0], np.eye(2))
 
 

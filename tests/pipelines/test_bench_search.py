@@ -56,8 +56,8 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_both_searches_share_all_but_how_they_proceed() -> None:
     study = load_study(bench.DIGITS)
-    found = bench.competitors(study, seed=7, startup=3, stopping=EarlyStopping(reduction=4))
-    random, learning = found["random"], found["TPE + ASHA"]
+    searches = bench.competitors(study, seed=7, startup=3, stopping=EarlyStopping(reduction=4))
+    random, learning = searches["random"], searches["TPE + ASHA"]
     own = {"algorithm": random.algorithm, "early_stopping": None}
     assert learning.model_copy(update=own) == random
     assert random.space == study.search_specs[0].space

@@ -45,12 +45,12 @@ def trial(index: int, parameters: Parameters, acr: float, **changes: Any) -> Tri
 def drawn(count: int = 40, *, noise: float = 0.0, seed: int = 0) -> list[Trial]:
     """Trials over the whole space whose ACR is -log10(lbd)^2 + gamma / 2, whatever m is."""
     rng = np.random.default_rng(seed)
-    found = []
+    trials = []
     for index in range(count):
         u, gamma = rng.uniform(-1, 1), rng.uniform(1, 3)
         point = {"lbd": float(10**u), "gamma": float(gamma), "m": int(rng.choice([2, 4, 8]))}
-        found.append(trial(index, point, float(-(u**2) + gamma / 2 + noise * rng.normal())))
-    return found
+        trials.append(trial(index, point, float(-(u**2) + gamma / 2 + noise * rng.normal())))
+    return trials
 
 
 def test_importances_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -62,31 +62,31 @@ def test_importances_say_nothing_on_the_terminal(capfd: pytest.CaptureFixture[st
 def test_importances_are_the_shares_of_variance_that_each_explains() -> None:
     # Var(-u^2) = 4 / 45 for u in (-1, 1), and Var(gamma / 2) = 1 / 12 for gamma in (1, 3).
     first, second = 4 / 45, 1 / 12
-    found = importance(search(), drawn(200))
+    shares = importance(search(), drawn(200))
     # The forest is no exact function; it sees 200 points.
-    assert found["lbd"] == pytest.approx(first / (first + second), abs=0.1)
-    assert found["gamma"] == pytest.approx(second / (first + second), abs=0.1)
-    assert found["m"] < 0.02
-    assert sum(found.values()) <= 1 + 1e-9
+    assert shares["lbd"] == pytest.approx(first / (first + second), abs=0.1)
+    assert shares["gamma"] == pytest.approx(second / (first + second), abs=0.1)
+    assert shares["m"] < 0.02
+    assert sum(shares.values()) <= 1 + 1e-9
 
 
 def test_a_response_is_the_average_over_the_rest_of_the_space() -> None:
     lbd_part, gamma_part = -1 / 3, 1.0
-    found = {response.name: response for response in responses(search(), drawn())}
+    by_name = {response.name: response for response in responses(search(), drawn())}
     # An interpolation of 40 points of a quadratic.
     expected = {
-        "lbd": -(np.log10(found["lbd"].values) ** 2) + gamma_part,
-        "gamma": lbd_part + found["gamma"].values / 2,
+        "lbd": -(np.log10(by_name["lbd"].values) ** 2) + gamma_part,
+        "gamma": lbd_part + by_name["gamma"].values / 2,
         "m": np.full(3, lbd_part + gamma_part),
     }
-    for name, response in found.items():
+    for name, response in by_name.items():
         assert response.mean == pytest.approx(expected[name], abs=0.02), name
         assert np.all(response.low <= response.mean)
         assert np.all(response.high >= response.mean)
-    assert found["lbd"].best == pytest.approx(1.0, rel=0.2)
-    assert found["gamma"].best == 3.0
-    assert found["gamma"].swing == pytest.approx(1.0, abs=0.04)
-    assert [found[name].log for name in ("lbd", "gamma", "m")] == [True, False, False]
+    assert by_name["lbd"].best == pytest.approx(1.0, rel=0.2)
+    assert by_name["gamma"].best == 3.0
+    assert by_name["gamma"].swing == pytest.approx(1.0, abs=0.04)
+    assert [by_name[name].log for name in ("lbd", "gamma", "m")] == [True, False, False]
 
 
 def test_the_intervals_of_a_response_cover_the_truth_under_noise() -> None:
@@ -122,18 +122,18 @@ def test_nothing_is_said_of_too_few_trials_or_of_trials_that_are_all_alike() -> 
     stopped = [replace(t, status="stopped", objective=0.0, index=t.index + 50) for t in drawn(20)]
     alike = [replace(t, objective=0.5) for t in drawn()]
     for trials in ([], few, [*few, *stopped], alike):
-        found = sensitivity(search(), trials)
-        assert (found.shares, found.responses) == ({}, ())
+        result = sensitivity(search(), trials)
+        assert (result.shares, result.responses) == ({}, ())
 
 
 def test_what_is_kept_for_those_who_ask_again_is_what_the_trials_say() -> None:
-    found, trials = sensitivity(search(), drawn()), drawn()
-    assert found.shares == importance(search(), trials)
+    result, trials = sensitivity(search(), drawn()), drawn()
+    assert result.shares == importance(search(), trials)
     assert all(
-        np.array_equal(a.mean, b.mean) for a, b in zip(found.responses, responses(search(), trials), strict=True)
+        np.array_equal(a.mean, b.mean) for a, b in zip(result.responses, responses(search(), trials), strict=True)
     )
-    assert sensitivity(search(), trials) is found
-    assert sensitivity(search(), trials[:-1]) is not found
+    assert sensitivity(search(), trials) is result
+    assert sensitivity(search(), trials[:-1]) is not result
 
 
 def test_the_front_holds_the_trials_that_no_other_beats() -> None:

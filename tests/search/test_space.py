@@ -56,8 +56,8 @@ def load(folder: Path, *overrides: str, text: str = BASE) -> StudyConfig:
 
 
 def search(folder: Path, *overrides: str, text: str = BASE) -> SearchSpec:
-    (found,) = load(folder, *overrides, text=text).search_specs
-    return found
+    (spec,) = load(folder, *overrides, text=text).search_specs
+    return spec
 
 
 def test_training_settings_are_searched_beside_those_of_the_method(tmp_path: Path) -> None:
@@ -122,17 +122,17 @@ def test_what_is_off_by_default_is_a_number_all_the_same() -> None:
 def test_a_grid_holds_every_combination_once_without_the_study_files_own() -> None:
     space = {"lbd": Range(low=1.0, high=100.0, log=True), "T": Range(low=1, high=3), "m": Choice(choices=(2, 4))}
     method, training = ADVMACER.model_copy(update={"lbd": 10.0}), TrainingSpec()
-    found = grid_points(space, 3, method, training)
+    points = grid_points(space, 3, method, training)
     product = itertools.product((1.0, 10.0, 100.0), (1, 2, 3), (2, 4))
     expected = {(lbd, t, m) for lbd, t, m in product} - {(10.0, 2, 4)}
-    assert len(found) == len(expected)
-    assert {(p["lbd"], p["T"], p["m"]) for p in found} == expected
+    assert len(points) == len(expected)
+    assert {(p["lbd"], p["T"], p["m"]) for p in points} == expected
 
 
 def test_a_grid_has_inactive_hyper_parameters_once() -> None:
     space = {"T": Choice(choices=(2, 4)), "mix_step": Range(low=1, high=3, when={"T": 4})}
-    found = grid_points(space, 3, SmoothMix(name="smoothmix", T=4, mix_step=0), TrainingSpec())
-    assert list(found) == [{"T": 2}, *({"T": 4, "mix_step": step} for step in (1, 2, 3))]
+    points = grid_points(space, 3, SmoothMix(name="smoothmix", T=4, mix_step=0), TrainingSpec())
+    assert list(points) == [{"T": 2}, *({"T": 4, "mix_step": step} for step in (1, 2, 3))]
 
 
 def test_the_trials_of_a_grid_are_its_points_and_the_study_files_own(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_study_is_read_back_from_what_it_says_of_itself(tmp_path: Path) -> Non
 
 def test_what_a_winner_is_compared_with_is_trained_where_no_entry_trains_it(tmp_path: Path) -> None:
     study = load(tmp_path, "search.0.algorithm=tpe", "search.0.sigma=[0.25, 0.5]")
-    found = {(spec.label, spec.train_sigma, spec.seed): spec for spec in study.model_specs}
-    assert set(found) == {("gaussian", 0.25, 0), *(("tuned_default", s, k) for s in (0.25, 0.5) for k in (0, 1))}
-    assert found["tuned_default", 0.5, 1].method == study.search[0].method
+    trained = {(spec.label, spec.train_sigma, spec.seed): spec for spec in study.model_specs}
+    assert set(trained) == {("gaussian", 0.25, 0), *(("tuned_default", s, k) for s in (0.25, 0.5) for k in (0, 1))}
+    assert trained["tuned_default", 0.5, 1].method == study.search[0].method
     entry = '[[models]]\nmethod = { name = "smoothmix", T = 2, m = 2 }\nsigma = 0.5\nseeds = 0\n'
     partly = load(tmp_path, "search.0.algorithm=tpe", "search.0.sigma=[0.25, 0.5]", text=BASE + entry)
     assert [group.sigma for group in partly.default_groups] == [(0.25,)]
@@ -260,11 +260,13 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "said"), REFUSED, ids=range(len(REFUSED)))
-def test_a_search_that_cannot_be_is_refused_in_one_line(overrides: tuple[str, ...], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_a_search_that_cannot_be_is_refused_in_one_line(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(StudyError) as caught:
         load(tmp_path, *overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -168,14 +168,14 @@ class Constant(nn.Module):
 
 def test_a_classifier_that_is_always_right_has_the_largest_radius_that_n_allows() -> None:
     of = search(n=300, alpha=0.01)
-    found = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 1, 1, 1]), of)
-    assert found == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)))
+    acr = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 1, 1, 1]), of)
+    assert acr == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)))
 
 
 def test_images_with_a_wrong_prediction_count_zero() -> None:
     of = search(n=300, alpha=0.01)
-    found = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 0, 2, 1]), of)
-    assert found == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)) / 2)
+    acr = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 0, 2, 1]), of)
+    assert acr == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)) / 2)
 
 
 @pytest.mark.parametrize("n", [100, 500, 1200])
@@ -205,8 +205,8 @@ def test_the_objective_is_the_acr_of_certify_on_streams_of_its_own(n: int) -> No
         bound = beta.ppf(0.001, k, n - k + 1)
         radii.append(0.5 * norm.ppf(bound) if bound >= 0.5 and selected == label else 0.0)
     assert sum(radius > 0 for radius in radii) >= 4
-    found = validation_acr(network, Split(images, labels, torch.arange(12) + 17), of)
-    assert found == pytest.approx(np.mean(radii), rel=1e-12)
+    acr = validation_acr(network, Split(images, labels, torch.arange(12) + 17), of)
+    assert acr == pytest.approx(np.mean(radii), rel=1e-12)
 
 
 def test_the_objective_leaves_the_network_in_its_mode() -> None:

@@ -260,12 +260,12 @@ def test_an_ensemble_may_be_combined_otherwise_than_by_an_average(tmp_path: Path
 
 def test_how_many_are_asked_first_is_part_of_the_identity_of_a_consensus_alone(tmp_path: Path) -> None:
     group = "{{members='gaussian x3 + macer x1', sigma=0.25, weights=['mme', 'consensus'], consensus={}}}"
-    found = []
+    ids = []
     for first in (2, 3):
         overrides = ["models.0.seeds=[0, 1, 2]", f"ensembles=[{group.format(first)}]"]
         study = load_study(write(tmp_path), overrides=overrides)
-        found.append([spec.id for spec in study.ensemble_specs(study.model_specs)])
-    (mme, consensus), (mme_again, other) = found
+        ids.append([spec.id for spec in study.ensemble_specs(study.model_specs)])
+    (mme, consensus), (mme_again, other) = ids
     assert mme == mme_again
     assert consensus != other
 

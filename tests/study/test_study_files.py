@@ -40,7 +40,7 @@ OWN = {"digits", "ensembles", "mnist_short", "mnist_published", "mnist_search"}
 
 Settings = dict[str, Any]
 EPS_255 = 255 / 256
-"""What the published code makes of "eps 255"."""
+"""The bound that the published code makes of "eps 255"."""
 
 
 def setting(**content: Any) -> Settings:
@@ -211,7 +211,7 @@ def test_no_two_files_are_the_same_study_nor_share_a_model() -> None:
     models.pop("ensembles")
     # One of the same models with more samples on fewer images.
     assert len(models.pop("mnist_published") & models["mnist_short"]) == 1
-    counts = Counter(model for found in models.values() for model in found)
+    counts = Counter(model for ids in models.values() for model in ids)
     assert set(counts.values()) == {1}
 
 
@@ -244,12 +244,12 @@ def test_the_default_study_keeps_its_identity() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_the_settings_of_its_paper_at_every_noise_level(name: str) -> None:
-    found: dict[str, dict[float, Settings]] = {}
+    by_sigma: dict[str, dict[float, Settings]] = {}
     for model in STUDIES[name].model_specs:
         settings = model.method.model_dump(exclude={"name"})
-        assert found.setdefault(model.method.name, {}).setdefault(model.train_sigma, settings) == settings
+        assert by_sigma.setdefault(model.method.name, {}).setdefault(model.train_sigma, settings) == settings
         assert model.label == model.method.name
-    assert found == METHODS[name]
+    assert by_sigma == METHODS[name]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -257,18 +257,18 @@ def test_every_method_has_the_schedule_of_its_paper(name: str) -> None:
     for model in STUDIES[name].model_specs:
         training = model.training
         schedule = SCHEDULES[name].get(model.method.name, SCHEDULES[name][""])
-        found = (training.epochs, training.batch_size, training.lr, training.lr_step, training.weight_decay)
-        assert found == schedule
+        trained = (training.epochs, training.batch_size, training.lr, training.lr_step, training.weight_decay)
+        assert trained == schedule
         assert (training.momentum, training.lr_decay, training.grad_clip) == (0.9, 0.1, None)
         assert model.architecture == ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_other_settings_of_the_literature_are_there_by_label_at_every_noise_level(name: str) -> None:
-    found: dict[str, dict[float, Settings]] = {}
+    by_label: dict[str, dict[float, Settings]] = {}
     for model in STUDIES[name].model_specs:
         method, _, schedule = REFERENCES[name][model.label]
-        found.setdefault(model.label, {})[model.train_sigma] = model.method.model_dump(exclude={"name"})
+        by_label.setdefault(model.label, {})[model.train_sigma] = model.method.model_dump(exclude={"name"})
         training = model.training
         assert model.method.name == method
         assert schedule == (
@@ -280,7 +280,7 @@ def test_other_settings_of_the_literature_are_there_by_label_at_every_noise_leve
         )
         assert (training.momentum, training.lr_decay, training.grad_clip) == (0.9, 0.1, None)
         assert model.architecture == ARCHITECTURES[name]
-    assert found == {label: settings for label, (_, settings, _) in REFERENCES[name].items()}
+    assert by_label == {label: settings for label, (_, settings, _) in REFERENCES[name].items()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -299,7 +299,7 @@ def test_the_papers_are_certified_as_they_certify(name: str) -> None:
 
 @pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
 def test_the_ensembles_of_table_2_are_there_at_every_noise_level(sigma: float) -> None:
-    found = combinations(STUDIES["cifar10_paper"], sigma)
+    formed = combinations(STUDIES["cifar10_paper"], sigma)
     for members in (
         "advmacer x3",
         "smoothadv x3",
@@ -307,7 +307,7 @@ def test_the_ensembles_of_table_2_are_there_at_every_noise_level(sigma: float) -
         "advmacer x2 + macer x1",
         "advmacer x1 + macer x2",
     ):
-        assert {"uniform", "esbrs_paper"} <= found[members]
+        assert {"uniform", "esbrs_paper"} <= formed[members]
 
 
 def test_the_pair_of_table_3_is_averaged_weighed_and_decided_by_the_widest_margin() -> None:
@@ -315,18 +315,18 @@ def test_the_pair_of_table_3_is_averaged_weighed_and_decided_by_the_widest_margi
 
 
 def test_figure_3_has_one_to_six_members_of_one_method_and_of_two() -> None:
-    found = combinations(STUDIES["cifar10_paper"], 0.5)
-    assert {f"advmacer x{k}" for k in range(2, 7)} <= set(found)
-    assert {f"advmacer x1 + smoothadv x{k}" for k in range(1, 6)} <= set(found)
+    formed = combinations(STUDIES["cifar10_paper"], 0.5)
+    assert {f"advmacer x{k}" for k in range(2, 7)} <= set(formed)
+    assert {f"advmacer x1 + smoothadv x{k}" for k in range(1, 6)} <= set(formed)
 
 
 def combinations(study: StudyConfig, sigma: float) -> dict[str, set[str]]:
     """Return the weightings of each combination of members."""
-    found: dict[str, set[str]] = {}
+    formed: dict[str, set[str]] = {}
     for spec in study.ensemble_specs(study.model_specs):
         if spec.sigma == sigma:
-            found.setdefault(spec.label, set()).add(spec.weights)
-    return found
+            formed.setdefault(spec.label, set()).add(spec.weights)
+    return formed
 
 
 DATA = {
