@@ -166,12 +166,12 @@ def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], d
         "summary.csv": summary_tsv(results.summaries, delimiter=","),
         "summary.md": summary_markdown(results),
         "summary.tex": summary_latex(results),
-        "report.html": render_report(results, chapters),
     }
     pictures = {}
     for name, figure in report_figures(chapters).items():
         texts[f"figures/{name}.svg"] = figure_svg(figure, name=name)
         pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
+    texts["report.html"] = render_report(results, chapters)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
     for name, picture in pictures.items():
