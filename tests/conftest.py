@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one small Ray for the whole session, and the folder of real data."""
+"""Fixtures shared by all tests, the Rays among them; which tests need a Ray; how tests are dealt to processes."""
 
 import os
 
@@ -7,6 +7,8 @@ os.environ.update(
     {
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Or workers would wait for the tests that compute beside them.
+        "RAY_worker_niceness": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
@@ -15,6 +17,7 @@ os.environ.update(
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RSPIPE_RUNS"):
     os.environ.pop(name, None)
 
+import fcntl
 import gc
 import http.client
 import logging
@@ -25,56 +28,91 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from mlflow import MlflowClient
 from xdist.scheduler import LoadScopeScheduling
 
+from rspipe.errors import ClusterError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.storage.paths import StorePath
-from tests.processes import RAY, REPOSITORY, TINY, Head, free_ports, kill_all, submit
+from tests.processes import PATIENCE, RAY, REPOSITORY, TINY, Head, free_ports, kill_all, repeated, submit
+
+if TYPE_CHECKING:
+    from tests.stages.nodes import Nodes
 
 # No test depends on how fast the machine is, or on chance.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Files of tests/stages that share a head, an undisturbed run and the pipelines started on them.
-WHOLE_STUDIES = (
-    "test_full_study.py",
-    "test_job.py",
-    "test_nodes.py",
-    "test_nodes_storage.py",
-    "test_safety.py",
-    "test_train.py",
-)
+# Fixtures that start a Ray, those whose tests take longest first. Tests that need the same one share a process.
+RAYS = {"nodes": "nodes", "head": "head", "reference": "head", "own_ray": "head", "cluster": "cluster"}
+GROUPS = list(dict.fromkeys(RAYS.values()))
+# The longest of the other files: begun early, or one process would be left with it in the end.
+LONG = "tests/tracking/test_publish.py"
 
 
-class StagesTogether(LoadScopeScheduling):
-    """Whole studies run in one process and the other stages' tests in one, since they share a Ray; files elsewhere."""
+class HeavyFirst(LoadScopeScheduling):
+    """Tests that need the same Ray run in one process, and so do those of a file that need none."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if not file.startswith("tests/stages/"):
-            return file
-        return "whole studies" if file.endswith(WHOLE_STUDIES) else "stages"
+        # Behind the parameters, which may hold anything, `--dist=loadgroup` writes the group.
+        if nodeid.rfind("@") > nodeid.rfind("]"):
+            return nodeid.rpartition("@")[2]
+        return nodeid.partition("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> StagesTogether:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> HeavyFirst:
     """Return how tests are dealt to processes."""
-    return StagesTogether(config, log)
+    return HeavyFirst(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a Ray, and put the longest groups first, so that all processes are busy to the end."""
+
+    def rank(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is not None:
+            return GROUPS.index(mark.args[0])
+        return len(GROUPS) + (not item.nodeid.startswith(LONG))
+
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        fixtures = set(getattr(item, "fixturenames", ())) - set(parameters.params if parameters else ())
+        for fixture, group in RAYS.items():
+            if fixture in fixtures:
+                item.add_marker("cluster")
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
+    items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse a Ray to tests without a fixture that starts one: they would be slow, and lack the mark."""
+    if request.node.get_closest_marker("cluster") is None:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+
+
+@pytest.fixture
+def own_ray() -> None:
+    """Let a test start pipelines that start a Ray of their own."""
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray of two CPUs, started once."""
     log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with connect(address="local", resources=Resources(cpus=2), log=log) as connected:
-        yield connected
+    with ExitStack() as exits:
+        yield repeated(
+            lambda: exits.enter_context(connect(address="local", resources=Resources(cpus=2), log=log)), ClusterError
+        )
 
 
 @pytest.fixture
@@ -92,8 +130,8 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def head() -> Iterator[Head]:
+@contextmanager
+def running_head() -> Iterator[Head]:
     """Start a head of two CPUs in the repository's folder; stop it in the end."""
     gcs, dashboard, agent, agent_grpc, client = free_ports(5)
     # Sockets want a short path.
@@ -107,7 +145,7 @@ def head() -> Iterator[Head]:
     log = (Path(temporary) / "head.log").open("wb")
     process = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while True:
             # Its port is open before it can answer.
             jobs = urllib.request.Request(f"http://127.0.0.1:{dashboard}/api/jobs/")
@@ -125,6 +163,23 @@ def head() -> Iterator[Head]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A head of two CPUs that wants a token, started once in the repository's folder."""
+    with ExitStack() as exits:
+        yield repeated(lambda: exits.enter_context(running_head()), AssertionError)
+
+
+@pytest.fixture(scope="module")
+def nodes(object_store: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Nodes]":
+    """Start a head and two nodes that have nothing in common but what is in buckets."""
+    from tests.stages.nodes import Nodes
+
+    machines = Nodes(tmp_path_factory.mktemp("nodes"), others=2, environment=object_store_access(object_store))
+    yield machines
+    machines.close()
+
+
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """Collect no garbage meanwhile: what a stage takes of the cluster must not depend on that to be given back."""
@@ -134,14 +189,39 @@ def uncollected() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def reference(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the reduced study once, undisturbed, as a job; return its directory and what it printed."""
-    elsewhere = tmp_path_factory.mktemp("reference")
-    run_dir = elsewhere / "run"
-    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
-    done = submit(head, *words, cwd=elsewhere)
-    assert done.returncode == 0, done.stdout
-    return run_dir, done.stdout
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the reduced study once, undisturbed, as a job; return its directory and what it printed.
+
+    Processes that test side by side share it: the first to ask starts a head and runs the study, others wait.
+    Nobody changes it: there is `copied`.
+    """
+    base = tmp_path_factory.getbasetemp()
+    elsewhere = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reference"
+    elsewhere.mkdir(exist_ok=True)
+    run_dir, printed = elsewhere / "run", elsewhere / "printed"
+    with (elsewhere / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            head = request.getfixturevalue("head")
+            words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
+            words += ("--resources.workers", "1")
+            done = submit(head, *words, cwd=elsewhere)
+            assert done.returncode == 0, done.stdout
+            printed.write_text(done.stdout, encoding="utf-8")
+    return run_dir, printed.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def copied(reference: tuple[Path, str], empty_database: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that copies the finished run directory, `without` some of what is in it."""
+
+    def copy(*, without: Sequence[str] = ()) -> Path:
+        run_dir = tmp_path / "run"
+        shutil.copytree(reference[0], run_dir, ignore=lambda at, _: without if Path(at) == reference[0] else ())
+        shutil.copy(empty_database, tmp_path)
+        return run_dir
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -157,18 +237,21 @@ def object_store() -> Iterator[str]:
         server.stop()
 
 
-@pytest.fixture
-def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StorePath:
-    """Return a new bucket, with what it takes to reach it in the environment, and an empty home directory."""
-    reached = {
-        "AWS_ENDPOINT_URL": object_store,
+def object_store_access(address: str) -> dict[str, str]:
+    """Return the environment that it takes to reach the buckets of an object store."""
+    return {
+        "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "an-id",
         "AWS_SECRET_ACCESS_KEY": "a-secret-key",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "HOME": str(tmp_path / "home"),
     }
-    for name, value in reached.items():
+
+
+@pytest.fixture
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StorePath:
+    """Return a new bucket, with what it takes to reach it in the environment, and an empty home directory."""
+    for name, value in {**object_store_access(object_store), "HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
     made = StorePath("s3", f"bucket-{uuid.uuid4().hex}")
     urllib.request.urlopen(urllib.request.Request(f"{object_store}/{made.path}", method="PUT"), timeout=30).close()

@@ -32,7 +32,7 @@ from tests.processes import PIPELINES, TINY, descendants
 from tests.stages.test_full_study import assert_same_results
 
 if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster as Nodes
+    from tests.stages.nodes import Nodes
 
 SMALL = (
     "training.epochs=3",
@@ -160,51 +160,53 @@ def end(process: "subprocess.Popen[bytes]", below: list[int]) -> None:
 
 
 class Machines:
-    """Three nodes on this machine, a head that works for nobody and two of one CPU; made anew when the head is lost."""
+    """Three nodes on this machine, a head that works for nobody and two of one CPU; replaced when the head is lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._nodes: Nodes | None = None
 
     @property
     def nodes(self) -> "Nodes":
         """The cluster, started when it is first asked for."""
-        from ray.cluster_utils import Cluster as Nodes
+        from tests.stages.nodes import Nodes
 
         if self._nodes is None:
-            self._nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-            for _ in range(2):
-                self._nodes.add_node(num_cpus=1)
+            self._nodes = Nodes(Path(tempfile.mkdtemp(prefix="nodes-", dir=self._folder)), others=2)
         return self._nodes
 
     @property
     def head(self) -> int:
         """Process id of the head's raylet."""
-        return int(self.nodes.head_node.all_processes["raylet"][0].process.pid)
+        from tests.stages.nodes import raylet
 
-    def replace(self, raylet: int) -> None:
+        return raylet(self.nodes.head)
+
+    def replace(self, pid: int) -> None:
         """Give up the node of a dead raylet and start another."""
-        lost = next(one for one in self.nodes.worker_nodes if one.all_processes["raylet"][0].process.pid == raylet)
-        self.nodes.remove_node(lost, allow_graceful=False)
-        self.nodes.add_node(num_cpus=1)
+        from tests.stages.nodes import raylet
+
+        self.nodes.lose(next(node for node in self.nodes.others if raylet(node) == pid))
+        self.nodes.add()
 
     def close(self) -> None:
         """End all nodes."""
         if self._nodes is not None:
-            self._nodes.shutdown()
+            self._nodes.close()
             self._nodes = None
 
 
 def candidates(process: "subprocess.Popen[bytes]", machines: Machines | None) -> dict[str, list[tuple[int, str]]]:
     """Return what may be killed now, as (process id, name) by kind."""
-    found: dict[str, list[tuple[int, str]]] = {"driver": [(process.pid, "full_study.py")]}
+    by_kind: dict[str, list[tuple[int, str]]] = {"driver": [(process.pid, "full_study.py")]}
     # Of several nodes the head is lost with its server.
     head = None if machines is None else machines.head
     for pid, line in descendants(process.pid if machines is None else os.getpid()):
         for kind, names in KINDS.items():
             if any(name in line for name in names) and pid != head:
-                found.setdefault(kind, []).append((pid, line.split()[0].rpartition("/")[2]))
+                by_kind.setdefault(kind, []).append((pid, line.split()[0].rpartition("/")[2]))
                 break
-    return found
+    return by_kind
 
 
 def disturb(
@@ -261,9 +263,9 @@ def kill_one(
     run: Run, process: "subprocess.Popen[bytes]", rng: random.Random, began: float, machines: Machines | None
 ) -> Kill:
     """Kill one process of a kind drawn first, and note what was finished."""
-    found = candidates(process, machines)
-    kind = rng.choice(sorted(found))
-    pid, name = rng.choice(sorted(found[kind]))
+    choice = candidates(process, machines)
+    kind = rng.choice(sorted(choice))
+    pid, name = rng.choice(sorted(choice[kind]))
     finished = run.note_records()
     kill = Kill(run.study, run.where, kind, name, round(time.monotonic() - began, 1), finished)
     run.kills.append(kill)
@@ -283,7 +285,7 @@ def faults(options: Options) -> None:
     console.print(f"runs and kills.jsonl in {folder}")
     undisturbed: dict[str, tuple[Path, float]] = {}
     kills: list[Kill] = []
-    machines = Machines()
+    machines = Machines(folder)
     runs, failures = 0, 0
     try:
         while len(kills) < options.kills and time.monotonic() - began < 60 * options.minutes:
@@ -297,8 +299,9 @@ def faults(options: Options) -> None:
             kills += run.kills
             with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(kill)) + "\n" for kill in run.kills)
-            told = ", ".join(f"{kill.kind} after {kill.seconds:g} s ({kill.then})" for kill in run.kills) or "none"
-            console.print(f"{run.run_dir.name} on {where}: {'as undisturbed' if good else 'DIFFERENT'}; killed: {told}")
+            killed = ", ".join(f"{kill.kind} after {kill.seconds:g} s ({kill.then})" for kill in run.kills) or "none"
+            outcome = "as undisturbed" if good else "DIFFERENT"
+            console.print(f"{run.run_dir.name} on {where}: {outcome}; killed: {killed}")
     finally:
         machines.close()
     by_kind = Counter((kill.kind, kill.where, kill.then) for kill in kills)

@@ -12,11 +12,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PIPELINES = REPOSITORY / "pipelines"
 TINY = Path(__file__).parent / "tiny.toml"
+# Seconds until something is taken to hang: no figure, since the machine may be busy with other things.
+PATIENCE = 900.0
+ATTEMPTS = 5
 RAY = str(Path(sys.executable).with_name("ray"))
+
+T = TypeVar("T")
+
+
+def repeated(function: Callable[[], T], *errors: type[Exception]) -> T:
+    """Return what a function that starts a Ray returns: on a busy machine Ray gives up after a quarter of a minute."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(*errors):
+            return function()
+    return function()
 
 
 def start(script: str, *words: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
@@ -60,14 +74,14 @@ def start_on_terminal(
     return process, shown
 
 
-def finish(process: "subprocess.Popen[str]", *, seconds: float = 300) -> tuple[int, str]:
+def finish(process: "subprocess.Popen[str]", *, seconds: float = PATIENCE) -> tuple[int, str]:
     """Return the exit status and the output of a pipeline."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        raise AssertionError(f"the pipeline did not end within {seconds} s; it said:\n{output}") from None
+        raise AssertionError(f"the pipeline did not end within {seconds} s; it printed:\n{output}") from None
     return process.returncode, output
 
 
@@ -84,16 +98,16 @@ def run(script: str, *words: str, environment: dict[str, str] | None = None) -> 
     return finish(start(script, *words, environment=environment))
 
 
-def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", *, seconds: float = 240) -> None:
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", *, seconds: float = PATIENCE) -> None:
     """Wait until a condition holds while a pipeline runs."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
-            raise AssertionError(f"the pipeline ended before the condition held; it said:\n{finish(process)[1]}")
+            raise AssertionError(f"the pipeline ended before the condition held; it printed:\n{finish(process)[1]}")
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError("the condition did not come about in time")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def _parents() -> dict[int, int]:
@@ -176,6 +190,6 @@ def submit(head: Head, *words: str, options: tuple[str, ...] = (), cwd: Path) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )

@@ -20,12 +20,13 @@ from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.processes import TINY
-from tests.stages.held import wait_for_cpus
+from tests.stages.free_cpus import wait_for_cpus
 
-# An epoch of this takes minutes.
+# An epoch of this takes minutes, and all of them longer than anybody waits.
 _LONG = (
-    *("models.2.method.T=64", "models.2.method.m=64"),
+    *("models.2.method.T=64", "models.2.method.m=64", "training.epochs=1000"),
     *("search.0.method.T=64", "search.0.method.m=64", "search.0.space={lbd={low=1.0,high=2.0}}"),
+    "search.0.trial_epochs=1000",
 )
 _MISSING = ParquetData(name="parquet", title="none", folder="/nowhere", train="a", test="b", classes=10)
 

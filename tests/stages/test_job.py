@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from tests.processes import RAY, REPOSITORY, TINY, Head, run, submit
-from tests.stages.test_full_study import assert_same_results
+from tests.processes import PATIENCE, RAY, REPOSITORY, TINY, Head, run, submit
+from tests.stages.test_full_study import Copied, assert_same_results
 
 
 def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(reference: tuple[Path, str]) -> None:
@@ -22,10 +22,10 @@ def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(referenc
 
 
 def test_a_job_with_a_working_directory_goes_on_with_the_same_run_directory(
-    head: Head, reference: tuple[Path, str]
+    head: Head, copied: Copied, tmp_path: Path
 ) -> None:
-    words = ("pipelines/full_study.py", "--study", "tests/tiny.toml", "--run-dir", str(reference[0]))
-    done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=reference[0].parent)
+    words = ("pipelines/full_study.py", "--study", "tests/tiny.toml", "--run-dir", str(copied()))
+    done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "train: 0/0 models" in done.stdout
 
@@ -67,22 +67,20 @@ def job(head: Head, *words: str) -> str:
         env=head.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     return done.stdout + done.stderr
 
 
 def test_a_job_that_was_stopped_is_resumed_by_the_same_command(
-    head: Head, reference: tuple[Path, str], tmp_path: Path
+    head: Head, reference: tuple[Path, str], copied: Copied, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    shutil.copytree(reference[0], run_dir)
-    shutil.rmtree(run_dir / "certificates")
+    run_dir = copied(without=("certificates",))
     words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
     submitted = submit(head, *words, options=("--no-wait", "--submission-id", "to-be-stopped"), cwd=tmp_path)
     assert submitted.returncode == 0, submitted.stdout
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not any(run_dir.glob("certificates/part-*.parquet")):
         assert time.monotonic() < deadline, job(head, "logs", "to-be-stopped")
         time.sleep(0.1)

@@ -4,170 +4,210 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from contextlib import closing
 from pathlib import Path
 
-import pytest
-from ray._private.node import Node
-from ray.cluster_utils import Cluster as Nodes
+from pyarrow import fs
 
 from rspipe.data.sources import load_dataset
 from rspipe.smoothing.classifiers import Classifier
-from rspipe.stages.train import train_one
+from rspipe.stages.report import read_run, write_derived
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
-from tests.processes import REPOSITORY, TINY, descendants, finish, start, wait_until
-from tests.stages.counted import expected_rows, rows
-from tests.stages.late import IMAGES
-from tests.stages.test_full_study import assert_same_results
+from tests.processes import REPOSITORY, TINY, finish, kill, start, wait_until
+from tests.stages.counts import expected_rows, rows
+from tests.stages.nodes import Nodes
+from tests.stages.test_full_study import assert_quiet, assert_same_results
+from tests.stages.waiting_pass import IMAGES
 
-# Seven processes of Ray's per node on a busy machine: no figure, only an end for what hangs.
-LIMIT = 900.0
-# Long enough that a node can be taken away in between: half a second per image.
-SETTINGS = ("certify.n=100000", "certify.images=40", 'certify.rule="radius_grid"', "training.epochs=2")
+KEPT = ("models/", "search/", "moments/", "weights/", "figures/", "summary.", "report.", "study.", "environment.json")
 
 
-def soon(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    wait_until(condition, process, seconds=LIMIT)
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@contextmanager
-def started(*, head_cpus: int, others: int) -> Iterator[Nodes]:
-    """Start a head and so many other nodes of one CPU each, as processes of this machine."""
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": head_cpus, "include_dashboard": False})
-    try:
-        for _ in range(others):
-            nodes.add_node(num_cpus=1)
-        yield nodes
-    finally:
-        nodes.shutdown()
-
-
-def node_with(nodes: Nodes, process: str) -> Node | None:
-    """Return a node that is no head and runs a process whose command line holds a name."""
-    for node in nodes.worker_nodes:
-        raylet = node.all_processes["raylet"][0].process.pid
-        if any(process in command for _, command in descendants(raylet)):
-            return node
-    return None
-
-
-def node_at_work(nodes: Nodes, worker: str, process: "subprocess.Popen[str]") -> Node:
-    """Wait for a node that is no head and runs a process whose command line holds a name; return it."""
-    seen: list[Node] = []
-
-    def there() -> bool:
-        node = node_with(nodes, worker)
-        seen.extend([] if node is None else [node])
-        return bool(seen)
-
-    soon(there, process)
-    return seen[0]
-
-
-@pytest.fixture
-def begun(reference: tuple[Path, str], tmp_path: Path) -> Path:
-    """A run directory of the reduced study in which half of each stage is done up to training."""
-    run_dir = tmp_path / "run"
-    shutil.copytree(reference[0], run_dir)
-    (search,) = (run_dir / "search").iterdir()
-    for name in ("result.json", "trial-2.json", "trial-3.json"):
-        (search / name).unlink()
-    models = [path for path in (run_dir / "models").iterdir() if path.name.startswith(("smoothadv", "advmacer_tuned"))]
-    assert len(models) == 2
-    for path in [*models, run_dir / "moments", run_dir / "weights", run_dir / "certificates"]:
-        shutil.rmtree(path)
-    for path in [*run_dir.glob("summary.*"), run_dir / "report.html"]:
-        path.unlink()
-    return run_dir
-
-
-def test_a_study_that_loses_a_node_in_every_stage_ends_by_itself_and_one_whose_head_is_lost_resumes(
-    begun: Path, reference: tuple[Path, str]
-) -> None:
-    words = ("--study", str(TINY), "--run-dir", str(begun))
-    # How long a driver looks for its head.
-    impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-
-    def found(pattern: str) -> set[Path]:
-        return set(begun.glob(pattern))
-
-    # By the processes that do the work, and by what is written when it is done.
-    stages = {
-        "search": ("ray::ImplicitFunc", "search/*/result.json"),
-        "training": ("ray::RayTrainWorker", "models/smoothadv-*/model.json"),
-        "weighing": ("ray::MapWorker", "moments/*"),
-    }
-    with started(head_cpus=0, others=2) as nodes:
-        process = start("full_study.py", *words, "--ray-address", nodes.address, environment=impatient)
-        for stage, (worker, result) in stages.items():
-            lost = node_at_work(nodes, worker, process)
-            # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
-            assert not found(result), f"{stage} had ended before the node was lost"
-            nodes.remove_node(lost, allow_graceful=False)
-            nodes.add_node(num_cpus=1)
-        soon(lambda: found("certificates/part-*.parquet"), process)
-        # The head is lost with all its nodes, at once: to end them one by one takes longer than the study.
-        nodes.head_node.all_processes["gcs_server"][0].process.kill()
-        for node in nodes.worker_nodes:
-            node.all_processes["raylet"][0].process.kill()
-    status, output = finish(process, seconds=LIMIT)
-    assert status != 0, output
-    assert not (begun / "report.html").exists(), "the study had ended before its head was lost"
-    before = found("certificates/part-*.parquet")
-    with started(head_cpus=0, others=2) as nodes:
-        process = start("full_study.py", *words, "--ray-address", nodes.address)
-        lost = node_at_work(nodes, "ray::MapWorker", process)
-        soon(lambda: found("certificates/part-*.parquet") - before, process)
-        assert not (begun / "summary.tsv").exists(), "certification had ended before the node was lost"
-        nodes.remove_node(lost, allow_graceful=False)
-        status, resumed = finish(process, seconds=LIMIT)
-    assert status == 0, resumed
-    assert "going on with those that are left" in output
-    assert "(raylet)" not in output + resumed, "Ray's own messages reached the terminal"
-    assert "(raylet)" in (begun / "ray.log").read_text(encoding="utf-8")
-    assert_same_results(begun, reference[0])
-
-
-def test_a_node_that_is_lost_in_certification_costs_time_alone(tmp_path: Path) -> None:
-    study = load_study(TINY, overrides=SETTINGS)
-    store, data = Store(tmp_path), load_dataset(study.data)
-    model = train_one(store, study.model_specs[0], data)
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = ("--study", str(TINY), "--run-dir", str(tmp_path), *settings)
-    parts = tmp_path / "certificates"
-    with started(head_cpus=1, others=1) as nodes:
-        process = start("certify.py", *words, "--ray-address", nodes.address)
-        soon(lambda: len(list(parts.glob("part-*.parquet"))) >= 3, process)
-        nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
-        before = len(list(parts.glob("part-*.parquet")))
-        status, output = finish(process, seconds=LIMIT)
-    assert status == 0, output
-    assert "going on with the" in output
-    assert before < len(list(parts.glob("part-*.parquet")))
-    found, expected = rows(store), expected_rows(store, study, data, [model], [Classifier(model.id, (0,), (1.0,))])
-    assert found.keys() == expected.keys()
-    for key, wanted in expected.items():
-        assert {name: found[key][name] for name in wanted} == wanted, key
-
-
-def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(tmp_path: Path) -> None:
-    with started(head_cpus=1, others=0) as nodes:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stages.late", nodes.address, str(tmp_path)],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-            start_new_session=True,
-        )
-        arrived = tmp_path / "arrived"
-        soon(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 1, process)
-        nodes.add_node(num_cpus=1)
-        soon(lambda: len(list(arrived.iterdir())) == 2, process)
-        (tmp_path / "go").touch()
-        status, output = finish(process, seconds=LIMIT)
+def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(nodes: Nodes, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.stages.waiting_pass", nodes.address, str(tmp_path)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        start_new_session=True,
+    )
+    arrived = tmp_path / "arrived"
+    wait_until(lambda: arrived.is_dir() and len(list(arrived.iterdir())) == 2, process)
+    joined = nodes.add()
+    wait_until(lambda: len(list(arrived.iterdir())) == 3, process)
+    (tmp_path / "go").touch()
+    status, output = finish(process)
+    nodes.lose(joined)
     assert status == 0, output
     assert sorted(output.split("\n")[:-1]) == sorted(f"visited {example}" for example in range(IMAGES))
+
+
+def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_folder(
+    nodes: Nodes, bucket: StorePath, reference: tuple[Path, str], tmp_path: Path
+) -> None:
+    study = load_study(TINY)
+    run_dir = bucket / "runs" / study.id
+    connected, _ = fs.FileSystem.from_uri(f"s3://{bucket.path}")
+    # Half of its search and most of its models are there.
+    for folder in ("models", "search"):
+        shutil.copytree(reference[0] / folder, tmp_path / "begun" / folder)
+    (search,) = (tmp_path / "begun" / "search").iterdir()
+    for name in ("result.json", "trial-2.json", "trial-3.json"):
+        (search / name).unlink()
+    missing = [spec.id for spec in study.model_specs if spec.label in ("macer", "smoothadv")]
+    missing += [path.name for path in (reference[0] / "models").glob("advmacer_tuned-*")]
+    assert len(missing) == 3
+    for name in missing:
+        shutil.rmtree(tmp_path / "begun" / "models" / name)
+    fs.copy_files(str(tmp_path / "begun"), run_dir.path, destination_filesystem=connected)
+    words = ("--study", str(TINY), "--ray-address", nodes.address, "--resources.workers", "1")
+    records = [run_dir / "models" / name / "model.json" for name in missing]
+
+    def trained() -> int:
+        time.sleep(0.3)
+        return sum(path.is_file() for path in records)
+
+    process = start("full_study.py", *words, "--run-dir", str(run_dir))
+    wait_until(trained, process)
+    kill(process)
+    assert not (run_dir / "summary.tsv").is_file(), "the study had ended before the driver was killed"
+    assert list((run_dir / "lock").glob("*")), "the driver that was killed held no lock"
+    status, output = finish(start("full_study.py", *words, environment={"RSPIPE_RUNS": str(bucket / "runs")}))
+    assert status == 0, output
+    assert f"{run_dir}/report.html" in output
+    assert "MLflow at" not in output
+
+    fetched = tmp_path / "fetched"
+    fs.copy_files(run_dir.path, str(fetched), source_filesystem=connected)
+    assert_same_results(fetched, reference[0])
+    assert {name for name in files(reference[0]) if name.startswith(KEPT)} - files(fetched) == set()
+    assert not any((run_dir / "lock").glob("*"))
+    assert not [name for name in files(fetched) if b"a-secret-key" in (fetched / name).read_bytes()]
+    assert "a-secret-key" not in output
+
+    # Where the driver ran there are logs, scratch and MLflow's files; where workers ran there is nothing.
+    local = run_dir.local_part
+    assert {name for name in files(local) if not name.startswith(".ray/")} == {"ray.log"}
+    assert {path.name for path in local.parent.iterdir()} == {study.id, "mlflow.db", "mlartifacts"}
+    assert [path.name for path in local.parents[1].iterdir()] == ["runs"]
+    assert any(name.endswith("/weights.pt") for name in files(local.parent / "mlartifacts"))
+    assert not [path for path in local.parent.rglob("*") if path.is_file() and b"a-secret-key" in path.read_bytes()]
+    assert [name for home in nodes.homes for name in files(home)] == []
+
+    ours, theirs = read_run(str(run_dir)), read_run(reference[0])
+    assert [*ours.counts] == [*theirs.counts]
+    table, folder = write_derived(Store(run_dir), study, kind="two_sided", alpha=0.01, n=1000)
+    assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10
+
+
+def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_head_ends_with_the_same_numbers(
+    nodes: Nodes, reference: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+
+    def written(pattern: str) -> set[Path]:
+        return set(run_dir.glob(pattern))
+
+    def begin(script: str, *, workers: int, cluster: Nodes = nodes) -> "subprocess.Popen[str]":
+        words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", str(workers))
+        # How long a driver looks for its head.
+        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        # Of a driver that was killed.
+        cluster.wait_until_idle()
+        return start(script, *words, "--ray-address", cluster.address, environment=impatient)
+
+    def more(pattern: str, process: "subprocess.Popen[str]") -> None:
+        """Wait for another result."""
+        before = written(pattern)
+        wait_until(lambda: written(pattern) - before, process)
+
+    def lose_node(worker: str, result: str, process: "subprocess.Popen[str]", *, cluster: Nodes = nodes) -> None:
+        """Replace the node of a worker by another while there is no result of the stage yet."""
+        lost = cluster.at_work(worker, process)
+        # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
+        assert not written(result), f"there was a {result} before the node was lost"
+        cluster.lose(lost)
+        cluster.add()
+
+    def ended(process: "subprocess.Popen[str]") -> str:
+        """Wait for a script that goes on by itself."""
+        status, output = finish(process)
+        assert status == 0, output
+        assert "(raylet)" not in output, "Ray's own messages reached the terminal"
+        return output
+
+    def killed(process: "subprocess.Popen[str]") -> str:
+        process.kill()
+        _, output = finish(process)
+        assert not (run_dir / "report.html").exists(), "the study had ended before its driver was killed"
+        return output
+
+    # Where one worker does everything, what comes after its end was done by another.
+    trials, models, parts = "search/*/trial-*.json", "models/*/model.json", "certificates/part-*.parquet"
+    process = begin("full_study.py", workers=1)
+    more(trials, process)
+    killed(process)
+    process = begin("tune.py", workers=2)
+    lose_node("ray::ImplicitFunc", "search/*/result.json", process)
+    ended(process)
+    assert written("search/*/result.json")
+
+    process = begin("full_study.py", workers=1)
+    lose_node("ray::RayTrainWorker", models, process)
+    more(models, process)
+    assert nodes.kill_worker("ray::RayTrainWorker"), "the models were trained before a worker was killed"
+    more(models, process)
+    assert "going on with those that are left" in killed(process)
+    finished = {path: path.stat().st_mtime_ns for path in written(models)}
+    assert_quiet(ended(begin("train.py", workers=2)))
+    assert len(written(models)) == 5
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+
+    process = begin("full_study.py", workers=1)
+    nodes.at_work("ray::MapWorker", process)
+    assert not written("moments/*"), "the moments were there before the driver was killed"
+    killed(process)
+    process = begin("weigh.py", workers=2)
+    lose_node("ray::MapWorker", "moments/*", process)
+    ended(process)
+    assert len(written("weights/*.json")) == 5
+
+    process = begin("full_study.py", workers=1)
+    more(parts, process)
+    assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
+    more(parts, process)
+    killed(process)
+    process = begin("certify.py", workers=2)
+    more(parts, process)
+    nodes.lose_head()
+    status, output = finish(process)
+    assert status != 0, output
+    with closing(Nodes(tmp_path / "elsewhere", others=2)) as elsewhere:
+        process = begin("certify.py", workers=2, cluster=elsewhere)
+        lost = elsewhere.at_work("ray::MapWorker", process)
+        more(parts, process)
+        before = written(parts)
+        elsewhere.lose(lost)
+        assert "going on with the" in ended(process)
+        assert written(parts) - before, "certification had ended before the node was lost"
+        assert not (run_dir / "summary.tsv").exists()
+        assert_quiet(ended(begin("report.py", workers=2, cluster=elsewhere)))
+
+    assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    assert_same_results(run_dir, reference[0])
+    study, store = load_study(TINY), Store(run_dir)
+    model = store.existing_model(study.model_specs[0].id)
+    core = expected_rows(store, study, load_dataset(study.data), [model], [Classifier(model.id, (0,), (1.0,))])
+    stored = rows(store)
+    assert len(core) == study.certify.images
+    for key, expected in core.items():
+        assert {name: stored[key][name] for name in expected} == expected, key

@@ -18,7 +18,7 @@ from rspipe.ensembles.choice import choose_weights
 from rspipe.ensembles.moments import image_margins
 from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
 from rspipe.execution.board import Progress
-from rspipe.execution.resources import Cluster
+from rspipe.execution.resources import Cluster, Resources
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.derivation import derive
@@ -35,8 +35,8 @@ from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.processes import TINY
-from tests.stages.counted import expected_rows, rows
-from tests.stages.held import wait_for_cpus
+from tests.stages.counts import expected_rows, rows
+from tests.stages.free_cpus import wait_for_cpus
 
 IMAGES = 10
 
@@ -342,15 +342,15 @@ def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_save
 
 
 def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(
-    cluster: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]], monkeypatch: pytest.MonkeyPatch
+    store: Store, trained: tuple[Path, list[TrainedModel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = ruled("fixed")
+    study, nowhere = ruled("fixed"), Cluster("nowhere", (), Resources())
     data = load_dataset(study.data)
     split = data.test
     bright = replace(data, test=replace(split, images=split.images * 255))
     monkeypatch.setattr(certify, "load_dataset", lambda _: bright)
     with pytest.raises(DataError, match=r"image \d+ has values from 0 to 255, outside \[0, 1\]; scale the images"):
-        certify_classifiers(store, study, trained[1][:1], [], cluster=cluster, on_progress=silent)
+        certify_classifiers(store, study, trained[1][:1], [], cluster=nowhere, on_progress=silent)
     assert store.counts() is None
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
 from rspipe.tracking.client import ui_command, without_secrets
 from tests.processes import TINY, descendants
-from tests.stages.test_full_study import one_line
+from tests.stages.test_full_study import Copied, one_line
 
 SCRIPTS = ("full_study.py", "tune.py", "train.py", "weigh.py", "certify.py", "report.py", "derive.py")
 PLACES = ("architecture", "models.1.architecture", "search.0.architecture")
@@ -77,11 +76,8 @@ def test_a_pipeline_takes_code_with_allow_code(
     assert code()
 
 
-def test_code_in_the_records_of_a_strangers_run_directory_is_refused(
-    reference: tuple[Path, str], tmp_path: Path, code: Callable[[], bool]
-) -> None:
-    run_dir, study = tmp_path / "run", load_study(TINY)
-    shutil.copytree(reference[0], run_dir)
+def test_code_in_the_records_of_a_strangers_run_directory_is_refused(copied: Copied, code: Callable[[], bool]) -> None:
+    run_dir, study = copied(), load_study(TINY)
     path = run_dir / "models" / study.model_specs[0].id / "model.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["spec"]["architecture"] = "nets_of_a_stranger:build"

@@ -111,7 +111,8 @@ def test_searches_for_several_objectives_run_side_by_side(cluster: Cluster, tmp_
             assert trial.error is not None
 
 
-def test_a_search_in_which_no_trial_reaches_anything_says_so(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_search_in_which_no_trial_reaches_anything_says_so(tmp_path: Path) -> None:
+    nowhere = Cluster("nowhere", (), Resources())
     study = load_study(TINY, overrides=[*TPE, "search.0.trials=2"])
     (search,) = study.search_specs
     with open_store(tmp_path / "run", study, source="", environment={}) as store:
@@ -120,4 +121,4 @@ def test_a_search_in_which_no_trial_reaches_anything_says_so(tmp_path: Path, clu
             content |= {"status": status, "message": "", "seconds": 1.0, "passes": 1}
             store.save_trial(Trial.from_json(content))
         with pytest.raises(ModelError, match=r"no trial certified a single .* \(1 diverged, 1 stopped\); lower"):
-            run_searches(store, study.search_specs, cluster=cluster, on_progress=silent)
+            run_searches(store, study.search_specs, cluster=nowhere, on_progress=silent)

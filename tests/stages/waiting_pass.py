@@ -1,4 +1,4 @@
-"""A pass over images whose actors wait at their first one to be told to go on: `python -m tests.stages.late`."""
+"""A pass over images whose actors wait for a signal: `python -m tests.stages.waiting_pass ADDRESS RUN_DIR`."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ IMAGES = 60
 
 
 @dataclass(frozen=True)
-class Held(CountPass):
+class WaitingPass(CountPass):
     """Touches a file named by its node, and returns nothing once there is a file `go`."""
 
     run_dir: Path
@@ -42,14 +42,14 @@ def main(address: str, run_dir: Path) -> None:
     store = Store(run_dir)
     write_json(store.run_dir / "study.json", {})
     split = Split(torch.zeros(IMAGES, 1, 2, 2), torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES))
-    held = Held(0.25, (), (), (), CertifySpec(n0=10, n=10), 10, run_dir)
+    waiting = WaitingPass(0.25, (), (), (), CertifySpec(n0=10, n=10), 10, run_dir)
 
     def show(rows: pa.Table) -> None:
         for example in rows["example"].to_pylist():
             sys.stdout.write(f"visited {example}\n")
 
     with connect(address=address, resources=Resources(), log=run_dir / "ray.log") as cluster:
-        visit(store, [Work(held, split)], classes=10, cluster=cluster, on_block=show)
+        visit(store, [Work(waiting, split)], classes=10, cluster=cluster, on_block=show)
 
 
 if __name__ == "__main__":

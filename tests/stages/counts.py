@@ -18,9 +18,9 @@ def rows(store: Store) -> dict[tuple[str, int], dict[str, object]]:
     table = store.counts()
     assert table is not None
     listed = [{name: value for name, value in row.items() if name != "seconds"} for row in table.to_pylist()]
-    found = {(row["classifier"], row["example"]): row for row in listed}
-    assert len(found) == len(listed)
-    return found
+    by_key = {(row["classifier"], row["example"]): row for row in listed}
+    assert len(by_key) == len(listed)
+    return by_key
 
 
 def expected_rows(
@@ -31,22 +31,22 @@ def expected_rows(
     split, spec = data.test.evenly_spaced(study.certify.images), study.certify
     expected: dict[tuple[str, int], dict[str, object]] = {}
     for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
-        found = count_image(
+        counts = count_image(
             networks, classifiers, image, label=label, sigma=0.25, spec=spec, example=example, classes=10
         )
         for row, classifier in enumerate(classifiers):
-            reached = [prefix for prefix in found.prefix[row].tolist() if prefix[0] >= 0]
+            reached = [prefix for prefix in counts.prefix[row].tolist() if prefix[0] >= 0]
             expected[classifier.id, example] = {
                 "label": label,
-                "selection": found.selection[row].tolist(),
-                "pilot": found.pilot[row].tolist(),
-                "estimation": found.estimation[row].tolist(),
-                "stop": str(found.stop[row]),
-                "marks": found.marks[: len(reached)].tolist(),
+                "selection": counts.selection[row].tolist(),
+                "pilot": counts.pilot[row].tolist(),
+                "estimation": counts.estimation[row].tolist(),
+                "stop": str(counts.stop[row]),
+                "marks": counts.marks[: len(reached)].tolist(),
                 "prefix": [count for prefix in reached for count in prefix],
-                "probability_sum": found.probability_sum[row].tolist(),
-                "probability_square": found.probability_square[row].tolist(),
-                "kind": str(found.kind[row]),
-                "samples": int((found.selection + found.pilot + found.estimation)[row].sum()),
+                "probability_sum": counts.probability_sum[row].tolist(),
+                "probability_square": counts.probability_square[row].tolist(),
+                "kind": str(counts.kind[row]),
+                "samples": int((counts.selection + counts.pilot + counts.estimation)[row].sum()),
             }
     return expected
