@@ -1,6 +1,7 @@
 """The count table as rows of Parquet files, and back: the one place that knows their columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,12 @@ SCHEMA = pa.schema(
 )
 """Of the certification counts: a row for each classifier and example."""
 
-_OWN = ("selection", "pilot", "estimation")
-
 _MARKED = ("marks", "prefix")
 
 _SOFT = ("probability_sum", "probability_square")
 
-_REDUNDANT = ("prediction", "radius", "p_a_lower", "n_a", "samples", "rule", "streams", "block_size")
-
-_ELSEWHERE = ("noise", "precision", "device")
+_COUNTED = tuple(field.name for field in fields(CountTable) if field.name not in ("rule", *_MARKED))
+"""Columns that are fields of a count table as they are."""
 
 _STREAMS = "selection 0, pilot 6, estimation 1"
 
@@ -74,14 +72,14 @@ _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
 
 
 def needed_columns(*, marks: bool, soft: bool) -> list[str]:
-    """Return the columns that a count table is made from.
+    """Return the columns that count tables are made from.
 
     Args:
         marks: With the counts at marks: what the radius grid and fewer samples are derived from.
         soft: With the sums of probabilities.
     """
-    left_out = {*_REDUNDANT, *_ELSEWHERE, *(() if marks else _MARKED), *(() if soft else _SOFT)}
-    return [name for name in SCHEMA.names if name not in left_out]
+    counted = [name for name in _COUNTED if soft or name not in _SOFT]
+    return [*counted, "rule_parameters", "key", *(_MARKED if marks else ())]
 
 
 def count_rows(counts: CountTable, *, keys: Sequence[str], spec: CertifySpec, device: str) -> pa.Table:
@@ -95,17 +93,12 @@ def count_rows(counts: CountTable, *, keys: Sequence[str], spec: CertifySpec, de
     """
     own = derive(counts)
     reached = (counts.prefix[..., 0] >= 0).sum(-1)
-    columns = {
-        **{name: getattr(counts, name) for name in ("example", "label", "classifier", "kind", "stop")},
-        **{name: getattr(own, name) for name in ("prediction", "radius", "p_a_lower", "n_a")},
-        **{name: list(getattr(counts, name)) for name in (*_OWN, *_SOFT)},
-        **{name: getattr(counts, name) for name in ("samples", "batch_size", "seconds")},
+    columns: dict[str, Any] = {
+        **{name: getattr(counts, name) for name in _COUNTED},
         "marks": [counts.marks[:marks] for marks in reached],
         "prefix": [prefix[:marks].ravel() for prefix, marks in zip(counts.prefix, reached, strict=True)],
-        "key": keys,
-    }
-    shared = {
-        **{name: getattr(counts, name) for name in ("sigma", "n0", "n", "alpha", "seed")},
+        **{name: getattr(own, name) for name in ("prediction", "radius", "p_a_lower", "n_a")},
+        "samples": counts.samples,
         "rule": counts.rule.name,
         "rule_parameters": counts.rule.model_dump_json(),
         "streams": _STREAMS,
@@ -113,9 +106,10 @@ def count_rows(counts: CountTable, *, keys: Sequence[str], spec: CertifySpec, de
         "noise": "numpy Philox, Box-Muller" if device == "cpu" else "torch CUDA Philox",
         "precision": spec.precision,
         "device": device,
+        "key": keys,
     }
-    rows = len(counts.example)
-    return pa.table({**columns, **{name: [value] * rows for name, value in shared.items()}}, schema=SCHEMA)
+    shared = {name: [value] * len(keys) for name, value in columns.items() if isinstance(value, str | int | float)}
+    return pa.table({name: list(values) for name, values in (columns | shared).items()}, schema=SCHEMA)
 
 
 def count_tables(rows: pa.Table, keys: Mapping[str, str], *, folder: Any) -> Iterator[CountTable]:

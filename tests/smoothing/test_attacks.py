@@ -69,11 +69,11 @@ def test_nothing_in_the_ball_is_worse_on_a_linear_classifier() -> None:
     network, eps = linear([[1.0, 2.0], [4.0, -2.0]]), 0.1
     images, labels = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0])
     noise = torch.randn(1, 8, 2, generator=generator, dtype=torch.float64)
-    found = soft_loss(network, attack(network, images, labels, noise, eps=eps, steps=2), labels, noise)
+    reached = soft_loss(network, attack(network, images, labels, noise, eps=eps, steps=2), labels, noise)
     directions = torch.randn(200, 2, generator=generator, dtype=torch.float64)
     others = images + eps * directions / directions.norm(dim=1, keepdim=True)
     losses = soft_loss(network, others, labels.expand(200), noise.expand(200, -1, -1))
-    assert bool((losses <= found).all())
+    assert bool((losses <= reached).all())
 
 
 def test_a_step_follows_the_gradient_of_the_mean_probability_and_not_of_the_mean_loss() -> None:
@@ -84,7 +84,7 @@ def test_a_step_follows_the_gradient_of_the_mean_probability_and_not_of_the_mean
     of_mean, mean_of = -toward_label.sum(0) / p[:, 0].sum(), -(toward_label / p[:, [0]]).mean(0)
     expected, other = (image + eps * g / np.linalg.norm(g) for g in (of_mean, mean_of))
     assert np.linalg.norm(expected - other) > 0.01
-    found = attack(
+    adversarial = attack(
         linear(weights.tolist()),
         torch.from_numpy(image[None]),
         torch.tensor([0]),
@@ -92,7 +92,7 @@ def test_a_step_follows_the_gradient_of_the_mean_probability_and_not_of_the_mean
         eps=eps,
         steps=1,
     )
-    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(adversarial[0].numpy(), expected, rtol=1e-12)
 
 
 def test_a_step_has_length_two_eps_over_the_number_of_steps() -> None:
@@ -107,10 +107,10 @@ def test_a_step_has_length_two_eps_over_the_number_of_steps() -> None:
 def test_the_clip_to_the_unit_box_comes_before_the_projection_to_the_ball() -> None:
     network = linear([[0.0, 0.0], [0.6, 0.8]])
     image, noise = torch.tensor([[0.95, 0.5]], dtype=torch.float64), torch.zeros(1, 1, 2, dtype=torch.float64)
-    found = attack(network, image, torch.tensor([0]), noise, eps=0.2, steps=1)
+    adversarial = attack(network, image, torch.tensor([0]), noise, eps=0.2, steps=1)
     # The step (.24, .32) is cut to (.05, .32) by the box, and that is scaled to length .2.
     delta = 0.2 * np.array([0.05, 0.32]) / np.hypot(0.05, 0.32)
-    np.testing.assert_allclose((found - image)[0].numpy(), delta, rtol=1e-12)
+    np.testing.assert_allclose((adversarial - image)[0].numpy(), delta, rtol=1e-12)
 
 
 @many
@@ -124,20 +124,20 @@ def test_adversarial_examples_lie_in_the_ball_and_in_the_unit_box(
     seed: int, eps: float, steps: int, copies: int
 ) -> None:
     network, images, labels, noise = scene(seed, copies=copies)
-    found = attack(network, images, labels, noise, eps=eps, steps=steps)
+    adversarial = attack(network, images, labels, noise, eps=eps, steps=steps)
     # Rounding in float32 of each of 16 pixels.
     slack = 4 * torch.finfo(torch.float32).eps
-    assert float((found - images).flatten(1).norm(dim=1).max()) <= eps * (1 + slack) + 4 * slack
-    assert -slack <= float(found.min())
-    assert float(found.max()) <= 1 + slack
+    assert float((adversarial - images).flatten(1).norm(dim=1).max()) <= eps * (1 + slack) + 4 * slack
+    assert -slack <= float(adversarial.min())
+    assert float(adversarial.max()) <= 1 + slack
 
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_it_raises_the_loss_of_the_smoothed_classifier(copies: int) -> None:
     network, images, labels, noise = scene(2, images=50, copies=copies)
-    found = attack(network, images, labels, noise, eps=0.5, steps=5)
+    adversarial = attack(network, images, labels, noise, eps=0.5, steps=5)
     with torch.no_grad():
-        assert bool((soft_loss(network, found, labels, noise) > soft_loss(network, images, labels, noise)).all())
+        assert bool((soft_loss(network, adversarial, labels, noise) > soft_loss(network, images, labels, noise)).all())
 
 
 def test_every_step_sees_the_noise_it_was_given_with_copies_of_an_image_side_by_side() -> None:
@@ -224,12 +224,12 @@ def test_one_noisy_copy_is_attacked_by_its_cross_entropy_and_several_by_a_loss_t
     network = linear([[0.0, 0.0], [480.0, 640.0]])
     images, labels = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0])
     ahead = images + 0.1 * torch.tensor([[0.6, 0.8]], dtype=torch.float64)
-    found = [
+    adversarial = [
         attack(network, images, labels, torch.zeros(1, copies, 2, dtype=torch.float64), eps=0.1, steps=1)
         for copies in (1, 2)
     ]
-    torch.testing.assert_close(found[0], ahead)
-    assert float((found[1] - ahead).norm()) > 1e-3
+    torch.testing.assert_close(adversarial[0], ahead)
+    assert float((adversarial[1] - ahead).norm()) > 1e-3
 
 
 def unlimited(
@@ -250,8 +250,8 @@ def test_parameters_get_no_gradient_and_stay_trainable_or_frozen_as_they_were(at
     network, images, labels, noise = scene(9)
     first, *rest = network.parameters()
     first.requires_grad_(False)
-    found = attack(network, images, labels, noise, eps=0.5, steps=2)
-    assert not found.requires_grad
+    adversarial = attack(network, images, labels, noise, eps=0.5, steps=2)
+    assert not adversarial.requires_grad
     assert all(parameter.grad is None for parameter in network.parameters())
     assert [first.requires_grad, *(p.requires_grad for p in rest)] == [False, *[True] * len(rest)]
 
@@ -359,7 +359,7 @@ def test_the_path_of_fixed_steps_is_that_of_its_definition(
     rng = np.random.default_rng(seed)
     weights, images = rng.normal(size=(3, 6)), rng.uniform(size=(4, 6))
     labels, noise = rng.integers(0, 3, 4), 0.5 * rng.normal(size=(4, copies, 6))
-    found = fixed_step_path(
+    path = fixed_step_path(
         linear(weights.tolist()),
         torch.from_numpy(images),
         torch.from_numpy(labels),
@@ -370,7 +370,7 @@ def test_the_path_of_fixed_steps_is_that_of_its_definition(
     )
     for i, label in enumerate(labels.tolist()):
         expected = by_hand(weights, images[i], label, noise[i], step=step, steps=steps, radius=radius)
-        np.testing.assert_allclose(torch.stack(found)[:, i].numpy(), np.stack(expected), rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(torch.stack(path)[:, i].numpy(), np.stack(expected), rtol=1e-7, atol=1e-9)
 
 
 PLAIN = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0]), torch.zeros(1, 1, 2, dtype=torch.float64)
@@ -425,9 +425,9 @@ def test_every_fixed_step_is_clipped_to_the_unit_box() -> None:
 def test_the_projection_to_the_ball_of_fixed_steps_comes_before_the_clip_to_the_unit_box() -> None:
     network = linear([[0.0, 0.0], [0.6, 0.8]])
     image = torch.tensor([[0.95, 0.5]], dtype=torch.float64)
-    found = fixed_step_path(network, image, *PLAIN[1:], step=0.4, steps=1, radius=0.2)[-1]
+    adversarial = fixed_step_path(network, image, *PLAIN[1:], step=0.4, steps=1, radius=0.2)[-1]
     # The step (.24, .32) is scaled to (.12, .16), and that is cut to (.05, .16) by the box.
-    np.testing.assert_allclose((found - image)[0].numpy(), [0.05, 0.16], rtol=1e-7)
+    np.testing.assert_allclose((adversarial - image)[0].numpy(), [0.05, 0.16], rtol=1e-7)
 
 
 @many
@@ -436,10 +436,10 @@ def test_projected_points_lie_in_the_ball_and_the_box_and_those_inside_stay(seed
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(20, 3, 3, generator=generator, dtype=torch.float64)
     points = images + 0.5 * torch.randn(20, 3, 3, generator=generator, dtype=torch.float64)
-    found = projected(points, images, radius=radius)
-    assert float((found - images).flatten(1).norm(dim=1).max()) <= radius * (1 + 1e-12)
-    assert bool(((found >= 0) & (found <= 1)).all())
-    torch.testing.assert_close(projected(found, images, radius=radius), found, rtol=0, atol=1e-12)
+    inside = projected(points, images, radius=radius)
+    assert float((inside - images).flatten(1).norm(dim=1).max()) <= radius * (1 + 1e-12)
+    assert bool(((inside >= 0) & (inside <= 1)).all())
+    torch.testing.assert_close(projected(inside, images, radius=radius), inside, rtol=0, atol=1e-12)
 
 
 def test_points_projected_to_a_ball_of_radius_zero_are_the_images() -> None:
