@@ -151,24 +151,24 @@ def test_a_member_that_never_wins_gets_no_weight() -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, *methods: str) -> list[str]:
     """Let some of SciPy's linear programs fail; return the methods called, in order."""
-    methods: list[str] = []
+    calls: list[str] = []
 
     def program(*args: Any, method: str, **kwargs: Any) -> Any:
-        methods.append(method)
+        calls.append(method)
         if method in methods:
             return OptimizeResult(x=None, message="failed")
         return linprog(*args, method=method, **kwargs)
 
     monkeypatch.setattr("scipy.optimize.linprog", program)
-    return methods
+    return calls
 
 
 def test_where_a_linear_program_fails_another_algorithm_finds_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, covariance = problem(2, 4)
     expected = solve_acr(mean, covariance, cap=CAP)
-    methods = failing(monkeypatch, "highs", "highs-ds")
+    calls = failing(monkeypatch, "highs", "highs-ds")
     solution = solve_acr(mean, covariance, cap=CAP)
-    assert methods[:3] == ["highs", "highs-ds", "highs-ipm"]
+    assert calls[:3] == ["highs", "highs-ds", "highs-ipm"]
     assert solution.objective == pytest.approx(expected.objective, rel=CLOSE)
     assert solution.gap <= CLOSE
 
