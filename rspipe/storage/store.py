@@ -245,7 +245,7 @@ class Store:
             try:
                 # From memory: whatever is refused now is in the content.
                 return pq.read_table(pa.BufferReader(content), columns=columns and list(columns), partitioning=None)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowInvalid, OSError) as error:
                 _log.warning(
                     "warning: %s is damaged (%s) and set aside; its images are certified again", path, first_line(error)
                 )
