@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from rspipe.errors import ModelError
+from rspipe.networks.modes import channels_last
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -128,9 +129,7 @@ class _ChannelsLast(nn.Module):
         self.traced = traced
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.traced(inputs)
+        logits: Tensor = self.traced(channels_last(inputs))
         return logits
 
 
