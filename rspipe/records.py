@@ -47,7 +47,7 @@ class TrainedModel(Record):
     history: tuple[dict[str, float], ...]
     """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `samples_per_second` (noisy samples that went forward and
     backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what
-    `rspipe.training.validation.watch` gives."""
+    `rspipe.training.validation.validation_metrics` gives."""
     clean_accuracy: float
     """Share of the validation images classified correctly without noise."""
     noisy_accuracy: float

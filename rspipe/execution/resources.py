@@ -22,7 +22,9 @@ class Resources:
     workers: int | None = None
     """How many of them run side by side; as many as the cluster holds by default."""
     workers_per_model: int = 1
-    """Training workers that share a model, each with a part of every batch; losses change by rounding alone."""
+    """Training workers that share a model, each with a part of every batch (DistributedDataParallel). Gradients are
+    those of one worker up to rounding, but for layers that mix the images of a batch: the statistics of batch
+    normalization are those of a worker's own part on CPUs, and those of the whole batch on GPUs (SyncBatchNorm)."""
     decoders: int | None = None
     """Tasks that decode image files for each model in training, beside the workers; by default as many as there are
     CPUs that no worker reserves, at least one."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from rspipe.arrays import FloatArray
+from rspipe.data.files import PixelSource, decoded_here
 from rspipe.data.splits import Dataset, Split
 from rspipe.records import Trial
 from rspipe.search.domains import Choice, Domain, Value
@@ -19,7 +20,7 @@ from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.metrics import credited_radius, standard_error
 from rspipe.smoothing.noise import Noise, Stream
-from rspipe.training.fitting import ALONE, Means, State, fit
+from rspipe.training.fitting import State, fit
 from rspipe.training.spec import ModelSpec
 from rspipe.training.validation import evaluate
 
@@ -113,7 +114,7 @@ def validation_acr(network: nn.Module, split: Split, search: SearchSpec) -> floa
 
 
 WATCHED = "validation_acr"
-"""The estimate that trials are compared by while they train (`rspipe.training.validation.watch`)."""
+"""The estimate that trials are compared by while they train (`rspipe.training.validation.validation_metrics`)."""
 
 
 def _watched(history: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -129,7 +130,7 @@ def judged_trial(
     *,
     state: State | None = None,
     on_epoch: OnEpoch | None = None,
-    means: Means = ALONE,
+    pixels: PixelSource = decoded_here,
 ) -> Trial:
     """Return how a trial does: trained as the study trains, and certified on the validation split.
 
@@ -140,7 +141,7 @@ def judged_trial(
         data: Its train and validation splits are used, and no other.
         state: Where training goes on, as last passed to `on_epoch`; from the start when None.
         on_epoch: Called after each epoch, as by `fit`.
-        means: By what the training runs, as for `fit`.
+        pixels: Decodes the images of data sets that are files, as for `fit`.
     """
     try:
         spec = trial_spec(search, parameters)
@@ -161,7 +162,7 @@ def judged_trial(
             epochs=0,
             watched={},
         )
-    result = fit(spec, data, state=state, on_epoch=on_epoch, means=means)
+    result = fit(spec, data, state=state, on_epoch=on_epoch, pixels=pixels)
     credit = np.zeros(len(data.validation))
     if result.status == "finished":
         credit = validation_credit(result.network, data.validation, search)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from rspipe.data.files import PixelSource, decoded_here
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.data.splits import Dataset
-from rspipe.errors import RspipeError
+from rspipe.errors import ClusterError, RspipeError
 from rspipe.execution.board import OnProgress, Progress, make_board, watch
 from rspipe.execution.groups import run_groups
 from rspipe.execution.resources import Cluster
@@ -23,8 +24,8 @@ from rspipe.records import TrainedModel
 from rspipe.stages.decoding import streamed
 from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
-from rspipe.training.data_parallel import Group, agreed, is_first
-from rspipe.training.fitting import ALONE, Means, State, fit
+from rspipe.training.fitting import State, fit
+from rspipe.training.process_group import Group, agreed, is_first
 from rspipe.training.published import load_published_model
 from rspipe.training.spec import AnyModelSpec, LoadedModelSpec
 from rspipe.training.validation import evaluate
@@ -46,14 +47,20 @@ def dataset_on(spec: DataSpec, device: torch.device) -> Dataset:
 
 
 def train_one(
-    store: Store, spec: AnyModelSpec, data: Dataset, *, on_epoch: Any = None, means: Means = ALONE
+    store: Store,
+    spec: AnyModelSpec,
+    data: Dataset,
+    *,
+    on_epoch: Callable[[int], None] | None = None,
+    pixels: PixelSource = decoded_here,
+    group: Group | None = None,
 ) -> TrainedModel:
     """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is.
 
     Where several processes share the model, all call this, and the first reads and writes.
     """
-    first, device = is_first(means.group), data.train.labels.device
-    finished = agreed(store.trained_model(spec.id) if first else None, means.group, device)
+    first, device = is_first(group), data.train.labels.device
+    finished = agreed(store.trained_model(spec.id) if first else None, group, device)
     if finished is not None:
         return finished
     saved = time.monotonic()
@@ -66,11 +73,11 @@ def train_one(
             store.save_checkpoint(spec.id, state)
             saved = time.monotonic()
 
-    state = agreed(store.checkpoint(spec.id) if first else None, means.group, device)
+    state = agreed(store.checkpoint(spec.id) if first else None, group, device)
     if isinstance(spec, LoadedModelSpec):
         result = load_published_model(spec, data)
     else:
-        result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, means=means)
+        result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, pixels=pixels, group=group)
     held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
     record = TrainedModel(
         id=spec.id,
@@ -107,9 +114,9 @@ def train_loop(config: dict[str, Any]) -> None:
     board, group = config["board"], config["group"]
     rank = ray.train.get_context().get_world_rank()
     ray.get(board.join.remote(group, rank, ray.get_runtime_context().current_actor))
-    means = Means(partial(streamed, decoders=config["decoders"]), _own_group(config["together"], gpus=config["gpus"]))
+    sharing = _own_group(config["together"], gpus=config["gpus"])
     try:
-        _work_off(config, Store(config["run_dir"]), worker_device(config["gpus"]), means)
+        _work_off(config, Store(config["run_dir"]), worker_device(config["gpus"]), sharing)
     except RspipeError as error:
         ray.get(board.leave.remote(group, rank))
         ray.get(board.fail.remote(error))
@@ -129,20 +136,33 @@ def _own_group(together: int, *, gpus: float) -> Group | None:
     return own
 
 
-def _work_off(config: dict[str, Any], store: Store, device: torch.device, means: Means) -> None:
+def _work_off(config: dict[str, Any], store: Store, device: torch.device, sharing: Group | None) -> None:
     import ray
 
     board, specs, group = config["board"], config["specs"], config["group"]
     store.check_shared()
-    first = is_first(means.group)
-    while (piece := agreed(ray.get(board.take.remote(group)) if first else None, means.group, device)) is not None:
+    first, pixels = is_first(sharing), partial(streamed, decoders=config["decoders"])
+    while (piece := agreed(ray.get(board.take.remote(group)) if first else None, sharing, device)) is not None:
         spec = specs[piece]
 
         def on_epoch(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
             board.update.remote(piece, epoch / (spec.epochs + 1), spec.id)
 
-        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, means=means)
+        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, pixels=pixels, group=sharing)
         board.update.remote(piece, 1.0, spec.id)
+
+
+def _check_steps(specs: Sequence[AnyModelSpec], *, together: int) -> None:
+    """Raise ClusterError where a step has no image for each of the workers that share a model."""
+    for spec in specs:
+        if isinstance(spec, LoadedModelSpec):
+            continue
+        images = spec.method.images_per_step(spec.training.batch_size)
+        if images < together:
+            raise ClusterError(
+                f"'{spec.label}': a step has {images} images for --resources.workers-per-model = {together}; "
+                "lower it or raise training.batch_size"
+            )
 
 
 def train_models(
@@ -151,7 +171,7 @@ def train_models(
     """Train every model that is not finished yet; return the records of all, in the order of `specs`.
 
     Raises:
-        ClusterError: The resources are not there, or workers kept failing.
+        ClusterError: The resources are not there or too many for a step, or workers kept failing.
         RspipeError: What a worker ran into, e.g. missing data.
     """
     import ray
@@ -160,6 +180,7 @@ def train_models(
     todo = [spec for spec in specs if store.trained_model(spec.id) is None]
     todo.sort(key=lambda spec: spec.passes_per_image, reverse=True)
     on_progress(Progress("train", 0, len(todo), "models"))
+    _check_steps(todo, together=cluster.resources.workers_per_model)
     if todo:
         board, stopped = make_board(len(todo)), threading.Event()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rspipe.data.files import PixelSource, decoded_here
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.data.splits import Dataset
@@ -20,7 +21,7 @@ from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, OnEpoch, judged_trial
 from rspipe.stages.decoding import streamed
 from rspipe.storage.store import Store
-from rspipe.training.fitting import ALONE, Means, State
+from rspipe.training.fitting import State
 
 _CHECKPOINT_SECONDS = 5.0
 
@@ -53,7 +54,7 @@ def run_trial(
     *,
     gpus: float,
     on_epoch: OnEpoch | None = None,
-    means: Means = ALONE,
+    pixels: PixelSource = decoded_here,
 ) -> Trial:
     """Return how a trial does, as it is stored or else trained and judged here, from its checkpoint if it has one.
 
@@ -76,19 +77,19 @@ def run_trial(
     state = store.trial_checkpoint(search.id, parameters)
     if state is not None and on_epoch is not None:
         # Who may stop the trial knows nothing of it.
-        for told in _told_again(state):
-            on_epoch(told)
-    return judged_trial(search, index, parameters, data, state=state, on_epoch=after_epoch, means=means)
+        for past in _past_states(state):
+            on_epoch(past)
+    return judged_trial(search, index, parameters, data, state=state, on_epoch=after_epoch, pixels=pixels)
 
 
-def _told_again(state: State) -> Iterator[State]:
-    """Yield what was known after each epoch of an interrupted training, but for networks."""
+def _past_states(state: State) -> Iterator[State]:
+    """Yield the states after each epoch of an interrupted training, but for networks."""
     history, epochs = state["history"], state["epoch"]
     for epoch in range(1, epochs + 1):
-        past = history[:epoch]
-        seconds = sum(entry["seconds"] for entry in past)
+        entries = history[:epoch]
+        seconds = sum(entry["seconds"] for entry in entries)
         # Every epoch costs as many.
-        yield {"epoch": epoch, "history": past, "passes": state["passes"] * epoch // epochs, "seconds": seconds}
+        yield {"epoch": epoch, "history": entries, "passes": state["passes"] * epoch // epochs, "seconds": seconds}
 
 
 @cache
@@ -101,7 +102,7 @@ def searched_data(spec: DataSpec, device: torch.device) -> Dataset:
 def run_in_tune(
     config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, decoders: int, board: Any
 ) -> None:
-    """Run the trial `config["work"]` inside Tune, which is told how training goes where it may stop it."""
+    """Run the trial `config["work"]` inside Tune, which hears how training goes where it may stop it."""
     import ray
     import ray.tune
 
@@ -117,13 +118,13 @@ def run_in_tune(
         look = state["history"][-1]
         if search.early_stopping is not None and WATCHED in look and state["epoch"] < search.training.epochs:
             # Where ASHA stops the trial, this does not return.
-            told = {name: state[name] for name in ("epoch", "history", "passes", "seconds")}
-            ray.tune.report({"ended": False, WATCHED: look[WATCHED], **told})
+            progress = {name: state[name] for name in ("epoch", "history", "passes", "seconds")}
+            ray.tune.report({"ended": False, WATCHED: look[WATCHED], **progress})
 
     try:
         store.check_shared()
-        means = Means(partial(streamed, decoders=decoders))
-        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch, means=means)
+        pixels = partial(streamed, decoders=decoders)
+        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch, pixels=pixels)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
         # A trial that ends without a word would be tried again.

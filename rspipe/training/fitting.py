@@ -1,4 +1,4 @@
-"""Training of one base classifier in one process: steps, epochs, and a state from which training goes on exactly."""
+"""Training of one base classifier: steps, epochs, and a state from which training goes on exactly."""
 
 import copy
 import itertools
@@ -6,27 +6,38 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rspipe.data.files import FileSplit, PixelSource, as_images, decoded_here
-from rspipe.data.splits import Dataset
+from rspipe.data.splits import Dataset, Split
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.smoothing.noise import derived_seed
-from rspipe.training.data_parallel import Group, from_first, is_first, shared, sum_gradients
-from rspipe.training.methods.method import noisy_batch
-from rspipe.training.randomness import Draws, augmented, epoch_generator
-from rspipe.training.spec import ModelSpec, TrainingSpec
-from rspipe.training.validation import WATCHED_IMAGES, collapsed_since, watch
+from rspipe.training.methods.method import Terms, noisy_batch
+from rspipe.training.process_group import (
+    Group,
+    agreed,
+    from_first,
+    is_first,
+    mean_over,
+    own_rows,
+    rank_in,
+    share_buffers,
+    size_of,
+)
+from rspipe.training.randomness import Draws, augmented, epoch_generator, process_generator
+from rspipe.training.spec import ModelSpec
+from rspipe.training.step_loss import step_loss
+from rspipe.training.validation import VALIDATION_IMAGES, collapsed_since, validation_metrics
 
 State = dict[str, Any]
-"""What an interrupted training goes on from: epoch, network, optimizer, history, seconds, passes. Plain."""
+"""State from which an interrupted training goes on: epoch, network, optimizer, history, seconds, passes. Plain."""
 
 _CURVE_POINTS = 30
-"""Times that a training is looked at on the validation split, about."""
+"""Times that a network in training is validated, about."""
 
 
 @dataclass(frozen=True)
@@ -41,123 +52,146 @@ class Fit:
     passes: int
 
 
-class _InBfloat16(nn.Module):
-    """A network whose convolutions and products run in bfloat16 and channels last; logits come back in float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            logits: Tensor = self.network(images)
-        return logits.float()
-
-
-@dataclass(frozen=True)
-class Means:
-    """By what a training runs: who decodes its images, and with whom it shares the work."""
-
-    pixels: PixelSource = decoded_here
-    """Decodes the images of data sets that are files, ahead of the steps that need them."""
-    group: Group | None = None
-    """Processes that train the model together, each on a part of every batch; this one alone when None."""
-
-
-ALONE = Means()
-"""One process that does everything."""
-
-
-def _as_trained(network: nn.Module, training: TrainingSpec, group: Group | None) -> nn.Module:
-    """Return the network as training runs it: in its precision, compiled, shared. The parameters are the network's."""
-    trained = network if training.precision == "float32" else _InBfloat16(network)
-    if training.compiled:
-        trained = cast(nn.Module, torch.compile(trained))
-    return trained if group is None else shared(trained, group)
+def _steps(spec: ModelSpec, images: int) -> tuple[int, int]:
+    """Return how many steps an epoch has and how many images each of them has."""
+    size = min(images, spec.method.images_per_step(spec.training.batch_size))
+    # As in the references, a remainder smaller than a step is dropped, unless it is all there is.
+    return images // size, size
 
 
 def _train_epoch(
     spec: ModelSpec,
-    network: nn.Module,
+    loss: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Dataset,
     *,
     epoch: int,
-    means: Means,
-) -> tuple[dict[str, float], int]:
-    """Train one epoch; return the means of loss, parts and noisy accuracy, and the images seen."""
+    pixels: PixelSource,
+    group: Group | None,
+) -> dict[str, float]:
+    """Train one epoch; return the means of loss, parts and noisy accuracy over its images."""
     labels = data.train.labels
     generator = epoch_generator(spec.seed, epoch, labels.device)
     order = torch.randperm(len(labels), generator=generator, device=labels.device)
-    step = spec.method.images_per_step(spec.training.batch_size)
-    # As in the references, a remainder smaller than a step is dropped, unless it is all there is.
-    steps = max(1, len(order) // step)
-    batches = torch.split(order[: steps * step], step)
-    # Dropout and its like draw from torch's global stream; where several processes train, each from its own.
-    own = generator.initial_seed() + (0 if means.group is None else torch.distributed.get_rank(means.group))
+    steps, size = _steps(spec, len(labels))
+    rows = own_rows(size, group)
+    own = generator if group is None else process_generator(spec.seed, epoch, rank_in(group), labels.device)
+    draws = Draws(generator, own, before=rows.start, after=size - rows.stop)
+    batches = torch.split(order[: steps * size], size)
     with torch.random.fork_rng([labels.device] if labels.device.type == "cuda" else []):
-        torch.manual_seed(own)
+        # Dropout and its like draw from torch's global stream, in each process from another one.
+        torch.manual_seed(own.initial_seed())
         totals = _train_steps(
-            spec, network, optimizer, data, batches=batches, epoch=epoch, generator=generator, means=means
+            spec, loss, optimizer, data, batches=batches, epoch=epoch, draws=draws, pixels=pixels, group=group
         )
-    return {name: float(total / steps) for name, total in totals.items()}, min(len(order), steps * step)
+    share_buffers(loss, group)
+    return {name: float(mean_over(total / steps, group)) for name, total in totals.items()}
 
 
 def _train_steps(
     spec: ModelSpec,
-    network: nn.Module,
+    loss: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Dataset,
     *,
     batches: Sequence[Tensor],
     epoch: int,
-    generator: torch.Generator,
-    means: Means,
+    draws: Draws,
+    pixels: PixelSource,
+    group: Group | None,
 ) -> dict[str, Tensor]:
-    """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy."""
-    labels, totals = data.train.labels, dict[str, Tensor]()
-    network.train()
+    """Take one optimizer step per batch of positions; return the sums of loss, parts and noisy accuracy.
+
+    The means of these sums, and of gradients, over processes are those over images: what a process adds is weighted by
+    how many of the images it has.
+    """
+    totals = dict[str, Tensor]()
+    rows = own_rows(len(batches[0]), group)
+    weight = (rows.stop - rows.start) * size_of(group) / len(batches[0])
+    loss.train()
     seeds = [derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
-    for chosen, images in zip(batches, _images(data, batches, seeds=seeds, means=means), strict=True):
+    whole = _images(data, batches, seeds=seeds, pixels=pixels, group=group)
+    for chosen, images in zip(batches, whole, strict=True):
         batch = noisy_batch(
-            augmented(data, images, generator=generator),
-            labels[chosen],
+            augmented(data, images, generator=draws.generator)[rows],
+            data.train.labels[chosen[rows]],
             copies=spec.method.copies,
             sigma=spec.train_sigma,
             epoch=epoch,
-            draws=Draws(generator, generator),
+            draws=draws,
         )
-        terms = spec.method.loss(network, batch)
+        terms: Terms = loss(batch)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms.loss)
-        if means.group is not None:
-            sum_gradients(network, means.group)
+        torch.autograd.backward(weight * terms.loss)
         if spec.training.grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), spec.training.grad_clip)
+            nn.utils.clip_grad_norm_(loss.parameters(), spec.training.grad_clip)
         optimizer.step()
-        right = (terms.logits.argmax(-1) == labels[chosen].unsqueeze(1)).float().mean()
+        right = (terms.logits.argmax(-1) == batch.labels.unsqueeze(1)).float().mean()
         for name, value in {"loss": terms.loss.detach(), **terms.parts, "noisy_accuracy": right}.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value
+            totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
     return totals
 
 
-def _images(data: Dataset, batches: Sequence[Tensor], *, seeds: Sequence[int], means: Means) -> Iterator[Tensor]:
+def _images(
+    data: Dataset, batches: Sequence[Tensor], *, seeds: Sequence[int], pixels: PixelSource, group: Group | None
+) -> Iterator[Tensor]:
     """Yield the images of every step, on the device of the labels."""
     train = data.train
     if not isinstance(train, FileSplit):
         yield from map(train.batch, batches)
         return
     # Decoding is what these data cost: where processes share the work, the first has it done for all.
-    first = is_first(means.group)
-    decoded = means.pixels(train, list(zip(batches, seeds, strict=True))) if first else itertools.repeat(None)
-    for chosen, pixels in zip(batches, decoded, strict=first):
-        if means.group is not None:
+    first = is_first(group)
+    decoded = pixels(train, list(zip(batches, seeds, strict=True))) if first else itertools.repeat(None)
+    for chosen, values in zip(batches, decoded, strict=first):
+        if group is not None:
             shape = (len(chosen), *train.files.shape)
-            yield as_images(from_first(pixels, shape=shape, like=train.labels, group=means.group))
-        elif pixels is not None:
-            yield as_images(pixels.to(train.labels.device))
+            yield as_images(from_first(values, shape=shape, like=train.labels, group=group))
+        elif values is not None:
+            yield as_images(values.to(train.labels.device))
+
+
+def _restored(state: State | None, network: nn.Module, optimizer: torch.optim.Optimizer) -> Fit:
+    """Take parameters and momentum from a state; return how far training has come."""
+    if state is None:
+        return Fit(network, "finished", "", (), 0.0, 0)
+    network.load_state_dict(state["network"])
+    # The optimizer keeps what it loads; a copy leaves the caller's state alone.
+    optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+    return Fit(network, "finished", "", tuple(state["history"]), float(state["seconds"]), int(state["passes"]))
+
+
+def _state(done: Fit, optimizer: torch.optim.Optimizer) -> State:
+    return {
+        "epoch": len(done.history),
+        "network": done.network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": list(done.history),
+        "seconds": done.seconds,
+        "passes": done.passes,
+    }
+
+
+def _judged(
+    spec: ModelSpec, network: nn.Module, split: Split, history: Sequence[dict[str, float]]
+) -> tuple[dict[str, float], Status, str]:
+    """Return the last entry of the history, with validation metrics where they are due, and how the training stands."""
+    epochs, (*_, entry) = spec.training.epochs, history
+    epoch = int(entry["epoch"])
+    finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+    if not finite or not math.isfinite(entry["loss"]):
+        message = f"loss or parameters became NaN or infinite in epoch {epoch}; lower lr or lbd, or defer lambda"
+        return entry, "diverged", message
+    if epoch % max(1, epochs // _CURVE_POINTS) and epoch != epochs:
+        return entry, "finished", ""
+    entry = entry | validation_metrics(network, split, sigma=spec.train_sigma, seed=spec.seed)
+    since = collapsed_since([*history[:-1], entry], epochs=epochs)
+    if since is None:
+        return entry, "finished", ""
+    message = (
+        f"has known a single class on noisy validation images since epoch {since}; lower eps, lbd or lr, or defer them"
+    )
+    return entry, "collapsed", message
 
 
 def fit(
@@ -166,75 +200,57 @@ def fit(
     *,
     state: State | None = None,
     on_epoch: Callable[[State], None] | None = None,
-    means: Means = ALONE,
+    pixels: PixelSource = decoded_here,
+    group: Group | None = None,
 ) -> Fit:
     """Train a base classifier.
 
     The result depends on the spec, the data, the device and the software alone: training that goes on from a state
     ends with the same parameters, bit for bit on a CPU, as training that was never interrupted.
 
-    About thirty times the network is looked at on validation images (`watch`), apart from `seconds`; a network that
-    knows a single class for a fifth of all epochs, ten at least, has collapsed, and its training ends.
+    About thirty times the network is validated (`validation_metrics`), apart from `seconds`; a network that knows a
+    single class for a fifth of all epochs, ten at least, has collapsed, and its training ends.
 
     Args:
-        spec: What to train.
+        spec: The model to train.
         data: Its tensors say the device.
         state: Where to go on, as last passed to `on_epoch`; from the start when None.
         on_epoch: Called after each epoch with the state, whose tensors change in the next epoch.
-        means: By what the training runs. Who decodes changes nothing; several processes give what one does, up to
-            rounding. All of them call this with the same arguments and return the same.
+        pixels: Decodes the images of data sets that are files, ahead of the steps that need them; changes nothing.
+        group: Processes that train the model together, each on a part of every batch; all call this with the same
+            arguments and return the same. Gradients are those of one process, up to rounding, but where the network
+            has layers that mix the images of a batch or draw random numbers: batch normalization takes the statistics
+            of a process' own part on a CPU, and those of the batch on GPUs (SyncBatchNorm).
 
     Raises:
         ModelError: The architecture does not fit the images or the classes.
     """
     training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.seed).to(device)
+    check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
-    check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
-    trained = _as_trained(network, training, means.group)
-    watched = data.validation.evenly_spaced(min(WATCHED_IMAGES, len(data.validation)))
-    history: list[dict[str, float]] = []
-    seconds, passes, start = 0.0, 0, 0
-    if state is not None:
-        network.load_state_dict(state["network"])
-        # The optimizer keeps what it loads; a copy leaves the caller's state alone.
-        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        history, seconds = list(state["history"]), float(state["seconds"])
-        passes, start = int(state["passes"]), int(state["epoch"])
-    for epoch in range(start, training.epochs):
+    loss = step_loss(network, spec, group)
+    validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
+    done = _restored(state, network, optimizer)
+    made = math.prod(_steps(spec, len(data.train))) * spec.method.passes_per_image
+    for epoch in range(len(done.history), training.epochs):
         began = time.monotonic()
         lr = training.lr * training.lr_decay ** (epoch // training.lr_step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        averages, images = _train_epoch(spec, trained, optimizer, data, epoch=epoch, means=means)
-        spent, made = time.monotonic() - began, images * spec.method.passes_per_image
-        seconds, passes = seconds + spent, passes + made
-        history.append({"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages})
-        finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        if not finite or not math.isfinite(averages["loss"]):
-            message = (
-                f"loss or parameters became NaN or infinite in epoch {epoch + 1}; lower lr or lbd, or defer lambda"
-            )
-            return Fit(network.eval(), "diverged", message, tuple(history), seconds, passes)
-        if (epoch + 1) % max(1, training.epochs // _CURVE_POINTS) == 0 or epoch + 1 == training.epochs:
-            history[-1] |= watch(network, watched, sigma=spec.train_sigma, seed=spec.seed)
-            if (since := collapsed_since(history, epochs=training.epochs)) is not None:
-                message = (
-                    f"has known a single class on noisy validation images since epoch {since}; "
-                    "lower eps, lbd or lr, or defer them"
-                )
-                return Fit(network.eval(), "collapsed", message, tuple(history), seconds, passes)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+        averages = _train_epoch(spec, loss, optimizer, data, epoch=epoch, pixels=pixels, group=group)
+        spent = time.monotonic() - began
+        entry = {"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages}
+        judged = _judged(spec, network, validation, (*done.history, entry))
+        entry, status, message = agreed(judged, group, device)
+        done = Fit(
+            network, status, message, (*done.history, entry), done.seconds + entry["seconds"], done.passes + made
+        )
+        if status != "finished":
+            break
         if on_epoch is not None:
-            on_epoch(
-                {
-                    "epoch": epoch + 1,
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": list(history),
-                    "seconds": seconds,
-                    "passes": passes,
-                }
-            )
-    return Fit(network.eval(), "finished", "", tuple(history), seconds, passes)
+            on_epoch(_state(done, optimizer))
+    network.eval()
+    return done

@@ -1,4 +1,4 @@
-"""What is random in the images of training: noise and its copies, crops and flips."""
+"""Randomness in the images of training: noise and its copies, crops and flips."""
 
 from dataclasses import dataclass
 
@@ -70,3 +70,8 @@ def crop_flip(images: Tensor, *, generator: torch.Generator, padding: int = 4) -
 def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """Return the generator of all randomness of one epoch, so that an epoch can be repeated on its own."""
     return torch.Generator(device).manual_seed(derived_seed(seed, epoch))
+
+
+def process_generator(seed: int, epoch: int, rank: int, device: torch.device) -> torch.Generator:
+    """Return the generator of what one of several processes draws on its own in an epoch."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, epoch, -1 - rank))

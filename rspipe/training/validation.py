@@ -15,12 +15,12 @@ from rspipe.training.randomness import epoch_generator
 _COLLAPSE_SHARE, _COLLAPSE_EPOCHS = 0.2, 10
 """For such a share of all epochs, and so many, may a network know one class before its training is ended."""
 
-WATCHED_IMAGES, _WATCHED_DRAWS = 100, 16
+VALIDATION_IMAGES, _DRAWS = 100, 16
 
 _EVALUATED_AT_ONCE = 1000
 
 
-def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[str, float]:
+def validation_metrics(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[str, float]:
     """Return how a network in training does on validation images, under noise that is the same in every epoch.
 
     `validation_acr` is an estimate from 16 draws, (k + 1/2) / (n + 1) in the place of a bound: to be compared along a
@@ -31,7 +31,7 @@ def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[
         `validation_classes`, the number of classes that the network returns under noise, where the images have several.
     """
     generator = epoch_generator(seed, -2, split.labels.device)
-    shape = (_WATCHED_DRAWS, *split.images.shape)
+    shape = (_DRAWS, *split.images.shape)
     with evaluating(network):
         clean = network(split.images).argmax(1)
         draws = sigma * torch.randn(shape, generator=generator, device=split.images.device)
@@ -39,25 +39,25 @@ def watch(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[
     # The draw whose class is the most frequent one at each image.
     count, which = (drawn[:, None] == drawn[None]).sum(0).max(0)
     predicted = drawn.gather(0, which[None])[0]
-    share = (count.double() + 0.5) / (_WATCHED_DRAWS + 1)
+    share = (count.double() + 0.5) / (_DRAWS + 1)
     radius = sigma * torch.from_numpy(ndtri(share.clamp(min=0.5).cpu().numpy()))
-    found = {
+    metrics = {
         "validation_accuracy": float((clean == split.labels).double().mean()),
         "validation_noisy_accuracy": float((drawn == split.labels).double().mean()),
         "validation_acr": float((radius * (predicted == split.labels).cpu()).mean()),
     }
     if len(torch.unique(split.labels)) > 1:
-        found["validation_classes"] = float(len(torch.unique(drawn)))
-    return found
+        metrics["validation_classes"] = float(len(torch.unique(drawn)))
+    return metrics
 
 
 def collapsed_since(history: Sequence[dict[str, float]], *, epochs: int) -> int | None:
     """Return the epoch since when the network has known a single class, if that is for long; None otherwise."""
     looks = [entry for entry in history if "validation_classes" in entry]
-    alone = list(itertools.takewhile(lambda entry: entry["validation_classes"] == 1, reversed(looks)))
-    if not alone or alone[0]["epoch"] - alone[-1]["epoch"] < max(_COLLAPSE_EPOCHS, _COLLAPSE_SHARE * epochs):
+    single = list(itertools.takewhile(lambda entry: entry["validation_classes"] == 1, reversed(looks)))
+    if not single or single[0]["epoch"] - single[-1]["epoch"] < max(_COLLAPSE_EPOCHS, _COLLAPSE_SHARE * epochs):
         return None
-    return int(alone[-1]["epoch"])
+    return int(single[-1]["epoch"])
 
 
 @dataclass(frozen=True)

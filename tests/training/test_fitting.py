@@ -27,7 +27,7 @@ from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
 from rspipe.training.methods.stability import Stability
 from rspipe.training.spec import ModelSpec, TrainingSpec
-from rspipe.training.validation import collapsed_since, evaluate, watch
+from rspipe.training.validation import collapsed_since, evaluate, validation_metrics
 
 METHODS: tuple[Any, ...] = (
     Gaussian(name="gaussian"),
@@ -48,7 +48,7 @@ TERMS = {
     "smoothmix": ("mixup",),
 }
 """Of the loss, beside the cross-entropy."""
-WATCHED = ("validation_accuracy", "validation_noisy_accuracy", "validation_acr", "validation_classes")
+VALIDATION = ("validation_accuracy", "validation_noisy_accuracy", "validation_acr", "validation_classes")
 EPOCHS = 4
 
 
@@ -261,8 +261,8 @@ def test_an_epoch_of_one_batch_is_a_step_of_gradient_descent_with_momentum_and_w
     data = digits(40)
     of = spec(epochs=3, batch_size=40, lr=0.1, lr_step=10, weight_decay=0.01).model_copy(update={"train_sigma": 1e-9})
     trained = list(fit(of, data).network.parameters())
-    for found, expected in zip(trained, by_hand(of, data, steps=3), strict=True):
-        torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-6)
+    for measured, expected in zip(trained, by_hand(of, data, steps=3), strict=True):
+        torch.testing.assert_close(measured.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_clipped_gradient_has_the_length_asked_for() -> None:
@@ -287,7 +287,7 @@ def test_the_history_has_an_entry_per_epoch_with_the_terms_of_the_loss(method: A
             "loss",
             "noisy_accuracy",
             *parts,
-            *WATCHED,
+            *VALIDATION,
         }
         assert entry["loss"] == pytest.approx(sum(entry[part] for part in parts), rel=1e-5)
         assert 0 <= entry["noisy_accuracy"] <= 1
@@ -398,32 +398,32 @@ def test_a_collapse_that_is_overcome_ends_nothing() -> None:
 
 
 def test_images_of_one_class_do_not_tell_whether_a_network_has_collapsed() -> None:
-    found = watch(Threshold(constant=1), greys(0.1, 0.9, labels=(1, 1)), sigma=0.1, seed=0)
-    assert "validation_classes" not in found
-    assert found["validation_noisy_accuracy"] == 1
+    measured = validation_metrics(Threshold(constant=1), greys(0.1, 0.9, labels=(1, 1)), sigma=0.1, seed=0)
+    assert "validation_classes" not in measured
+    assert measured["validation_noisy_accuracy"] == 1
 
 
-def test_what_is_watched_is_measured_under_the_noise_of_every_epoch() -> None:
+def test_validation_metrics_are_measured_under_the_noise_of_every_epoch() -> None:
     split = greys(*[0.6] * 300, *[0.1] * 100, labels=(1,) * 300 + (2,) * 100)
-    found = watch(Threshold(), split, sigma=0.4, seed=0)
+    measured = validation_metrics(Threshold(), split, sigma=0.4, seed=0)
     torch.manual_seed(7)
-    assert watch(Threshold(), split, sigma=0.4, seed=0) == found
-    assert watch(Threshold(), split, sigma=0.4, seed=1) != found
-    assert found["validation_accuracy"] == 0.75
-    assert found["validation_classes"] == 2
+    assert validation_metrics(Threshold(), split, sigma=0.4, seed=0) == measured
+    assert validation_metrics(Threshold(), split, sigma=0.4, seed=1) != measured
+    assert measured["validation_accuracy"] == 0.75
+    assert measured["validation_classes"] == 2
     # The mean of 16 pixels has standard deviation .1: P(mean > .5) = Phi(1), in 16 draws of 300 images.
     p = norm.cdf(1)
-    assert abs(found["validation_noisy_accuracy"] - 0.75 * p) < 0.75 * 5 * (p * (1 - p) / 4800) ** 0.5
+    assert abs(measured["validation_noisy_accuracy"] - 0.75 * p) < 0.75 * 5 * (p * (1 - p) / 4800) ** 0.5
     k = np.arange(17)
     radius = 0.4 * norm.ppf(np.maximum((k + 0.5) / 17, 0.5)) * (k > 8)
     mean = float(binom.pmf(k, 16, p) @ radius)
     spread = float(binom.pmf(k, 16, p) @ radius**2) - mean**2
-    assert abs(found["validation_acr"] - 0.75 * mean) < 0.75 * 5 * (spread / 300) ** 0.5
+    assert abs(measured["validation_acr"] - 0.75 * mean) < 0.75 * 5 * (spread / 300) ** 0.5
 
 
 def test_the_estimate_of_the_radius_is_capped_by_the_number_of_draws() -> None:
-    found = watch(Threshold(), greys(0.1, 0.9, labels=(0, 1)), sigma=0.01, seed=0)
-    assert found["validation_acr"] == pytest.approx(0.01 * norm.ppf(16.5 / 17))
+    measured = validation_metrics(Threshold(), greys(0.1, 0.9, labels=(0, 1)), sigma=0.01, seed=0)
+    assert measured["validation_acr"] == pytest.approx(0.01 * norm.ppf(16.5 / 17))
 
 
 class Dropping(nn.Module):
@@ -518,11 +518,11 @@ def test_clean_accuracy_is_the_share_of_images_classified_correctly() -> None:
 def test_noisy_accuracy_is_measured_under_the_noise() -> None:
     n = 4000
     split = greys(*[0.6] * n, labels=(1,) * n)
-    found = evaluate(Threshold(), split, sigma=0.4, seed=0)
+    measured = evaluate(Threshold(), split, sigma=0.4, seed=0)
     # The mean of 16 pixels has standard deviation .1: P(mean > .5) = Phi(1).
     p = 0.8413447460685429
-    assert abs(found.noisy_accuracy - p) < 5 * (p * (1 - p) / n) ** 0.5
-    assert found.clean_accuracy == 1
+    assert abs(measured.noisy_accuracy - p) < 5 * (p * (1 - p) / n) ** 0.5
+    assert measured.clean_accuracy == 1
 
 
 def test_an_evaluation_depends_on_its_seed_alone() -> None:

@@ -91,20 +91,20 @@ def test_noisy_images_are_not_clipped() -> None:
 def test_an_augmented_image_is_itself_moved_by_at_most_the_padding_and_perhaps_mirrored(padding: int) -> None:
     images = pictures(40)
     shifts = range(-padding, padding + 1)
-    for image, found in zip(images, crop_flip(images, generator=seeded(), padding=padding), strict=True):
+    for image, cropped in zip(images, crop_flip(images, generator=seeded(), padding=padding), strict=True):
         candidates = (
             shifted(image, down, right, padding=padding, flip=flip)
             for down, right, flip in itertools.product(shifts, shifts, (False, True))
         )
-        assert any(torch.equal(found, candidate) for candidate in candidates)
+        assert any(torch.equal(cropped, candidate) for candidate in candidates)
 
 
 def test_all_shifts_and_both_mirror_images_are_equally_likely() -> None:
     n, padding = 9000, 1
     image = pictures(1, channels=1, height=4, width=4)
-    found = crop_flip(image.expand(n, -1, -1, -1), generator=seeded(), padding=padding)
+    cropped = crop_flip(image.expand(n, -1, -1, -1), generator=seeded(), padding=padding)
     counts = [
-        int((found == shifted(image[0], down, right, padding=padding, flip=flip)).flatten(1).all(1).sum())
+        int((cropped == shifted(image[0], down, right, padding=padding, flip=flip)).flatten(1).all(1).sum())
         for down, right, flip in itertools.product((-1, 0, 1), (-1, 0, 1), (False, True))
     ]
     assert sum(counts) == n
@@ -114,16 +114,16 @@ def test_all_shifts_and_both_mirror_images_are_equally_likely() -> None:
 
 
 def test_the_default_padding_is_four_as_for_cifar() -> None:
-    found = crop_flip(torch.ones(500, 1, 8, 8), generator=seeded())
-    blank_rows = (found.flatten(1, 2).sum(2) == 0).sum(1)
+    cropped = crop_flip(torch.ones(500, 1, 8, 8), generator=seeded())
+    blank_rows = (cropped.flatten(1, 2).sum(2) == 0).sum(1)
     assert int(blank_rows.max()) == 4
 
 
 def test_augmentation_keeps_shape_type_and_range() -> None:
     images = torch.rand(50, 3, 32, 32, generator=seeded())
-    found = crop_flip(images, generator=seeded())
-    assert (found.shape, found.dtype) == (images.shape, images.dtype)
-    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    cropped = crop_flip(images, generator=seeded())
+    assert (cropped.shape, cropped.dtype) == (images.shape, images.dtype)
+    assert 0 <= float(cropped.min()) <= float(cropped.max()) <= 1
 
 
 def test_augmentation_depends_on_its_generator_alone() -> None:
