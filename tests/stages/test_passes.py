@@ -370,7 +370,9 @@ def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(StoreError, match=r"could not be written: .*No space left on device; free space .* resume"):
+        with pytest.raises(
+            StoreError, match=r"could not be written: .*No space left on device \(on .*\); free space .* resume"
+        ):
             certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
     kept = rows(store)
     assert 0 < len(kept) < IMAGES
