@@ -143,7 +143,8 @@ def running_head() -> Iterator[Head]:
     words += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     words += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--ray-client-server-port={client}"]
     log = (Path(temporary) / "head.log").open("wb")
-    process = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    own = {**environment, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(words, cwd=REPOSITORY, env=own, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -152,7 +153,9 @@ def running_head() -> Iterator[Head]:
             jobs.add_header("Authorization", f"Bearer {environment['RAY_AUTH_TOKEN']}")
             with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(jobs, timeout=10) as answer:
                 assert answer.status == 200
-                break
+                # Its dashboard answers before it is known whether its node comes up.
+                if b"Ray runtime started" in Path(log.name).read_bytes():
+                    break
             assert process.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < deadline, Path(log.name).read_text()
             time.sleep(0.3)
