@@ -119,6 +119,7 @@ def test_a_search_in_which_no_trial_reaches_anything_says_so(tmp_path: Path) -> 
         for index, status in enumerate(("diverged", "stopped")):
             content = {"search": search.id, "index": index, "parameters": {}, "objective": 0.0, "noisy_accuracy": 0.1}
             content |= {"status": status, "message": "", "seconds": 1.0, "passes": 1}
+            content |= {"error": None, "accuracy": 0.0, "epochs": 1, "watched": {}}
             store.save_trial(Trial.from_json(content))
         with pytest.raises(ModelError, match=r"no trial certified a single .* \(1 diverged, 1 stopped\); lower"):
             run_searches(store, study.search_specs, cluster=nowhere, on_progress=silent)
