@@ -1,4 +1,4 @@
-"""What can go wrong in the world around the numbers. A wrong argument is a plain `ValueError`.
+"""Errors of the world around the numbers. A wrong argument is a plain `ValueError`.
 
     RspipeError
     ├── StudyError     the study file or an override says something impossible

@@ -1,4 +1,4 @@
-"""What the READMEs say that can be checked against the repository."""
+"""Statements of the READMEs that can be checked against the repository."""
 
 import re
 from pathlib import Path

@@ -53,7 +53,7 @@ Part = Literal["memory", "forward", "ensembles", "ray"]
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Command line."""
 
     parts: tuple[Part, ...] = ("memory", "forward", "ensembles", "ray")
     architectures: tuple[str, ...] = tuple(SHAPES)
@@ -141,11 +141,11 @@ def workers_rate(pool: ProcessPoolExecutor, architecture: str, precision: Precis
 
 def medians(measures: dict[str, Callable[[], float]], *, repeats: int) -> dict[str, float]:
     """Return the median of each measurement; they take turns, so that a slow moment hits all."""
-    found = {name: [] for name in measures}
+    figures = {name: [] for name in measures}
     for _ in range(repeats):
         for name, measure in measures.items():
-            found[name].append(measure())
-    return {name: float(np.median(values)) for name, values in found.items()}
+            figures[name].append(measure())
+    return {name: float(np.median(values)) for name, values in figures.items()}
 
 
 def matmul_rate(dtype: torch.dtype, *, device: str) -> Callable[[], float]:
@@ -179,17 +179,17 @@ def forward(options: Options, console: Console) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
         for architecture in options.architectures:
-            found = medians(_measures(architecture, options, pool), repeats=options.repeats)
+            figures = medians(_measures(architecture, options, pool), repeats=options.repeats)
             work = multiply_adds(architecture) / MATMUL**3
-            best = max((100, 400, 1000), key=lambda batch, found=found: found[f"loop {batch}"])
-            top = found[f"loop {best}"]
+            best = max((100, 400, 1000), key=lambda batch, figures=figures: figures[f"loop {batch}"])
+            top = figures[f"loop {best}"]
             for mode in ("one process", f"{WORKERS} workers"):
-                if f"{mode} float32" not in found:
+                if f"{mode} float32" not in figures:
                     continue
-                single, half = found[f"{mode} float32"], found[f"{mode} bfloat16"]
-                rates = (f"{found['loop 1000']:,.0f}", f"{top:,.0f} ({best})", f"{single:,.0f}", f"{half:,.0f}")
-                ratios = (f"{rate:.2f}" for rate in (single / top, half / top, half / found["loop 1000"]))
-                shares = (single * work / found["matmul float32"], half * work / found["matmul bfloat16"])
+                single, half = figures[f"{mode} float32"], figures[f"{mode} bfloat16"]
+                rates = (f"{figures['loop 1000']:,.0f}", f"{top:,.0f} ({best})", f"{single:,.0f}", f"{half:,.0f}")
+                ratios = (f"{rate:.2f}" for rate in (single / top, half / top, half / figures["loop 1000"]))
+                shares = (single * work / figures["matmul float32"], half * work / figures["matmul bfloat16"])
                 table.add_row(architecture, mode, *rates, *ratios, *(f"{100 * share:.0f} %" for share in shares))
     console.print(table)
 
@@ -242,8 +242,8 @@ def ensembles(options: Options, console: Console) -> None:
                 call = partial(certification, networks, x, classifiers=bank, precision=precision)
                 least = default_batch(x, block_size=1000)
                 measures[name] = timed(call, least=least, seconds=options.seconds, device=options.device)
-            found = medians(measures, repeats=options.repeats)
-            table.add_row(architecture, precision, *(f"{found['members'] / found[name]:.3f}" for name in banks))
+            figures = medians(measures, repeats=options.repeats)
+            table.add_row(architecture, precision, *(f"{figures['members'] / figures[name]:.3f}" for name in banks))
     console.print(table)
 
 

@@ -74,7 +74,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one step cost at one size."""
+    """Cost of one step at one size."""
 
     step: str
     unit: str
@@ -182,7 +182,7 @@ def measure_models(options: Options, cluster: Cluster, folder: Path) -> list[Mea
     training.train_loop = stand_in_loop
     first = study_of(1, folder).model_specs
     _, started = timed("start a group", "group", 1, lambda: train(Store(folder / "first"), first, cluster))
-    found = [started]
+    measurements = [started]
     for size in options.models:
         study, read = timed("read the study", "model", size, lambda size=size: study_of(size, folder))
         specs = study.model_specs
@@ -193,8 +193,8 @@ def measure_models(options: Options, cluster: Cluster, folder: Path) -> list[Mea
         _, again = timed(
             "find all trained", "model", size, lambda store=store, specs=specs: train(store, specs, cluster)
         )
-        found += [read, named, trained, again]
-    return found
+        measurements += [read, named, trained, again]
+    return measurements
 
 
 def train(store: Store, specs: Sequence[ModelSpec], cluster: Cluster) -> None:
@@ -209,7 +209,7 @@ def train(store: Store, specs: Sequence[ModelSpec], cluster: Cluster) -> None:
 
 def measure_index(options: Options, folder: Path) -> list[Measured]:
     """Read the records of studies of growing size, and publish them in MLflow, once and again."""
-    found = []
+    measurements = []
     for size in options.indexed:
         study, store = study_of(size, folder), Store(folder / f"index-{size}" / "run")
         for name in ("study.json", "environment.json"):
@@ -230,13 +230,13 @@ def measure_index(options: Options, folder: Path) -> list[Measured]:
             "find all published", "model", size, lambda tracker=tracker, results=results: tracker.publish(results)
         )
         tracker.finish("FINISHED")
-        found += [read, published, again]
-    return found
+        measurements += [read, published, again]
+    return measurements
 
 
 def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Measured]:
     """Certify growing numbers of images with the stage's own stream and tables."""
-    found, spec = [], CertifySpec(n0=100, n=10_000)
+    measurements, spec = [], CertifySpec(n0=100, n=10_000)
     classifiers = tuple(Classifier(f"c{index}", (0,), (1.0,)) for index in range(options.classifiers))
     keys = dict.fromkeys((one.id for one in classifiers), "k")
     candidates = [Candidate(one.id, SIGMA, (one.id,), (1.0,), "logits", (one.id,)) for one in classifiers]
@@ -263,8 +263,8 @@ def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Mea
         left, again = timed("find all certified", "image", size, plan)
         assert left == []
         _, read = timed("read the certificates", "image", size, lambda store=store: store.certified(keys))
-        found += [planned, certified, again, read]
-    return found
+        measurements += [planned, certified, again, read]
+    return measurements
 
 
 def growth(rows: Sequence[Measured]) -> float:
@@ -277,14 +277,14 @@ def marginal(rows: Sequence[Measured], name: str) -> float:
     return float(np.polyfit([row.size for row in rows], [getattr(row, name) for row in rows], 1)[0])
 
 
-def show(found: Sequence[Measured], options: Options) -> None:
+def show(measurements: Sequence[Measured], options: Options) -> None:
     """Print a line per step."""
     title = f"{options.nodes} nodes, {options.workers} workers, {options.classifiers} classifiers in a pass"
     table = Table(title=title, title_justify="left")
     for column in ("step", "sizes", "seconds", "growth", "ms per unit", "driver MB", "kB per unit"):
         table.add_column(column, justify="left" if column == "step" else "right")
-    for step in dict.fromkeys(row.step for row in found):
-        rows = [row for row in found if row.step == step]
+    for step in dict.fromkeys(row.step for row in measurements):
+        rows = [row for row in measurements if row.step == step]
         several = len(rows) > 1
         table.add_row(
             f"{step} ({rows[0].unit})",
@@ -308,9 +308,9 @@ def bench(options: Options) -> None:
             connect(address=address, resources=resources, log=folder / "ray.log") as cluster,
         ):
             assert len(cluster.nodes) == options.nodes
-            found = [*measure_models(options, cluster, folder), *measure_images(options, cluster, folder)]
-        found += measure_index(options, folder)
-        show(found, options)
+            measurements = [*measure_models(options, cluster, folder), *measure_images(options, cluster, folder)]
+        measurements += measure_index(options, folder)
+        show(measurements, options)
 
 
 if __name__ == "__main__":

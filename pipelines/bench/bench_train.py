@@ -53,7 +53,7 @@ SHAPE, CLASSES, SIGMA = (3, 32, 32), 10, 0.5
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Command line."""
 
     methods: tuple[str, ...] = tuple(METHODS)
     architecture: str = "cifar_resnet20"
@@ -205,8 +205,8 @@ def measured(options: Options) -> Iterator[tuple[str, dict[str, float]]]:
             measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
         for measure in measures.values():
             measure()
-        found = medians(measures, repeats=options.repeats)
-        yield name, {**found, "operations": operations(spec(precision="float32"), data)}
+        figures = medians(measures, repeats=options.repeats)
+        yield name, {**figures, "operations": operations(spec(precision="float32"), data)}
 
 
 def profile(options: Options, console: Console) -> None:
@@ -215,9 +215,9 @@ def profile(options: Options, console: Console) -> None:
     data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
     spec = model_spec(method, options, precision="bfloat16")
     fit(spec, data)
-    with torch.profiler.profile() as found:
+    with torch.profiler.profile() as trace:
         fit(spec, data)
-    console.print(found.key_averages().table(sort_by=f"self_{options.device}_time_total", row_limit=20))
+    console.print(trace.key_averages().table(sort_by=f"self_{options.device}_time_total", row_limit=20))
 
 
 def main(options: Options) -> None:
