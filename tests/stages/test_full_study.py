@@ -186,7 +186,7 @@ def test_a_run_directory_of_another_study_is_refused(
     assert "belongs to study tiny-" in one_line("full_study.py", words, capsys)
 
 
-def test_a_study_on_a_ray_of_its_own_that_is_killed_goes_on_and_an_unreachable_mlflow_is_one_warning(
+def test_a_killed_study_without_a_cluster_goes_on_and_an_unreachable_mlflow_is_one_warning(
     own_ray: None, reference: tuple[Path, str], copied: Copied
 ) -> None:
     run_dir = copied(without=("certificates", "weights", "report.html", "summary.tsv"))
