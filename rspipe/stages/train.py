@@ -1,7 +1,6 @@
 """Training on Ray Train: many small models share groups of workers, each worker takes the next model."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +20,7 @@ from rspipe.execution.resources import Cluster
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
+from rspipe.stages.checkpoints import checkpointing
 from rspipe.stages.decoding import streamed
 from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
@@ -29,8 +29,6 @@ from rspipe.training.process_group import Group, agreed, is_first
 from rspipe.training.published import load_published_model
 from rspipe.training.spec import AnyModelSpec, LoadedModelSpec
 from rspipe.training.validation import evaluate
-
-_CHECKPOINT_SECONDS = 5.0
 
 
 @cache
@@ -63,15 +61,12 @@ def train_one(
     finished = agreed(store.trained_model(spec.id) if first else None, group, device)
     if finished is not None:
         return finished
-    saved = time.monotonic()
+    checkpoint = checkpointing(partial(store.save_checkpoint, spec.id))
 
     def after_epoch(state: State) -> None:
-        nonlocal saved
         if on_epoch is not None:
             on_epoch(state["epoch"])
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-            store.save_checkpoint(spec.id, state)
-            saved = time.monotonic()
+        checkpoint(state)
 
     state = agreed(store.checkpoint(spec.id) if first else None, group, device)
     if isinstance(spec, LoadedModelSpec):

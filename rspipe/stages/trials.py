@@ -1,7 +1,6 @@
 """A trial where it runs: on a worker that Tune hands its hyper-parameters."""
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -19,11 +18,10 @@ from rspipe.records import Trial
 from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, OnEpoch, judged_trial
+from rspipe.stages.checkpoints import checkpointing
 from rspipe.stages.decoding import streamed
 from rspipe.storage.store import Store
 from rspipe.training.fitting import State
-
-_CHECKPOINT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,13 @@ def run_trial(
     finished = store.trial(search.id, index)
     if finished is not None:
         return finished
-    data, saved = searched_data(search.data, worker_device(gpus)), time.monotonic()
+    data = searched_data(search.data, worker_device(gpus))
+    checkpoint = checkpointing(partial(store.save_trial_checkpoint, search.id, parameters))
 
     def after_epoch(state: State) -> None:
-        nonlocal saved
         if on_epoch is not None:
             on_epoch(state)
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-            store.save_trial_checkpoint(search.id, parameters, state)
-            saved = time.monotonic()
+        checkpoint(state)
 
     state = store.trial_checkpoint(search.id, parameters)
     if state is not None and on_epoch is not None:

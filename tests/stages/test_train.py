@@ -25,7 +25,7 @@ from rspipe.networks.normalization import normalization
 from rspipe.records import Trial
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import judged_trial, trial_parameters
-from rspipe.stages import train, trials
+from rspipe.stages import checkpoints, trials
 from rspipe.stages.decoding import streamed
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.trials import run_trial
@@ -57,7 +57,7 @@ class CutOffError(Exception):
 def test_training_goes_on_from_the_checkpoint_on_disk_with_the_same_bits(
     position: int, study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
     spec = study.model_specs[position]
     whole = Store(tmp_path / "whole")
     reference = train_one(whole, spec, data)
@@ -144,7 +144,7 @@ def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, 
 def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_how_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
     (search,) = load_study(TINY, overrides=["search.0.trial_epochs=4"]).search_specs
     parameters, store = trial_parameters(search)[1], Store(tmp_path)
     states: list[State] = []
