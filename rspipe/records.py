@@ -65,6 +65,11 @@ class TrainedModel(Record):
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
     """Mean and standard deviation per channel of the network's first layer; None where it has no such layer."""
 
+    @property
+    def common_seed(self) -> int | None:
+        """Its seed, where models of other labels with this seed drew the same in their trainings; None where not."""
+        return self.seed if self.spec.get("training", {}).get("common_seeds") else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Record):

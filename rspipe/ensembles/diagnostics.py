@@ -7,12 +7,13 @@ Over noise it has the variance v within a member and covariances within a method
 one method the average has variance c + (v - c) / k with c the covariance within the method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 
-from rspipe.arrays import FloatArray
+from rspipe.arrays import BoolArray, FloatArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.weights_acr import clipped_ratio
@@ -43,6 +44,21 @@ class MemberMargins:
 
 
 @dataclass(frozen=True)
+class Across:
+    """Covariance of models of two methods, and what mixing them does to the variance of an average of two."""
+
+    first: str
+    second: str
+    common_seed: bool
+    """Whether the models of every pair drew the same in their trainings. Pairs of the two kinds are never averaged."""
+    covariance: Interval
+    less_first: Interval | None
+    """Variance of the average of a model of each less that of two of the first; None with one model of it. Below 0,
+    mixing lowers the variance."""
+    less_second: Interval | None
+
+
+@dataclass(frozen=True)
 class NoiseStructure:
     """Variances and covariances over noise of margins in units of their mean, with bootstrap intervals over images."""
 
@@ -52,12 +68,12 @@ class NoiseStructure:
     """Number of models by method."""
     variance: dict[str, Interval]
     """By method, of a single model, the mean over its models."""
-    covariance: dict[tuple[str, str], Interval]
-    """By pair of methods, within one (of two models or more) where both are the same."""
+    covariance: dict[str, Interval]
+    """By method of two models or more, of two of them."""
     floor: dict[str, Interval]
     """By method of two models or more: share of a model's variance that no number of its models averages away."""
-    mixing: dict[tuple[str, str], Interval]
-    """By (A, B): variance of the average of A and B less that of two models of A. Below 0, mixing lowers it."""
+    across: tuple[Across, ...]
+    """Of every two methods; twice where some of their models have seeds in common and others have not."""
 
 
 def _standardised(weights: FloatArray, mean: FloatArray, covariance: FloatArray) -> FloatArray:
@@ -68,16 +84,26 @@ def _standardised(weights: FloatArray, mean: FloatArray, covariance: FloatArray)
     return np.asarray(pooled / (scale[:, :, None] * scale[:, None, :]), dtype=np.float64)
 
 
-def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseStructure | None:
-    """Return the noise structure of members, each of one of `methods`; None without two images to judge by.
+def noise_structure(
+    calibration: Calibration, methods: Sequence[str], *, common_seeds: Sequence[int | None] | None = None
+) -> NoiseStructure | None:
+    """Return the noise structure of members; None without two images to judge by.
 
     Members whose mean margin is not positive on these images have no margin to standardise by and are left out.
+
+    Args:
+        calibration: The margins of k members.
+        methods: [k] that of each member.
+        common_seeds: [k] the seed of each member, where models of other methods with this seed drew the same in their
+            trainings; None of a member whose training is independent of all others, as are all by default.
     """
     pairs = runner_up_pairs(calibration.mean, calibration.covariance)
     if len(pairs.mean) < 2:
         return None
     usable = pairs.mean.mean(0) > 0
     labels = np.asarray(methods)[usable]
+    # NaN is equal to nothing.
+    seeds = np.asarray([None] * len(methods) if common_seeds is None else common_seeds, dtype=np.float64)[usable]
     mean, covariance = pairs.mean[:, usable], pairs.covariance[:, usable][:, :, usable]
     counts = resample_counts(len(mean))[:_RESAMPLES].astype(np.float64)
     # The first row are the images as they are.
@@ -85,9 +111,8 @@ def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseSt
     spread = _standardised(weights, mean, covariance)
     names = list(dict.fromkeys(labels.tolist()))
 
-    def averaged(first: str, second: str) -> FloatArray:
-        """Return [resample] the mean covariance of two different models of two methods."""
-        wanted = np.outer(labels == first, labels == second) & ~np.eye(len(labels), dtype=bool)
+    def averaged(wanted: BoolArray) -> FloatArray:
+        """Return [resample] the mean covariance of pairs of models [k, k]."""
         return np.asarray(spread[:, wanted].mean(1), dtype=np.float64)
 
     def interval(values: FloatArray) -> Interval:
@@ -96,21 +121,29 @@ def noise_structure(calibration: Calibration, methods: Sequence[str]) -> NoiseSt
     models = {name: int((labels == name).sum()) for name in names}
     several = [name for name in names if models[name] > 1]
     single = {name: np.diagonal(spread, axis1=1, axis2=2)[:, labels == name].mean(1) for name in names}
-    within = {name: averaged(name, name) for name in several}
-    across = {(a, b): averaged(a, b) for i, a in enumerate(names) for b in names[i + 1 :]}
-    either = across | {(b, a): values for (a, b), values in across.items()}
+    other = ~np.eye(len(labels), dtype=bool)
+    within = {name: averaged(np.outer(labels == name, labels == name) & other) for name in several}
+
+    def mixing(first: str, second: str, covariance: FloatArray) -> Interval | None:
+        if first not in within:
+            return None
+        return interval((single[second] + 2 * covariance - single[first] - 2 * within[first]) / 4)
+
+    def across() -> Iterator[Across]:
+        same = seeds[:, None] == seeds
+        for (a, b), common in product(combinations(names, 2), (False, True)):
+            wanted = np.outer(labels == a, labels == b) & (same == common)
+            if wanted.any():
+                values = averaged(wanted)
+                yield Across(a, b, common, interval(values), mixing(a, b, values), mixing(b, a, values))
+
     return NoiseStructure(
         images=len(mean),
         models=models,
         variance={name: interval(values) for name, values in single.items()},
-        covariance={(name, name): interval(values) for name, values in within.items()}
-        | {pair: interval(values) for pair, values in across.items()},
+        covariance={name: interval(values) for name, values in within.items()},
         floor={name: interval(within[name] / single[name]) for name in several},
-        mixing={
-            (a, b): interval((single[b] + 2 * values - single[a] - 2 * within[a]) / 4)
-            for (a, b), values in either.items()
-            if a in within
-        },
+        across=tuple(across()),
     )
 
 

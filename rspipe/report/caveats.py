@@ -11,7 +11,12 @@ _SATURATED = 0.1
 
 def caveats(results: Results) -> list[str]:
     """Return a sentence per fact."""
-    return [*_lost_models(results), *_unfinished(results), *_weak_certificates(results)]
+    return [
+        *_lost_models(results),
+        *_related_models(results),
+        *_unfinished(results),
+        *_weak_certificates(results),
+    ]
 
 
 def _lost_models(results: Results) -> Iterator[str]:
@@ -22,6 +27,16 @@ def _lost_models(results: Results) -> Iterator[str]:
             yield f"{name} {model.status}{reason}: it is not certified and no ensemble can hold it."
         elif model.collapsed:
             yield f"{name} collapsed: it predicts a single class on the validation images."
+
+
+def _related_models(results: Results) -> Iterator[str]:
+    labels = dict.fromkeys(model.label for model in results.models if model.common_seed is not None)
+    if len(labels) > 1:
+        yield (
+            f"The study asks for common seeds (training.common_seeds): models of {', '.join(labels)} with the same "
+            "seed share what they drew in training, initial weights, order of batches and noise. They are no "
+            "independent trainings, and an ensemble of them is not what one of unrelated models would be."
+        )
 
 
 def _unfinished(results: Results) -> Iterator[str]:

@@ -75,14 +75,16 @@ def trial_parameters(search: SearchSpec) -> tuple[Parameters, ...]:
 
 
 def trial_spec(search: SearchSpec, parameters: Parameters) -> ModelSpec:
-    """Return the model that a trial trains.
+    """Return the model that a trial trains: of a label of its own.
+
+    No model of the winner draws what the trials drew, by which the winner was chosen.
 
     Raises:
         ValidationError: The hyper-parameters do not fit together.
     """
     method, training = applied(parameters, search.method, search.training)
     return ModelSpec(
-        label=search.label,
+        label=f"{search.label}_trial",
         data=search.data,
         architecture=search.architecture,
         method=method,

@@ -58,9 +58,10 @@ class Noise:
             raise ValueError(f"batch_size must divide block_size = {self.block_size}, got {self.batch_size}")
 
 
-def derived_seed(*parts: int) -> int:
-    """Return 63 bits of a hash of whole numbers: a seed for torch's generators, unrelated for other numbers."""
-    digest = hashlib.blake2b("/".join(str(int(part)) for part in parts).encode(), digest_size=8).digest()
+def derived_seed(*parts: int | str) -> int:
+    """Return 63 bits of a hash of whole numbers and names: a seed for torch's generators, unrelated for other ones."""
+    texts = (part if isinstance(part, str) else str(int(part)) for part in parts)
+    digest = hashlib.blake2b("/".join(texts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

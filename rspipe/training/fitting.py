@@ -71,11 +71,11 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Train one epoch; return the means of loss, parts and noisy accuracy over its images."""
     labels = data.train.labels
-    generator = epoch_generator(spec.seed, epoch, labels.device)
+    generator = epoch_generator(spec.training_seed, epoch, labels.device)
     order = torch.randperm(len(labels), generator=generator, device=labels.device)
     steps, size = _steps(spec, len(labels))
     rows = own_rows(size, group)
-    own = generator if group is None else process_generator(spec.seed, epoch, rank_in(group), labels.device)
+    own = generator if group is None else process_generator(spec.training_seed, epoch, rank_in(group), labels.device)
     draws = Draws(generator, own, before=rows.start, after=size - rows.stop)
     batches = torch.split(order[: steps * size], size)
     with torch.random.fork_rng([labels.device] if labels.device.type == "cuda" else []):
@@ -109,7 +109,7 @@ def _train_steps(
     rows = own_rows(len(batches[0]), group)
     weight = (rows.stop - rows.start) * size_of(group) / len(batches[0])
     loss.train()
-    seeds = [derived_seed(spec.seed, epoch, step) for step in range(len(batches))]
+    seeds = [derived_seed(spec.training_seed, epoch, step) for step in range(len(batches))]
     whole = _images(data, batches, seeds=seeds, pixels=pixels, group=group)
     for chosen, images in zip(batches, whole, strict=True):
         batch = noisy_batch(
@@ -226,7 +226,7 @@ def fit(
         ModelError: The architecture does not fit the images or the classes.
     """
     training, device = spec.training, data.train.labels.device
-    network = build_network(spec.architecture, classes=data.classes, seed=spec.seed).to(device)
+    network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay

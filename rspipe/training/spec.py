@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from rspipe.data.spec import DataSpec
 from rspipe.networks.deployment import Precision
 from rspipe.networks.spec import Architecture, Checkpoint
+from rspipe.smoothing.noise import derived_seed
 from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec
 from rspipe.training.methods import MethodSpec
 
@@ -30,6 +31,9 @@ class TrainingSpec(Spec):
     compiled: bool = False
     """Whether torch.compile makes the passes faster: minutes of compilation, and the last bits of the results, are
     its price. For GPUs and long trainings; needs a C++ compiler on every node."""
+    common_seeds: bool = False
+    """Whether models of several labels that all ask for it have what they draw in common where they have the same seed:
+    initial weights (of one architecture), order of batches, noise. By default labels are independent of each other."""
 
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -60,6 +64,11 @@ class ModelSpec(_BaseClassifier):
     def _batch_holds_copies(self) -> "ModelSpec":
         check_copies_fit(self.method, self.training, place=f"'{self.label}'")
         return self
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of everything that its training draws: of this label and seed alone, unless seeds are common."""
+        return self.seed if self.training.common_seeds else derived_seed(self.label, self.seed)
 
     @property
     def source(self) -> str:

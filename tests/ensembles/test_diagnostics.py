@@ -7,6 +7,8 @@ import pytest
 
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import (
+    Across,
+    NoiseStructure,
     fit_hyperbola,
     gaussian_limit,
     noise_structure,
@@ -41,6 +43,32 @@ def two_methods(within: tuple[float, float], across: float, variances: tuple[flo
     return Calibration(np.ones((30, 1, 4)), (scale * scatter)[:, None], 200, CAP)
 
 
+def across(found: NoiseStructure) -> Across:
+    """The two methods' covariance and mixing, where all pairs are of one kind."""
+    (only,) = found.across
+    assert (only.first, only.second) == ("a", "b")
+    return only
+
+
+def test_pairs_with_a_seed_in_common_are_never_averaged_with_others() -> None:
+    """Equal seeds covary by .8, others by .3: a0 b0 and a1 b1 against a0 b1 and a1 b0."""
+    scatter = np.array([[1.0, 0.5, 0.8, 0.3], [0.5, 1.0, 0.3, 0.8], [0.8, 0.3, 1.0, 0.5], [0.3, 0.8, 0.5, 1.0]])
+    calibration = Calibration(np.ones((30, 1, 4)), np.tile(scatter, (30, 1, 1, 1)), 200, CAP)
+    found = noise_structure(calibration, METHODS, common_seeds=(0, 1, 0, 1))
+    assert found is not None
+    assert {one.common_seed: one.covariance.estimate for one in found.across} == pytest.approx({False: 0.3, True: 0.8})
+    changes = {one.common_seed: one.less_first.estimate for one in found.across if one.less_first is not None}
+    # (2 + 2 c) / 4 of the mixed average, less (2 + 1) / 4.
+    assert changes == pytest.approx({False: -0.1, True: 0.15})
+
+
+@pytest.mark.parametrize("seeds", [None, (None,) * 4, (0, 1, 2, 3), (0, 1, None, None)])
+def test_members_are_independent_unless_both_have_the_seed_in_common(seeds: tuple[int | None, ...] | None) -> None:
+    found = noise_structure(two_methods((0.6, 0.4), 0.3), METHODS, common_seeds=seeds)
+    assert found is not None
+    assert not across(found).common_seed
+
+
 def test_variances_and_covariances_are_averages_over_models_and_images() -> None:
     calibration = two_methods((0.6, 0.4), 0.3, (1.0, 0.8))
     found = noise_structure(calibration, METHODS)
@@ -48,13 +76,16 @@ def test_variances_and_covariances_are_averages_over_models_and_images() -> None
     scale = calibration.covariance[:, 0, 0, 0].mean()
     assert found.variance["a"].estimate == pytest.approx(scale)
     assert found.variance["b"].estimate == pytest.approx(0.8 * scale)
-    assert found.covariance["a", "a"].estimate == pytest.approx(0.6 * scale)
-    assert found.covariance["b", "b"].estimate == pytest.approx(0.4 * scale)
-    assert found.covariance["a", "b"].estimate == pytest.approx(0.3 * scale)
+    assert found.covariance["a"].estimate == pytest.approx(0.6 * scale)
+    assert found.covariance["b"].estimate == pytest.approx(0.4 * scale)
+    mixed = across(found)
+    assert mixed.covariance.estimate == pytest.approx(0.3 * scale)
     assert found.floor["b"].estimate == pytest.approx(0.5)
     # Averages of A and B: (1 + .8 + .6) / 4; of two A: (2 + 1.2) / 4; of two B: (1.6 + .8) / 4.
-    assert found.mixing["a", "b"].estimate == pytest.approx((0.6 - 0.8) * scale)
-    assert found.mixing["b", "a"].estimate == pytest.approx((0.6 - 0.6) * scale, abs=1e-12)
+    assert mixed.less_first is not None
+    assert mixed.less_second is not None
+    assert mixed.less_first.estimate == pytest.approx((0.6 - 0.8) * scale)
+    assert mixed.less_second.estimate == pytest.approx((0.6 - 0.6) * scale, abs=1e-12)
     assert (found.models, found.images) == ({"a": 2, "b": 2}, 30)
 
 
@@ -68,8 +99,11 @@ def test_the_difference_of_mixing_is_that_of_the_variances_of_the_averages() -> 
         w = np.bincount(members, minlength=4) / len(members)
         return float(w @ pooled @ w)
 
-    assert found.mixing["a", "b"].estimate == pytest.approx(variance(0, 2) - variance(0, 1))
-    assert found.mixing["b", "a"].estimate == pytest.approx(variance(0, 2) - variance(2, 3))
+    mixed = across(found)
+    assert mixed.less_first is not None
+    assert mixed.less_second is not None
+    assert mixed.less_first.estimate == pytest.approx(variance(0, 2) - variance(0, 1))
+    assert mixed.less_second.estimate == pytest.approx(variance(0, 2) - variance(2, 3))
 
 
 def test_a_member_in_other_units_is_the_same_after_standardization() -> None:
@@ -80,8 +114,11 @@ def test_a_member_in_other_units_is_the_same_after_standardization() -> None:
     ours, theirs = (noise_structure(one, METHODS) for one in (calibration, scaled))
     assert ours is not None
     assert theirs is not None
-    assert theirs.covariance["a", "b"].estimate == pytest.approx(ours.covariance["a", "b"].estimate)
-    assert theirs.mixing["a", "b"].low == pytest.approx(ours.mixing["a", "b"].low)
+    one, other = across(ours), across(theirs)
+    assert other.covariance.estimate == pytest.approx(one.covariance.estimate)
+    assert one.less_first is not None
+    assert other.less_first is not None
+    assert other.less_first.low == pytest.approx(one.less_first.low)
 
 
 def test_a_covariance_within_a_method_never_exceeds_the_variance() -> None:
@@ -90,7 +127,7 @@ def test_a_covariance_within_a_method_never_exceeds_the_variance() -> None:
         root = rng.normal(size=(10, 1, 4, 6))
         found = noise_structure(Calibration(np.ones((10, 1, 4)), root @ np.swapaxes(root, 2, 3), 200, CAP), METHODS)
         assert found is not None
-        assert all(found.covariance[name, name].estimate <= found.variance[name].estimate for name in ("a", "b"))
+        assert all(found.covariance[name].estimate <= found.variance[name].estimate for name in ("a", "b"))
 
 
 def test_bootstrap_intervals_are_about_two_standard_errors_wide() -> None:
@@ -109,7 +146,7 @@ def test_a_member_without_a_positive_mean_margin_is_left_out() -> None:
     found = noise_structure(calibration, METHODS)
     assert found is not None
     assert found.models == {"a": 2, "b": 1}
-    assert ("b", "b") not in found.covariance
+    assert "b" not in found.covariance
     assert "b" not in found.floor
 
 

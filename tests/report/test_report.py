@@ -258,6 +258,10 @@ def test_the_best_classifier_is_named_with_what_the_choice_is_worth(made):
 
 def test_failed_models_and_unfinished_work_are_flagged(made):
     flagged = " ".join(caveats(made))
+    assert "common seeds" not in flagged
+    asked = {"training": {"common_seeds": True}}
+    related = replace(made, models=tuple(replace(model, spec=asked) for model in made.models))
+    assert "models of gaussian, advmacer, advmacer_tuned with the same seed" in " ".join(caveats(related))
     assert "gaussian, seed 1 at σ = 0.5 diverged (loss is nan in epoch 3)" in flagged
     collapsed = replace(made, models=(replace(made.models[0], collapsed=True), *made.models[1:]))
     assert "gaussian, seed 0 at σ = 0.25 collapsed" in " ".join(caveats(collapsed))

@@ -140,13 +140,15 @@ def test_a_trial_trains_the_method_with_its_values_and_all_else_as_in_the_search
     of = search()
     spec = trial_spec(of, {"lbd": 7.0, "m": 8})
     assert spec.method == AdvMacer(name="advmacer", eps=0.25, lbd=7.0, T=2, m=8)
-    assert (spec.label, spec.data, spec.architecture, spec.training) == (
-        of.label,
-        of.data,
-        of.architecture,
-        of.training,
-    )
+    assert (spec.data, spec.architecture, spec.training) == (of.data, of.architecture, of.training)
     assert (spec.train_sigma, spec.seed) == (of.sigma, of.seed)
+
+
+def test_no_model_of_the_winner_draws_what_the_trials_drew() -> None:
+    of = search()
+    trial = trial_spec(of, {"lbd": 7.0, "m": 8})
+    winner = trial.model_copy(update={"label": of.label})
+    assert trial.training_seed != winner.training_seed
 
 
 @pytest.mark.parametrize("trial", range(8))
@@ -274,7 +276,7 @@ def test_a_trial_whose_values_do_not_fit_together_is_invalid_and_trains_nothing(
     assert (trial.status, trial.passes, trial.objective) == ("invalid", 0, 0.0)
     assert "mix_step = 3 must be below T = 2" in trial.message
     big = judged_trial(search(**SHORT), 1, {"m": 64}, data)
-    assert (big.status, big.message) == ("invalid", "'tuned': m = 64 does not fit into batch_size = 32; "
+    assert (big.status, big.message) == ("invalid", "'tuned_trial': m = 64 does not fit into batch_size = 32; "
                                          "raise training.batch_size or lower m")  # fmt: skip
 
 

@@ -146,6 +146,20 @@ def test_training_is_the_papers_when_the_file_says_nothing(tmp_path: Path) -> No
     assert study.model_specs[0].training == TrainingSpec()
 
 
+def test_labels_are_independent_unless_the_study_asks_for_common_seeds(tmp_path: Path, base: StudyConfig) -> None:
+    def by_seed(study: StudyConfig) -> dict[int, set[int]]:
+        specs = [spec for spec in study.model_specs if isinstance(spec, ModelSpec)]
+        return {one.seed: {spec.training_seed for spec in specs if spec.seed == one.seed} for one in specs}
+
+    labels = {spec.label for spec in base.model_specs}
+    assert len(labels) > 1
+    assert max(map(len, by_seed(base).values())) == len(labels)
+    common = load_study(write(tmp_path), overrides=["training.common_seeds=true"])
+    assert all(seeds == {seed} for seed, seeds in by_seed(common).items())
+    assert common.id != base.id
+    assert not {spec.id for spec in common.model_specs} & {spec.id for spec in base.model_specs}
+
+
 def test_an_entry_may_have_an_architecture_of_its_own(tmp_path: Path) -> None:
     study = load_study(write(tmp_path), overrides=["models.1.architecture=lenet"])
     assert [group.architecture for group in study.groups] == ["digits_cnn", "lenet", "digits_cnn"]
@@ -389,6 +403,7 @@ def test_a_model_is_identified_by_everything_that_determines_it_and_by_nothing_e
             "grad_clip": None,
             "precision": "float32",
             "compiled": False,
+            "common_seeds": False,
         },
         "train_sigma": 0.25,
         "seed": 0,

@@ -170,6 +170,37 @@ def test_another_seed_gives_another_model() -> None:
     assert not same_parameters(one, other)
 
 
+def labelled(label: str, *, architecture: str = "digits_cnn", sigma: float = 0.25, **training: Any) -> ModelSpec:
+    return spec(architecture=architecture, **training).model_copy(update={"label": label, "train_sigma": sigma})
+
+
+def test_two_labels_with_equal_recipe_and_seed_start_from_different_parameters() -> None:
+    """A step that moves nothing leaves what the training started from."""
+    unmoved = {"lr": 1e-30, "weight_decay": 0.0, "epochs": 1}
+    one, again, other = (fit(labelled(name, **unmoved), digits()).network for name in ("one", "one", "other"))
+    assert same_parameters(one, again)
+    parameters = zip(one.parameters(), other.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in parameters)
+
+
+def test_common_seeds_give_two_labels_the_same_draws_and_so_the_same_model() -> None:
+    one, other = (fit(labelled(name, common_seeds=True), digits()).network for name in ("one", "other"))
+    assert same_parameters(one, other)
+    alone = fit(labelled("one", common_seeds=False), digits()).network
+    assert not same_parameters(one, alone)
+
+
+def test_two_labels_with_equal_recipe_and_seed_see_the_images_in_different_orders(counted: str) -> None:
+    def order(label: str) -> list[int]:
+        done = fit(labelled(label, architecture=counted, sigma=1e-9, epochs=1), pixels(64))
+        assert isinstance(done.network, Counted)
+        return torch.cat(done.network.seen).mul(64).round().long().flatten().tolist()
+
+    assert order("one") == order("one")
+    # Of two independent orders of 64 images, one place in 64 is the same on average (Poisson: 8 or more, 1e-5).
+    assert sum(a == b for a, b in zip(order("one"), order("other"), strict=True)) < 8
+
+
 def test_two_epochs_see_different_noise() -> None:
     frozen = fit(spec(lr=1e-30, weight_decay=0.0), digits()).history
     assert len({entry["loss"] for entry in frozen}) == EPOCHS
@@ -245,7 +276,7 @@ def test_the_remainder_that_is_dropped_differs_between_epochs(counted: str) -> N
 
 def by_hand(of: ModelSpec, data: Dataset, *, steps: int) -> list[Tensor]:
     """Full-batch gradient descent with momentum and weight decay as in its definition, with almost no noise."""
-    network = build_network(of.architecture, classes=10, seed=of.seed)
+    network = build_network(of.architecture, classes=10, seed=of.training_seed)
     parameters = list(network.parameters())
     momentum = [torch.zeros_like(p) for p in parameters]
     for _ in range(steps):
@@ -267,7 +298,7 @@ def test_an_epoch_of_one_batch_is_a_step_of_gradient_descent_with_momentum_and_w
 
 def test_a_clipped_gradient_has_the_length_asked_for() -> None:
     of = spec(epochs=1, batch_size=97, lr=0.5, momentum=0.0, weight_decay=0.0, grad_clip=1e-3)
-    before, after = build_network("digits_cnn", classes=10, seed=0), fit(of, digits()).network
+    before, after = build_network("digits_cnn", classes=10, seed=of.training_seed), fit(of, digits()).network
     moved = [a - b for a, b in zip(after.parameters(), before.parameters(), strict=True)]
     length = torch.cat([m.detach().flatten() for m in moved]).norm()
     assert float(length) == pytest.approx(0.5 * 1e-3, rel=1e-3)
@@ -303,7 +334,7 @@ def test_the_loss_in_the_history_is_the_mean_over_the_steps_of_an_epoch() -> Non
     data = digits(64)
     # Without learning the mean over steps is the mean over images.
     of = spec(epochs=1, lr=1e-30, weight_decay=0.0).model_copy(update={"train_sigma": 1e-9})
-    logits = build_network("digits_cnn", classes=10, seed=0)(data.train.images)
+    logits = build_network("digits_cnn", classes=10, seed=of.training_seed)(data.train.images)
     (entry,) = fit(of, data).history
     assert entry["loss"] == pytest.approx(float(cross_entropy(logits, data.train.labels).detach()), rel=1e-5)
     assert entry["noisy_accuracy"] == pytest.approx(float((logits.argmax(1) == data.train.labels).float().mean()))

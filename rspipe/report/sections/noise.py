@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rspipe.ensembles.diagnostics import NoiseStructure, noise_structure
+from rspipe.ensembles.diagnostics import Across, NoiseStructure, noise_structure
 from rspipe.records import Interval
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
@@ -11,22 +11,40 @@ from rspipe.smoothing.inference import verdict
 
 
 def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, Cell]]:
-    pairs = [(name, name) for name in structure.models] + [pair for pair in structure.covariance if pair[0] != pair[1]]
-    for a, b in pairs:
-        name = f"{a}, within" if a == b else f"{a} and {b}, across"
-        mixing = None if a == b else structure.mixing.get((a, b))
-        back = None if a == b else structure.mixing.get((b, a))
-        models = f"{structure.models[a]}" if a == b else f"{structure.models[a]} + {structure.models[b]}"
+    for name, models in structure.models.items():
         yield {
             "margins of": Cell(average),
-            "methods": Cell(name),
-            "models": Cell(models),
-            "variance of one [95 %]": interval_cell(structure.variance[a] if a == b else None),
-            "covariance of two [95 %]": interval_cell(structure.covariance.get((a, b))),
-            "share that stays [95 %]": interval_cell(structure.floor.get(a) if a == b else None),
-            "mixed less two of the first [95 %]": _lower_is_better(mixing),
-            "mixed less two of the second [95 %]": _lower_is_better(back),
+            "methods": Cell(f"{name}, within"),
+            "models": Cell(f"{models}"),
+            "variance of one [95 %]": interval_cell(structure.variance[name]),
+            "covariance of two [95 %]": interval_cell(structure.covariance.get(name)),
+            "share that stays [95 %]": interval_cell(structure.floor.get(name)),
+            "mixed less two of the first [95 %]": Cell("–"),
+            "mixed less two of the second [95 %]": Cell("–"),
         }
+    for one in structure.across:
+        yield {
+            "margins of": Cell(average),
+            "methods": Cell(f"{_mixture(one, ' and ')}, across"),
+            "models": Cell(f"{structure.models[one.first]} + {structure.models[one.second]}"),
+            "variance of one [95 %]": Cell("–"),
+            "covariance of two [95 %]": interval_cell(one.covariance),
+            "share that stays [95 %]": Cell("–"),
+            "mixed less two of the first [95 %]": _lower_is_better(one.less_first),
+            "mixed less two of the second [95 %]": _lower_is_better(one.less_second),
+        }
+
+
+def _mixture(one: Across, joint: str) -> str:
+    return f"{one.first}{joint}{one.second}{' with the same seed' if one.common_seed else ''}"
+
+
+def _changes(structure: NoiseStructure) -> Iterator[tuple[str, Interval]]:
+    """Yield what mixing does to the variance, by the averages compared."""
+    for one in structure.across:
+        for label, change in ((one.first, one.less_first), (one.second, one.less_second)):
+            if change is not None:
+                yield f"{_mixture(one, ' + ')} against {label} x2", change
 
 
 def _lower_is_better(interval: Interval | None) -> Cell:
@@ -41,12 +59,14 @@ def noise_level(results: Results, *, sigma: float) -> Level | None:
     rows, sentences = [], []
     for margins in results.margins_at(sigma):
         methods = [results.model_label(member) for member in margins.members]
-        structure = noise_structure(margins.calibration, methods)
+        models = map(results.model, margins.members)
+        seeds = [None if model is None else model.common_seed for model in models]
+        structure = noise_structure(margins.calibration, methods, common_seeds=seeds)
         if structure is None:
             continue
         rows += list(_noise_rows(structure, margins.average))
-        lower = [f"{a} + {b} against {a} x2" for (a, b), one in structure.mixing.items() if one.high < 0]
-        higher = [f"{a} + {b} against {a} x2" for (a, b), one in structure.mixing.items() if one.low > 0]
+        lower = [name for name, one in _changes(structure) if one.high < 0]
+        higher = [name for name, one in _changes(structure) if one.low > 0]
         for word, mixtures in (("lowers", lower), ("raises", higher)):
             if mixtures:
                 sentences.append(f"Of {margins.average}: mixing {word} the variance for {', '.join(mixtures)}.")
