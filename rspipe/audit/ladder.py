@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import binom
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.log import Precision
@@ -62,6 +61,8 @@ class Ladder:
 
 def _fewest_failures(radius: FloatArray, ladder: Ladder) -> IntArray:
     """Return the failures of the highest rung that is not above a radius; n + 1 where every rung is above."""
+    from scipy.stats import binom
+
     # P(at most f failures) >= alpha at the radius' probability says that the bound of n - f successes is below it.
     failure = ndtr(-np.clip(radius / ladder.sigma, 0.0, 20.0))
     return np.asarray(binom.ppf(ladder.alpha, ladder.n, failure), dtype=np.int64)

@@ -20,8 +20,8 @@ from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import EnsembleWeights
 from rspipe.report.sections.results import result_table
-from rspipe.report.sections.search import search_warnings
 from rspipe.report.summaries import Summary
+from rspipe.search.trials import search_warnings
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.report import finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.search import run_searches

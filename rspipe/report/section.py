@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from rspipe.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Section:
     """Of the module in `rspipe.report.sections`, and of the template beside it."""
     content: Mapping[str, Any]
     """By the name that the template uses."""
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: "Mapping[str, Figure]" = field(default_factory=dict)
     """By a name that serves as a file name."""
 
 

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import optuna
-from scipy.stats import qmc
 
 from rspipe.arrays import FloatArray
 from rspipe.records import Trial
@@ -172,6 +171,8 @@ def responses(search: SearchSpec, trials: Sequence[Trial], *, seed: int = 0) -> 
     x = np.column_stack([_position(search, name, values[:, k]) for k, name in enumerate(names)])
     predict = _fitted(x, y, seed=seed)
     exponent = (_POINTS - 1).bit_length()
+    from scipy.stats import qmc
+
     rest = qmc.Sobol(len(names), rng=np.random.default_rng(seed)).random_base2(exponent)
     curves = []
     for column, name in enumerate(names):

@@ -1,7 +1,7 @@
 """A search's points and its objective: both depend on the search's spec alone, never on timing."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -204,3 +204,13 @@ def stopped_trial(search: SearchSpec, index: int, parameters: Parameters, state:
         epochs=state["epoch"],
         watched=_watched(history),
     )
+
+
+def search_warnings(search: str, trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield a line on the trials that diverged, and one on those that collapsed, each with the first of them."""
+    for status in ("diverged", "collapsed"):
+        lost = [trial for trial in trials if trial.status == status]
+        if lost:
+            values = ", ".join(f"{name} = {value:.4g}" for name, value in sorted(lost[0].parameters.items()))
+            first = f"trial {lost[0].index} ({values}): {lost[0].message}"
+            yield f"{search}: {len(lost)} of {len(trials)} trials {status}, the first of them {first}"

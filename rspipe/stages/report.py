@@ -8,8 +8,6 @@ from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import StoreError
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
-from rspipe.report.figures import figure_pdf, figure_svg
-from rspipe.report.page import render_report, report_chapters, report_figures
 from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
 from rspipe.report.summaries import Summary, display_name
@@ -158,6 +156,10 @@ def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], d
 
     Returns the summaries, and the paths of the files by name.
     """
+    # They bring matplotlib, for which nobody waits before a study has results.
+    from rspipe.report.figures import figure_pdf, figure_svg
+    from rspipe.report.page import render_report, report_chapters, report_figures
+
     margins = member_margins(store, results.study, finished_ensembles(store, results.study))
     results = replace(results, margins=margins)
     chapters = report_chapters(results)

@@ -1,7 +1,7 @@
 """Section: the winner of each search, what it cost, and what it is worth."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -23,16 +23,6 @@ _ENDS: dict[TrialStatus, str] = {
     "collapsed": "collapsed",
     "invalid": "had values that do not fit together",
 }
-
-
-def search_warnings(search: str, trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield a line on the trials that diverged, and one on those that collapsed, each with the first of them."""
-    for status in ("diverged", "collapsed"):
-        lost = [trial for trial in trials if trial.status == status]
-        if lost:
-            values = ", ".join(f"{name} = {value:.4g}" for name, value in sorted(lost[0].parameters.items()))
-            first = f"trial {lost[0].index} ({values}): {lost[0].message}"
-            yield f"{search}: {len(lost)} of {len(trials)} trials {status}, the first of them {first}"
 
 
 def cost_sentence(trials: Sequence[Trial]) -> str:

@@ -10,10 +10,11 @@ from rspipe.report.page import section_html
 from rspipe.report.results import Results
 from rspipe.report.sections import search, sensitivity
 from rspipe.report.sections import trials as trials_
-from rspipe.report.sections.search import cost_figure, search_warnings
+from rspipe.report.sections.search import cost_figure
 from rspipe.report.sections.sensitivity import importance_figure, response_figure
 from rspipe.report.sections.trials import front_figure, stopping_figure
 from rspipe.search.sensitivity import best_so_far, front, responses
+from rspipe.search.trials import search_warnings
 from rspipe.study.config import StudyConfig
 from tests.results_builder import search as trials_of_which_one_diverged
 from tests.search.test_sensitivity import drawn
