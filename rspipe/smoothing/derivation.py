@@ -3,6 +3,10 @@
 What a rule decided (the class, how many samples) came from the selection and the pilot alone, or is paid for by the
 shares of alpha of all its looks. So every certificate here is as valid as if it had been planned from the beginning.
 Asking for several and keeping the best is not: then each needs its share of alpha.
+
+A rule ends an image early for the sake of CERTIFY's radius. Another certificate may say more of such an image than its
+few samples show (two-sided and soft ones certify where futility gave up, PREDICT answers where the selection missed the
+label), so the others are derived only from counts that hold every sample they need.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +16,6 @@ import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.certificates import (
-    ABSTAIN,
     Certificates,
     certificates_from_bounds,
     certify_counts,
@@ -30,11 +33,17 @@ CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
 KINDS: tuple[CertificateKind, ...] = get_args(CertificateKind)
 
 
-def first_samples(counts: CountTable, n: int) -> CountTable:
-    """Return the counts of the first n estimation samples of each row, or of all where there are fewer.
+def early_samples(counts: CountTable, sizes: IntArray) -> IntArray:
+    """Return counts [row, class] of the first sizes[row] estimation samples, or of all where there are fewer.
 
-    Exact where counts were noted at n. Elsewhere n samples are picked at random, without replacement, from the
-    smallest noted number that is larger, by a generator seeded with (seed, example, n): as good a sample of n.
+    Exact where counts were noted at that number. Elsewhere so many samples are picked at random, without replacement,
+    from the smallest noted number that is larger, by a generator seeded with (seed, example, size): as good a sample.
+    """
+    return np.stack([_first(counts, row, int(size)) for row, size in enumerate(sizes)])
+
+
+def first_samples(counts: CountTable, n: int) -> CountTable:
+    """Return the counts of the first n estimation samples of each row, see `early_samples`.
 
     Raises:
         ValueError: n is not positive or more than the rule's.
@@ -42,7 +51,7 @@ def first_samples(counts: CountTable, n: int) -> CountTable:
     if not 1 <= n <= counts.n:
         raise ValueError(f"n must lie in [1, {counts.n}], the samples there are; got {n}")
     marks = counts.marks[counts.marks <= n]
-    estimation = np.stack([_first(counts, row, n) for row in range(len(counts.estimation))])
+    estimation = early_samples(counts, np.full(len(counts.estimation), n))
     prefix = np.concatenate([counts.prefix[:, : len(marks)], estimation[:, None]], axis=1)
     if len(marks) and marks[-1] == n:
         prefix = counts.prefix[:, : len(marks)]
@@ -89,18 +98,49 @@ def derive(
     """
     level, chosen = counts.alpha if alpha is None else alpha, counts if n is None else first_samples(counts, n)
     check_alpha(level)
+    if kind != "certify":
+        _check_whole(chosen, kind)
     if kind == "predict":
         return _predictions(chosen, alpha=level)
     if kind == "soft":
         return soft_counts(chosen, alpha=level)
     check_can_certify(chosen.n, level)
     if kind == "two_sided":
-        if counts.rule.name == "radius_grid":
-            raise ValueError("rule radius_grid has no two-sided certificate; certify with fixed or planned")
         return two_sided_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
     if chosen.rule.name == "radius_grid":
         return _grid_certificates(chosen, alpha=level)
     return certify_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
+
+
+_NAMES: dict[CertificateKind, str] = {
+    "two_sided": "the two-sided certificate",
+    "soft": "the soft certificate",
+    "predict": "PREDICT",
+}
+
+_EARLY = {"label": "after a selection that missed the label", "futility": "as futile", "planned": "by plan"}
+
+
+def _check_whole(counts: CountTable, kind: CertificateKind) -> None:
+    """Raise ValueError unless counts hold the samples that a certificate other than the rule's own needs.
+
+    These are all n of every image. Where the selection missed the label, PREDICT alone needs them: by a certificate of
+    the selected class the image counts 0 in any case.
+    """
+    name = _NAMES[kind]
+    if counts.rule.name == "radius_grid":
+        raise ValueError(
+            f"rule radius_grid stops by its estimation samples, which {name} may not use again; certify with rule fixed"
+        )
+    early = (counts.drawn < counts.n) & ((counts.stop != "label") | (kind == "predict"))
+    if early.any():
+        numbers = {text: int((counts.stop[early] == reason).sum()) for reason, text in _EARLY.items()}
+        reasons = ", ".join(f"{number} {text}" for text, number in numbers.items() if number)
+        remedy = "rule fixed and label_stop = false" if kind == "predict" else "rule fixed"
+        raise ValueError(
+            f"{name} needs all {counts.n:,} samples of every image, and some ended early ({reasons}): {counts.id}; "
+            f"certify with {remedy}"
+        )
 
 
 def _grid_certificates(counts: CountTable, *, alpha: float) -> Certificates:
@@ -131,8 +171,6 @@ def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:
     """
     selected = counts.selection.argmax(-1)
     n = counts.drawn
-    if counts.rule.name == "radius_grid":
-        raise ValueError("rule radius_grid stops by its estimation samples, which a soft certificate may not use again")
     if counts.probability_sum.shape != counts.estimation.shape:
         raise ValueError(f"the soft certificate needs all samples: probabilities were not kept at n = {counts.n}")
     total = np.take_along_axis(counts.probability_sum, selected[:, None], -1)[:, 0]
@@ -147,12 +185,9 @@ def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:
 
 
 def _predictions(counts: CountTable, *, alpha: float) -> Certificates:
-    if counts.rule.name == "radius_grid":
-        raise ValueError("rule radius_grid stops by its estimation samples, which PREDICT may not use again")
     classes = np.array([predict_counts(row, alpha=alpha) for row in counts.estimation], dtype=np.int64)
-    n_a = counts.estimation.max(-1)
-    prediction, nothing = np.where(counts.drawn > 0, classes, ABSTAIN), np.zeros(len(classes))
-    return Certificates(prediction=prediction, radius=nothing, n_a=n_a, p_a_lower=nothing)
+    nothing = np.zeros(len(classes))
+    return Certificates(prediction=classes, radius=nothing, n_a=counts.estimation.max(-1), p_a_lower=nothing)
 
 
 @dataclass(frozen=True)
@@ -183,7 +218,7 @@ class CertifiedClassifier:
     rule: str
     """Name of the rule that decided how many samples there are."""
     two_sided: float
-    """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule has none."""
+    """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule may end images early."""
     seconds: float
     """Time of the passes it was certified in, shared with all other classifiers of the pass."""
 
@@ -207,7 +242,7 @@ def certified_classifier(counts: CountTable) -> CertifiedClassifier:
     """Return the certificates of a classifier by its rule, and its ACR by two-sided ones."""
     own = derive(counts)
     two_sided = float("nan")
-    if counts.rule.name != "radius_grid":
+    if counts.rule.name == "fixed":
         both = derive(counts, kind="two_sided")
         two_sided = average_certified_radius(both.radius, both.prediction == counts.label)
     return CertifiedClassifier(

@@ -143,11 +143,9 @@ def write_derived(
     all_counts = stored_counts(store, study)
     level, most = alpha or study.certify.alpha, n or study.certify.n
     folder = store.run_dir / "derived" / f"{study.certify.rule.name}-{kind}-alpha{level:g}-n{most}"
-    rows = {}
-    for name, counts in all_counts.items():
-        certificates = derive(counts, kind=kind, alpha=alpha, n=n)
+    rows = {name: (counts, derive(counts, kind=kind, alpha=alpha, n=n)) for name, counts in all_counts.items()}
+    for counts, certificates in rows.values():
         (folder / f"{counts.id}.tsv").write_text(certification_log(counts, certificates))
-        rows[name] = (counts, certificates)
     return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
