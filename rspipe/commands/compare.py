@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rspipe.commands.terminal import print_table
 from rspipe.errors import MismatchError
-from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
+from rspipe.report.runs import agreed_terms, compare_runs, comparison_table, costs_of_terms
 from rspipe.stages.report import read_run
 
 
@@ -24,11 +24,12 @@ class Options:
     against: str | None = None
     """A label or an ensemble of the first run to compare everything with, e.g. gaussian; one run is enough then."""
     rederive: bool = False
-    """Derive certificates from the counts where alpha, n or the rule differ, and use the images that are common."""
+    """Derive certificates from the counts where alpha, n or the rule differ, with the samples that both sides have of
+    an image, and use the images that are common. What that costs is shown."""
     alpha: float | None = None
     """Of derived certificates; the smallest of the runs by default."""
     n: int | None = None
-    """Samples of derived certificates; as many as all runs have by default."""
+    """Samples of derived certificates, at most; as many as both sides have of an image by default."""
     allow_code: bool = False
     """Let studies name architectures as module:function; as when they were run."""
 
@@ -44,8 +45,13 @@ def main(options: Options) -> None:
         raise MismatchError(str(error)) from error
     differences = compare_runs(runs, terms, against=options.against, common_images=options.rederive)
     console = Console(width=None if Console().is_terminal else 180)
-    source = "the rule's own certificates" if terms.by_rule else "CERTIFY with the first n samples, from the counts"
-    title = f"ACR, {source}: n = {terms.n:,}, alpha = {terms.alpha:g}"
+    if terms.by_rule:
+        source = f"the rule's own certificates: n = {terms.n:,}"
+    else:
+        source = f"CERTIFY with the first samples, as many as both have of an image, at most {terms.n:,}"
+        costs = costs_of_terms(runs, terms, against=options.against)
+        print_table(console, costs, title="Common terms: mean samples of an image, and ACR, by the own rule and here")
+    title = f"ACR, {source}, alpha = {terms.alpha:g}"
     print_table(console, comparison_table(differences), title=title)
     note = "paired differences, each with its own 95 % interval over images, not adjusted for their number."
     console.print(f"{len(differences)} {note}", soft_wrap=True)

@@ -1,7 +1,8 @@
 """Paired differences between classifiers of several runs, on images that all of them were certified on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import chain, product
 from typing import Any
 
@@ -12,9 +13,9 @@ from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.tables import Cell, Table, interval_cell, number_cell
-from rspipe.smoothing.certificates import Certificates, certify_counts, check_alpha
+from rspipe.smoothing.certificates import certify_counts, check_alpha
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import derive, first_samples
+from rspipe.smoothing.derivation import derive, early_samples
 from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.spec import check_can_certify
 
@@ -43,18 +44,49 @@ class CertifiedRun:
 
 @dataclass(frozen=True)
 class Terms:
-    """Certificates that all runs can give: by their rule, or CERTIFY with the first n samples of the estimate."""
+    """Certificates that all runs can give: by their rule, or CERTIFY with samples that both sides of a pair have."""
 
     n: int
+    """Samples of the estimate, at most."""
     alpha: float
     by_rule: bool
+    """Whether rule and n are the same everywhere; else each image has what `common_samples` says."""
 
-    def certificates(self, counts: CountTable) -> Certificates:
-        """Return the certificates of a classifier on these terms."""
+    def credits(self, counts: CountTable, samples: Mapping[int, int]) -> FloatArray:
+        """Return the credited radii [image] of a classifier on these terms.
+
+        Args:
+            counts: All of the classifier's.
+            samples: Of `common_samples`, by example; not needed where certificates are the rule's.
+        """
         if self.by_rule:
-            return derive(counts, alpha=self.alpha)
-        first = first_samples(counts, self.n)
-        return certify_counts(first.selection, first.estimation, sigma=counts.sigma, alpha=self.alpha)
+            certificates = derive(counts, alpha=self.alpha)
+        else:
+            sizes = [samples.get(example, 0) for example in counts.example.tolist()]
+            estimation = early_samples(counts, np.array(sizes))
+            certificates = certify_counts(counts.selection, estimation, sigma=counts.sigma, alpha=self.alpha)
+        return credited_radius(certificates.radius, certificates.prediction == counts.label)
+
+
+def _free_samples(counts: CountTable) -> IntArray:
+    """Return [row] estimation samples whose number does not depend on them; n where an image is given up as 0 anyway.
+
+    A plan is made from the pilot. The looks of rule radius_grid end by what they see, all but the first.
+    """
+    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name == "radius_grid" else counts.drawn
+    return np.asarray(np.where(np.isin(counts.stop, ["label", "futility"]), counts.n, drawn), dtype=np.int64)
+
+
+def common_samples(every: Sequence[CountTable], terms: Terms) -> dict[int, int]:
+    """Return by example how many estimation samples all of several classifiers have, at most those of the terms.
+
+    Where one was given up, as wrong or futile, the others keep theirs: it counts 0.
+    """
+    examples = reduce(np.intersect1d, [counts.example for counts in every])
+    sizes = np.full(examples.size, terms.n)
+    for counts in every:
+        sizes = np.minimum(sizes, _free_samples(counts)[np.searchsorted(counts.example, examples)])
+    return dict(zip(examples.tolist(), sizes.tolist(), strict=True))
 
 
 def agreed_terms(
@@ -65,7 +97,8 @@ def agreed_terms(
     Args:
         runs: At least one, each with counts.
         rederive: Whether certificates may be derived from the counts where alpha, n or the rule differ: at the
-            smallest alpha and the largest n that all counts have. The n0 of the selection stays each run's own.
+            smallest alpha, and for each image with as many samples as both sides of a pair have. The n0 of the
+            selection stays each run's own.
         alpha: Another alpha; with `rederive` alone.
         n: Another n; with `rederive` alone.
 
@@ -92,10 +125,10 @@ def agreed_terms(
     alike = len({(_rule(counts), counts.n) for counts in every}) == 1
     if alike and n in (None, every[0].n):
         return Terms(every[0].n, level, by_rule=True)
-    most = min(_samples_of_all(counts) for counts in every)
+    most = min(int(_free_samples(counts).max(initial=0)) for counts in every)
     size = most if n is None else n
     if not 1 <= size <= most:
-        raise ValueError(f"n must lie in [1, {most}], the samples that every image of every classifier has; got {size}")
+        raise ValueError(f"n must lie in [1, {most}], the samples that every classifier has at some image; got {size}")
     check_can_certify(size, level)
     return Terms(size, level, by_rule=False)
 
@@ -111,12 +144,6 @@ def _rule(counts: CountTable) -> str:
     # An image that misses the label counts 0 whether or not it was stopped.
     parameters = counts.rule.model_dump(mode="json", exclude={"name", "label_stop"})
     return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
-
-
-def _samples_of_all(counts: CountTable) -> int:
-    """Return how many estimation samples there are of every image that was not given up as 0."""
-    drawn = counts.drawn[~np.isin(counts.stop, ["label", "futility"])]
-    return int(drawn.min(initial=counts.n))
 
 
 def _different_terms(a: CertifiedRun, b: CertifiedRun) -> str:
@@ -153,20 +180,9 @@ def compare_runs(
     Raises:
         MismatchError: There is nothing to compare, or the images or their labels differ.
     """
-    derived: dict[int, FloatArray] = {}
-
-    def group(run: CertifiedRun, name: Name) -> Group:
-        credits_ = []
-        for counts in run.counts[name]:
-            if id(counts) not in derived:
-                certificates = terms.certificates(counts)
-                derived[id(counts)] = credited_radius(certificates.radius, certificates.prediction == counts.label)
-            credits_.append((counts.example, derived[id(counts)]))
-        return Group.of_credits(credits_, id_=name[0], label=_title(run, name))
-
     comparisons = []
     for (first_run, first), (second_run, second) in _pairs(runs, against):
-        a, b = group(first_run, first), group(second_run, second)
+        a, b = _groups((first_run, first), (second_run, second), terms)
         comparison = compare(a, b, sigma=first[1])
         shared = 0 if comparison is None else comparison.images
         if not common_images and not shared == a.examples.size == b.examples.size:
@@ -186,6 +202,51 @@ def compare_runs(
     if not comparisons:
         raise MismatchError("there is nothing to compare: the runs have no noise level in common")
     return tuple(comparisons)
+
+
+def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name], terms: Terms) -> tuple[Group, Group]:
+    """Return both sides of a pair on the terms, with the samples that both have."""
+    both = [run.counts[name] for run, name in (first, second)]
+    samples = {} if terms.by_rule else common_samples([*both[0], *both[1]], terms)
+    one, other = (
+        Group.of_credits(
+            [(counts.example, terms.credits(counts, samples)) for counts in side],
+            id_=name[0],
+            label=_title(run, name),
+        )
+        for side, (run, name) in zip(both, (first, second), strict=True)
+    )
+    return one, other
+
+
+def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str | None = None) -> Table:
+    """Return what common terms cost each pair of `compare_runs`: samples, and ACR beside that by the rule's own.
+
+    On the images that both are certified on; one row for each side of each pair.
+    """
+    own = replace(terms, by_rule=True)
+
+    def rows() -> Iterator[dict[str, Cell]]:
+        for pair in _pairs(runs, against):
+            both = [run.counts[name] for run, name in pair]
+            samples = common_samples([*both[0], *both[1]], terms)
+            here = np.array(list(samples.values()))
+            for (run, name), side, group, by_rule in zip(
+                pair, both, _groups(*pair, terms), _groups(*pair, own), strict=True
+            ):
+                shared = np.array(list(samples), dtype=np.int64)
+                had = np.concatenate([_free_samples(counts)[np.isin(counts.example, shared)] for counts in side])
+                yield {
+                    "σ": number_cell(name[1], digits=2),
+                    "classifier": Cell(_title(run, name)),
+                    "rule": Cell(f"{_rule(side[0])}, n = {side[0].n:,}"),
+                    "own samples": Cell(f"{had.mean():,.0f}", float(had.mean())),
+                    "samples here": Cell(f"{here.mean():,.0f}", float(here.mean())),
+                    "own ACR": number_cell(by_rule.on(shared).acr, digits=4),
+                    "ACR here": number_cell(group.on(shared).acr, digits=4),
+                }
+
+    return Table.of(rows())
 
 
 def _title(run: CertifiedRun, name: Name) -> str:

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 
 from rspipe.errors import MismatchError
-from rspipe.report.runs import CertifiedRun, agreed_terms, compare_runs, comparison_table
+from rspipe.report.runs import (
+    CertifiedRun,
+    agreed_terms,
+    common_samples,
+    compare_runs,
+    comparison_table,
+    costs_of_terms,
+)
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import early_samples
 from rspipe.smoothing.inference import difference
-from rspipe.smoothing.spec import FixedRule
+from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule
 from tests import results_builder as built
 
 N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500
@@ -174,6 +182,67 @@ def test_fewer_samples_are_the_first_ones_that_were_drawn():
     early = certify_counts(A.selection, A.prefix[:, 0], sigma=SIGMA, alpha=ALPHA)
     assert found.second_acr == pytest.approx(np.where(early.prediction == A.label, early.radius, 0.0).mean())
     assert agreed_terms(runs, rederive=True).n == N
+
+
+def planned(one, *, sizes, given_up=()):
+    """Return the same counts as a plan leaves them: the first samples of each image, none of those given up."""
+    stop = np.where(sizes < one.n, "planned", "").astype("<U8")
+    estimation = early_samples(one, sizes)
+    for row, reason in given_up:
+        stop[row], estimation[row] = reason, 0
+    prefix = np.where((estimation.sum(1)[:, None] >= one.marks)[..., None], one.prefix, -1)
+    return replace(one, rule=PlannedRule(name="planned"), estimation=estimation, stop=stop, prefix=prefix)
+
+
+def test_a_plan_is_compared_with_the_samples_that_it_has_of_each_image():
+    """The same model by another rule: no image differs, though each has samples of its own."""
+    sizes = np.where(np.arange(60) % 3 == 0, MARK, N)
+    wrong = np.flatnonzero(A.selection.argmax(1) != A.label)[0]
+    plan = planned(A, sizes=sizes, given_up=[(wrong, "label")])
+    runs = [run("one", m=[A]), run("two", m=[plan])]
+    terms = agreed_terms(runs, rederive=True)
+    assert (terms.n, terms.by_rule) == (N, False)
+    (found,) = compare_runs(runs, terms, common_images=True)
+    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
+    mixed = certify_counts(A.selection, early_samples(A, sizes), sigma=SIGMA, alpha=ALPHA)
+    assert found.second_acr == pytest.approx(np.where(mixed.prediction == A.label, mixed.radius, 0.0).mean())
+    both = common_samples([A, plan], terms)
+    assert [both[example] for example in EXAMPLES.tolist()] == np.where(np.arange(60) == wrong, N, sizes).tolist()
+
+
+def test_an_image_that_is_futile_counts_0_and_costs_the_other_side_nothing():
+    plan = planned(A, sizes=np.full(60, N), given_up=[(0, "futility"), (7, "label")])
+    runs = [run("one", m=[A]), run("two", m=[plan])]
+    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    assert found.second_acr == pytest.approx(credit(A).mean())
+    assert found.first_acr == pytest.approx(np.delete(credit(A), [0, 7]).sum() / 60)
+
+
+def test_looks_that_end_by_what_they_see_leave_the_first_look_alone():
+    """Samples that end as soon as they look good would flatter: MARK of them is what the rule always has."""
+    grid = replace(A, rule=RadiusGridRule(name="radius_grid"))
+    runs = [run("one", m=[B]), run("two", m=[grid])]
+    terms = agreed_terms(runs, rederive=True)
+    assert set(common_samples([B, grid], terms).values()) == {MARK}
+    (found,) = compare_runs(runs, terms, common_images=True)
+    first = certify_counts(B.selection, B.prefix[:, 0], sigma=SIGMA, alpha=ALPHA)
+    assert found.second_acr == pytest.approx(np.where(first.prediction == B.label, first.radius, 0.0).mean())
+
+
+def test_what_common_terms_cost_is_shown_for_both_sides():
+    sizes = np.where(np.arange(60) < 30, MARK, N)
+    runs = [run("one", m=[A]), run("two", m=[planned(B, sizes=sizes)])]
+    terms = agreed_terms(runs, rederive=True)
+    table = costs_of_terms(runs, terms)
+    (found,) = compare_runs(runs, terms, common_images=True)
+    cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["classifier"].text for row in cells] == ["two: m", "one: m"]
+    assert [row["own samples"].value for row in cells] == [sizes.mean(), N]
+    assert [row["samples here"].value for row in cells] == [sizes.mean()] * 2
+    assert [row["ACR here"].value for row in cells] == [found.first_acr, found.second_acr]
+    assert cells[0]["own ACR"].value == found.first_acr
+    assert cells[1]["own ACR"].value == pytest.approx(credit(A).mean())
+    assert found.second_acr < credit(A).mean()
 
 
 @pytest.mark.parametrize(
