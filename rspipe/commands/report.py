@@ -7,6 +7,7 @@ import tyro
 from rspipe.commands.options import RunOptions, run_to_read
 from rspipe.commands.session import open_session
 from rspipe.execution.resources import Resources
+from rspipe.stages.report import FigureFormat
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Options:
     run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
     ray_address: str | None = None
     resources: Resources = field(default_factory=Resources)
+    figures: tuple[FigureFormat, ...] = ("svg",)
+    """Formats of the files in figures/: svg, pdf, or both."""
 
 
 def main(options: Options) -> None:
@@ -23,4 +26,4 @@ def main(options: Options) -> None:
     with open_session(
         run_to_read(options.run), ray_address=options.ray_address, resources=options.resources
     ) as session:
-        session.report()
+        session.report(figures=options.figures)

@@ -23,7 +23,7 @@ from rspipe.report.sections.results import result_table
 from rspipe.report.summaries import Summary
 from rspipe.search.trials import search_warnings
 from rspipe.stages.certify import certify_classifiers
-from rspipe.stages.report import finished_ensembles, known_models, read_results, write_report
+from rspipe.stages.report import FigureFormat, finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.search import run_searches
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
@@ -132,10 +132,10 @@ class Session:
         )
         self._publish()
 
-    def report(self) -> None:
+    def report(self, *, figures: tuple[FigureFormat, ...] = ("svg",)) -> None:
         """Write the reports, publish everything, and show the result."""
         results = read_results(self.store, self.study)
-        summaries, files = write_report(self.store, results)
+        summaries, files = write_report(self.store, results, figures=figures)
         self.tracker.publish(results, self._complete(summaries), files)
         self.terminal.stop()
         self._print_results(summaries)

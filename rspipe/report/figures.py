@@ -97,15 +97,15 @@ def drawn(figures: Mapping[str, Figure | None]) -> dict[str, Figure]:
 
 def figure_svg(figure: Figure, *, name: str = "figure") -> str:
     """Return a figure as SVG to be put into a page: the same text for the same figure, ids prefixed by `name`."""
-    text = io.StringIO()
+    text, prefix = io.StringIO(), name.replace(".", "_")
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(<[^<>]*\sid=")', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    return re.sub(r'(<[^<>]*\s(?:xlink:)?href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'(<[^<>]*\sid=")', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    return re.sub(r'(<[^<>]*\s(?:xlink:)?href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def figure_pdf(figure: Figure) -> bytes:

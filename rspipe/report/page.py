@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from rspipe.data.spec import DataSpec
 from rspipe.report.caveats import caveats
-from rspipe.report.figures import figure_svg
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.sections import (
@@ -94,11 +93,6 @@ def data_title(data: DataSpec) -> str:
     return "Handwritten digits, 8×8 pixels (scikit-learn)" if data.name == "digits" else data.title
 
 
-def _svg(figure: Figure, name: str) -> Markup:
-    # Matplotlib escapes the text in it.
-    return Markup(figure_svg(figure, name=name.replace(".", "_")))
-
-
 @cache
 def _templates() -> Environment:
     """Return the templates of the page and of its sections; all text is escaped."""
@@ -114,7 +108,6 @@ def _templates() -> Environment:
         "g": "{:g}".format,
         "thousands": "{:,}".format,
         "exact": lambda value: repr(float(value)),
-        "svg": _svg,
     }
     return templates
 
@@ -122,7 +115,9 @@ def _templates() -> Environment:
 def section_html(section: Section) -> Markup:
     """Return a section as HTML, by the template of its name."""
     template = _templates().get_template(f"sections/{section.name}.html")
-    return Markup(template.render(section.content, figures=section.figures))
+    # Matplotlib escapes the text in its pictures.
+    pictures = [(section.figures[name].get_figwidth() > 7, Markup(svg)) for name, svg in section.pictures.items()]
+    return Markup(template.render(section.content, figures=pictures))
 
 
 def render_report(study_results: Results, chapters: Chapters) -> str:

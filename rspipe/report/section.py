@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rspipe.report.tables import Table
@@ -20,6 +21,13 @@ class Section:
     """By the name that the template uses."""
     figures: "Mapping[str, Figure]" = field(default_factory=dict)
     """By a name that serves as a file name."""
+
+    @cached_property
+    def pictures(self) -> dict[str, str]:
+        """The figures as SVG, by their names: drawn once, for the page and for the files."""
+        from rspipe.report.figures import figure_svg
+
+        return {name: figure_svg(figure, name=name) for name, figure in self.figures.items()}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The records of a run directory read back, and the reports made from them."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from rspipe.audit.log import certification_log
 from rspipe.ensembles.spec import EnsembleSpec
@@ -22,6 +24,9 @@ from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.training.spec import AnyModelSpec
+
+FigureFormat = Literal["svg", "pdf"]
+"""Of files for papers; a PDF takes seconds, since a part of its font is embedded."""
 
 
 def known_models(store: Store, study: StudyConfig) -> tuple[AnyModelSpec, ...]:
@@ -149,14 +154,16 @@ def write_derived(
     return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
-def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
-    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ as SVG and PDF, and report.html.
+def write_report(
+    store: Store, results: Results, *, figures: tuple[FigureFormat, ...] = ("svg",)
+) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
+    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ in the formats named, and report.html.
 
     Returns the summaries, and the paths of the files by name.
     """
     # They bring matplotlib, for which nobody waits before a study has results.
-    from rspipe.report.figures import figure_pdf, figure_svg
-    from rspipe.report.page import render_report, report_chapters, report_figures
+    from rspipe.report.figures import figure_pdf
+    from rspipe.report.page import render_report, report_chapters
 
     margins = member_margins(store, results.study, finished_ensembles(store, results.study))
     results = replace(results, margins=margins)
@@ -167,10 +174,12 @@ def write_report(store: Store, results: Results) -> tuple[tuple[Summary, ...], d
         "summary.md": summary_markdown(results),
         "summary.tex": summary_latex(results),
     }
-    pictures = {}
-    for name, figure in report_figures(chapters).items():
-        texts[f"figures/{name}.svg"] = figure_svg(figure, name=name)
-        pictures[f"figures/{name}.pdf"] = figure_pdf(figure)
+    pictures: dict[str, bytes] = {}
+    for section in chain.from_iterable(chapters.values()):
+        if "svg" in figures:
+            texts |= {f"figures/{name}.svg": svg for name, svg in section.pictures.items()}
+        if "pdf" in figures:
+            pictures |= {f"figures/{name}.pdf": figure_pdf(figure) for name, figure in section.figures.items()}
     texts["report.html"] = render_report(results, chapters)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from rspipe.arrays import FloatArray
 from rspipe.report.figures import LINE_STYLES, STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
@@ -58,8 +58,8 @@ def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure
     axes.set_ylim(0.0, 1.0)
     top = axes.secondary_xaxis("top", functions=(lambda r: np.asarray(r) / sigma, lambda z: np.asarray(z) * sigma))
     ticks = np.array([0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999, 0.99999])
-    shown = ticks[norm.ppf(ticks) * sigma <= end]
-    top.set_xticks(norm.ppf(shown), [f"{p:.6g}" for p in shown])
+    shown = ticks[ndtri(ticks) * sigma <= end]
+    top.set_xticks(ndtri(shown), [f"{p:.6g}" for p in shown])
     top.set_xlabel("lower bound on p_A", fontsize=8)
     top.tick_params(labelsize=7)
     return figure, axes, np.unique(np.append(np.linspace(0.0, end, 241), min(cap, end)))
