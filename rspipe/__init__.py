@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rspipe.smoothing.certify import Certificate as Certificate
     from rspipe.smoothing.certify import certify as certify
     from rspipe.smoothing.certify import predict as predict
+    from rspipe.smoothing.inference import contrast as contrast
+    from rspipe.smoothing.inference import difference as difference
     from rspipe.smoothing.metrics import average_certified_radius as average_certified_radius
     from rspipe.smoothing.metrics import certified_accuracy as certified_accuracy
     from rspipe.study import StudyConfig as StudyConfig
@@ -44,7 +46,9 @@ _HOME = {
     "check_clean_accuracy": "networks.checkpoints",
     "clopper_pearson_lower": "smoothing.certificates",
     "clopper_pearson_upper": "smoothing.certificates",
+    "contrast": "smoothing.inference",
     "deploy": "networks.deployment",
+    "difference": "smoothing.inference",
     "load_checkpoint": "networks.checkpoints",
     "load_classifier": "tracking.load",
     "load_study": "study",

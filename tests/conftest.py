@@ -121,7 +121,7 @@ def repository() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder `data` in RSPIPE_SHARED, real images and logs; the test is skipped where there is none."""
     folder = Path(os.environ.get("RSPIPE_SHARED", ""), "data")

@@ -8,7 +8,8 @@ import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.inference import Difference, difference
+from rspipe.smoothing.inference import Difference, ModelVerdict, contrast, difference
+from rspipe.smoothing.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Group:
     """[image] numbers of the images that all of the classifiers were certified on, ascending."""
     credits: FloatArray
     """[classifier, image] certified radii, 0 where the prediction is wrong."""
+    seeds: tuple[str, ...] = ()
+    """Ids of the models, one per row, where they are the training seeds of one label; empty otherwise."""
 
     @classmethod
     def of(cls, classifiers: Sequence[CertifiedClassifier], *, id_: str = "", label: str = "") -> "Group":
@@ -64,6 +67,7 @@ class Comparison:
     second_acr: float
     """On the shared images."""
     difference: Difference
+    """For both scopes; procedures are judged where both groups are training seeds of a label each."""
     images: int
     question: str = ""
     """That the comparison answers."""
@@ -83,13 +87,17 @@ def compare(first: Group, second: Group, *, sigma: float, question: str = "") ->
         second_label=b.label,
         first_acr=a.acr,
         second_acr=b.acr,
-        difference=difference(a.credits, b.credits),
+        difference=difference(a.credits, b.credits)
+        if a.seeds and b.seeds and not {*a.seeds} & {*b.seeds}
+        else contrast(a.mean_credits - b.mean_credits, ()),
         images=int(examples.size),
         question=question,
     )
 
 
-def difference_of_acr(first: Sequence[CertifiedClassifier], second: Sequence[CertifiedClassifier]) -> Difference | None:
-    """Return the difference of ACR of two groups of classifiers; None where they share no image."""
+def difference_of_acr(
+    first: Sequence[CertifiedClassifier], second: Sequence[CertifiedClassifier]
+) -> Judgement[ModelVerdict] | None:
+    """Return the difference of ACR of two groups, for these classifiers alone; None where they share no image."""
     comparison = compare(Group.of(first), Group.of(second), sigma=first[0].sigma)
-    return None if comparison is None else comparison.difference
+    return None if comparison is None else comparison.difference.models

@@ -1,7 +1,7 @@
 """Everything a study has produced, and how it is looked up: by id and by noise level."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rspipe.ensembles.diagnostics import MemberMargins
@@ -148,7 +148,8 @@ def seeds_label(label: str, seeds: int) -> str:
 
 def label_group(label: str, classifiers: Sequence[CertifiedClassifier]) -> Group:
     """Return the group of a label's models."""
-    return Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
+    group = Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
+    return replace(group, seeds=tuple(classifier.id for classifier in classifiers))
 
 
 def ensemble_group(record: EnsembleWeights, classifier: CertifiedClassifier) -> Group:

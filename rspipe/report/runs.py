@@ -16,6 +16,7 @@ from rspipe.report.tables import Cell, Table, interval_cell, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive, early_samples
+from rspipe.smoothing.inference import verdict
 from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.spec import check_can_certify
 
@@ -289,8 +290,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             "ACR": number_cell(one.first_acr, digits=4),
             "against": Cell(one.second_label),
             "its ACR": number_cell(one.second_acr, digits=4),
-            "difference [95 %]": interval_cell(one.difference, signed=True),
-            "is": Cell(one.difference.verdict),
+            "difference [95 %]": interval_cell(one.difference.models, signed=True),
+            "is": Cell(verdict(one.difference.models)),
             "images": Cell(f"{one.images:,}", one.images),
         }
         for one in comparisons

@@ -29,7 +29,7 @@ from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.inference import Difference
+from rspipe.smoothing.inference import contrast
 from rspipe.smoothing.spec import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
@@ -88,7 +88,8 @@ def page(made):
 
 def comparison(estimate, **changes):
     """Return a comparison whose interval is 0.05 to both sides."""
-    difference = Difference(estimate=estimate, low=estimate - 0.05, high=estimate + 0.05, error=0.025, p=0.5)
+    # Two images: half an interval is 12.706 times the standard error, half the distance of the two.
+    difference = contrast(estimate + 0.05 / 12.7062 * np.array([-1.0, 1.0]), ())
     content = {"sigma": 0.5, "first": "a", "second": "b", "first_label": "A", "second_label": "B", "question": "?"}
     measured = {"first_acr": 0.5, "second_acr": 0.5 - estimate, "difference": difference, "images": 9}
     return Comparison(**{**content, **measured, **changes})

@@ -79,10 +79,10 @@ A, B = counts(0.8, seed=1), counts(0.9, seed=2)
 def test_a_difference_is_that_of_credited_radii_image_by_image():
     first, second = run("one", m=[A]), run("two", m=[B])
     (found,) = compare_runs([first, second], agreed_terms([first, second]))
-    assert found.difference == difference([credit(B)], [credit(A)])
+    assert found.difference.models == difference([credit(B)], [credit(A)]).models
     assert (found.first_label, found.second_label) == ("two: m", "one: m")
     assert (found.first_acr, found.second_acr) == pytest.approx((credit(B).mean(), credit(A).mean()))
-    assert found.difference.verdict == "higher"
+    assert found.difference.models.verdict == "holds for these models"
     assert found.images == len(EXAMPLES)
 
 
@@ -96,8 +96,8 @@ def test_seeds_are_averaged_image_by_image():
 
 def test_a_run_does_not_differ_from_itself():
     (found,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
-    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
-    assert found.difference.verdict == "not significant"
+    assert (found.difference.models.low, found.difference.models.high) == (0.0, 0.0)
+    assert found.difference.models.verdict == "undecided"
 
 
 def test_three_runs_are_each_compared_with_the_first_name_by_name():

@@ -197,9 +197,9 @@ def test_seeds_are_averaged_per_image_before_the_difference():
     paired = np.array([0.4, 0.5, 0.2])
     assert (difference.first, difference.second, difference.question) == ("advmacer", "gaussian", METHOD)
     assert difference.difference.estimate == pytest.approx(paired.mean())
-    half = 1.959963984540054 * paired.std(ddof=1) / 3**0.5
-    assert difference.difference.low == pytest.approx(paired.mean() - half)
-    assert (difference.difference.verdict, difference.images) == ("higher", 3)
+    half = 4.302652729749464 * paired.std(ddof=1) / 3**0.5
+    assert difference.difference.models.low == pytest.approx(paired.mean() - half)
+    assert (difference.difference.models.verdict, difference.images) == ("undecided", 3)
 
 
 def test_only_images_that_all_seeds_share_are_compared():
@@ -230,7 +230,7 @@ def test_the_baseline_is_the_first_model_or_the_one_that_the_study_names(made):
 
 def test_the_other_baseline_turns_the_sign(made):
     def of(results_, first, second):
-        return [d.difference for d in answer_questions(results_) if (d.first, d.second) == (first, second)]
+        return [d.difference.models for d in answer_questions(results_) if (d.first, d.second) == (first, second)]
 
     there, back = (
         of(made, "advmacer", "gaussian"),

@@ -11,6 +11,7 @@ from rspipe.report.differences import Comparison, compare
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, interval_cell, number, number_cell, verdict_cell
+from rspipe.smoothing.inference import verdict
 from rspipe.smoothing.metrics import mean_interval
 from rspipe.study.claims import Claim, PublishedResult
 
@@ -51,7 +52,7 @@ class JudgedClaim:
     @property
     def verdict(self) -> ClaimVerdict:
         """Whether the interval of the difference lies above 0, below, or around it."""
-        return _VERDICTS[self.comparison.difference.verdict]
+        return _VERDICTS[verdict(self.comparison.difference.models)]
 
 
 def _within(interval: Interval, *, sample: int, images: int) -> Interval:
@@ -133,7 +134,7 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
             "larger ACR": Cell(comparison.first_label),
             "than": Cell(comparison.second_label),
             **({"published": Cell("–" if by is None else number(by, signed=True), by)} if numbers else {}),
-            "measured [95 %]": interval_cell(comparison.difference, signed=True),
+            "measured [95 %]": interval_cell(comparison.difference.models, signed=True),
             "verdict": verdict_cell(one.verdict),
             "images": number_cell(comparison.images, digits=0),
             **({"source": Cell(one.claim.source)} if sources else {}),

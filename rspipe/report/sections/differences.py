@@ -7,6 +7,7 @@ from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, interval_cell, number_cell, verdict_cell
+from rspipe.smoothing.inference import verdict
 
 
 def difference_table(comparisons: Sequence[Comparison]) -> Table:
@@ -16,8 +17,8 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
             "σ": number_cell(one.sigma, digits=2),
             "first": Cell(one.first_label),
             "second": Cell(one.second_label),
-            "first − second [95 %]": interval_cell(one.difference, signed=True),
-            "first is": verdict_cell(one.difference.verdict),
+            "first − second [95 %]": interval_cell(one.difference.models, signed=True),
+            "first is": verdict_cell(verdict(one.difference.models)),
             "images": number_cell(one.images, digits=0),
         }
         for one in comparisons

@@ -8,6 +8,7 @@ from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import bracketed, number
+from rspipe.smoothing.inference import verdict as sign_verdict
 
 _WORDS = {
     "higher": ("is higher than", "higher"),
@@ -29,12 +30,15 @@ def answer(comparisons: Sequence[Comparison]) -> str:
     sigma = f"At σ = {comparisons[0].sigma:g}"
     if len(comparisons) == 1:
         (only,) = comparisons
-        relation, interval = _WORDS[only.difference.verdict][0], bracketed(only.difference, signed=True)
+        relation, interval = (
+            _WORDS[sign_verdict(only.difference.models)][0],
+            bracketed(only.difference.models, signed=True),
+        )
         return f"{sigma}, the ACR of {only.first_label} {relation} that of {only.second_label}: {interval}."
     firsts = Counter(one.first for one in comparisons)
     parts = []
     for verdict, (_, word) in _WORDS.items():
-        alike = [one for one in comparisons if one.difference.verdict == verdict]
+        alike = [one for one in comparisons if sign_verdict(one.difference.models) == verdict]
         alike.sort(key=lambda one: -abs(one.difference.estimate))
         names = [_named(one, against=firsts[one.first] > 1) for one in alike]
         if len(names) > _NAMED:

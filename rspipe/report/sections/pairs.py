@@ -14,7 +14,7 @@ from rspipe.report.figures import STYLE
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, interval_cell, verdict_cell
-from rspipe.smoothing.inference import holm
+from rspipe.smoothing.inference import holm, verdict
 
 MOST = 30
 """Classifiers that are compared with each other at one noise level: 435 pairs."""
@@ -63,7 +63,7 @@ def compare_all(results: Results, *, sigma: float, most: int = MOST) -> Contest 
         sigma=sigma,
         groups=tuple(groups),
         comparisons=comparisons,
-        significant=holm([one.difference.p for one in comparisons]),
+        significant=holm([one.difference.models.p for one in comparisons]),
         left_out=len(at) - len(chosen),
     )
 
@@ -74,9 +74,9 @@ def pair_table(contest: Contest) -> Table:
         {
             "first": Cell(one.first_label),
             "second": Cell(one.second_label),
-            "first − second [95 %]": interval_cell(one.difference, signed=True),
-            "first is": verdict_cell(one.difference.verdict),
-            "with Holm's correction": verdict_cell(one.difference.verdict, sure=bool(sure)),
+            "first − second [95 %]": interval_cell(one.difference.models, signed=True),
+            "first is": verdict_cell(verdict(one.difference.models)),
+            "with Holm's correction": verdict_cell(verdict(one.difference.models), sure=bool(sure)),
         }
         for one, sure in zip(contest.comparisons, contest.significant, strict=True)
     )

@@ -37,7 +37,7 @@ def worth_sentence(search: SearchResult, comparisons: Sequence[Comparison]) -> s
     """Return the difference of the winner on test images to settings that were not searched; empty without."""
     against = [one for one in comparisons if one.question == SEARCH and one.sigma == search.sigma]
     worth = [
-        f"{bracketed(one.difference, signed=True)} against {one.second_label}"
+        f"{bracketed(one.difference.models, signed=True)} against {one.second_label}"
         for one in against
         if one.first == search.label
     ]
