@@ -203,7 +203,7 @@ def test_a_plan_is_compared_with_the_samples_that_it_has_of_each_image():
     terms = agreed_terms(runs, rederive=True)
     assert (terms.n, terms.by_rule) == (N, False)
     (found,) = compare_runs(runs, terms, common_images=True)
-    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
+    assert (found.difference.models.low, found.difference.models.high) == (0.0, 0.0)
     mixed = certify_counts(A.selection, early_samples(A, sizes), sigma=SIGMA, alpha=ALPHA)
     assert found.second_acr == pytest.approx(np.where(mixed.prediction == A.label, mixed.radius, 0.0).mean())
     both = common_samples([A, plan], terms)
