@@ -136,6 +136,12 @@ class EnsembleWeights(Record):
     solver: str
     gap: float
     """Relative optimality gap (Frank-Wolfe)."""
+    pairs: int | None
+    """Pairs of calibration image and competitor that `esbrs_paper` rests on; None of other methods."""
+    effective_pairs: float | None
+    """How many pairs of equal influence they amount to."""
+    spread: tuple[float, ...]
+    """Standard deviations of the weights for the choice of calibration images, by bootstrap; empty where unknown."""
     images: int
     draws: int
     checksums: tuple[str, ...]

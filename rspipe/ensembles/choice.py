@@ -6,7 +6,7 @@ import numpy as np
 
 from rspipe.arrays import BoolArray
 from rspipe.ensembles.calibration import Calibration
-from rspipe.ensembles.moments import all_pairs, runner_up_pairs
+from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.spec import Weighting
 from rspipe.ensembles.weights import WeightSolution, solve_weights
 from rspipe.ensembles.weights_acr import solve_acr
@@ -31,20 +31,21 @@ def _uniform(calibration: Calibration, reason: str) -> WeightSolution:
 
 
 def _fit(weighting: str, calibration: Calibration) -> WeightSolution:
-    """Return the solution of a program; `esbrs_paper` sums over all competitors, as the paper's objective does."""
+    """Return the solution of a program; `esbrs_paper` takes all competitors, as the paper's objective does."""
     if weighting == "esbrs_acr":
         return solve_acr(calibration.mean, calibration.covariance, cap=calibration.cap)
     if weighting == "sween":
         if calibration.label_probability is None:
             raise ValueError("sween needs the members' probabilities of the label, which were not kept")
         return solve_sween(calibration.label_probability)
-    pairs = (all_pairs if weighting == "esbrs_paper" else runner_up_pairs)(calibration.mean, calibration.covariance)
+    if weighting == "esbrs_paper":
+        moments = calibration.mean, calibration.covariance
+        return solve_weights(*moments, method="esbrs_paper", draws=calibration.draws)
+    pairs = runner_up_pairs(calibration.mean, calibration.covariance)
     if len(pairs.mean) == 0:
         raise ValueError("the members together get no calibration image right")
     if weighting == "uniform":
         return solve_weights(pairs.mean, pairs.covariance, method="uniform")
-    if weighting == "esbrs_paper":
-        return solve_weights(pairs.mean, pairs.covariance, method="esbrs_paper")
     return solve_weights(pairs.mean, pairs.covariance, method="esbrs_ratio")
 
 
@@ -117,14 +118,15 @@ def _shrunk(solution: WeightSolution, *, samples: int) -> WeightSolution:
     share = samples / (_SAMPLES_PER_MEMBER * k)
     weights = share * solution.weights + (1 - share) / k
     status = f"{solution.status}, drawn to uniform as {samples} samples are few for {k} members"
-    return replace(solution, weights=weights, status=status)
+    spread = None if solution.spread is None else share * solution.spread
+    return replace(solution, weights=weights, status=status, spread=spread)
 
 
 def choose_weights(weighting: Weighting, calibration: Calibration) -> WeightSolution:
     """Return an ensemble's weights.
 
     * `uniform`, `esbrs_ratio`, `esbrs_paper`: `rspipe.ensembles.weights.solve_weights`, of each image's strongest
-      competitor, the paper's of all competitors.
+      competitor, the paper's of all competitors of each image.
     * `esbrs_acr`: `rspipe.ensembles.weights_acr.solve_acr`. `sween`: `rspipe.ensembles.weights_sween.solve_sween`.
     * `auto`: of `esbrs_ratio`, `esbrs_acr` and both halfway to uniform the one with the largest radii on images that
       it was not fitted to, by the draws at which the ensemble is right; uniform weights unless it gains more than two

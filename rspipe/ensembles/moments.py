@@ -169,18 +169,15 @@ class MarginPairs:
     """[pair, k, k], within image."""
 
 
-def all_pairs(mean: FloatArray, covariance: FloatArray) -> MarginPairs:
-    """Return every pair of images' moments, mean [image, competitor, k] and covariance [image, competitor, k, k]."""
-    k = mean.shape[-1]
-    return MarginPairs(mean.reshape(-1, k), covariance.reshape(-1, k, k))
-
-
 def runner_up_pairs(mean: FloatArray, covariance: FloatArray) -> MarginPairs:
     """Return each image's pair with the smallest mean margin of all members together, where that margin is positive.
 
     These are the images that the members get right on average, each with its strongest competitor. Members count in
     units of their own margins (root mean square), so that the scale of a member's logits does not decide.
-    Arguments are those of `all_pairs`.
+
+    Args:
+        mean: [image, competitor, k].
+        covariance: [image, competitor, k, k].
     """
     unit = np.sqrt((mean**2).mean((0, 1)))
     together = (mean / np.where(unit > 0, unit, 1.0)).mean(-1)

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 
 from rspipe.arrays import BoolArray, FloatArray
 from rspipe.ensembles.moments import runner_up_pairs
-from rspipe.ensembles.weights import WeightSolution, check_moments, member_units, solve_weights
+from rspipe.ensembles.quadratic_program import member_units
+from rspipe.ensembles.weights import WeightSolution, check_moments, solve_weights
 from rspipe.errors import SolverError
 
 _TOLERANCE = 1e-5
@@ -24,6 +25,9 @@ _TOLERANCE = 1e-5
 _STEPS = 200
 
 _SMALLEST_TRUST = 1e-9
+
+_ALONE = 8
+"""Single members that an ascent starts from, at most: each costs as much as the other starts together."""
 
 _LP_SOLVERS = ("highs", "highs-ds", "highs-ipm")
 """HiGHS's own choice, then its simplex and its interior points, should one fail."""
@@ -147,10 +151,14 @@ def _ascend(start: FloatArray, mean: FloatArray, covariance: FloatArray, *, cap:
     return w, value
 
 
-def _starts(mean: FloatArray, covariance: FloatArray, unit: FloatArray) -> list[FloatArray]:
-    """Return weights uniform in the members' units, uniform weights and, where there are any, the pooled ratio's."""
-    k = mean.shape[-1]
-    starts, pairs = [1 / unit / (1 / unit).sum(), np.full(k, 1 / k)], runner_up_pairs(mean, covariance)
+def _starts(mean: FloatArray, covariance: FloatArray, unit: FloatArray, *, cap: float) -> list[FloatArray]:
+    """Return weights uniform in the members' units, uniform weights, members alone, and the pooled ratio's, if any.
+
+    Alone, a member may be better than what an ascent from amidst the members ends with.
+    """
+    k, pairs = mean.shape[-1], runner_up_pairs(mean, covariance)
+    alone = sorted(np.eye(k), key=lambda one: -gaussian_radii(one, mean, covariance, cap=cap).mean())
+    starts = [1 / unit / (1 / unit).sum(), np.full(k, 1 / k), *alone[:_ALONE]]
     if len(pairs.mean):
         with suppress(ValueError, SolverError):
             starts.append(solve_weights(pairs.mean, pairs.covariance, method="esbrs_ratio").weights)
@@ -162,8 +170,9 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
 
     Sequential linear programs: each maximizes the objective with every ratio linearized (the minimum over competitors
     and the cap stay as they are) within a box, and is accepted only where the objective itself rises. Starts are
-    uniform weights, as they are and in units of each member's deviation, and those of `esbrs_ratio`; the best end is
-    returned. Scaling a member's margins does not change what the best ensemble is.
+    uniform weights, as they are and in units of each member's deviation, each member alone (of many the eight best),
+    and the weights of `esbrs_ratio`; the best end is returned. Scaling a member's margins does not change what the
+    best ensemble is.
 
     The gap is how much the linearized objective could still rise anywhere on the simplex, relatively: 0 at a
     stationary point. It bounds nothing beyond: the optimum is a local one.
@@ -185,7 +194,7 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
     if not (cap > 0 and np.isfinite(cap)):
         raise ValueError(f"cap must be positive, got {cap}")
     images, _, k = mu.shape
-    check_moments(mu.reshape(-1, k), s.reshape(-1, k, k))
+    check_moments(mu, s)
     uniform = np.full(k, 1 / k)
     at_uniform = float(gaussian_radii(uniform, mu, s, cap=cap).mean())
     if k == 1:
@@ -194,7 +203,7 @@ def solve_acr(mean: ArrayLike, covariance: ArrayLike, *, cap: float) -> WeightSo
     unit = member_units(s.reshape(-1, k, k).mean(0))
     scaled, correlation = mu / unit, s / np.outer(unit, unit)
     ends = []
-    for start in _starts(mu, s, unit):
+    for start in _starts(mu, s, unit, cap=cap):
         scaled_start = start * unit / (start @ unit)
         if gaussian_radii(scaled_start, scaled, correlation, cap=cap).any():
             ends.append(_ascend(scaled_start, scaled, correlation, cap=cap))

@@ -143,6 +143,8 @@ def _ensemble_points(record: EnsembleWeights) -> Iterator[Point]:
     yield Point("calibration/objective", record.objective)
     yield Point("calibration/objective_of_uniform_weights", record.uniform_objective)
     yield Point("calibration/optimality_gap", record.gap)
+    if record.effective_pairs is not None:
+        yield Point("calibration/effective_pairs", record.effective_pairs)
     for index, weight in enumerate(record.weights):
         yield Point("weight", weight, step=index)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rspipe.arrays import FloatArray
-from rspipe.ensembles.moments import ImageMargins, Moments, all_pairs, image_margins, label_margins, runner_up_pairs
+from rspipe.ensembles.moments import ImageMargins, Moments, image_margins, label_margins, runner_up_pairs
 from rspipe.errors import ModelError
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.smoothing.noise import Noise, Stream, default_batch
@@ -305,14 +305,6 @@ def test_a_member_that_returns_nan_has_no_moments() -> None:
 
     with pytest.raises(ModelError, match="member 0 returned NaN"):
         margins_of([Broken()], X, 0, NOISE, average="logits", sigma=0.5, draws=10)
-
-
-def test_all_pairs_are_every_image_with_every_competitor() -> None:
-    mean = np.arange(2 * 3 * 2.0).reshape(2, 3, 2)
-    covariance = np.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2)
-    pairs = all_pairs(mean, covariance)
-    assert pairs.mean.tolist() == [mean[i, c].tolist() for i in range(2) for c in range(3)]
-    assert pairs.covariance.tolist() == [covariance[i, c].tolist() for i in range(2) for c in range(3)]
 
 
 def test_the_runner_up_has_the_smallest_mean_margin_of_all_members_among_images_they_get_right() -> None:

@@ -96,6 +96,20 @@ def test_weights_lie_on_the_simplex_and_beat_uniform_weights_and_those_of_the_ra
     assert solution.objective >= max(solution.uniform_objective, acr(pooled.weights, mean, covariance)) - 1e-12
 
 
+@pytest.mark.parametrize("k", [5, 10])
+def test_no_member_alone_is_better_than_the_weights(k: int) -> None:
+    """Members that are right on images of their own, where an average of all is right on none."""
+    images, rng = 4 * k, np.random.default_rng(k)
+    mean = np.full((images, 1, k), -3.0)
+    mean[np.arange(images), 0, np.arange(images) % k] = 1.0
+    # The first also where others are.
+    mean[: 2 * k, 0, 0] = 1.0
+    covariance = np.tile(0.05 * np.diag(rng.uniform(0.5, 1, k)), (images, 1, 1, 1))
+    solution = solve_acr(mean, covariance, cap=CAP)
+    assert solution.objective >= max(acr(one, mean, covariance) for one in np.eye(k)) * (1 - 1e-12)
+    assert acr(np.full(k, 1 / k), mean, covariance) == 0
+
+
 def test_of_one_image_with_one_competitor_the_weights_are_those_of_the_ratio() -> None:
     mean, covariance = np.array([1.0, 0.8, 0.9]), np.diag([1.0, 0.5, 2.0])
     solution = solve_acr(mean[None, None], covariance[None, None], cap=CAP)

@@ -24,6 +24,20 @@ def _members(results: Results, record: EnsembleWeights) -> str:
     return "; ".join(names)
 
 
+def _weights(record: EnsembleWeights) -> str:
+    """Return the weights, with their standard deviations for the choice of calibration images where these are known."""
+    weights = [number(weight) for weight in record.weights]
+    if record.spread:
+        weights = [f"{weight} ± {number(error)}" for weight, error in zip(weights, record.spread, strict=True)]
+    return ", ".join(weights)
+
+
+def _pairs_cell(record: EnsembleWeights) -> Cell:
+    if record.pairs is None or record.effective_pairs is None:
+        return Cell("–")
+    return Cell(f"{record.pairs:,}, effectively {record.effective_pairs:,.0f}", record.effective_pairs)
+
+
 def ensemble_table(results: Results) -> Table:
     """Return one row per ensemble: members, weights, and how good the solver says they are."""
     return Table.of(
@@ -31,12 +45,13 @@ def ensemble_table(results: Results) -> Table:
             "σ": number_cell(record.sigma, digits=2),
             "ensemble": Cell(display_name(record)),
             "members": Cell(_members(results, record)),
-            "weights": Cell(", ".join(number(weight) for weight in record.weights)),
+            "weights": Cell(_weights(record)),
             "objective": Cell(f"{record.objective:.5g}", record.objective),
             "at uniform weights": Cell(f"{record.uniform_objective:.5g}", record.uniform_objective),
             "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
             "gap": Cell(f"{record.gap:.1e}" if record.gap else "0", record.gap),
             "images × draws": Cell(f"{record.images} × {record.draws}"),
+            "pairs": _pairs_cell(record),
         }
         for record in results.ensembles
     )
