@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, product
 
 from pydantic_core import PydanticCustomError
 
-MOST_IN_SUBSETS = 8
-"""Members of which all subsets are formed, at most: 247 ensembles."""
+MOST_SUBSETS = 256
+"""Ensembles that an entry of a study file may form at one noise level: all subsets of eight members are 247."""
 
 
 _ID = re.compile(r"(?P<label>[a-z][a-z0-9_]*)-s(?P<sigma>[0-9.e+-]+)-seed(?P<seed>[0-9]+)(-(?P<digest>[0-9a-f]{8}))?")
@@ -105,3 +105,9 @@ def subsets(members: Sequence[Member]) -> Iterator[tuple[Member, ...]]:
     """Yield all subsets of two or more members, the small ones first."""
     for size in range(2, len(members) + 1):
         yield from combinations(members, size)
+
+
+def choices(groups: Sequence[Sequence[Member]], counts: Sequence[int]) -> Iterator[tuple[Member, ...]]:
+    """Yield every choice of so many members of each group, the first ones first."""
+    for parts in product(*(combinations(group, count) for group, count in zip(groups, counts, strict=True))):
+        yield tuple(chain.from_iterable(parts))

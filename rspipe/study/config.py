@@ -150,10 +150,7 @@ class StudyConfig(Spec):
         specs: dict[tuple[Any, ...], EnsembleSpec] = {}
         for group in self.ensembles:
             for sigma in group.sigmas(self.sigmas):
-                pool = group.choose(at.get(sigma, []))
-                if pool is None:
-                    continue
-                for members in group.formed(pool):
+                for members in group.formed(at.get(sigma, [])):
                     for spec in self._weighted(group, sigma, members):
                         same = spec.members if spec.consensus_size else tuple(sorted(spec.members))
                         specs.setdefault((sigma, same, spec.weights, spec.average, spec.consensus_size), spec)

@@ -1,7 +1,8 @@
 """Groups of ensembles: `[[ensembles]]` of a study file, the same members at every noise level."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -12,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rspipe.ensembles.members import Member, ensemble_label, parse_ids, parse_members, subsets
+from rspipe.ensembles.members import Member, choices, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
 from rspipe.spec import Spec
@@ -23,6 +24,9 @@ def _kind_of_members(value: Any) -> str:
     return "Ids" if isinstance(value, list | tuple) else "Words"
 
 
+Subsets = Literal["first", "of_seeds", "all"]
+
+
 class EnsembleGroup(Spec):
     """`[[ensembles]]`: the same members at every noise level (or at `sigma`), with each of the weightings."""
 
@@ -30,8 +34,9 @@ class EnsembleGroup(Spec):
         Annotated[str, Tag("Words")] | Annotated[tuple[str, ...], Tag("Ids")], Discriminator(_kind_of_members)
     ]
     """In the paper's words, or a list of models: ids, the digest of which may be left out."""
-    all_subsets: bool = False
-    """Form an ensemble of every subset of two or more of the members, of which there are eight at most."""
+    subsets: Subsets = "first"
+    """Which models of the labels: the first ones alone, every choice of as many seeds of each label, or every subset of
+    two or more of the first ones."""
     weights: Annotated[tuple[Weighting, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
         "uniform",
         "esbrs_ratio",
@@ -46,6 +51,14 @@ class EnsembleGroup(Spec):
         if "sween" in self.weights and self.average == "logits":
             raise PydanticCustomError(
                 "sween_of_logits", "weights 'sween' are those of an average of probabilities; drop average = 'logits'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_open(self) -> "EnsembleGroup":
+        if self.subsets == "of_seeds" and not isinstance(self.members, str):
+            raise PydanticCustomError(
+                "seeds_of_listed", "subsets = 'of_seeds' chooses the seeds, but members lists models; write labels"
             )
         return self
 
@@ -65,33 +78,46 @@ class EnsembleGroup(Spec):
         """Return the noise levels at which the ensembles are wanted."""
         return self.sigma or (of_study if isinstance(self.members, str) else (parse_ids(self.members)[0].sigma,))
 
-    def choose(self, models: Sequence[Member]) -> tuple[Member, ...] | None:
-        """Return the members among the models of a noise level, in order; None where one is not there.
+    def formed(self, models: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
+        """Return the members of every ensemble of this entry, in order; none where a model is not there.
+
+        Args:
+            models: Of a noise level.
 
         Raises:
             StudyError: A model has another digest than the one named.
         """
-        if isinstance(self.members, str):
-            have = [[model for model in models if model.label == label] for label, _ in self.wanted()]
-            counts = [count for _, count in self.wanted()]
-            enough = all(len(group) >= count for group, count in zip(have, counts, strict=True))
-            picked = [model for group, count in zip(have, counts, strict=True) for model in group[:count]]
-            return tuple(picked) if enough else None
+        if not isinstance(self.members, str):
+            return self._listed(self.members, models)
+        counts = [count for _, count in self.wanted()]
+        have = [[model for model in models if model.label == label] for label, _ in self.wanted()]
+        if any(len(group) < count for group, count in zip(have, counts, strict=True)):
+            return ()
+        if self.subsets == "of_seeds":
+            return tuple(choices(have, counts))
+        first = tuple(model for group, count in zip(have, counts, strict=True) for model in group[:count])
+        return tuple(subsets(first)) if self.subsets == "all" else (first,)
+
+    def _listed(self, ids: Sequence[str], models: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
         by_seed = {(model.label, model.seed): model for model in models}
-        named = parse_ids(self.members)
+        named = parse_ids(ids)
         if any((one.label, one.seed) not in by_seed for one in named):
-            return None
+            return ()
         for one in named:
             actual = by_seed[one.label, one.seed].id
             if one.text != actual and one.text.count("-") == actual.count("-"):
                 raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
-        return tuple(by_seed[one.label, one.seed] for one in named)
+        pool = tuple(by_seed[one.label, one.seed] for one in named)
+        return tuple(subsets(pool)) if self.subsets == "all" else (pool,)
+
+    def count(self, trained: Mapping[str, int]) -> int:
+        """Return how many ensembles are formed of so many models of each label."""
+        if self.subsets == "of_seeds":
+            return math.prod(math.comb(trained[label], count) for label, count in self.wanted())
+        size = sum(count for _, count in self.wanted())
+        return int(2**size - size - 1) if self.subsets == "all" else 1
 
     def label(self, members: Sequence[Member]) -> str:
         """Return what an ensemble of this entry is called: as it is written, where that is the paper's words."""
-        written = isinstance(self.members, str) and not self.all_subsets
+        written = isinstance(self.members, str) and self.subsets == "first"
         return self.text if written else ensemble_label(members)
-
-    def formed(self, pool: tuple[Member, ...]) -> Iterable[tuple[Member, ...]]:
-        """Return the members of every ensemble, of those that `choose` returned."""
-        return subsets(pool) if self.all_subsets else (pool,)

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from pydantic_core import PydanticCustomError
 
-from rspipe.ensembles.members import MOST_IN_SUBSETS, parse_ids
+from rspipe.ensembles.members import MOST_SUBSETS, parse_ids
 from rspipe.errors import nearest
 from rspipe.study.ensemble_groups import EnsembleGroup
 
@@ -28,6 +28,7 @@ def check_members(ensemble: EnsembleGroup, trained: Trained, *, place: str) -> N
     """Raise a PydanticCustomError unless the members of an ensemble are models of the study."""
     wanted = ensemble.wanted(place=f"{place}.members")
     _check_size(ensemble, sum(count for _, count in wanted), place=place)
+    _check_count(ensemble, [label for label, _ in wanted], trained, place=place)
     place, sigmas = f"{place}.members", tuple(sorted({sigma for _, sigma in trained}))
     _check_labels(ensemble, wanted, trained, sigmas, place=place)
     if not isinstance(ensemble.members, str):
@@ -47,12 +48,24 @@ def _check_size(ensemble: EnsembleGroup, size: int, *, place: str) -> None:
             "{place}.consensus = {first} must be below the {size} members of '{text}'",
             {"place": place, "first": ensemble.consensus, "size": size, "text": ensemble.text},
         )
-    if ensemble.all_subsets and size > MOST_IN_SUBSETS:
-        raise PydanticCustomError(
-            "too_many_subsets",
-            "{place}.all_subsets: '{text}' are {size} members; all subsets are formed of {most} at most",
-            {"place": place, "text": ensemble.text, "size": size, "most": MOST_IN_SUBSETS},
-        )
+
+
+def _check_count(ensemble: EnsembleGroup, labels: Iterable[str], trained: Trained, *, place: str) -> None:
+    """Raise where too many ensembles are formed of the models that each noise level has."""
+    for sigma in {sigma for _, sigma in trained}:
+        have = {label: len(trained.get((label, sigma), ())) for label in labels}
+        if (count := ensemble.count(have)) > MOST_SUBSETS:
+            raise PydanticCustomError(
+                "too_many_subsets",
+                "{place}.subsets = '{kind}' forms {count} ensembles of '{text}', more than {most}; name fewer members",
+                {
+                    "place": place,
+                    "kind": ensemble.subsets,
+                    "count": count,
+                    "text": ensemble.text,
+                    "most": MOST_SUBSETS,
+                },
+            )
 
 
 def _check_labels(

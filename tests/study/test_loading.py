@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -305,7 +305,7 @@ def test_a_listed_model_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_subsets_of_two_or_more_members_are_formed(tmp_path: Path) -> None:
-    group = "{members='gaussian x3 + macer x1', all_subsets=true, sigma=0.25, weights=['uniform', 'consensus']}"
+    group = "{members='gaussian x3 + macer x1', subsets='all', sigma=0.25, weights=['uniform', 'consensus']}"
     study = load_study(write(tmp_path), overrides=["models.0.seeds=[5, 0, 1]", f"ensembles=[{group}]"])
     specs = study.ensemble_specs(study.model_specs)
     pool = [spec.id for spec in study.model_specs if spec.train_sigma == 0.25]
@@ -320,14 +320,34 @@ def test_all_subsets_of_two_or_more_members_are_formed(tmp_path: Path) -> None:
 
 
 def test_subsets_are_called_in_the_papers_words_where_they_hold_the_first_models(tmp_path: Path) -> None:
-    group = "{members='gaussian x3', all_subsets=true, sigma=0.25, weights='uniform'}"
+    group = "{members='gaussian x3', subsets='all', sigma=0.25, weights='uniform'}"
     study = load_study(write(tmp_path), overrides=["models.0.seeds=[5, 0, 1]", f"ensembles=[{group}]"])
     labels = [spec.label for spec in study.ensemble_specs(study.model_specs)]
     assert labels == ["gaussian x2", "gaussian seeds 5,1", "gaussian seeds 0,1", "gaussian x3"]
 
 
+def test_every_choice_of_seeds_is_formed_of_as_many_models_of_each_label(tmp_path: Path) -> None:
+    group = "{members='gaussian x2 + macer x1', subsets='of_seeds', sigma=0.25, weights='uniform'}"
+    overrides = ["models.0.seeds=[5, 0, 1]", "models.1.seeds=[0, 1]", f"ensembles=[{group}]"]
+    study = load_study(write(tmp_path), overrides=overrides)
+    specs = study.ensemble_specs(study.model_specs)
+    models = {spec.id: (spec.label, spec.seed) for spec in study.model_specs}
+    formed = [tuple(models[member] for member in spec.members) for spec in specs]
+    pairs = [(5, 0), (5, 1), (0, 1)]
+    assert formed == [(("gaussian", a), ("gaussian", b), ("macer", c)) for (a, b), c in product(pairs, (0, 1))]
+    # The paper's words are those of the first seeds, as without the others.
+    assert [spec.label for spec in specs][:2] == ["gaussian x2 + macer x1", "gaussian seeds 5,0 + macer seed 1"]
+
+
+def test_a_label_with_as_many_seeds_as_are_asked_for_has_one_choice(tmp_path: Path) -> None:
+    group = "{{members='gaussian x2', subsets='{}', sigma=0.25}}"
+    loaded = [load_study(write(tmp_path), overrides=[f"ensembles=[{group.format(w)}]"]) for w in ("of_seeds", "first")]
+    of_seeds, first = (study.ensemble_specs(study.model_specs) for study in loaded)
+    assert of_seeds == first
+
+
 def test_an_ensemble_that_several_entries_name_is_formed_once(tmp_path: Path) -> None:
-    groups = "[{members='gaussian x2', sigma=0.25}, {members='gaussian x2', sigma=0.25, all_subsets=true}]"
+    groups = "[{members='gaussian x2', sigma=0.25}, {members='gaussian x2', sigma=0.25, subsets='all'}]"
     study = load_study(write(tmp_path), overrides=[f"ensembles={groups}"])
     assert [spec.weights for spec in study.ensemble_specs(study.model_specs)] == ["uniform", "esbrs_ratio"]
 
@@ -345,9 +365,9 @@ def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
 
 def test_whether_subsets_are_formed_is_part_of_the_identity(tmp_path: Path, base: StudyConfig) -> None:
     (group,) = base.identity["ensembles"]
-    assert group["all_subsets"] is False
-    assert load_study(write(tmp_path), overrides=["ensembles.0.all_subsets=false"]).id == base.id
-    assert load_study(write(tmp_path), overrides=["ensembles.0.all_subsets=true"]).id != base.id
+    assert group["subsets"] == "first"
+    assert load_study(write(tmp_path), overrides=["ensembles.0.subsets=first"]).id == base.id
+    assert load_study(write(tmp_path), overrides=["ensembles.0.subsets=all"]).id != base.id
 
 
 # Overrides.
@@ -765,8 +785,16 @@ WRONG = [
         "see sigma and seeds of 'gaussian'",
     ),
     (
-        "models.0.seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8]\nensembles.0={members='gaussian x9', all_subsets=true}",
-        "ensembles[0].all_subsets: 'gaussian x9' are 9 members; all subsets are formed of 8 at most",
+        "models.0.seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8]\nensembles.0={members='gaussian x9', subsets='all'}",
+        "ensembles[0].subsets = 'all' forms 502 ensembles of 'gaussian x9', more than 256; name fewer members",
+    ),
+    (
+        f"models.0.seeds={[*range(12)]}\nensembles.0={{members='gaussian x5', subsets='of_seeds'}}",
+        "ensembles[0].subsets = 'of_seeds' forms 792 ensembles of 'gaussian x5', more than 256; name fewer members",
+    ),
+    (
+        "ensembles.0={members=['gaussian-s0.25-seed0', 'macer-s0.25-seed0'], subsets='of_seeds'}",
+        "ensembles[0]: subsets = 'of_seeds' chooses the seeds, but members lists models; write labels",
     ),
     (
         "ensembles.0={members='gaussian x2', weights='sween', average='logits'}",

@@ -145,7 +145,7 @@ def test_references_that_lead_nowhere_are_refused_in_one_line(override: str, mes
     [
         ("['gaussian-s0.25-seed2', 'gaussian-s0.25-seed0']", "gaussian seeds 2,0 (uniform)"),
         ("['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']", "gaussian x2 (uniform)"),
-        ("'gaussian x3', all_subsets=true", "gaussian seeds 1,2 (uniform)"),
+        ("'gaussian x3', subsets='all'", "gaussian seeds 1,2 (uniform)"),
     ],
 )
 def test_an_ensemble_of_listed_models_or_a_subset_is_named_as_in_tables_and_not_otherwise(
