@@ -10,6 +10,10 @@ TrialStatus = Literal[Status, "stopped", "invalid"]
 """How a trial ended: `stopped` by early stopping, `invalid` where its hyper-parameters do not fit together."""
 
 
+_SOLE = 0.99
+"""Weight above which the others of an ensemble decide next to nothing: it is one model by another name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of the records that are stored as JSON."""
@@ -148,6 +152,12 @@ class EnsembleWeights(Record):
     """Of the members' parameters."""
     consensus_size: int
     """Members whose agreement decides, the first ones, for `consensus` alone."""
+
+    @property
+    def sole_member(self) -> str | None:
+        """Id of the member with more than 99 % of the weight, which the ensemble then is; None where there is none."""
+        weight, member = max(zip(self.weights, self.members, strict=True))
+        return member if weight > _SOLE else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,18 +58,24 @@ def parse_members(text: str, *, place: str = "members") -> tuple[tuple[str, int]
     return tuple(pairs)
 
 
+def named_model(text: str) -> NamedModel | None:
+    """Return the model that an id such as "advmacer-s0.25-seed0" names; None where it is no id."""
+    match = _ID.fullmatch(text)
+    return None if match is None else NamedModel(text, match["label"], float(match["sigma"]), int(match["seed"]))
+
+
 def parse_ids(texts: Sequence[str], *, place: str = "members") -> tuple[NamedModel, ...]:
     """Return the models that ids such as "advmacer-s0.25-seed0" name, all of one noise level."""
     named = []
     for text in texts:
-        match = _ID.fullmatch(text)
-        if match is None:
+        one = named_model(text)
+        if one is None:
             raise PydanticCustomError(
                 "member_id",
                 "{place}: '{text}' is not of the form 'advmacer-s0.25-seed0'",
                 {"place": place, "text": text},
             )
-        named.append(NamedModel(text, match["label"], float(match["sigma"]), int(match["seed"])))
+        named.append(one)
     if len({(one.label, one.sigma, one.seed) for one in named}) < len(named):
         raise PydanticCustomError("member_twice", "{place}: names a model twice", {"place": place})
     if len(named) < 2:

@@ -7,7 +7,7 @@ from functools import cached_property
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.differences import Group
-from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, summarize
+from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.study.config import StudyConfig
@@ -92,8 +92,8 @@ class Results:
     def groups(self, sigma: float) -> dict[str, Group]:
         """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
         groups = {label: label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
-        ensembles = [ensemble_group(*pair) for pair in self.ensembles_at(sigma)]
-        return groups | {group.label: group for group in ensembles}
+        ensembles = self.ensembles_at(sigma)
+        return groups | {entry_name(record): ensemble_group(record, classifier) for record, classifier in ensembles}
 
     def margins_at(self, sigma: float) -> list[MemberMargins]:
         """Return the margins of members that were read at a noise level."""

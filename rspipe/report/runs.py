@@ -25,7 +25,7 @@ _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibrati
 
 
 Name = tuple[str, float]
-"""Of one or several classifiers of a run: a label or an ensemble's display name, and the noise level."""
+"""Of one or several classifiers of a run: a label or an ensemble's name in a study file, and the noise level."""
 
 
 @dataclass(frozen=True)

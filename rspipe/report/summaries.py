@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from rspipe.ensembles.members import named_model
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import EnsembleWeights, Interval, Record, TrainedModel
 from rspipe.report.differences import Group
@@ -13,11 +14,27 @@ from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_interval, average_certified_radius, bootstrap_interval, certified_accuracy
 
 
+def entry_name(record: EnsembleWeights) -> str:
+    """Return what an ensemble is called in a study file: unique at its noise level, whatever its weights are."""
+    return ensemble_name(record.label, record.method, record.average)
+
+
 def display_name(record: TrainedModel | EnsembleWeights) -> str:
-    """Return a classifier's name in tables and figures: short, and unique at its noise level."""
-    if isinstance(record, EnsembleWeights):
-        return ensemble_name(record.label, record.method, record.average)
-    return f"{record.label}, seed {record.seed}"
+    """Return a classifier's name in tables and figures: short, and unique at its noise level.
+
+    An ensemble that one member has all the weight of is named as what it is: "advmacer x2 (auto) = advmacer, seed 1".
+    """
+    if isinstance(record, TrainedModel):
+        return _model_name(record.label, record.seed)
+    if record.sole_member is None:
+        return entry_name(record)
+    model = named_model(record.sole_member)
+    alone = record.sole_member if model is None else _model_name(model.label, model.seed)
+    return f"{entry_name(record)} = {alone}"
+
+
+def _model_name(label: str, seed: int) -> str:
+    return f"{label}, seed {seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,6 +88,7 @@ TONES: dict[str, Tone] = {
     "reproduced": "good",
     "contradicted": "bad",
     "agrees": "good",
+    "one member alone": "muted",
 }
 
 

@@ -12,7 +12,7 @@ from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
-from rspipe.report.summaries import Summary, display_name
+from rspipe.report.summaries import Summary, display_name, entry_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertificateKind, derive
@@ -129,7 +129,7 @@ def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> Ce
     study = read_study(store, allow_code=allow_code)
     groups: dict[tuple[str, float], list[CountTable]] = {}
     for record, counts in _counted(store, study):
-        name = record.label if isinstance(record, TrainedModel) else display_name(record)
+        name = record.label if isinstance(record, TrainedModel) else entry_name(record)
         groups.setdefault((name, counts.sigma), []).append(counts)
     return CertifiedRun(store.run_dir.name, study.data, {name: tuple(seeds) for name, seeds in groups.items()})
 

@@ -17,7 +17,7 @@ from rspipe.study.claims import Claim, PublishedResult
 
 Agreement = Literal["agrees", "higher", "lower"]
 
-ClaimVerdict = Literal["reproduced", "not significant", "contradicted"]
+ClaimVerdict = Literal["reproduced", "not significant", "contradicted", "one member alone"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,14 @@ class JudgedClaim:
 
     claim: Claim
     comparison: Comparison
+    no_ensemble: bool
+    """Whether an ensemble that it is about gives all weight to one member, and is that model."""
 
     @property
     def verdict(self) -> ClaimVerdict:
         """Whether the interval of the difference lies above 0, below, or around it."""
+        if self.no_ensemble:
+            return "one member alone"
         return _VERDICTS[verdict(self.comparison.difference.models)]
 
 
@@ -97,7 +101,9 @@ def _judged(results: Results, claim: Claim) -> Iterator[JudgedClaim]:
         if claim.first in groups and claim.second in groups:
             comparison = compare(groups[claim.first], groups[claim.second], sigma=sigma)
             if comparison is not None:
-                yield JudgedClaim(claim, comparison)
+                sides = {comparison.first, comparison.second}
+                no_ensemble = any(one.sole_member is not None for one in results.ensembles if one.id in sides)
+                yield JudgedClaim(claim, comparison, no_ensemble)
 
 
 def published_table(comparisons: Sequence[PublishedComparison]) -> Table:

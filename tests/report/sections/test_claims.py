@@ -35,6 +35,27 @@ def published(acr, **changes):
     return {"entry": "advmacer", "sigma": 0.25, "acr": acr, "source": SOURCE, **changes}
 
 
+def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_no_claim_on_ensembles():
+    made = results_with(
+        claims=[{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)", "sigma": 0.25}]
+    )
+    (before,) = judge_claims(made)
+    assert before.verdict != "one member alone"
+    left = tuple(replace(one, weights=(0.004, 0.996)) if one.method == "esbrs_ratio" else one for one in made.ensembles)
+    alone = replace(made, ensembles=left)
+    (claim,) = judge_claims(alone)
+    assert claim.verdict == "one member alone"
+    assert claim.comparison.first_label == "advmacer x2 (esbrs_ratio) = advmacer, seed 1"
+    assert claim.comparison.difference == before.comparison.difference
+    page = render_report(alone, report_chapters(alone))
+    assert "gaussian x1 + advmacer x1 (esbrs_ratio) = advmacer, seed 0" in page
+
+
+@pytest.mark.parametrize(("weights", "member"), [((0.99, 0.01), None), ((0.009, 0.991), "b"), ((0.5, 0.5), None)])
+def test_a_member_is_alone_above_99_percent_of_the_weight(weights, member):
+    assert built.ensemble("x", 0.25, ("a", "b"), weights=weights).sole_member == member
+
+
 def test_the_interval_of_a_sample_shrinks_to_a_point_where_the_sample_is_everything() -> None:
     values = credit("advmacer").mean(0)
     half = 1.959964 * values.std(ddof=1) / np.sqrt(60)
