@@ -151,8 +151,10 @@ def image_margins(
     by_average = {average: _Collected() for average in averages}
     with evaluating(*networks):
         for noisy, use in noisy_batches(x, noise, Stream.WEIGHTS, sigma=sigma, n=draws):
-            logits = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
-            probabilities = [out.softmax(1) for out in logits]
+            outputs = [out[:use] for out in member_logits(networks, noisy, limit=limit).values()]
+            probabilities = [out.softmax(1) for out in outputs]
+            # A class that a member excludes (-inf) is as far away as margins are kept.
+            logits = [out.nan_to_num(neginf=-_LARGEST_KEPT) for out in outputs]
             of_label = torch.stack([one[:, label] for one in probabilities], dim=1).float().cpu().numpy()
             for average, collected in by_average.items():
                 collected.add(probabilities if average == "probabilities" else logits, label, of_label)

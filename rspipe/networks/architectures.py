@@ -1,19 +1,27 @@
 """Base classifiers by name. Inputs are images in [0, 1] plus noise; normalization is the network's first layer.
 
-A name is one of `ARCHITECTURES`, a classifier of torchvision ("resnet18"), or "module:function" of the user's own.
+A name is one of `ARCHITECTURES`, a classifier of torchvision ("resnet18") or timm ("timm/resnet18"), or
+"module:function" of the user's own. "dncnn + resnet50" is a denoiser in front of a classifier.
 """
 
-import copy
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rspipe.errors import MissingPackageError, ModelError, StudyError, nearest, needs_extra
+from rspipe.errors import MissingPackageError, ModelError, RspipeError, StudyError, nearest, needs_extra
+from rspipe.networks.denoising import Denoised, dncnn
+from rspipe.networks.exported import onnx, torchscript
+from rspipe.networks.modes import bare, copied
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
+from rspipe.networks.outputs import logits_of
 from rspipe.networks.small_images import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
 
 Builder = Callable[[int], nn.Module]
@@ -32,7 +40,16 @@ ARCHITECTURES: dict[str, Builder] = {
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet110": cifar_resnet110,
     "resnet50": resnet50,
+    "onnx": onnx,
+    "torchscript": torchscript,
 }
+
+RUNS_CODE = ("torchscript",)
+"""Architectures whose checkpoints are programs."""
+
+DENOISERS: dict[str, Callable[[], nn.Module]] = {"dncnn": dncnn}
+
+_TIMM = "timm/"
 
 
 def _torchvision_network(name: str, classes: int) -> nn.Module:
@@ -65,25 +82,69 @@ def _find_in_torchvision(name: str) -> Builder:
         raise StudyError(
             f"torchvision's {name!r} ({home}) is not among its classifiers of images; choose one, e.g. 'resnet18'"
         )
-    known = sorted({*ARCHITECTURES, *classifiers})
+    known = sorted({*ARCHITECTURES, *classifiers, *DENOISERS})
     if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         raise StudyError(f"unknown architecture {name!r}{nearest(name, known)}")
     raise StudyError(
         f"unknown architecture {name!r}; valid names: {own}, "
-        "any classifier of torchvision.models, or 'module:function' of your own"
+        "any classifier of torchvision.models, 'timm/name' of timm, or 'module:function' of your own"
     )
+
+
+def _find_in_timm(name: str) -> Builder:
+    with needs_extra(f"architecture {name!r}", extra="timm"):
+        import timm
+
+    inner = name.removeprefix(_TIMM)
+    if not timm.is_model(inner):
+        raise StudyError(f"timm has no {inner!r}{nearest(inner, timm.list_models())}")
+
+    def build(classes: int) -> nn.Module:
+        network = timm.create_model(inner, pretrained=False, num_classes=classes)
+        settings = network.pretrained_cfg
+        return nn.Sequential(Normalize(tuple(settings["mean"]), tuple(settings["std"])), network)
+
+    return build
+
+
+def _find_denoised(name: str) -> Builder:
+    first, *others = (part.strip() for part in name.split("+"))
+    if len(others) != 1:
+        raise StudyError(f"architecture {name!r} is not of the form 'denoiser + classifier', e.g. 'dncnn + resnet50'")
+    if first not in DENOISERS and ":" not in first:
+        raise StudyError(
+            f"{first!r} is no denoiser{nearest(first, DENOISERS)}; or name a function without arguments of your own, "
+            "'module:function'"
+        )
+    build_denoiser: Callable[[], nn.Module] = DENOISERS[first] if first in DENOISERS else _find_own(first)  # type: ignore[assignment]
+    build_classifier = find_architecture(others[0])
+    return lambda classes: Denoised(build_denoiser(), build_classifier(classes))
+
+
+CODE_FOLDERS = "RSPIPE_CODE"
+"""Environment variable of the folders that the user's own modules may be imported from, here and on every worker."""
+
+
+def allow_code_in(folder: Path) -> None:
+    """Let architectures be imported from modules in a folder, by this process and the workers that it starts."""
+    folders = [known for known in os.environ.get(CODE_FOLDERS, "").split(os.pathsep) if known]
+    os.environ[CODE_FOLDERS] = os.pathsep.join(dict.fromkeys([*folders, str(folder.resolve())]))
 
 
 def _find_own(name: str) -> Builder:
     module_name, _, function = name.partition(":")
     if not function.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise StudyError(f"architecture {name!r} is not of the form 'module:function', e.g. 'mynets.small:build'")
+    for folder in os.environ.get(CODE_FOLDERS, "").split(os.pathsep):
+        # Last: a file beside a study takes the place of no installed module.
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise StudyError(
             f"module {module_name!r} cannot be imported ({_reason(error)}); "
-            "install it or put its folder on PYTHONPATH, here and on every worker"
+            "put it beside the study file, where all workers see it, install it, or put its folder on PYTHONPATH"
         ) from error
     build: Any = getattr(module, function, None)
     if build is None:
@@ -104,7 +165,21 @@ def find_architecture(name: str) -> Builder:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
+    if "+" in name:
+        return _find_denoised(name)
+    if name.startswith(_TIMM):
+        return _find_in_timm(name)
     return _find_own(name) if ":" in name else _find_in_torchvision(name)
+
+
+def code_in(architecture: str) -> str | None:
+    """Return whose code an architecture runs, where it is neither this package's nor a known library's; else None."""
+    for part in (part.strip() for part in architecture.split("+")):
+        if ":" in part:
+            return f"module '{part.partition(':')[0]}'"
+        if part in RUNS_CODE:
+            return "the TorchScript file"
+    return None
 
 
 def _reason(error: Exception) -> str:
@@ -116,12 +191,13 @@ def _reason(error: Exception) -> str:
 def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
     """Return a freshly initialized network; the initialization depends on the seed alone.
 
-    (Of an architecture of the user's own: if it draws from torch's global random stream.)
+    (Of an architecture of the user's own: if it draws from torch's global random stream.) Of what the user's own
+    network returns the logits are taken, as `rspipe.networks.outputs.logits_of` finds them.
 
     Raises:
         StudyError: There is no architecture of that name, or its module cannot be imported.
         ModelError: Its builder failed, or returned no network.
-        MissingPackageError: It is torchvision's, which is not installed.
+        MissingPackageError: It is torchvision's or timm's, which is not installed.
     """
     build = find_architecture(architecture)
     with torch.random.fork_rng(devices=[]):
@@ -139,12 +215,19 @@ def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
         raise ModelError(
             f"architecture {architecture!r} returned a {type(network).__name__}; it must return a torch.nn.Module"
         )
+    network = bare(network)
     if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in network.parameters()):
         raise ModelError(
             f"architecture {architecture!r} has lazy layers, whose initialization the seed does not determine; "
             "give them their sizes"
         )
+    if code_in(architecture) is not None and not isinstance(network, torch.jit.ScriptModule):
+        network.register_forward_hook(partial(_logits_alone, name=f"architecture {architecture!r}"))
     return network
+
+
+def _logits_alone(network: nn.Module, inputs: object, output: object, *, name: str) -> object:  # noqa: ARG001
+    return logits_of(output, name=name)
 
 
 def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str, classes: int) -> None:
@@ -169,18 +252,15 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
     place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            logits: object = copy.deepcopy(network).eval()(torch.zeros(2, *shape, device=place))
-    except torch.OutOfMemoryError:
+            output: object = copied(network).eval()(torch.zeros(2, *shape, device=place))
+    except (torch.OutOfMemoryError, RspipeError):
         raise
     except Exception as error:
         raise ModelError(
             f"architecture {architecture!r} does not take images of {size} ({_reason(error)}); "
             "use images of the size it is made for, or another architecture"
         ) from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"architecture {architecture!r} returns a {type(logits).__name__}; it must return logits alone"
-        )
+    logits = logits_of(output, name=f"architecture {architecture!r}")
     if logits.shape != (2, classes):
         raise ModelError(
             f"architecture {architecture!r} returns {list(logits.shape)} for 2 images of {size}, not [2, {classes}]; "

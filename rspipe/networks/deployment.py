@@ -7,6 +7,7 @@ holds for `deploy(network, precision=...)` on the kind of machine that sampled i
 import copy
 import logging
 import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args
 
@@ -15,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from rspipe.errors import ModelError
-from rspipe.networks.modes import channels_last
+from rspipe.networks.modes import bare, channels_last, copied
+from rspipe.networks.outputs import logits_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -30,10 +32,11 @@ _RELU = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")
 _ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def deploy(network: nn.Module, *, precision: Precision) -> nn.Module:
+def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Module:
     """Return the base classifier that is certified and deployed, on the network's device; the network stays as it is.
 
-    It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient.
+    It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient. What is
+    deployed already is returned as it is.
 
     float32: the network's layers and parameters as they are, in channels-last memory order where that is faster.
 
@@ -43,36 +46,53 @@ def deploy(network: nn.Module, *, precision: Precision) -> nn.Module:
     the convolution before them.
 
     A network that torch.fx cannot trace keeps its memory order, and bfloat16 rounds all of it, from input to logits.
+    So does one that takes gradients in its forward pass. Of `torch.compile` and data parallelism the network within is
+    deployed.
 
     Args:
-        network: Maps [batch, ...] to [batch, class]; already on its device.
+        network: Maps [batch, ...] to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a
+            module, already on its device, or another function, which has no other precision than its own.
         precision: Of parameters and activations.
 
     Raises:
-        ModelError: bfloat16 cannot hold a parameter, or would hide that one is NaN or infinite; or, from the
-            classifier when it is called, an operation has no bfloat16 form.
+        ModelError: bfloat16 cannot hold a parameter, there is none, or it would hide that one is NaN or infinite; or,
+            from the classifier when it is called, an operation has no bfloat16 form, or what it returns are no logits.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    if isinstance(network, _Deployed):
+        if network.precision != precision:
+            raise ModelError(f"the classifier is deployed in {network.precision}; deploy the network it was made from")
+        return network
+    network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
     if precision == "bfloat16":
-        for name, parameter in network.named_parameters():
-            if not parameter.is_floating_point():
-                raise ModelError(f"precision bfloat16 cannot hold {name}, which is {parameter.dtype}; use float32")
+        _check_can_be_rounded(network)
     traced = _trace(network.float())
     if traced is None and precision == "bfloat16":
-        return _Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16))).eval()
+        return _Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
-        return _Deployed(network).eval()
+        return _Deployed(network, precision).eval()
     if precision == "bfloat16":
         _fold_batch_norms(traced)
         _round(traced)
         if all(parameter.device.type == "cpu" for parameter in traced.parameters()) and _has_fused_convolutions():
             _fuse(traced)
     elif not _likes_channels_last(traced):
-        return _Deployed(network).eval()
+        return _Deployed(network, precision).eval()
     traced.delete_all_unused_submodules()
-    return _Deployed(_ChannelsLast(traced)).eval()
+    return _Deployed(_ChannelsLast(traced), precision).eval()
+
+
+def _check_can_be_rounded(network: nn.Module) -> None:
+    parameters = dict(network.named_parameters())
+    if not parameters:
+        raise ModelError("precision bfloat16 rounds parameters, and the classifier has none; use float32")
+    for name, parameter in parameters.items():
+        if not parameter.is_floating_point():
+            raise ModelError(f"precision bfloat16 cannot hold {name}, which is {parameter.dtype}; use float32")
 
 
 def _likes_channels_last(traced: fx.GraphModule) -> bool:
@@ -87,15 +107,30 @@ def _likes_channels_last(traced: fx.GraphModule) -> bool:
     return any(kind in name for name in layers for kind in kinds) or any("pool" in name for name in calls)
 
 
-class _Deployed(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
+class _Function(nn.Module):
+    """A function of inputs as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.body = body
+        self.function = function
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Function":
+        # What a function holds is its own affair.
+        return _Function(self.function)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.function(inputs)
+
+
+class _Deployed(nn.Module):
+    def __init__(self, body: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.body, self.precision = body, precision
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         try:
-            logits: Tensor = self.body(inputs)
+            logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:
             if "BFloat16" not in str(error):
                 raise
@@ -178,13 +213,20 @@ def _has_fused_convolutions() -> bool:
         return False
 
 
+_GRADIENT_CALLS = (torch.autograd.grad, torch.autograd.backward, "requires_grad_", "backward")
+
+
 def _trace(network: nn.Module) -> fx.GraphModule | None:
+    if isinstance(network, _Function | torch.jit.ScriptModule):
+        return None
     try:
         # Inside Sequential, a single layer and a network with hooks are called as modules too.
-        return fx.symbolic_trace(nn.Sequential(network))
+        traced = fx.symbolic_trace(nn.Sequential(network))
     except Exception as error:  # noqa: BLE001 - the network's own code runs on stand-ins and may raise anything
         _log.warning("%s is deployed layer by layer, torch.fx cannot trace it: %s", type(network).__name__, error)
         return None
+    # A graph does not keep where gradients are enabled.
+    return None if any(node.target in _GRADIENT_CALLS for node in traced.graph.nodes) else traced
 
 
 def _layer(traced: fx.GraphModule, node: object, *kinds: type[Layer]) -> Layer | None:

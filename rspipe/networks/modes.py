@@ -1,7 +1,9 @@
-"""Modes that networks are run in: evaluation, frozen parameters, and the memory order of images."""
+"""Modes that networks are run in: evaluation, frozen parameters, and the memory order of images; copies of them."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,30 @@ from torch import Tensor, nn
 def channels_last(inputs: Tensor) -> Tensor:
     """Return images [batch, channel, height, width] in channels-last memory order, any other inputs as they are."""
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def copied(network: Network) -> Network:
+    """Return a copy of a network that shares nothing with it.
+
+    Weights that hooks compute anew in each pass (`weight_norm`, `spectral_norm`) are results of operations, which torch
+    refuses to copy; the copy has their values.
+    """
+    tensors = (value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in tensors if not value.is_leaf})
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """Return the network within torch's wrappers that change how it runs, not what: compilation, data parallelism."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if inner is None and isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
 
 
 @contextmanager
@@ -33,6 +59,9 @@ def frozen(*models: object) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*models: object) -> Iterator[None]:
-    """Put those of the models that are modules in eval mode, with no gradients of anything, and back."""
-    with frozen(*models), torch.inference_mode():
+    """Put those of the models that are modules in eval mode, with no gradients of anything, and back.
+
+    A forward pass may still ask for gradients of its own (`torch.enable_grad`): purification does, and energy models.
+    """
+    with frozen(*models), torch.no_grad():
         yield

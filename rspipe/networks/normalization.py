@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
+from rspipe.networks.denoising import Denoised
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels in [0, 1]."""
@@ -17,6 +18,8 @@ Normalization = NormalizationName | MeanStd
 """Of a network: the one its architecture was built with, nothing, its mean alone, or other values."""
 
 CIFAR10: MeanStd = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+MNIST: MeanStd = ((0.1307,), (0.3081,))
 
 IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -55,26 +58,35 @@ def normalization(network: nn.Module) -> MeanStd | None:
     return (_decimals(layers[0].mean), _decimals(layers[0].std)) if len(layers) == 1 else None
 
 
-def set_normalization(network: nn.Module, to: Normalization) -> None:
-    """Let a network normalize otherwise, in place: the names of its parameters stay, "none" is mean 0 and std 1.
+def set_normalization(network: nn.Module, to: Normalization) -> nn.Module:
+    """Return a network that normalizes otherwise: its `Normalize` layer is changed in place, or a new one comes first.
 
-    A state dict does not hold the normalization: whoever stores parameters stores it beside them, and sets it again.
+    Names of parameters stay where there is such a layer; "none" is mean 0 and std 1. A new layer is called 0, and the
+    network behind it 1; behind a denoiser, it comes before the classifier. A state dict does not hold the
+    normalization: whoever stores parameters stores it beside them, and sets it again.
 
     Raises:
-        ModelError: The network has no `Normalize` layer to change, or several.
+        ModelError: The network has several `Normalize` layers, or none whose mean "centre" could take.
+        ValueError: There is no such normalization, or it has another number of channels.
     """
     layers = normalize_layers(network)
     if not layers and to in ("architecture", "none"):
-        return
+        return network
+    if not layers and not isinstance(to, str):
+        if isinstance(network, Denoised):
+            network.classifier = set_normalization(network.classifier, to)
+            return network
+        return nn.Sequential(Normalize(*to), network)
     if len(layers) != 1:
         raise ModelError(
             f"the network has {len(layers)} Normalize layers, so its normalization cannot be set to {to!r}; "
-            "begin it with one rspipe.networks.normalization.Normalize"
+            + ("name mean and standard deviation" if not layers else "leave one, at its beginning")
         )
     (layer,) = layers
     mean, std = _mean_std(layer, to)
     layer.mean = layer.mean.new_tensor(mean).view(-1, 1, 1)
     layer.std = layer.std.new_tensor(std).view(-1, 1, 1)
+    return network
 
 
 def _mean_std(layer: Normalize, to: Normalization) -> MeanStd:

@@ -13,12 +13,11 @@ from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.tables import Cell, Table, interval_cell, number_cell
-from rspipe.smoothing.certificates import certify_counts, check_alpha
+from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive, early_samples
 from rspipe.smoothing.inference import verdict
 from rspipe.smoothing.metrics import credited_radius
-from rspipe.smoothing.spec import check_can_certify
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "seed")
 """Settings of a data spec that are about other splits than the test images."""

@@ -3,6 +3,7 @@
 CERTIFY and PREDICT are those of Cohen et al. 2019, "Certified adversarial robustness via randomized smoothing".
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,31 @@ def check_alpha(alpha: float) -> None:
     """Raise ValueError unless alpha is a probability that means something."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+
+
+def least_to_certify(alpha: float) -> int:
+    """Return the smallest n with which CERTIFY can do other than abstain at level alpha: alpha^(1/n) > 1/2."""
+    check_alpha(alpha)
+    least = max(1, math.ceil(-math.log2(alpha)))
+    return least if alpha ** (1 / least) > 0.5 else least + 1
+
+
+def least_to_predict(alpha: float) -> int:
+    """Return the smallest n with which PREDICT can do other than abstain at level alpha: 2^(1 - n) <= alpha."""
+    check_alpha(alpha)
+    return max(1, math.ceil(1 - math.log2(alpha)))
+
+
+def check_can_certify(n: int, alpha: float) -> None:
+    """Raise ValueError unless n samples that all fall on one class certify it at level alpha."""
+    if n < (least := least_to_certify(alpha)):
+        raise ValueError(f"n = {n} can never certify at alpha = {alpha:g}; use n >= {least}")
+
+
+def check_can_predict(n: int, alpha: float) -> None:
+    """Raise ValueError unless n samples that all fall on one class predict it at level alpha."""
+    if n < (least := least_to_predict(alpha)):
+        raise ValueError(f"n = {n} can never predict at alpha = {alpha:g}; use n >= {least}")
 
 
 def _check_counts(successes: ArrayLike, n: ArrayLike) -> tuple[IntArray, IntArray]:

@@ -2,14 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rspipe.arrays import IntArray
+from rspipe.errors import ModelError, RspipeError, first_line
 from rspipe.networks.modes import evaluating
-from rspipe.smoothing.certificates import certify_counts, check_alpha, predict_counts
-from rspipe.smoothing.classifiers import check_logits
+from rspipe.networks.outputs import logits_of
+from rspipe.smoothing.certificates import (
+    certify_counts,
+    check_alpha,
+    check_can_certify,
+    check_can_predict,
+    predict_counts,
+)
+from rspipe.smoothing.classifiers import check_logits, out_of_memory
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 
 
@@ -34,7 +44,12 @@ class Certificate:
     """[class] counts of the n samples."""
 
 
-BaseClassifier = Callable[[Tensor], Tensor]
+BaseClassifier = Callable[[Tensor], Any]
+"""Maps a batch of inputs to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a module
+or any other function."""
+
+_LARGEST_IN_UNITS = 10.0
+"""Whole numbers above this, with a smaller sigma, are bytes: such noise would not show on them."""
 
 
 def _check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 1) -> None:
@@ -44,8 +59,25 @@ def _check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 
     for name, size in (("n0", n0), ("n", n)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    if not (x.is_floating_point() and bool(x.isfinite().all())):
-        raise ValueError(f"x must hold finite floating-point numbers, got dtype {x.dtype}")
+    check_image(x, sigma=sigma)
+
+
+def check_image(x: object, *, sigma: float) -> None:
+    """Raise ValueError unless x is one input in the units of sigma, as far as numbers and shape can show it."""
+    if not isinstance(x, Tensor):
+        remedy = "torch.from_numpy(x).float()" if isinstance(x, np.ndarray) else "a tensor of one input"
+        raise ValueError(f"x must be a torch.Tensor, got {type(x).__module__}.{type(x).__qualname__}; give {remedy}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must hold floating-point numbers, got {x.dtype}; of bytes give x.float() / 255")
+    if broken := int((~x.isfinite()).sum()):
+        raise ValueError(f"x must hold finite numbers; {broken} of {x.numel()} are NaN or infinite")
+    if x.ndim == 4 and x.shape[0] == 1 and x.shape[1] in (1, 3):
+        raise ValueError(f"x is a batch of one, {list(x.shape)}; give the image alone, x[0]")
+    largest = float(x.max()) if x.numel() else 0.0
+    if sigma < _LARGEST_IN_UNITS < largest <= 255 and bool((x >= 0).all()) and bool((x == x.round()).all()):
+        raise ValueError(
+            f"x holds whole numbers up to {largest:g}, bytes, beside which sigma = {sigma:g} is no noise; give x / 255"
+        )
 
 
 def certify(
@@ -68,7 +100,8 @@ def certify(
     another alpha.
 
     Args:
-        base_classifier: Maps a batch [batch, *x.shape] to logits [batch, class]; a module is run in eval mode.
+        base_classifier: Maps a batch [batch, *x.shape] to logits [batch, class]: a module, which is run in eval mode,
+            or a function. -inf excludes a class.
         x: One input without batch dimension, any shape, in the units in which noise and radius are measured.
         sigma: Standard deviation of the noise.
         n0: Samples that select the class.
@@ -80,10 +113,11 @@ def certify(
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of x by default.
 
     Raises:
-        ValueError: An argument is out of range.
-        ModelError: The base classifier returned NaN, infinity or a wrong shape.
+        ValueError: An argument is out of range, n is too small to certify anything at alpha, or x is no input.
+        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
     """
     _check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n)
+    check_can_certify(n, alpha)
     noise = Noise(seed, example, block_size, batch_size)
     selection = class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0)
     estimation = class_counts(base_classifier, x, noise, Stream.ESTIMATION, sigma=sigma, n=n)
@@ -120,6 +154,7 @@ def predict(
     and errors are those of `certify`.
     """
     _check_sampling(x, sigma=sigma, alpha=alpha, n=n)
+    check_can_predict(n, alpha)
     noise = Noise(seed, example, block_size, batch_size)
     counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)
     return predict_counts(counts, alpha=alpha)
@@ -139,14 +174,32 @@ def class_counts(
         n: Samples.
 
     Raises:
-        ModelError: The base classifier returned NaN, infinity or a wrong shape.
+        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
     """
     counts: IntArray | None = None
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
-            logits = base_classifier(noisy)
-            check_logits(logits, samples=len(noisy))
+            logits = _logits(base_classifier, noisy)
             batch = np.bincount(logits[:use].argmax(1).cpu().numpy(), minlength=logits.shape[1])
             counts = batch if counts is None else counts + batch
     assert counts is not None
     return counts
+
+
+def _logits(base_classifier: BaseClassifier, noisy: Tensor) -> Tensor:
+    """Return the checked logits of a batch; what the classifier itself raises is one line with the likely cause."""
+    try:
+        output = base_classifier(noisy)
+    except (RspipeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        remedy = "; x is float64, give x.float()" if noisy.dtype == torch.float64 else ""
+        raise ModelError(
+            f"the base classifier fails on inputs {list(noisy.shape)} of {noisy.dtype} on {noisy.device} "
+            f"({type(error).__name__}: {first_line(error)}){remedy}"
+        ) from error
+    logits = logits_of(output)
+    check_logits(logits, samples=len(noisy))
+    return logits

@@ -1,15 +1,16 @@
 """Ensembles: base classifiers made of members that see one noise draw."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
+from rspipe.networks.outputs import logits_of
 
 Combination = Literal["average", "mme", "consensus"]
 
@@ -98,7 +99,9 @@ class _Members:
 
     def __init__(self, logits: Mapping[int, Tensor]) -> None:
         self._place = {position: place for place, position in enumerate(logits)}
-        self._logits = torch.stack(list(logits.values())).permute(2, 0, 1).contiguous()
+        stacked = torch.stack(list(logits.values())).permute(2, 0, 1).contiguous()
+        # A class that a member excludes has -inf, of which a product with a weight of 0 would be NaN.
+        self._logits = stacked.clamp_(min=torch.finfo(stacked.dtype).min)
 
     @cached_property
     def _probabilities(self) -> Tensor:
@@ -220,19 +223,21 @@ class BatchLimit:
     def __init__(self) -> None:
         self.size: int | None = None
 
-    def run(self, network: nn.Module, noisy: Tensor) -> Tensor:
+    def run(self, network: Callable[[Tensor], Any], noisy: Tensor, *, name: str = "the base classifier") -> Tensor:
         """Return a network's logits, of the whole batch or piece by piece.
 
         Raises:
             RuntimeError: Not even one sample fits.
+            ModelError: What the network, here called `name`, returned are no logits.
         """
         while True:
             try:
-                pieces = [network(piece) for piece in torch.split(noisy, self.size or len(noisy))]
+                parts = torch.split(noisy, self.size or len(noisy))
+                pieces = [logits_of(network(piece), name=name) for piece in parts]
                 return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             except (RuntimeError, MemoryError) as error:
                 now = min(self.size or len(noisy), len(noisy))
-                if not _out_of_memory(error) or now == 1:
+                if not out_of_memory(error) or now == 1:
                     raise
             # Outside of the handler, whose traceback refers to all that was allocated.
             self.size = -(-now // 2)
@@ -240,7 +245,8 @@ class BatchLimit:
                 torch.cuda.empty_cache()
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory was short, on any device."""
     # On a CPU torch's allocator, oneDNN and C++ each raise a plain RuntimeError in words of their own.
     words = ("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
@@ -254,7 +260,7 @@ def member_logits(
     limit: BatchLimit | None = None,
     classes: int | None = None,
 ) -> dict[int, Tensor]:
-    """Return the logits [sample, class] of networks on the same noisy inputs by position, checked to be finite.
+    """Return the logits [sample, class] of networks on the same noisy inputs by position, checked by `check_logits`.
 
     Args:
         networks: The members, within `rspipe.networks.modes.evaluating`.
@@ -264,12 +270,13 @@ def member_logits(
         classes: Number of classes that they must know; that of the first one when None.
 
     Raises:
-        ModelError: A network returned NaN, infinity, a wrong shape or another number of classes.
+        ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes.
     """
     limit, logits = limit or BatchLimit(), {}
     for position in range(len(networks)) if needed is None else needed:
-        out = limit.run(networks[position], noisy)
-        check_logits(out, samples=noisy.shape[0], name=f"member {position}", classes=classes)
+        name = f"member {position}"
+        out = limit.run(networks[position], noisy, name=name)
+        check_logits(out, samples=noisy.shape[0], name=name, classes=classes)
         classes = out.shape[1]
         logits[position] = out
     return logits
@@ -278,7 +285,10 @@ def member_logits(
 def check_logits(
     logits: Tensor, *, samples: int, name: str = "the base classifier", classes: int | None = None
 ) -> None:
-    """Raise ModelError unless logits are [samples, class >= 2], of the right number of classes, and finite."""
+    """Raise ModelError unless logits are [samples, class >= 2], of the right number of classes, and rank the classes.
+
+    NaN and +inf do not. -inf excludes a class, and is refused where it excludes all.
+    """
     if logits.ndim != 2 or logits.shape[0] != samples or logits.shape[1] < 2:
         raise ModelError(
             f"{name} returned shape {list(logits.shape)} for {samples} inputs; expected [{samples}, class]"
@@ -288,8 +298,11 @@ def check_logits(
             f"{name} knows {logits.shape[1]} classes but the data have {classes}; give it the data's classes"
         )
     # A sum of finite numbers is finite but for overflow, and far cheaper to find.
-    if not math.isfinite(float(logits.detach().sum())) and not bool(logits.isfinite().all()):
-        raise ModelError(f"{name} returned NaN or infinite logits; certify nothing with it")
+    if not math.isfinite(float(logits.detach().sum())):
+        if bool((logits.isnan() | logits.isposinf()).any()):
+            raise ModelError(f"{name} returned NaN or +inf as a logit; certify nothing with it")
+        if bool(logits.isneginf().all(1).any()):
+            raise ModelError(f"{name} returned -inf for every class; certify nothing with it")
 
 
 class SoftEnsemble(nn.Module):
@@ -302,7 +315,8 @@ class SoftEnsemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return averaged logits, or the logarithms of averaged probabilities [sample, class]."""
-        logits = [member(x) for member in self.members]
+        outputs = [logits_of(member(x)) for member in self.members]
+        logits = [one.clamp(min=torch.finfo(one.dtype).min) for one in outputs]
         if self.average == "logits" or len(logits) == 1:
             return torch.stack([w * one for w, one in zip(self.weights, logits, strict=True)]).sum(0)
         mean = torch.stack([w * one.softmax(1) for w, one in zip(self.weights, logits, strict=True)]).sum(0)
@@ -319,6 +333,6 @@ class HardClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [sample, class]."""
-        logits = {member: self.members[member](x) for member in self.classifier.members}
+        logits = {member: logits_of(self.members[member](x)) for member in self.classifier.members}
         (scores,) = classify([self.classifier], logits)
         return nn.functional.one_hot(scores.classes, scores.probabilities.shape[1]).float()

@@ -20,13 +20,14 @@ from rspipe.smoothing.certificates import (
     certificates_from_bounds,
     certify_counts,
     check_alpha,
+    check_can_certify,
+    check_can_predict,
     predict_counts,
     two_sided_counts,
 )
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.metrics import average_certified_radius, credited_radius, saturated
 from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
-from rspipe.smoothing.spec import check_can_certify
 
 CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
 
@@ -185,6 +186,7 @@ def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:
 
 
 def _predictions(counts: CountTable, *, alpha: float) -> Certificates:
+    check_can_predict(counts.n, alpha)
     classes = np.array([predict_counts(row, alpha=alpha) for row in counts.estimation], dtype=np.int64)
     nothing = np.zeros(len(classes))
     return Certificates(prediction=classes, radius=nothing, n_a=counts.estimation.max(-1), p_a_lower=nothing)

@@ -18,13 +18,16 @@ def credited_radius(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
         correct: [example] whether the prediction is the label (never for an abstention).
 
     Raises:
-        ValueError: The arrays are empty or not equally long, or a radius is negative or NaN.
+        ValueError: The arrays are empty or not equally long, a radius is negative or NaN, or `correct` is neither
+            bool nor 0 and 1.
     """
     r, c = np.asarray(radius, dtype=np.float64), np.asarray(correct)
     if r.shape != c.shape or r.ndim != 1 or r.size == 0:
         raise ValueError(f"radius and correct must be equally long and not empty, got {r.shape} and {c.shape}")
     if not np.all(r >= 0):
         raise ValueError("radius must not be negative or NaN")
+    if c.dtype != np.bool_ and not (np.issubdtype(c.dtype, np.number) and np.all((c == 0) | (c == 1))):
+        raise ValueError(f"correct must be bool, or 0 and 1, got {c.dtype} {c[:3].tolist()}")
     return np.where(c.astype(bool), r, 0.0)
 
 

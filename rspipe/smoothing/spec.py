@@ -6,22 +6,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.networks.deployment import Precision
+from rspipe.smoothing.certificates import check_can_certify
 from rspipe.smoothing.rules import looks
 from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec, by_name
-
-
-def check_can_certify(n: int, alpha: float) -> None:
-    """Raise unless n samples that all fall on one class certify it at alpha."""
-    if alpha ** (1 / n) <= 0.5:
-        least = 1
-        while alpha ** (1 / least) <= 0.5:
-            least += 1
-        raise PydanticCustomError(
-            "n_too_small",
-            "n = {n} can never certify at alpha = {alpha}; use n >= {least}",
-            {"n": n, "alpha": alpha, "least": least},
-        )
-
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 

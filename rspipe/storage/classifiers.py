@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from rspipe.errors import ModelError, first_line
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import Precision, deploy
 from rspipe.networks.normalization import set_normalization
@@ -95,12 +96,19 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
     """Return a trained network as it was trained, with gradients.
 
     Raises:
-        ModelError: The architecture has no layer any more that could normalize as it did when the network was trained.
+        ModelError: The architecture is no longer the one that was trained: its parameters or normalization do not fit.
     """
     record = store.existing_model(model)
     network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
     if record.normalization is not None:
         # The parameters do not hold it, and it need not be the one that the architecture has by now.
-        set_normalization(network, record.normalization)
-    network.load_state_dict(store.parameters(model))
+        network = set_normalization(network, record.normalization)
+    parameters = store.parameters(model)
+    try:
+        network.load_state_dict(parameters)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{store.model_dir(model)}: the parameters do not fit {record.spec['architecture']} with {classes} classes "
+            f"({first_line(error)}); it has changed since they were trained"
+        ) from error
     return network.to(device)

@@ -19,7 +19,7 @@ from rspipe.search.domains import ADVMACER_SPACE, Space
 from rspipe.search.feasibility import check_space
 from rspipe.search.space import grid_size
 from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
-from rspipe.smoothing.spec import check_can_certify
+from rspipe.smoothing.certificates import check_can_certify
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import Label, LoadedModelSpec, ModelSpec, TrainingSpec, check_copies_fit

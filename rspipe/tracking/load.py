@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import torch
 from torch import nn
 
-from rspipe.errors import RspipeError, StoreError, first_line
+from rspipe.errors import ModelError, RspipeError, StoreError, first_line
+from rspipe.networks.architectures import code_in
 from rspipe.networks.deployment import Precision
 from rspipe.records import EnsembleWeights, Record, TrainedModel
 from rspipe.smoothing.classifiers import HardClassifier
@@ -123,10 +124,10 @@ class _Source:
         if record.status != "finished":
             raise StoreError(f"run {id_}: its training {record.status}, it has no classifier")
         architecture = str(record.spec.get("architecture", ""))
-        if ":" in architecture and not self._allow_code:
+        if (code := code_in(architecture)) and not self._allow_code:
             raise StoreError(
-                f"run {id_}: its network is made by code, {architecture}; say allow_code=True if you trust that "
-                "module and this run"
+                f"run {id_}: its network is made by code, that of {code}; say allow_code=True if you trust it and this "
+                "run"
             )
         parameters = load_torch(StorePath.of(weights))
         # Both files could be another model's; the run's own tag is not among them.
@@ -138,8 +139,8 @@ class _Source:
             return load_network(self._store, name, classes=classes, device=torch.device(device), precision=precision)
         except StoreError as error:
             raise StoreError(f"run {id_}: weights.pt is not what model.json describes; publish it again") from error
-        except RuntimeError as error:
-            if "state_dict" not in str(error):
+        except ModelError as error:
+            if not isinstance(error.__cause__, RuntimeError):
                 raise
             raise StoreError(
                 f"run {id_}: its parameters do not fit {architecture} with {classes} classes; say classes="

@@ -76,7 +76,7 @@ def evaluate(network: nn.Module, split: Split, *, sigma: float, seed: int) -> Ev
     device = split.labels.device
     generator = epoch_generator(seed, -1, device)
     parts = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for positions in torch.split(torch.arange(len(split), device=device), _EVALUATED_AT_ONCE):
             images = split.batch(positions)
             noise = torch.randn(images.shape, generator=generator, device=device)

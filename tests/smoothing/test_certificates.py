@@ -26,6 +26,8 @@ from rspipe.smoothing.certificates import (
     certify_counts,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    least_to_certify,
+    least_to_predict,
     predict_counts,
     radius_cap,
     two_sided_counts,
@@ -560,7 +562,9 @@ def test_a_module_gets_its_modes_back(normed: Normed) -> None:
 
 
 def test_a_module_gets_its_modes_back_after_an_error(normed: Normed) -> None:
-    with pytest.raises(RuntimeError, match="running_mean"):
+    with pytest.raises(
+        ModelError, match=r"fails on inputs \[100, 3\] of torch.float32 on cpu \(RuntimeError: running_mean"
+    ):
         certify(normed, torch.zeros(3), sigma=0.5, n=100)
     assert normed.training
     assert normed.norm.training
@@ -580,16 +584,16 @@ def test_the_classifier_runs_without_gradients() -> None:
     assert not any(needs)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_single_logit_that_is_not_finite_stops_everything(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_single_logit_that_ranks_nothing_stops_everything(value: float) -> None:
     def classifier(batch: Tensor) -> Tensor:
         logits = torch.zeros(len(batch), 3)
         logits[-1, 2] = value
         return logits
 
-    with pytest.raises(ModelError, match="the base classifier returned NaN or infinite logits"):
+    with pytest.raises(ModelError, match=r"the base classifier returned NaN or \+inf as a logit"):
         certify(classifier, torch.zeros(2), sigma=0.5, n=100)
-    with pytest.raises(ModelError, match="the base classifier returned NaN or infinite logits"):
+    with pytest.raises(ModelError, match=r"the base classifier returned NaN or \+inf as a logit"):
         predict(classifier, torch.zeros(2), sigma=0.5, n=100)
 
 
@@ -616,7 +620,7 @@ def test_logits_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("call", [certify, predict])
 def test_arguments_out_of_range_are_refused(call: Callable[..., Any], changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        call(constant(0.0, 1.0), torch.zeros(2), **{"sigma": 0.5, "n": 10, **changed})
+        call(constant(0.0, 1.0), torch.zeros(2), **{"sigma": 0.5, "n": 20, **changed})
 
 
 def test_certify_needs_a_selection_sample() -> None:
@@ -624,11 +628,38 @@ def test_certify_needs_a_selection_sample() -> None:
         certify(constant(0.0, 1.0), torch.zeros(2), sigma=0.5, n0=0, n=10)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, dtype=torch.int64), torch.tensor([0.0, float("nan")])])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, dtype=torch.uint8), r"must hold floating-point numbers, got torch.uint8; .* x.float\(\) / 255"),
+        (torch.tensor([0.0, float("nan"), float("inf")]), "must hold finite numbers; 2 of 3 are NaN or infinite"),
+        (np.zeros((1, 8, 8)), r"must be a torch.Tensor, got numpy.ndarray; give torch.from_numpy\(x\).float\(\)"),
+        ([[0.0, 1.0]], "must be a torch.Tensor, got builtins.list"),
+        (torch.zeros(1, 3, 8, 8), r"is a batch of one, \[1, 3, 8, 8\]; give the image alone, x\[0\]"),
+        (torch.arange(256.0), r"holds whole numbers up to 255, bytes, .* sigma = 0.5 is no noise; give x / 255"),
+    ],
+)
 @pytest.mark.parametrize("call", [certify, predict])
-def test_inputs_that_are_not_finite_floating_point_are_refused(call: Callable[..., Any], x: Tensor) -> None:
-    with pytest.raises(ValueError, match="x must hold finite floating-point numbers"):
-        call(constant(0.0, 1.0), x, sigma=0.5, n=10)
+def test_what_is_no_input_is_refused_in_one_line(call: Callable[..., Any], x: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^x {message}") as refusal:
+        call(constant(0.0, 1.0), x, sigma=0.5, n=20)
+    assert "\n" not in str(refusal.value)
+
+
+def test_inputs_may_be_in_other_units_than_pixels_in_0_to_1() -> None:
+    bytes_ = torch.full((2,), 200.0)
+    assert certify(constant(0.0, 1.0), bytes_, sigma=0.5 * 255, n=20).prediction == 1
+    assert certify(constant(0.0, 1.0), bytes_ - 0.5, sigma=0.5, n=20).prediction == 1
+    assert certify(constant(0.0, 1.0), torch.zeros(1, 5, 8, 8), sigma=0.5, n=20).prediction == 1
+
+
+def test_float64_is_taken_by_a_network_of_float64_and_refused_in_one_line_by_another() -> None:
+    network, x = nn.Linear(2, 2), torch.zeros(2, dtype=torch.float64)
+    assert certify(nn.Linear(2, 2).double(), x, sigma=0.5, n=20).n == 20
+    with pytest.raises(
+        ModelError, match=r"fails on inputs \[100, 2\] of torch.float64 .*; x is float64, give x.float\(\)"
+    ):
+        certify(network, x, sigma=0.5, n=100)
 
 
 def test_predict_returns_the_class_far_from_the_boundary() -> None:
@@ -654,4 +685,21 @@ def test_predict_needs_enough_agreement_for_its_alpha() -> None:
     # 10 equal answers have the two-sided p-value 2 / 1024.
     call = {"sigma": 0.5, "n": 10}
     assert predict(constant(0.0, 1.0), torch.zeros(2), alpha=0.0020, **call) == 1
-    assert predict(constant(0.0, 1.0), torch.zeros(2), alpha=0.0019, **call) == ABSTAIN
+    with pytest.raises(ValueError, match=r"n = 10 can never predict at alpha = 0\.0019; use n >= 11"):
+        predict(constant(0.0, 1.0), torch.zeros(2), alpha=0.0019, **call)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.05, 0.01, 0.001, 1e-6])
+def test_the_least_n_is_the_smallest_with_which_equal_answers_say_anything(alpha: float) -> None:
+    least = least_to_certify(alpha)
+    bounds = clopper_pearson_lower([least - 1, least], [least - 1, least], alpha=alpha)
+    assert bounds[0] < 0.5 < bounds[1]
+    call = {"sigma": 1.0, "alpha": alpha}
+    assert certify(constant(0.0, 1.0), torch.zeros(2), n=least, **call).prediction == 1
+    with pytest.raises(ValueError, match=f"n = {least - 1} can never certify at alpha = {alpha:g}; use n >= {least}"):
+        certify(constant(0.0, 1.0), torch.zeros(2), n=least - 1, **call)
+    least = least_to_predict(alpha)
+    assert [predict_counts(np.array([0, size]), alpha=alpha) for size in (least - 1, least)] == [ABSTAIN, 1]
+    assert predict(constant(0.0, 1.0), torch.zeros(2), n=least, **call) == 1
+    with pytest.raises(ValueError, match=f"n = {least - 1} can never predict at alpha = {alpha:g}; use n >= {least}"):
+        predict(constant(0.0, 1.0), torch.zeros(2), n=least - 1, **call)

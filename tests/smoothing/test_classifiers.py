@@ -363,7 +363,7 @@ def test_only_needed_members_run() -> None:
 def test_a_member_that_returns_nan_is_named() -> None:
     members = networks()
     members[1].bias.data[2] = float("nan")
-    with pytest.raises(ModelError, match="member 1 returned NaN or infinite logits"):
+    with pytest.raises(ModelError, match=r"member 1 returned NaN or \+inf as a logit"):
         member_logits(members, torch.zeros(10, 3))
 
 

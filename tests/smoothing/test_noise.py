@@ -355,10 +355,10 @@ def test_a_module_is_evaluated_in_eval_mode_and_gets_its_modes_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2).eval())
     with evaluating(model):
         assert not any(module.training for module in model.modules())
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
     assert [module.training for module in model] == [True, True, False]
     assert model.training
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
 
 
 def test_a_module_in_eval_mode_stays_there() -> None:
@@ -370,7 +370,7 @@ def test_a_module_in_eval_mode_stays_there() -> None:
 
 def test_plain_functions_run_without_gradients_too() -> None:
     with evaluating(by_sign):
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
 
 
 def test_finite_logits_of_the_right_shape_pass() -> None:
@@ -389,12 +389,12 @@ def test_logits_of_another_number_of_classes_than_the_data_are_refused_by_name()
         check_logits(torch.zeros(5, 2), samples=5, name="member 3", classes=3)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_logits_that_are_not_finite_are_refused_wherever_they_are(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_rank_nothing_are_refused_wherever_they_are(value: float) -> None:
     def broken(batch: Tensor) -> Tensor:
         logits = torch.zeros(len(batch), 3)
         logits[0, 1] = value
         return logits
 
-    with pytest.raises(ModelError, match="NaN or infinite logits"):
+    with pytest.raises(ModelError, match=r"NaN or \+inf as a logit"):
         counts(100, classifier=broken)

@@ -298,7 +298,7 @@ def test_a_model_that_returns_nan_ends_certification_with_its_name(
     broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
     (store.run_dir.local_part / "models").unlink()
     store.save_model(broken, parameters)
-    with pytest.raises(ModelError, match=r"NaN or infinite logits.* \(image \d+, members broken\)$") as failed:
+    with pytest.raises(ModelError, match=r"NaN or \+inf as a logit.* \(image \d+, members broken\)$") as failed:
         certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
     assert "\n" not in str(failed.value)
     assert store.counts() is None

@@ -174,7 +174,7 @@ def _edit(folder: Path, **changes: object) -> None:
         (_pickled, "damaged or missing"),
         (_other_weights, "weights.pt is not what model.json describes"),
         (_other_model, "model.json is of another model than the run"),
-        (_code, "its network is made by code, os:mkdir; say allow_code=True"),
+        (_code, "its network is made by code, that of module 'os'; say allow_code=True"),
         (_shorter, "model.json is damaged, or of another version of rspipe"),
     ],
 )
