@@ -45,7 +45,7 @@ class TrainedModel(Record):
     spec: dict[str, Any]
     status: Status
     message: str
-    """Why training ended early; empty when it did not."""
+    """Why training ended early, or why the normalization of a checkpoint is doubtful; else empty."""
     collapsed: bool
     """True when it predicts a single class on the validation split."""
     history: tuple[dict[str, float], ...]

@@ -31,6 +31,7 @@ from rspipe.storage.environment import environment
 from rspipe.storage.opening import open_store
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
+from rspipe.study.groups import CheckpointGroup
 from rspipe.tracking.client import tracking_uri, ui_command
 from rspipe.tracking.publish import Tracker
 from rspipe.training.published import published_network
@@ -108,6 +109,10 @@ class Session:
                 self._warn(f"{record.id} {record.status} and is left out: {record.message}")
             elif record.collapsed:
                 self._warn(f"{record.id} predicts a single class on the validation split")
+            if record.source == "checkpoint":
+                self._say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f} on held-out images")
+                if record.message:
+                    self._warn(f"{record.id}: {record.message}")
         self._publish()
 
     def weigh(self) -> None:
@@ -197,7 +202,8 @@ def _check_data(study: StudyConfig) -> None:
             split.evenly_spaced(images)
         except DataError as error:
             raise DataError(f"{name} = {images}: {error}") from error
-    for architecture in {group.architecture for group in study.groups}:
+    trained = [group for group in study.groups if not isinstance(group, CheckpointGroup)]
+    for architecture in {group.architecture for group in trained}:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
     for spec in study.model_specs:

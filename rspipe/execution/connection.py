@@ -27,6 +27,9 @@ _QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
+_PASSED_ON = ("RSPIPE_CODE",)
+"""Environment variables that workers get: the folders of the user's own modules."""
+
 _OBJECT_STORE_BYTES = 300_000_000
 
 _CONNECT_SECONDS = 5.0
@@ -73,6 +76,8 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
     import ray
 
+    # Workers of a head that runs already have another environment than this process.
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     with native_stderr_to(log) as native_messages, messages_to(log):
         try:
@@ -82,6 +87,7 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
+                    **({"runtime_env": {"env_vars": passed}} if passed else {}),
                     **(local if address == "local" else {}),
                 )
         except Exception as error:

@@ -1,166 +1,140 @@
 """Published checkpoints become our networks: names are matched strictly, the normalization is given, not guessed."""
 
-import copy
 import hashlib
-import importlib
-import re
-import warnings
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
-from rspipe.networks.modes import evaluating
-from rspipe.networks.normalization import CIFAR10, IMAGENET, Normalization, normalization, set_normalization
+from rspipe.networks.checkpoint_files import few, read_checkpoint
+from rspipe.networks.denoising import Denoised
+from rspipe.networks.exported import FileNetwork, file_parameters
+from rspipe.networks.modes import copied, evaluating
+from rspipe.networks.normalization import (
+    CIFAR10,
+    IMAGENET,
+    MNIST,
+    MeanStd,
+    Normalization,
+    normalization,
+    set_normalization,
+)
+from rspipe.networks.parameter_names import Parameters, fitting_parameters, stored_normalization
 
-_PARTS = ("state_dict", "net", "network", "model")
-"""Where checkpoints keep the parameters: Cohen's and its descendants, MACER's, our own, others."""
+_log = logging.getLogger(__name__)
 
-_WRAPPERS = ("module.", "1.", "_orig_mod.")
-"""Prefixes of every name by wrappers: data parallelism, a normalization before the network, compilation."""
+CheckpointNormalization = Normalization | Literal["file"]
+"""Of a checkpoint: also the one whose mean and standard deviation lie in the file beside the network."""
 
 _PUBLISHED_NAMES = {"lenet": {"conv1": "0", "conv2": "3", "fc1": "7", "fc2": "9"}}
 """Names of layers in published checkpoints, where ours are others."""
 
-_COUNTER = "num_batches_tracked"
 
-
-def load_checkpoint(path: Path, *, architecture: str, classes: int, normalization: Normalization) -> nn.Module:
+def load_checkpoint(
+    path: Path | str,
+    *,
+    architecture: str,
+    classes: int,
+    normalization: CheckpointNormalization,
+    parameters: str | None = None,
+    denoiser: Path | str | None = None,
+) -> nn.Module:
     """Return the network of a published checkpoint, in eval mode on the CPU, with the names of `build_network`.
 
-    Of the file nothing but tensors is used and nothing is executed.
+    Of the file nothing but tensors is used and nothing is executed (but a TorchScript program, when the network runs).
+    The parameters are the dictionary in it, at any depth, whose names are those of the network behind a common prefix
+    ("module.", "model.", "1.", ...). What lies beside them, and the network has no place for, is left out and listed in
+    a warning.
 
     Args:
-        path: A file of `torch.save` (.pth, .pt, .tar) that holds a state dict, alone or as `state_dict` (Cohen,
-            SmoothAdv, Consistency, SmoothMix), `net` (MACER), `network` or `model`; or a file of safetensors.
+        path: A file of `torch.save` (.pth, .pt, .tar) or of safetensors; for the architectures "onnx" and "torchscript"
+            such a file.
         architecture: As in a study file.
         classes: Of the checkpoint.
-        normalization: The one it was trained with. The file does not say, and a wrong one costs accuracy silently: see
-            `check_clean_accuracy`. "architecture" for Cohen's, "none" for MACER's, "centre" for most of SmoothAdv's.
+        normalization: The one it was trained with. The file rarely says, and a wrong one costs accuracy silently: see
+            `check_clean_accuracy`. "architecture" for Cohen's, "none" for MACER's, "centre" for most of SmoothAdv's,
+            "file" where mean and standard deviation lie beside the network.
+        parameters: Which ones, where the file has several sets that fit: a part of their place, e.g. "ema".
+        denoiser: Checkpoint of the denoiser, where the architecture begins with one and the file holds the classifier
+            alone.
 
     Raises:
-        ModelError: The file cannot be read without executing it, or is of another architecture.
+        ModelError: The file cannot be read without executing it, is of another architecture, has several sets of
+            parameters that fit, or lies beside another normalization than the one given.
     """
-    parameters = read_checkpoint(path)
+    path = Path(path)
     network = build_network(architecture, classes=classes, seed=0)
-    try:
-        set_normalization(network, normalization)
-    except ValueError as error:
-        raise ModelError(f"{path}: {error}") from error
-    own = network.state_dict()
-    readings = _readings(parameters, published=_PUBLISHED_NAMES.get(architecture, {}))
-    names = max(readings, key=lambda reading: sum(name in own for name in reading.values()))
-    given = {names[name]: value for name, value in parameters.items()}
-    problems = _differences(own, given)
-    if problems:
-        raise ModelError(
-            f"{path}: does not fit {architecture} with {classes} classes: {'; '.join(problems)}; "
-            "the checkpoint is of another architecture, depth or number of classes"
-        )
-    # Checkpoints of before PyTorch 0.4.1 have no such counters, and nothing reads them.
-    network.load_state_dict({**{name: value for name, value in own.items() if name.endswith(_COUNTER)}, **given})
+    part = network
+    if denoiser is not None:
+        if not isinstance(network, Denoised):
+            raise ModelError(f"architecture {architecture!r} has no denoiser; name one, e.g. 'dncnn + {architecture}'")
+        _fill(network.denoiser, Path(denoiser), f"the denoiser of {architecture}", None, {})
+        part = network.classifier
+    purpose = f"{architecture} with {classes} classes"
+    beside = _fill(part, path, purpose, parameters, _PUBLISHED_NAMES.get(architecture, {}))
+    return _normalized(network, normalization, beside, path).eval()
+
+
+def _fill(network: nn.Module, path: Path, purpose: str, wanted: str | None, published: Mapping[str, str]) -> Parameters:
+    """Give a network the parameters in a file, and return the tensors that lie beside them."""
+    if isinstance(network, FileNetwork):
+        if not path.is_file():
+            raise ModelError(f"{path}: no such checkpoint file")
+        network.load_state_dict(file_parameters(path.read_bytes()))
+        return {}
+    fitting = fitting_parameters(
+        read_checkpoint(path), network.state_dict(), path=path, purpose=purpose, wanted=wanted, published=published
+    )
+    network.load_state_dict({**network.state_dict(), **fitting.parameters})
     broken = [name for name, value in network.state_dict().items() if not bool(value.isfinite().all())]
     if broken:
-        raise ModelError(f"{path}: {_few(broken)} hold NaN or infinity; the file is damaged or its training diverged")
-    return network.eval()
+        raise ModelError(f"{path}: {few(broken)} hold NaN or infinity; the file is damaged or its training diverged")
+    if fitting.beside:
+        _log.warning("warning: %s: left out, for %s has no such parameters: %s", path, purpose, few([*fitting.beside]))
+    return fitting.beside
+
+
+def _normalized(network: nn.Module, to: CheckpointNormalization, beside: Parameters, path: Path) -> nn.Module:
+    """Return a network with the normalization that was asked for, which what lies beside it must not contradict."""
+    stored = stored_normalization(beside)
+    if to == "file":
+        if stored is None:
+            raise ModelError(f"{path}: holds no mean and standard deviation beside the network; name the normalization")
+        to = stored
+    try:
+        network = set_normalization(network, to)
+    except (ModelError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    now = normalization(network)
+    if stored is not None and not _alike(stored, now):
+        chosen = "none" if now is None else f"mean {now[0]} and std {now[1]}"
+        raise ModelError(
+            f"{path}: holds a normalization by mean {stored[0]} and std {stored[1]}, but the one chosen is {chosen}; "
+            "normalization = 'file' takes the former"
+        )
+    return network
+
+
+def _alike(stored: MeanStd, chosen: MeanStd | None) -> bool:
+    """Return whether two normalizations are the same but for rounding to three digits; one channel stands for all."""
+    mean, std = chosen or ((0.0,), (1.0,))
+    pairs = [(stored[0], mean), (stored[1], std)]
+    size = max(len(values) for pair in pairs for values in pair)
+    if any(len(values) not in (1, size) for pair in pairs for values in pair):
+        return False
+    spread = [tuple(values * (size // len(values)) for values in pair) for pair in pairs]
+    return all(abs(a - b) <= 2e-3 for one, other in spread for a, b in zip(one, other, strict=True))
 
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the parameters in a checkpoint by the names that the file gives them, executing nothing from it.
-
-    Raises:
-        ModelError: The file is missing or damaged, holds no state dict, or cannot be read without executing it.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such checkpoint file")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load(path)
-    places = [content, *(content.get(part) for part in _PARTS)] if isinstance(content, dict) else []
-    for parameters in places:
-        if isinstance(parameters, dict) and parameters and all(isinstance(v, Tensor) for v in parameters.values()):
-            return {str(name): value for name, value in parameters.items()}
-    kind = f"a dict of {_few([str(key) for key in content])}" if isinstance(content, dict) else type(content).__name__
-    raise ModelError(
-        f"{path}: holds {kind}, and no state dict alone or under {', '.join(_PARTS)}; save the state dict alone"
-    )
-
-
-def _load(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); allow it") from error
-    except Exception as error:
-        # torch's own advice is to execute what is in the file.
-        code = re.search(r"GLOBAL ([\w.]+)|(legacy .tar|TorchScript)", str(error))
-        if code:
-            raise ModelError(
-                f"{path}: refused, for it holds more than tensors ({code[1] or code[2]}) and reading it could execute "
-                "code; if you trust it, load it elsewhere with weights_only=False and torch.save its state dict alone"
-            ) from error
-        raise ModelError(
-            f"{path}: damaged, or no file of torch.save ({type(error).__name__}); download it again"
-        ) from error
-
-
-def _load_safetensors(path: Path) -> Any:
-    try:
-        safetensors = importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise ModelError(f"{path}: needs the package safetensors; pip install safetensors") from error
-    try:
-        return safetensors.load_file(path, device="cpu")
-    except Exception as error:
-        raise ModelError(
-            f"{path}: damaged, or no file of safetensors ({type(error).__name__}); download it again"
-        ) from error
-
-
-def _readings(names: Collection[str], *, published: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Yield our names for the names of a file, with one wrapper after the other taken off all of them."""
-    prefix: str | None = ""
-    while prefix is not None:
-        bare = {}
-        for name in names:
-            first, dot, rest = name.removeprefix(prefix).partition(".")
-            bare[name] = published.get(first, first) + dot + rest
-        yield bare
-        # `Normalize` comes before a network that was saved without.
-        yield {name: f"1.{value}" for name, value in bare.items()}
-        longer = [prefix + wrapper for wrapper in _WRAPPERS]
-        prefix = next((p for p in longer if all(name.startswith(p) for name in names)), None)
-
-
-def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """Return in words how parameters differ from those that a network has."""
-    lacks = [name for name in own if name not in given and not name.endswith(_COUNTER)]
-    unknown = [name for name in given if name not in own]
-    shapes = [
-        f"{name} is {_kind(given[name])} instead of {_kind(own[name])}"
-        for name in own
-        if name in given and _kind(given[name]) != _kind(own[name])
-    ]
-    differences = {"it lacks": lacks, "it has besides": unknown, "in it": shapes}
-    return [f"{how} {_few(items)}" for how, items in differences.items() if items]
-
-
-def _kind(value: Tensor) -> str:
-    return f"{'' if value.is_floating_point() else f'{value.dtype} '}{list(value.shape)}"
-
-
-def _few(items: list[str]) -> str:
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return f"{', '.join(items[:3])}{more}"
 
 
 def check_clean_accuracy(
@@ -192,7 +166,7 @@ def check_clean_accuracy(
     if is_near(measured):
         return measured
     better = []
-    for choice, other in _normalized_otherwise(network):
+    for choice, other in _normalized_otherwise(network, channels=images.shape[1]):
         accuracy = _accuracy(other, images, labels, batch_size=batch_size)
         if is_near(accuracy):
             better.append(f"normalization={choice!r} gives {accuracy:.3f}")
@@ -204,22 +178,63 @@ def check_clean_accuracy(
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> float:
+    return float(_right(network, images, labels, batch_size=batch_size).double().mean())
+
+
+def _right(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
+    """Return [image] whether a network's class is the label."""
     with evaluating(network):
         predictions = torch.cat([network(batch).argmax(1) for batch in torch.split(images, batch_size)])
-    return float((predictions == labels).double().mean())
+    return predictions == labels
 
 
-def _normalized_otherwise(network: nn.Module) -> Iterator[tuple[Normalization, nn.Module]]:
+_DOUBT = 3.0
+"""Standard errors of a paired difference beyond which another normalization is clearly better."""
+
+_BEYOND_DOUBT = 0.95
+"""Accuracy that no other normalization is tried to better."""
+
+
+def normalization_doubt(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 50) -> str:
+    """Return in words whether another usual normalization is clearly more accurate than a network's; empty if not.
+
+    Args:
+        network: On the device of the images.
+        images: [image, channel, height, width] in [0, 1].
+        labels: [image].
+        batch_size: Images per forward pass.
+    """
+    now = _right(network, images, labels, batch_size=batch_size).double()
+    if float(now.mean()) >= _BEYOND_DOUBT or len(labels) < 2:
+        return ""
+    best: tuple[float, Normalization] | None = None
+    for choice, other in _normalized_otherwise(network, channels=images.shape[1]):
+        gain = _right(other, images, labels, batch_size=batch_size).double() - now
+        mean, error = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
+        if mean > _DOUBT * error and mean > (best[0] if best else 0.0):
+            best = mean, choice
+    if best is None:
+        return ""
+    return (
+        f"clean accuracy on {len(labels)} images is {float(now.mean()):.3f}, and would be "
+        f"{float(now.mean()) + best[0]:.3f} with normalization = {best[1]!r}; the one chosen is probably wrong"
+    )
+
+
+def _normalized_otherwise(network: nn.Module, *, channels: int) -> Iterator[tuple[Normalization, nn.Module]]:
     """Yield the usual normalizations that a network does not have, and a copy of it that has, until the next."""
     now = normalization(network)
-    if now is None:
-        return
-    other, seen = copy.deepcopy(network), [now]
-    none = (1.0,) * len(now[0])
-    known = [m for pair in (CIFAR10, IMAGENET) for m in (pair, (pair[0], none)) if len(pair[0]) == len(none)]
-    choices: tuple[Normalization, ...] = ("architecture", "none", "centre", *known)
-    for choice in choices:
-        set_normalization(other, choice)
+    seen = [now or ((0.0,) * channels, (1.0,) * channels)]
+    known: list[MeanStd] = [pair for pair in (MNIST, CIFAR10, IMAGENET) if len(pair[0]) == channels]
+    unscaled: list[MeanStd] = [(mean, (1.0,) * channels) for mean, _ in known if channels > 1]
+    half = (0.5,) * channels
+    named: tuple[Normalization, ...] = ("architecture", "none", "centre") if now is not None else ()
+    for choice in (*named, *known, *unscaled, (half, half)):
+        try:
+            other = set_normalization(copied(network), choice)
+        except (ModelError, ValueError):
+            # It has several layers, or one for another number of channels.
+            continue
         mean_std = normalization(other)
         if mean_std is not None and mean_std not in seen:
             seen.append(mean_std)

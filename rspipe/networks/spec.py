@@ -6,20 +6,21 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from rspipe.errors import StudyError
-from rspipe.networks.architectures import find_architecture
-from rspipe.networks.normalization import Normalization, Normalize
+from rspipe.networks.architectures import code_in, find_architecture
+from rspipe.networks.checkpoints import CheckpointNormalization
+from rspipe.networks.normalization import Normalize
 from rspipe.spec import Spec
 
 NO_CODE = {"allow_code": False}
 
 
 def _known_architecture(name: str, info: ValidationInfo) -> str:
-    if info.context == NO_CODE and ":" in name:
+    if info.context == NO_CODE and (source := code_in(name)):
         # Before anything is imported. Who makes a spec in Python has chosen the module already.
         raise PydanticCustomError(
             "code_not_allowed",
-            "this runs code of module '{module}'; pass --allow-code if you trust that module and this study file",
-            {"module": name.partition(":")[0]},
+            "this runs code of {source}; pass --allow-code if you trust it and this study file",
+            {"source": source},
         )
     try:
         find_architecture(name)
@@ -31,7 +32,7 @@ def _known_architecture(name: str, info: ValidationInfo) -> str:
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
 
 
-def _usable(normalization: Normalization) -> Normalization:
+def _usable(normalization: CheckpointNormalization) -> CheckpointNormalization:
     if not isinstance(normalization, str):
         try:
             Normalize(*normalization)
@@ -47,8 +48,15 @@ class Checkpoint(Spec):
     """Absolute, or relative to the study file. Not part of the identity."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the file; `load_study` computes it, and refuses another one than a study file names."""
-    normalization: Annotated[Normalization, AfterValidator(_usable)]
-    """The one that the network was trained with: "architecture", "none", "centre" or [means, standard deviations]."""
+    normalization: Annotated[CheckpointNormalization, AfterValidator(_usable)]
+    """The one that the network was trained with: "architecture", "none", "centre", "file" (it lies in the file beside
+    the network) or [means, standard deviations], which go before any network."""
+    parameters: str | None = None
+    """Which parameters, where the file holds several sets: a part of their place, e.g. "ema"."""
+    denoiser: str = Field(default="", exclude=True)
+    """File of the denoiser, of an architecture "denoiser + classifier"; none where `file` holds both."""
+    denoiser_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of that file, as of the other."""
     clean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude=True)
     """Published accuracy on the test images, as a fraction, to be checked before anything is certified."""
     tolerance: Annotated[float, Field(gt=0, le=1)] = Field(default=0.05, exclude=True)

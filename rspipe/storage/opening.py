@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rspipe.errors import StoreError
+from rspipe.networks.architectures import allow_code_in
 from rspipe.networks.spec import NO_CODE
 from rspipe.spec import content_id
 from rspipe.storage.files import read_json, write_json
@@ -62,11 +63,14 @@ def read_study(store: Store, *, allow_code: bool = False) -> StudyConfig:
 
     Args:
         store: The run directory.
-        allow_code: Whether an architecture may be `module:function`, whose module is then imported.
+        allow_code: Whether an architecture may be `module:function`, whose module is then imported; it may lie in the
+            working directory.
 
     Raises:
         StoreError: It is no run directory, of another version of rspipe, or names code that is not allowed.
     """
+    if allow_code:
+        allow_code_in(Path.cwd())
     path = store.run_dir / STUDY_FILE
     if not path.is_file():
         raise StoreError(f"{store.run_dir} is no run directory; give one that a study was run in")

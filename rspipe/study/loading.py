@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.errors import StudyError, nearest
+from rspipe.networks.architectures import allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.spec import NO_CODE
 from rspipe.search.spec import AlgorithmSpec
@@ -81,20 +82,29 @@ def _with_digests(config: dict[str, Any], folder: Path) -> None:
         checkpoint = entry.get("checkpoint") if isinstance(entry, dict) else None
         if not isinstance(checkpoint, dict):
             continue
-        place, file = f"models[{index}].checkpoint", checkpoint.get("file")
-        if not isinstance(file, str) or not file:
+        place = f"models[{index}].checkpoint"
+        if not isinstance(checkpoint.get("file"), str) or not checkpoint["file"]:
             raise StudyError(f"{place}.file is missing; name the checkpoint")
-        path = (folder / file).resolve()
-        try:
-            digest = file_digest(path)
-        except OSError as error:
-            if "sha256" not in checkpoint:
-                raise StudyError(f"{place}.file: {path} cannot be read ({error.strerror}); correct it") from error
-            # Whoever has to load it says so; a model that is loaded already needs no file.
-            digest = str(checkpoint["sha256"])
-        if (named := checkpoint.get("sha256", digest)) != digest:
-            raise StudyError(f"{place}.sha256 = {named!r}, but {path} has {digest}; it is another file")
-        entry["checkpoint"] = {**checkpoint, "file": str(path), "sha256": digest}
+        found = dict(checkpoint)
+        for file, sha256 in (("file", "sha256"), ("denoiser", "denoiser_sha256")):
+            if checkpoint.get(file):
+                found[file], found[sha256] = _with_digest(checkpoint, folder, file=file, sha256=sha256, place=place)
+        entry["checkpoint"] = found
+
+
+def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256: str, place: str) -> tuple[str, str]:
+    """Return the path of a file of a checkpoint, from a folder on, and its SHA-256."""
+    path = (folder / str(checkpoint[file])).resolve()
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        if sha256 not in checkpoint:
+            raise StudyError(f"{place}.{file}: {path} cannot be read ({error.strerror}); correct it") from error
+        # Whoever has to load it says so; a model that is loaded already needs no file.
+        digest = str(checkpoint[sha256])
+    if (named := checkpoint.get(sha256, digest)) != digest:
+        raise StudyError(f"{place}.{sha256} = {named!r}, but {path} has {digest}; it is another file")
+    return str(path), digest
 
 
 _TAGS = {
@@ -128,6 +138,9 @@ def _one_line(error: ErrorDetails) -> str:
         return f"{place}: unknown {place.rpartition('.')[2]} {context['tag']!r}{nearest(str(context['tag']), valid)}"
     if error["type"] == "union_tag_not_found":
         return f"{place}: needs a name, e.g. {place.rpartition('.')[2]}.name"
+    if error["type"] == "value_error":
+        # Raised by a rule that other callers need, too: its own words are enough.
+        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
     if error["type"] == "missing":
         return f"{place} is missing"
     if isinstance(value, (int, float, str)):
@@ -151,8 +164,8 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
     Args:
         path: Of the file.
         overrides: In their order.
-        allow_code: Whether an architecture may be `module:function`. Otherwise a study file is data alone, and nothing
-            that it names is imported.
+        allow_code: Whether an architecture may be `module:function`, of a module that is installed or lies beside the
+            study file. Otherwise a study file is data alone, and nothing that it names is imported.
 
     Raises:
         StudyError: The file is missing, is not TOML, or says something impossible; the message names place,
@@ -166,6 +179,8 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
     # An override of a key of the default data set needs no [data] in the file.
     config.setdefault("data", {"name": DigitsData().name})
+    if allow_code:
+        allow_code_in(path.parent)
     for assignment in overrides:
         _override(config, assignment)
     if isinstance(shared := config.get("training"), dict):

@@ -1,15 +1,19 @@
 """Published checkpoints: formats, names, normalization, and what must not be loaded."""
 
 import argparse
+import datetime
+import functools
 import os
 import pickle
 import sys
+import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,8 @@ from torch.nn import functional
 
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import ARCHITECTURES, build_network
-from rspipe.networks.checkpoints import check_clean_accuracy, load_checkpoint, read_checkpoint
+from rspipe.networks.checkpoint_files import read_checkpoint
+from rspipe.networks.checkpoints import check_clean_accuracy, load_checkpoint, normalization_doubt
 from rspipe.networks.normalization import CIFAR10, IMAGENET, Normalization, Normalize, normalization, set_normalization
 
 Parameters = dict[str, Tensor]
@@ -168,7 +173,7 @@ def test_counters_that_old_files_lack_are_all_that_may_be_missing(
     assert torch.equal(network(images), resnet20(images))
     for name in ("bn1.running_var", "layer2.0.downsample.0.weight", "fc.bias"):
         torch.save({k: v for k, v in old.items() if k != name}, path)
-        with pytest.raises(ModelError, match=f"it lacks 1.{name}; the checkpoint is of another"):
+        with pytest.raises(ModelError, match=f"it lacks 1.{name}; all else fits: the file is incomplete"):
             load_checkpoint(path, architecture="cifar_resnet20", classes=10, normalization="architecture")
 
 
@@ -210,11 +215,16 @@ def changed(parameters: Parameters, **changes: Tensor) -> Parameters:
         (
             "cifar_resnet20",
             10,
-            {"layer4.0.conv1.weight": torch.zeros(1)},
+            {"layer4.0.conv1.weight": torch.zeros(2)},
             r"it has besides 1\.layer4\.0\.conv1\.weight;",
         ),
         ("cifar_resnet20", 10, {"fc.weight": torch.zeros(10, 64).to(torch.int8)}, r"torch\.int8 \[10, 64\] instead"),
-        ("lenet", 10, {}, r"it lacks 0\.bias, .* more; it has besides .* more; in it 0\.weight is"),
+        (
+            "lenet",
+            10,
+            {},
+            r"it lacks 0\.bias, 3\.bias, .* more; it has besides",
+        ),
         ("resnet50", 10, {}, r"it lacks .* and \d+ more; .*in it 1\.conv1\.weight is"),
     ],
 )
@@ -249,7 +259,6 @@ def test_parameters_that_are_not_finite_are_refused(resnet20: nn.Module, tmp_pat
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, "a dict of epoch, weights, and no state dict"),
         ({"state_dict": {}}, "a dict of state_dict,"),
         ({"state_dict": {"a": 3}}, "a dict of state_dict,"),
         ({}, "a dict of "),
@@ -260,7 +269,140 @@ def test_parameters_that_are_not_finite_are_refused(resnet20: nn.Module, tmp_pat
 def test_a_file_without_parameters_is_refused(tmp_path: Path, content: object, what: str) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(ModelError, match=f"holds {what}"):
-        read_checkpoint(tmp_path / "other.pth")
+        load_checkpoint(tmp_path / "other.pth", architecture="lenet", classes=10, normalization="none")
+
+
+# --- one rule for every place and prefix ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lenet() -> nn.Module:
+    return trained("lenet")
+
+
+def loaded_lenet(content: object, folder: Path, **options: Any) -> nn.Module:
+    torch.save(content, folder / "c.pth")
+    return load_checkpoint(
+        str(folder / "c.pth"), **{"architecture": "lenet", "classes": 10, "normalization": "none", **options}
+    )
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "model.", "backbone.", "net.", "_orig_mod.", "module.model.", "model.module.1.", "any.thing."],
+)
+@pytest.mark.parametrize("place", [(), ("state_dict",), ("model_state_dict",), ("checkpoint", "weights", "of_the_net")])
+def test_parameters_are_found_at_any_place_behind_any_prefix(
+    lenet: nn.Module, tmp_path: Path, prefix: str, place: tuple[str, ...]
+) -> None:
+    content: Any = named(lenet.state_dict(), prefix)
+    for key in reversed(place):
+        content = {key: content, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}}
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(loaded_lenet(content, tmp_path)(images), lenet(images))
+
+
+def test_what_the_network_has_no_place_for_is_left_out_and_listed(
+    lenet: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counters = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1, dtype=torch.float64)}
+    head = {"rotation_head.weight": torch.zeros(4, 500)}
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(loaded_lenet({**lenet.state_dict(), **counters, **head}, tmp_path)(images), lenet(images))
+    assert (
+        "left out, for lenet with 10 classes has no such parameters: total_ops, 0.total_params, rotation_head"
+        in caplog.text
+    )
+
+
+def test_a_published_googlenet_loads_without_its_auxiliary_heads(tmp_path: Path) -> None:
+    from torchvision import models
+
+    published, path = models.googlenet(weights=None, init_weights=False, num_classes=10).eval(), tmp_path / "g.pth"
+    torch.save(published.state_dict(), path)
+    network = load_checkpoint(path, architecture="googlenet", classes=10, normalization="none")
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(network(images), published(images))
+
+
+def test_of_several_sets_of_parameters_one_has_to_be_named(lenet: nn.Module, tmp_path: Path) -> None:
+    averaged, images = trained("lenet", seed=2), torch.rand(2, 1, 28, 28)
+    separate = {"state_dict": lenet.state_dict(), "state_dict_ema": averaged.state_dict()}
+    together = {"state_dict": {**named(lenet.state_dict(), "model."), **named(averaged.state_dict(), "ema_model.")}}
+    for content in (separate, together):
+        with pytest.raises(ModelError, match=r"holds 2 different sets of parameters that fit, .*; say which, e\.g\."):
+            loaded_lenet(content, tmp_path)
+        assert torch.equal(loaded_lenet(content, tmp_path, parameters="ema")(images), averaged(images))
+    with pytest.raises(ModelError, match="parameters = 'swa' is in none of the places that fit, 'state_dict', 'state_"):
+        loaded_lenet(separate, tmp_path, parameters="swa")
+    same = {"state_dict": lenet.state_dict(), "model": named(lenet.state_dict(), "module.")}
+    assert torch.equal(loaded_lenet(same, tmp_path)(images), lenet(images))
+
+
+# --- normalization beside the network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [("mean", "std"), ("normalizer.new_mean", "normalizer.new_std"), ("norm.mu", "norm.sigma")]
+)
+@pytest.mark.parametrize("unit", [1.0, 255.0])
+def test_a_normalization_in_the_file_is_compared_and_may_be_taken(
+    lenet: nn.Module, tmp_path: Path, names: tuple[str, str], unit: float
+) -> None:
+    buffers = {names[0]: torch.full((1, 1, 1), 0.1307 * unit), names[1]: torch.full((1, 1, 1), 0.3081 * unit)}
+    content, images = {**named(lenet.state_dict(), "model."), **buffers}, torch.rand(2, 1, 28, 28)
+    if unit > 1:
+        # A grey deviation below 1 would not show the unit; this one does.
+        assert 0.3081 * unit > 2
+    expected = lenet((images - 0.1307) / 0.3081)
+    for choice in ("file", ((0.1307,), (0.3081,)), ((0.131,), (0.308,))):
+        network = loaded_lenet(content, tmp_path, normalization=choice)
+        torch.testing.assert_close(network(images), expected, atol=0.02, rtol=0.0)
+    with pytest.raises(
+        ModelError, match=r"holds a normalization by mean \(0\.1307,\) .* chosen is none; .* = 'file' takes"
+    ):
+        loaded_lenet(content, tmp_path)
+
+
+def test_a_normalization_that_changes_nothing_is_none(lenet: nn.Module, tmp_path: Path) -> None:
+    buffers = {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}
+    images = torch.rand(2, 1, 28, 28)
+    network = loaded_lenet({**named(lenet.state_dict(), "model."), **buffers}, tmp_path)
+    assert torch.equal(network(images), lenet(images))
+    with pytest.raises(ModelError, match="holds no mean and standard deviation beside the network; name the norm"):
+        loaded_lenet(lenet.state_dict(), tmp_path, normalization="file")
+
+
+def test_mean_and_deviation_go_before_a_network_that_has_no_normalization(lenet: nn.Module, tmp_path: Path) -> None:
+    images = torch.rand(2, 1, 28, 28)
+    network = loaded_lenet(lenet.state_dict(), tmp_path, normalization=((0.5,), (0.25,)))
+    assert torch.equal(network(images), lenet((images - 0.5) / 0.25))
+    assert normalization(network) == ((0.5,), (0.25,))
+
+
+# --- a denoiser before the classifier ---------------------------------------------------------------------------------
+
+
+def test_a_denoiser_and_a_classifier_load_from_one_file_or_two(tmp_path: Path) -> None:
+    architecture = "dncnn + cifar_resnet20"
+    network, images = trained(architecture), torch.rand(2, 3, 32, 32)
+    torch.save(network.state_dict(), tmp_path / "both.pth")
+    torch.save({"state_dict": named(network.denoiser.state_dict(), "module.")}, tmp_path / "d.pth")
+    torch.save({"state_dict": named(bare(network.classifier), "1.")}, tmp_path / "c.pth")
+    both = load_checkpoint(tmp_path / "both.pth", architecture=architecture, classes=10, normalization="architecture")
+    apart = load_checkpoint(
+        tmp_path / "c.pth",
+        architecture=architecture,
+        classes=10,
+        normalization="architecture",
+        denoiser=tmp_path / "d.pth",
+    )
+    for one in (both, apart):
+        assert torch.equal(one(images), network(images))
+    with pytest.raises(ModelError, match=r"'lenet' has no denoiser; name one, e\.g\. 'dncnn \+ lenet'"):
+        load_checkpoint(
+            tmp_path / "c.pth", architecture="lenet", classes=10, normalization="none", denoiser=tmp_path / "d.pth"
+        )
 
 
 # --- files that are dangerous, damaged or not there -------------------------------------------------------------------
@@ -301,7 +443,7 @@ def test_what_a_file_would_execute_does_not_run(tmp_path: Path, write: Callable[
 @pytest.mark.parametrize("write", [as_torch_does, as_torch_did])
 @pytest.mark.parametrize(
     ("extra", "name"),
-    [(argparse.Namespace(lr=0.1), "argparse.Namespace"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")],
+    [(functools.partial(print, 1), "functools.partial"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")],
 )
 def test_a_file_that_needs_unpickling_is_refused_with_a_way_out(
     tmp_path: Path, write: Callable[[object, Path], None], extra: object, name: str
@@ -312,6 +454,24 @@ def test_a_file_that_needs_unpickling_is_refused_with_a_way_out(
         ModelError, match=f"refused, for it holds more than tensors \\({name}\\) .*weights_only=False and"
     ):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("write", [as_torch_does, as_torch_did])
+def test_harmless_values_beside_the_parameters_are_no_obstacle(
+    lenet: nn.Module, tmp_path: Path, write: Callable[[object, Path], None]
+) -> None:
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=Path("runs/a"), nested=argparse.Namespace(a=np.float32(1))),
+        "more": types.SimpleNamespace(a=1),
+        "best": [np.float64(93.0), np.int64(3), np.bool_(True)],
+        "losses": np.arange(3.0),
+        "when": datetime.datetime(2026, 11, 29),
+    }
+    path, images, known = tmp_path / "c.pth", torch.rand(2, 1, 28, 28), torch.serialization.get_safe_globals()
+    write({"state_dict": lenet.state_dict(), **beside}, path)
+    network = load_checkpoint(path, architecture="lenet", classes=10, normalization="none")
+    assert torch.equal(network(images), lenet(images))
+    assert set(torch.serialization.get_safe_globals()) == set(known)
 
 
 @pytest.mark.parametrize("write", [as_torch_does, as_torch_did])
@@ -461,3 +621,36 @@ def test_an_accuracy_in_per_cent_and_images_without_labels_are_refused(fitted: n
     for images in (3, 0):
         with pytest.raises(ValueError, match="must be of one length above 0"):
             check_clean_accuracy(fitted, torch.zeros(images, 1, 8, 8), torch.zeros(0), expected=0.9, tolerance=0)
+
+
+def test_a_wrong_normalization_is_noticed_without_being_asked(
+    fitted: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    torch.save(fitted.state_dict(), tmp_path / "weights.pt")
+    right, images, labels = accuracy(fitted, digits), *digits
+    for choice in ("none", ((0.1,), (2.0,))):
+        network = load_checkpoint(tmp_path / "weights.pt", architecture="dark_cnn", classes=10, normalization=choice)  # type: ignore[arg-type]
+        wrong = accuracy(network, digits)
+        doubt = normalization_doubt(network, images, labels)
+        if wrong < 0.95:
+            assert f"is {wrong:.3f}, and would be {right:.3f} with normalization = 'architecture'; the one" in doubt
+        else:
+            assert doubt == ""
+    assert normalization_doubt(fitted, images, labels) == ""
+    # Where nothing is right, nothing is clearly better.
+    assert (
+        normalization_doubt(
+            build_network("lenet", classes=10, seed=0), torch.rand(50, 1, 28, 28), torch.arange(50) % 10
+        )
+        == ""
+    )
+
+
+def test_a_network_without_a_normalization_of_its_own_is_doubted_too(digits: tuple[Tensor, Tensor]) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        body[1].weight.copy_(torch.tensor([[-1.0] * 64, [1.0] * 64]))  # type: ignore[operator, union-attr]
+        body[1].bias.zero_()  # type: ignore[operator, union-attr]
+    images, labels = digits[0][:200].clone(), torch.arange(200) % 2
+    images[labels == 0] = 0.05
+    assert "with normalization = ((0.1307,), (0.3081,))" in normalization_doubt(body, images, labels)

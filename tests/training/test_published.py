@@ -1,6 +1,9 @@
 """Checkpoints as models of a study: identified by their content, loaded as published, refused in one line."""
 
 import os
+import re
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,10 @@ from torch import Tensor, nn
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DigitsData
 from rspipe.errors import ModelError, StudyError
-from rspipe.networks.architectures import build_network
+from rspipe.networks.architectures import CODE_FOLDERS, build_network
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.modes import evaluating
-from rspipe.networks.normalization import Normalization, normalization, set_normalization
+from rspipe.networks.normalization import Normalization, Normalize, normalization, set_normalization
 from rspipe.stages.train import train_one
 from rspipe.storage.classifiers import trained_network
 from rspipe.storage.store import Store
@@ -147,6 +150,59 @@ def test_what_is_loaded_gives_the_logits_of_what_was_published_also_from_the_sto
     assert train_one(store, spec, DATA) == record
 
 
+@pytest.mark.parametrize("kind", ["wrapped", "torchscript", "denoised"])
+def test_a_network_of_any_kind_comes_back_from_the_store_as_it_was_loaded(
+    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CODE_FOLDERS, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (folder / "kinds_of_nets.py").write_text(
+        "from torch import nn\n"
+        "def build(classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+        "def smooth(): return nn.Conv2d(1, 1, 3, padding=1)\n"
+    )
+    torch.manual_seed(0)
+    plain, denoiser = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.Conv2d(1, 1, 3, padding=1)
+    expected = nn.Sequential(Normalize((0.3,), (0.4,)), plain).eval()
+    architecture, file, more = "kinds_of_nets:build", "c.pt", ""
+    if kind == "torchscript":
+        architecture, file = "torchscript", "c.ts"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(plain).save(folder / file)
+    else:
+        torch.save({"state_dict": plain.state_dict()}, folder / file)
+    if kind == "denoised":
+        architecture, more = "kinds_of_nets:smooth + kinds_of_nets:build", ', denoiser = "d.pt"'
+        torch.save(denoiser.state_dict(), folder / "d.pt")
+        expected = nn.Sequential(denoiser, expected).eval()
+    (folder / "study.toml").write_text(f"""
+name = "kinds"
+[[models]]
+label = "a"
+architecture = "{architecture}"
+checkpoint = {{ file = "{file}", normalization = [[0.3], [0.4]]{more} }}
+sigma = 0.25
+seeds = [0]
+""")
+    with pytest.raises(StudyError, match=r"this runs code of .*; pass --allow-code"):
+        load_study(folder / "study.toml")
+    # The module lies beside the study file, and nowhere else that Python looks.
+    (spec,) = load_study(folder / "study.toml", allow_code=True).model_specs
+    assert isinstance(spec, LoadedModelSpec)
+    store = Store(tmp_path / "run")
+    train_one(store, spec, DATA)
+    for loaded in (load_published_model(spec, DATA).network, stored(store, spec)):
+        assert torch.equal(logits(loaded), logits(expected))
+    for path in folder.glob("d.pt"):
+        torch.save(nn.Conv2d(1, 1, 3, padding=1).state_dict(), path)
+        assert load_study(folder / "study.toml", allow_code=True).model_specs[0].id != spec.id
+
+
+def stored(store: Store, spec: LoadedModelSpec) -> nn.Module:
+    return trained_network(store, spec.id, classes=10, device=torch.device("cpu"))
+
+
 def test_the_file_is_the_one_that_the_study_was_made_with(folder: Path) -> None:
     spec = one(folder)
     publish(folder / "one.pth.tar", network(2))
@@ -199,6 +255,12 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
     publish(folder / "one.pth.tar", trained)
     accuracy = float((trained(DATA.test.images).argmax(1) == DATA.test.labels).double().mean())
     assert accuracy > 0.7
+    right, wrong = one(folder, "normalization='architecture'"), one(folder, "normalization=[[4.0], [0.5]]")
+    assert load_published_model(right, DATA).message == ""
+    doubt = load_published_model(wrong, DATA).message
+    assert re.search(
+        r"on 200 images is 0\.\d+, and would be 0\.\d+ with normalization = 'architecture'; the one", doubt
+    )
     published = (f"clean_accuracy={accuracy:.3f}", "tolerance=0.01")
     load_published_model(one(folder, "normalization='architecture'", *published), DATA)
     shifted = one(folder, "normalization=[[4.0], [0.5]]", *published)
