@@ -1,27 +1,16 @@
-"""Why ensembles help or hurt, from the moments of members' margins on the calibration images.
+"""What ensembles give, from their members' margins on the calibration images: changes of ACR, and limits."""
 
-A margin is that of the label over the strongest competitor of all members together, on images that they get right
-(`rspipe.ensembles.moments.runner_up_pairs`), divided by the member's mean margin over these images: members differ in
-scale, and only what is left matters.
-Over noise it has the variance v within a member and covariances within a method and across methods. Of k members of
-one method the average has variance c + (v - c) / k with c the covariance within the method.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
 
 import numpy as np
 
-from rspipe.arrays import BoolArray, FloatArray
+from rspipe.arrays import FloatArray
 from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.weights_acr import clipped_ratio
 from rspipe.records import Interval
 from rspipe.smoothing.metrics import mean_interval, percentile_interval, resample_counts
-
-_RESAMPLES = 1000
-"""For covariances, a matrix of which is kept for each."""
 
 _FITS = 200
 """Resamples for which a hyperbola is fitted."""
@@ -41,110 +30,6 @@ class MemberMargins:
     def of(self, members: Sequence[str]) -> Calibration:
         """Return the margins of some members."""
         return self.calibration.of_members([self.members.index(member) for member in members])
-
-
-@dataclass(frozen=True)
-class Across:
-    """Covariance of models of two methods, and what mixing them does to the variance of an average of two."""
-
-    first: str
-    second: str
-    common_seed: bool
-    """Whether the models of every pair drew the same in their trainings. Pairs of the two kinds are never averaged."""
-    covariance: Interval
-    less_first: Interval | None
-    """Variance of the average of a model of each less that of two of the first; None with one model of it. Below 0,
-    mixing lowers the variance."""
-    less_second: Interval | None
-
-
-@dataclass(frozen=True)
-class NoiseStructure:
-    """Variances and covariances over noise of margins in units of their mean, with bootstrap intervals over images."""
-
-    images: int
-    """Those that the members together get right."""
-    models: dict[str, int]
-    """Number of models by method."""
-    variance: dict[str, Interval]
-    """By method, of a single model, the mean over its models."""
-    covariance: dict[str, Interval]
-    """By method of two models or more, of two of them."""
-    floor: dict[str, Interval]
-    """By method of two models or more: share of a model's variance that no number of its models averages away."""
-    across: tuple[Across, ...]
-    """Of every two methods; twice where some of their models have seeds in common and others have not."""
-
-
-def _standardised(weights: FloatArray, mean: FloatArray, covariance: FloatArray) -> FloatArray:
-    """Return [resample, k, k] covariances in units of mean margins, both averaged over images with `weights`."""
-    total = weights.sum(1, keepdims=True)
-    scale = weights @ mean / total
-    pooled = np.tensordot(weights, covariance, axes=1) / total[..., None]
-    return np.asarray(pooled / (scale[:, :, None] * scale[:, None, :]), dtype=np.float64)
-
-
-def noise_structure(
-    calibration: Calibration, methods: Sequence[str], *, common_seeds: Sequence[int | None] | None = None
-) -> NoiseStructure | None:
-    """Return the noise structure of members; None without two images to judge by.
-
-    Members whose mean margin is not positive on these images have no margin to standardise by and are left out.
-
-    Args:
-        calibration: The margins of k members.
-        methods: [k] that of each member.
-        common_seeds: [k] the seed of each member, where models of other methods with this seed drew the same in their
-            trainings; None of a member whose training is independent of all others, as are all by default.
-    """
-    pairs = runner_up_pairs(calibration.mean, calibration.covariance)
-    if len(pairs.mean) < 2:
-        return None
-    usable = pairs.mean.mean(0) > 0
-    labels = np.asarray(methods)[usable]
-    # NaN is equal to nothing.
-    seeds = np.asarray([None] * len(methods) if common_seeds is None else common_seeds, dtype=np.float64)[usable]
-    mean, covariance = pairs.mean[:, usable], pairs.covariance[:, usable][:, :, usable]
-    counts = resample_counts(len(mean))[:_RESAMPLES].astype(np.float64)
-    # The first row are the images as they are.
-    weights = np.concatenate([np.ones((1, len(mean))), counts])
-    spread = _standardised(weights, mean, covariance)
-    names = list(dict.fromkeys(labels.tolist()))
-
-    def averaged(wanted: BoolArray) -> FloatArray:
-        """Return [resample] the mean covariance of pairs of models [k, k]."""
-        return np.asarray(spread[:, wanted].mean(1), dtype=np.float64)
-
-    def interval(values: FloatArray) -> Interval:
-        return percentile_interval(float(values[0]), values[1:])
-
-    models = {name: int((labels == name).sum()) for name in names}
-    several = [name for name in names if models[name] > 1]
-    single = {name: np.diagonal(spread, axis1=1, axis2=2)[:, labels == name].mean(1) for name in names}
-    other = ~np.eye(len(labels), dtype=bool)
-    within = {name: averaged(np.outer(labels == name, labels == name) & other) for name in several}
-
-    def mixing(first: str, second: str, covariance: FloatArray) -> Interval | None:
-        if first not in within:
-            return None
-        return interval((single[second] + 2 * covariance - single[first] - 2 * within[first]) / 4)
-
-    def across() -> Iterator[Across]:
-        same = seeds[:, None] == seeds
-        for (a, b), common in product(combinations(names, 2), (False, True)):
-            wanted = np.outer(labels == a, labels == b) & (same == common)
-            if wanted.any():
-                values = averaged(wanted)
-                yield Across(a, b, common, interval(values), mixing(a, b, values), mixing(b, a, values))
-
-    return NoiseStructure(
-        images=len(mean),
-        models=models,
-        variance={name: interval(values) for name, values in single.items()},
-        covariance={name: interval(values) for name, values in within.items()},
-        floor={name: interval(within[name] / single[name]) for name in several},
-        across=tuple(across()),
-    )
 
 
 def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:

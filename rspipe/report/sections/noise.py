@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from rspipe.ensembles.diagnostics import Across, NoiseStructure, noise_structure
-from rspipe.records import Interval
+from rspipe.ensembles.noise_structure import Across, NoiseStructure, noise_structure
+from rspipe.records import Interval, TrainedModel
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
-from rspipe.report.tables import TONES, Cell, Table, bracketed, interval_cell
-from rspipe.smoothing.inference import verdict
+from rspipe.report.tables import Cell, Table, Tone, bracketed, interval_cell
+from rspipe.smoothing.inference import Difference
 
 
 def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, Cell]]:
@@ -19,8 +19,6 @@ def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, C
             "variance of one [95 %]": interval_cell(structure.variance[name]),
             "covariance of two [95 %]": interval_cell(structure.covariance.get(name)),
             "share that stays [95 %]": interval_cell(structure.floor.get(name)),
-            "mixed less two of the first [95 %]": Cell("–"),
-            "mixed less two of the second [95 %]": Cell("–"),
         }
     for one in structure.across:
         yield {
@@ -30,8 +28,6 @@ def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, C
             "variance of one [95 %]": Cell("–"),
             "covariance of two [95 %]": interval_cell(one.covariance),
             "share that stays [95 %]": Cell("–"),
-            "mixed less two of the first [95 %]": _lower_is_better(one.less_first),
-            "mixed less two of the second [95 %]": _lower_is_better(one.less_second),
         }
 
 
@@ -39,41 +35,77 @@ def _mixture(one: Across, joint: str) -> str:
     return f"{one.first}{joint}{one.second}{' with the same seed' if one.common_seed else ''}"
 
 
-def _changes(structure: NoiseStructure) -> Iterator[tuple[str, Interval]]:
-    """Yield what mixing does to the variance, by the averages compared."""
+def _changes(structure: NoiseStructure) -> Iterator[tuple[str, str, Difference]]:
+    """Yield what mixing does to the variance: of which mixture, against two of which method, and the difference."""
     for one in structure.across:
         for label, change in ((one.first, one.less_first), (one.second, one.less_second)):
             if change is not None:
-                yield f"{_mixture(one, ' + ')} against {label} x2", change
+                yield _mixture(one, " + "), label, change
 
 
 def _lower_is_better(interval: Interval | None) -> Cell:
     if interval is None:
-        return Cell("–")
-    tone = {"lower": "higher", "higher": "lower"}.get(verdict(interval), "not significant")
-    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[tone])
+        return Cell("not judged", tone="muted")
+    tone: Tone = "good" if interval.high < 0 else "bad" if interval.low > 0 else "muted"
+    return Cell(bracketed(interval, signed=True), interval.estimate, tone=tone)
+
+
+def _mixing_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, Cell]]:
+    for mixture, label, change in _changes(structure):
+        yield {
+            "margins of": Cell(average),
+            "average of": Cell(mixture),
+            "less two of": Cell(label),
+            "variance, these procedures [95 %]": _lower_is_better(change.procedures),
+            "variance, these models [95 %]": _lower_is_better(change.models),
+        }
+
+
+def _sentences(structure: NoiseStructure, average: str) -> Iterator[str]:
+    """Yield for which mixtures the variance is lower or higher, by scope."""
+    for scope in ("procedures", "models"):
+        judged = [(mixture, label, getattr(change, scope)) for mixture, label, change in _changes(structure)]
+        known = [(f"{mixture} against {label} x2", one) for mixture, label, one in judged if one is not None]
+        for word, names in (
+            ("lowers", [name for name, one in known if one.high < 0]),
+            ("raises", [name for name, one in known if one.low > 0]),
+        ):
+            if names:
+                yield f"Of {average}, for these {scope}: mixing {word} the variance for {', '.join(names)}."
+
+
+def _structures(results: Results, sigma: float) -> Iterator[tuple[str, NoiseStructure]]:
+    """Yield the noise structure of the members at a noise level, by what is averaged."""
+    for margins in results.margins_at(sigma):
+        models = [results.model(member) for member in margins.members]
+        known = [at for at, model in enumerate(models) if model is not None]
+        trained: list[TrainedModel] = [model for model in models if model is not None]
+        structure = noise_structure(
+            margins.of([margins.members[at] for at in known]),
+            [(model.label, model.seed) for model in trained],
+            common_seeds=[model.common_seed for model in trained],
+        )
+        if structure is not None:
+            yield margins.average, structure
 
 
 def noise_level(results: Results, *, sigma: float) -> Level | None:
     """Return variances and covariances of margins at a noise level, and where mixing changes them; None without."""
-    rows, sentences = [], []
-    for margins in results.margins_at(sigma):
-        methods = [results.model_label(member) for member in margins.members]
-        models = map(results.model, margins.members)
-        seeds = [None if model is None else model.common_seed for model in models]
-        structure = noise_structure(margins.calibration, methods, common_seeds=seeds)
-        if structure is None:
-            continue
-        rows += list(_noise_rows(structure, margins.average))
-        lower = [name for name, one in _changes(structure) if one.high < 0]
-        higher = [name for name, one in _changes(structure) if one.low > 0]
-        for word, mixtures in (("lowers", lower), ("raises", higher)):
-            if mixtures:
-                sentences.append(f"Of {margins.average}: mixing {word} the variance for {', '.join(mixtures)}.")
+    structures = list(_structures(results, sigma))
+    rows = [row for average, structure in structures for row in _noise_rows(structure, average)]
+    sentences = [text for average, structure in structures for text in _sentences(structure, average)]
     return Level(sigma, Table.of(rows), tuple(sentences)) if rows else None
+
+
+def mixing_table(results: Results, *, sigma: float) -> Table:
+    """Return what mixing does to the variance of an average of two, over all pairs of models."""
+    structures = _structures(results, sigma)
+    return Table.of(row for average, structure in structures for row in _mixing_rows(structure, average))
 
 
 def section(results: Results) -> Section | None:
     """Return the section; None where no margins were read."""
     levels = [level for sigma in results.sigmas if (level := noise_level(results, sigma=sigma)) is not None]
-    return Section("noise", {"levels": levels}) if levels else None
+    mixing = [Level(level.sigma, mixing_table(results, sigma=level.sigma)) for level in levels]
+    content = {"levels": levels, "mixing": [level for level in mixing if level.table.rows]}
+    return Section("noise", content) if levels else None

@@ -26,12 +26,15 @@ def pruning_sentences(results: Results, *, sigma: float) -> list[str]:
         names = [results.model_name(member) for member, out in zip(margins.members, dropped, strict=True) if out]
         if names:
             sentences.append(
-                f"Of {margins.average}: among all {size} members neither esbrs_ratio nor esbrs_acr gives any weight to "
-                f"{', '.join(names)}; an ensemble of all could drop them and save {100 * len(names) / size:.0f} % of "
-                "its certification."
+                f"Of {margins.average}, for these models: among all {size} members neither esbrs_ratio nor esbrs_acr "
+                f"gives any weight to {', '.join(names)} on the calibration images; an ensemble of all could drop them "
+                f"and save {100 * len(names) / size:.0f} % of its certification."
             )
         else:
-            sentences.append(f"Of {margins.average}: no member is without weight in an ensemble of all; none need go.")
+            sentences.append(
+                f"Of {margins.average}, for these models: no member is without weight in an ensemble of all; "
+                "none need go."
+            )
     return sentences
 
 

@@ -93,14 +93,14 @@ def test_methods_that_are_less_correlated_are_found_to_lower_the_variance() -> N
     assert within == pytest.approx(0.7 * variance)
     assert across == pytest.approx(0.4 * variance)
     assert found.sentences == (
-        "Of probabilities: mixing lowers the variance for advmacer + gaussian against advmacer x2.",
+        "Of probabilities, for these models: mixing lowers the variance for advmacer + gaussian against advmacer x2.",
     )
 
 
 def test_methods_that_are_more_correlated_than_models_of_one_raise_it() -> None:
     results = made(margins=(build.margins(0.25, correlations=(0.3, 0.6)),))
     assert noise(results).sentences == (
-        "Of probabilities: mixing raises the variance for advmacer + gaussian against advmacer x2.",
+        "Of probabilities, for these models: mixing raises the variance for advmacer + gaussian against advmacer x2.",
     )
 
 
