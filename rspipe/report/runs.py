@@ -1,7 +1,7 @@
 """Paired differences between classifiers of several runs, on images that all of them were certified on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import chain, product
 from typing import Any
@@ -142,7 +142,7 @@ def tested_images(data: DataSpec) -> dict[str, Any]:
 def _rule(counts: CountTable) -> str:
     """Return the rule with its parameters, in words."""
     # An image that misses the label counts 0 whether or not it was stopped.
-    parameters = counts.rule.model_dump(mode="json", exclude={"name", "label_stop"})
+    parameters = {name: value for name, value in asdict(counts.rule).items() if name not in ("name", "label_stop")}
     return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
 
 

@@ -19,7 +19,7 @@ from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classif
 from rspipe.smoothing.counts import NO_LABEL, CountTable
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
-from rspipe.smoothing.spec import CertifySpec
+from rspipe.smoothing.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Source:
     classifiers: Sequence[Classifier]
     x: Tensor
     sigma: float
-    spec: CertifySpec
+    spec: Sampling
     example: int
     classes: int
     limit: BatchLimit
@@ -76,7 +76,7 @@ def count_image(
     *,
     label: int | None,
     sigma: float,
-    spec: CertifySpec,
+    spec: Sampling,
     example: int,
     classes: int,
     limit: BatchLimit | None = None,

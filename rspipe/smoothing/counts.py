@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray, TextArray
-from rspipe.smoothing.spec import RuleSpec
+from rspipe.smoothing.sampling import Rule
 
 NO_LABEL = -1
 
@@ -19,7 +19,7 @@ class CountTable:
     """
 
     sigma: float
-    rule: RuleSpec
+    rule: Rule
     n0: int
     """Samples that select the class."""
     n: int

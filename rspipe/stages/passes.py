@@ -76,7 +76,7 @@ class CountPass:
             image,
             label=label,
             sigma=self.sigma,
-            spec=self.certify,
+            spec=self.certify.sampling,
             example=example,
             classes=self.classes,
             limit=limit,

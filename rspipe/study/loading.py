@@ -14,7 +14,7 @@ from rspipe.networks.architectures import allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.spec import NO_CODE
 from rspipe.search.spec import AlgorithmSpec
-from rspipe.smoothing.spec import RuleSpec
+from rspipe.smoothing.sampling import RULES
 from rspipe.study.config import SHARED, StudyConfig
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import TrainingSpec
@@ -109,11 +109,11 @@ def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256:
 
 _TAGS = {
     arg.model_fields["name"].annotation
-    for union in (MethodSpec, DataSpec, RuleSpec, AlgorithmSpec)
+    for union in (MethodSpec, DataSpec, AlgorithmSpec)
     for arg in get_args(get_args(union)[0])
 }
 
-_TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)}
+_TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)} | set(RULES)
 
 _TAGGED = ("method", "data", "rule", "algorithm")
 

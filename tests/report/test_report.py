@@ -30,7 +30,7 @@ from rspipe.report.tables import Cell, Table, duration, markdown, number, quanti
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.inference import contrast
-from rspipe.smoothing.spec import FixedRule
+from rspipe.smoothing.sampling import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

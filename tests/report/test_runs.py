@@ -18,7 +18,7 @@ from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import early_samples
 from rspipe.smoothing.inference import difference
-from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from tests import results_builder as built
 
 N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500

@@ -18,7 +18,7 @@ from rspipe.report.questions import (
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
 from rspipe.smoothing.metrics import average_certified_radius
-from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study, trained_model
 
 

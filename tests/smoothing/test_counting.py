@@ -28,7 +28,8 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertificateKind, derive
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import looks, planned_sizes, size_grid
-from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Rule
+from rspipe.smoothing.spec import CertifySpec
 
 PHI = NormalDist()
 # The chance that a correct program fails a check made at this level with fresh seeds.
@@ -37,7 +38,7 @@ CLASSES = 3
 X = torch.tensor([0.3, -0.2])
 SIGMA = 0.5
 N = 2500
-RULES: dict[str, RuleSpec] = {
+RULES: dict[str, Rule] = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned", pilot=150, eps=0.04, label_stop=False),
     "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.1, 0.25, 0.5, 0.75, 1.0), label_stop=False),
@@ -85,7 +86,7 @@ CLASSIFIERS = [
 ]
 
 
-def certify_spec(rule: RuleSpec | str, **changes: Any) -> CertifySpec:
+def certify_spec(rule: Rule | str, **changes: Any) -> CertifySpec:
     content = {"n0": 50, "n": N, "alpha": 0.01, "seed": 5, "block_size": 1000, "batch_size": 100}
     return CertifySpec(rule=RULES[rule] if isinstance(rule, str) else rule, **{**content, **changes})
 
@@ -176,7 +177,7 @@ def test_the_label_does_not_matter_unless_the_rule_stops_by_it() -> None:
 # What every rule shares.
 
 
-STOPPING: dict[str, RuleSpec] = {name: rule.model_copy(update={"label_stop": True}) for name, rule in RULES.items()}
+STOPPING: dict[str, Rule] = {name: replace(rule, label_stop=True) for name, rule in RULES.items()}
 
 
 @pytest.mark.parametrize("rule", STOPPING)

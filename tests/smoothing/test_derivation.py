@@ -22,14 +22,14 @@ from rspipe.smoothing.derivation import (
     soft_counts,
 )
 from rspipe.smoothing.rules import looks, settled
-from rspipe.smoothing.spec import FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Rule
 
 PHI = NormalDist()
 # The chance that a correct program fails a check made at this level with fresh seeds.
 FALSE_ALARM = 1e-6
 SIGMA, N0, N, ALPHA = 0.5, 40, 2000, 0.01
 GRID = (0.1, 0.25, 0.5, 0.75)
-RULES: dict[str, RuleSpec] = {
+RULES: dict[str, Rule] = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned", pilot=100),
     "radius_grid": RadiusGridRule(name="radius_grid", grid=GRID),

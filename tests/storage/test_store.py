@@ -1,10 +1,11 @@
 """The run directory: atomic records, one study, one process, damage noticed."""
 
 import errno
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
-from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule, RuleSpec
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Rule
+from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.counts import count_rows
 from rspipe.storage.files import checksum, load_torch, save_torch
 from rspipe.storage.opening import open_store
@@ -38,7 +40,7 @@ def study() -> StudyConfig:
     return load_study(TINY)
 
 
-RULES: dict[str, RuleSpec] = {
+RULES: dict[str, Rule] = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned", pilot=200, eps=0.05),
     "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.25, 0.5)),
@@ -387,7 +389,7 @@ def test_a_row_says_all_that_its_counts_depend_on(tmp_path: Path) -> None:
         "kind": "model",
         "sigma": 0.5,
         "rule": "planned",
-        "rule_parameters": RULES["planned"].model_dump_json(),
+        "rule_parameters": json.dumps(asdict(RULES["planned"]), separators=(",", ":")),
         "n0": 100,
         "n": 3000,
         "alpha": 0.01,

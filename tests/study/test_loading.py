@@ -1,11 +1,13 @@
 """Study files: what they resolve to, what identifies it, and what is said of a wrong one."""
 
+import copy
 import hashlib
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +22,8 @@ from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
 from rspipe.errors import StudyError, nearest
 from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
-from rspipe.smoothing.spec import CertifySpec, FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import Spec, content_id
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -482,6 +485,12 @@ def altered(value: Any) -> Iterator[Any]:
         for name in type(value).model_fields:
             for other in altered(getattr(value, name)):
                 yield value.model_copy(update={name: other})
+    elif is_dataclass(value):
+        for field in fields(value):
+            for other in altered(getattr(value, field.name)):
+                twin = copy.copy(value)
+                object.__setattr__(twin, field.name, other)
+                yield twin
     elif isinstance(value, dict):
         for key in value:
             yield from ({**value, key: other} for other in altered(value[key]))
@@ -616,10 +625,10 @@ WRONG = [
     ("certify.rule={eps=0.1}", "certify.rule: needs a name, e.g. rule.name"),
     ("certify.rule={name='planned', epss=1}", "certify.rule: unknown key 'epss'; did you mean 'eps'?"),
     ("certify.rule={name='fixed', pilot=9}", "certify.rule: unknown key 'pilot'; valid names: label_stop, name"),
-    ("certify.rule={name='planned', eps=-1}", "certify.rule.eps = -1: Input should be greater than or equal to 0"),
-    ("certify.rule={name='planned', eps=inf}", "certify.rule.eps = inf: Input should be a finite number"),
-    ("certify.rule={name='planned', futility=0}", "certify.rule.futility = 0: Input should be greater than 0"),
-    ("certify.rule={name='radius_grid', futility=1}", "certify.rule.futility = 1: Input should be less than 1"),
+    ("certify.rule={name='planned', eps=-1}", "certify.rule: eps = -1.0 must be a finite number, at least 0"),
+    ("certify.rule={name='planned', eps=inf}", "certify.rule: eps = inf must be a finite number, at least 0"),
+    ("certify.rule={name='planned', futility=0}", "certify.rule: futility = 0.0 must lie in (0, 1)"),
+    ("certify.rule={name='radius_grid', futility=1}", "certify.rule: futility = 1.0 must lie in (0, 1)"),
     (
         "certify.rule={name='planned', pilot=100}",
         "certify: rule.pilot = 100 includes the selection and must exceed n0 = 100",
@@ -636,10 +645,13 @@ WRONG = [
         "certify.rule={name='radius_grid', grid=[0.25, 0.25]}",
         "certify.rule: grid = [0.25, 0.25] must ascend, without repetition",
     ),
-    ("certify.rule={name='radius_grid', grid=[0.0]}", "certify.rule.grid[0] = 0.0: Input should be greater than 0"),
+    (
+        "certify.rule={name='radius_grid', grid=[0.0]}",
+        "certify.rule: grid = [0.0] must hold one radius or more, all above 0",
+    ),
     (
         "certify.rule={name='radius_grid', grid=[]}",
-        "certify.rule.grid: Tuple should have at least 1 item after validation, not 0",
+        "certify.rule: grid = [] must hold one radius or more, all above 0",
     ),
     ("certify={rule='planned', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
     ("certify={rule='radius_grid', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),

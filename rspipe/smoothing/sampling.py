@@ -1,0 +1,131 @@
+"""How many samples an image gets: the rules with their parameters, and the numbers that counts depend on."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from rspipe.errors import nearest
+from rspipe.smoothing.certificates import check_alpha, check_can_certify
+from rspipe.smoothing.rules import looks
+
+
+@dataclass(frozen=True)
+class FixedRule:
+    """CERTIFY of Cohen et al. 2019: n fresh samples for every image, for comparison with papers."""
+
+    name: Literal["fixed"] = "fixed"
+    label_stop: bool = False
+    """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
+
+
+@dataclass(frozen=True)
+class PlannedRule:
+    """A pilot decides how many fresh samples the estimate gets; exactly as sound as CERTIFY."""
+
+    name: Literal["planned"] = "planned"
+    pilot: int = 1000
+    """Samples that the plan is made from; the n0 of the selection are among them."""
+    eps: float = 0.01
+    """Radius that the plan may lose against n samples, on average, in units of sigma; 0 is CERTIFY."""
+    futility: float = 1e-3
+    """Chance, at most, that an image that could be certified is given up after the pilot."""
+    label_stop: bool = True
+    """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is out of range."""
+        if self.pilot < 1:
+            raise ValueError(f"pilot = {self.pilot} must be at least 1")
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"eps = {self.eps} must be a finite number, at least 0")
+        _check_chance(self.futility)
+
+
+@dataclass(frozen=True)
+class RadiusGridRule:
+    """Certified accuracies at given radii alone: looks with shares of alpha, until the answer at each is clear."""
+
+    name: Literal["radius_grid"] = "radius_grid"
+    grid: tuple[float, ...] = tuple(0.25 * step for step in range(1, 17))
+    """The radii, in pixel units; multiples of 0.25 up to 4 by default."""
+    futility: float = 1e-3
+    """Chance, at most, at each look that a radius that could still be proven is given up."""
+    label_stop: bool = True
+    """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is out of range."""
+        if not self.grid or not all(0 < radius < math.inf for radius in self.grid):
+            raise ValueError(f"grid = {list(self.grid)} must hold one radius or more, all above 0")
+        if list(self.grid) != sorted(set(self.grid)):
+            raise ValueError(f"grid = {list(self.grid)} must ascend, without repetition")
+        _check_chance(self.futility)
+
+
+def _check_chance(futility: float) -> None:
+    if not 0 < futility < 1:
+        raise ValueError(f"futility = {futility} must lie in (0, 1)")
+
+
+Rule = FixedRule | PlannedRule | RadiusGridRule
+
+RULES: dict[str, type[Rule]] = {kind().name: kind for kind in get_args(Rule)}
+
+
+def check_rule_keys(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that the rule of that name does not have; an unknown name is somebody else's error."""
+    kind = RULES.get(str(values.get("name")))
+    valid = [field.name for field in fields(kind)] if kind else []
+    for key in values:
+        if kind and key not in valid:
+            raise ValueError(f"unknown key {key!r}{nearest(key, valid)}")
+
+
+def rule_of(given: Rule | str | Mapping[str, Any]) -> Rule:
+    """Return a rule from its name, a table of its name and parameters, or itself.
+
+    Raises:
+        ValueError: There is no such rule, or a parameter is unknown or out of range.
+    """
+    if isinstance(given, Rule):
+        return given
+    values: dict[str, Any] = {"name": given} if isinstance(given, str) else {**given}
+    if (name := str(values.get("name"))) not in RULES:
+        raise ValueError(f"unknown rule {name!r}{nearest(name, RULES)}")
+    check_rule_keys(values)
+    if "grid" in values:
+        values["grid"] = tuple(map(float, values["grid"]))
+    return RULES[name](**values)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the counts of a classifier at an image depend on, beside the two, sigma and the device."""
+
+    rule: Rule = FixedRule()
+    """How many samples each estimate gets."""
+    n0: int = 100
+    """Noise samples that select the class."""
+    n: int = 100_000
+    """Noise samples that estimate its probability, at most."""
+    alpha: float = 0.001
+    """Failure probability of each certificate."""
+    seed: int = 0
+    block_size: int = 1000
+    """Noise samples per block, the unit of the noise stream."""
+    batch_size: int | None = None
+    """Samples per forward pass, a divisor of `block_size`; chosen by the size of an input by default."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the numbers do not fit together, or could never certify anything."""
+        check_alpha(self.alpha)
+        for name in ("n0", "n", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        whole = self.rule.name != "radius_grid"
+        check_can_certify(self.n, self.alpha if whole else looks(self.n, self.alpha)[-1].alpha)
+        if self.rule.name == "planned" and self.rule.pilot <= self.n0:
+            raise ValueError(f"rule.pilot = {self.rule.pilot} includes the selection and must exceed n0 = {self.n0}")
+        if self.batch_size is not None and (self.batch_size < 1 or self.block_size % self.batch_size):
+            raise ValueError(f"batch_size = {self.batch_size} must divide block_size = {self.block_size}")
