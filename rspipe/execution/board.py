@@ -39,6 +39,23 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def sealed(value: Any) -> bytes:
+    """Return what another process may hand on without the modules that it takes to read it: torch, for many seconds.
+
+    A handle of an actor, too, is read with all that its class imports.
+    """
+    import ray
+
+    return bytes(ray.cloudpickle.dumps(value))
+
+
+def unsealed(content: bytes) -> Any:
+    """Return what was sealed."""
+    import ray
+
+    return ray.cloudpickle.loads(content)
+
+
 class Board:
     """A queue of work and how far each piece is. Lives in a Ray actor."""
 
@@ -46,21 +63,21 @@ class Board:
         self._fraction = [0.0] * work
         self._waiting = list(range(work))
         self._taken: dict[int, set[int]] = {}
-        self._workers: dict[tuple[int, int], Any] = {}
+        self._workers: dict[tuple[int, int], bytes] = {}
         self._open = True
         self._detail = ""
         self._failure: RspipeError | None = None
 
-    def join(self, group: int, rank: int, worker: Any) -> None:
-        """Note an actor of a group that begins to work."""
+    def join(self, group: int, rank: int, worker: bytes) -> None:
+        """Note an actor of a group that begins to work, by its sealed handle."""
         self._workers[group, rank] = worker
 
     def leave(self, group: int, rank: int) -> None:
         """Note that an actor ends by itself."""
         self._workers.pop((group, rank), None)
 
-    def close(self) -> list[Any]:
-        """Give up the work, and return the actors that are still at it."""
+    def close(self) -> list[bytes]:
+        """Give up the work, and return the sealed handles of the actors that are still at it."""
         self._open = False
         self._waiting.clear()
         return list(self._workers.values())
@@ -122,15 +139,15 @@ class Roster:
 
     def __init__(self) -> None:
         self._open = True
-        self._members: list[Any] = []
+        self._members: list[bytes] = []
 
-    def join(self, member: Any) -> bool:
-        """Note an actor that has started; False when the pool is closed."""
+    def join(self, member: bytes) -> bool:
+        """Note an actor that has started, by its sealed handle; False when the pool is closed."""
         self._members.append(member)
         return self._open
 
-    def close(self) -> list[Any]:
-        """Admit no actor any more, and return those that have joined."""
+    def close(self) -> list[bytes]:
+        """Admit no actor any more, and return the sealed handles of those that have joined."""
         self._open = False
         return self._members
 
@@ -145,7 +162,7 @@ def pool() -> Iterator[Any]:
         yield roster
     finally:
         for member in ray.get(roster.close.remote()):
-            ray.kill(member)
+            ray.kill(unsealed(member))
 
 
 def watch(

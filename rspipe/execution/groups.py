@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rspipe.errors import ClusterError
+from rspipe.execution.board import sealed, unsealed
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster
 
@@ -104,6 +105,12 @@ def run_groups(
         group.wait()
 
 
+def _unsealed_loop(config: dict[str, bytes]) -> None:
+    """Run on each worker: the controller of a group, which starts before them, hands on what it need not read."""
+    loop, own = unsealed(config["sealed"])
+    loop(own)
+
+
 def _more(cluster: Cluster, *, running: int, models: int) -> int:
     """Return how many workers to start beside those that run, for so many models in all."""
     try:
@@ -125,8 +132,8 @@ def _trainer(
 
     resources, name = cluster.resources, f"train-{uuid.uuid4().hex[:8]}"
     trainer = DataParallelTrainer(
-        loop,
-        train_loop_config=config,
+        _unsealed_loop,
+        train_loop_config={"sealed": sealed((loop, config))},
         # Torch's rendezvous listens on every address of a node and knows no token: only where workers need each other.
         backend_config=TorchConfig(backend="gloo") if resources.workers_per_model > 1 else None,
         scaling_config=ray.train.ScalingConfig(

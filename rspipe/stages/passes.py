@@ -19,7 +19,7 @@ from rspipe.data.splits import Split
 from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.spec import WeighSpec
 from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
-from rspipe.execution.board import pool
+from rspipe.execution.board import pool, sealed
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
@@ -149,7 +149,7 @@ class Sampler:
     def __init__(self, run_dir: str, passes: list[Pass], classes: int, roster: Any, resources: Resources) -> None:
         import ray
 
-        if not ray.get(roster.join.remote(ray.get_runtime_context().current_actor)):
+        if not ray.get(roster.join.remote(sealed(ray.get_runtime_context().current_actor))):
             ray.actor.exit_actor()
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()

@@ -14,7 +14,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, RspipeError
-from rspipe.execution.board import OnProgress, Progress, make_board, watch
+from rspipe.execution.board import OnProgress, Progress, make_board, sealed, unsealed, watch
 from rspipe.execution.groups import run_groups
 from rspipe.execution.resources import Cluster
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
@@ -108,7 +108,7 @@ def train_loop(config: dict[str, Any]) -> None:
     keep_freed_memory()
     board, group = config["board"], config["group"]
     rank = ray.train.get_context().get_world_rank()
-    ray.get(board.join.remote(group, rank, ray.get_runtime_context().current_actor))
+    ray.get(board.join.remote(group, rank, sealed(ray.get_runtime_context().current_actor)))
     sharing = _own_group(config["together"], gpus=config["gpus"])
     try:
         _work_off(config, Store(config["run_dir"]), worker_device(config["gpus"]), sharing)
@@ -189,7 +189,7 @@ def train_models(
             # Whoever comes after them finds nothing to do.
             with suppress(ray.exceptions.RayError):
                 for worker in ray.get(board.close.remote()):
-                    ray.kill(worker)
+                    ray.kill(unsealed(worker))
 
         watch(run, board, stop=stop, stage="train", work=len(todo), unit="models", on_progress=on_progress)
     return tuple(store.existing_model(spec.id) for spec in specs)

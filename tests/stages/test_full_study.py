@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import runpy
 import signal
 import subprocess
@@ -94,23 +93,6 @@ def test_every_base_model_and_every_ensemble_is_certified_on_every_image(referen
         assert (sum(row["selection"]), sum(row["estimation"])) == (row["n0"], row["n"]) == (100, 2000)  # type: ignore[call-overload]
     assert len(summary_of(run_dir)) == len(classifiers)
     assert "<svg" in (run_dir / "report.html").read_text(encoding="utf-8")
-
-
-def test_running_a_finished_study_again_does_nothing_again(head: Head, copied: Copied) -> None:
-    run_dir = copied()
-    before = {
-        path: path.stat().st_mtime_ns
-        for folder in ("models", "search", "certificates", "weights", "moments")
-        for path in (run_dir / folder).rglob("*")
-        if path.is_file()
-    }
-    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--ray-address", head.address)
-    status, output = run("full_study.py", *words, environment=head.environment)
-    assert status == 0, output
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "train: 0/0 models" in output
-    # Ray names the head by another of its addresses.
-    assert re.search(rf"Ray at [\d.]+:{head.address.rpartition(':')[2]}\b", output)
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])

@@ -1,12 +1,12 @@
 """A study as a job on a running cluster, whose head the tests start and stop."""
 
+import re
 import shutil
 import subprocess
 import time
 import zipfile
 from pathlib import Path
 
-import pytest
 from ray._private.runtime_env.packaging import create_package
 
 from tests.processes import PATIENCE, RAY, REPOSITORY, TINY, Head, run, submit
@@ -21,13 +21,23 @@ def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(referenc
     assert "<svg" in (submitted / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_job_with_a_working_directory_goes_on_with_the_same_run_directory(
+def test_a_job_with_a_working_directory_does_nothing_again_of_a_finished_study(
     head: Head, copied: Copied, tmp_path: Path
 ) -> None:
-    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(copied()))
+    run_dir = copied()
+    before = {
+        path: path.stat().st_mtime_ns
+        for folder in ("models", "search", "certificates", "weights", "moments")
+        for path in (run_dir / folder).rglob("*")
+        if path.is_file()
+    }
+    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
     done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "train: 0/0 models" in done.stdout
+    # Ray names the head by another of its addresses.
+    assert re.search(rf"Ray at [\d.]+:{head.address.rpartition(':')[2]}\b", done.stdout)
 
 
 def test_a_job_that_fails_says_so_with_its_exit_status(head: Head, tmp_path: Path) -> None:
@@ -103,18 +113,9 @@ def test_a_refused_token_is_one_line_that_says_what_to_export(head: Head, tmp_pa
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" in line
 
 
-@pytest.mark.parametrize(
-    ("words", "remedy"),
-    [
-        (("--resources.workers", "5"), "lower --resources.workers"),
-        (("--resources.gpus-per-worker", "1"), "lower --resources.* or add nodes"),
-    ],
-)
-def test_resources_that_the_cluster_cannot_give_are_refused(
-    words: tuple[str, ...], remedy: str, head: Head, tmp_path: Path
-) -> None:
-    given = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address, *words)
-    status, output = run("train.py", *given, environment=head.environment)
+def test_resources_that_the_cluster_cannot_give_are_refused(head: Head, tmp_path: Path) -> None:
+    words = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address)
+    status, output = run("train.py", *words, "--resources.workers", "5", environment=head.environment)
     assert status == 2, output
     (line,) = output.strip().splitlines()
-    assert f"the cluster has 2 CPUs and 0 GPUs; {remedy}" in line
+    assert "the cluster has 2 CPUs and 0 GPUs; lower --resources.workers" in line

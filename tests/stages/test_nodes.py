@@ -152,40 +152,36 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
 
     # Where one worker does everything, what comes after its end was done by another.
     trials, models, parts = "search/*/trial-*.json", "models/*/model.json", "certificates/part-*.parquet"
-    process = begin("full_study.py", workers=1)
+    process = begin("tune.py", workers=1)
     more(trials, process)
     killed(process)
-    process = begin("tune.py", workers=2)
-    lose_node("ray::ImplicitFunc", "search/*/result.json", process)
-    ended(process)
-    assert written("search/*/result.json")
+    assert not written("search/*/result.json"), "the search had ended before its driver was killed"
 
     process = begin("full_study.py", workers=1)
+    lose_node("ray::ImplicitFunc", "search/*/result.json", process)
     lose_node("ray::RayTrainWorker", models, process)
+    assert written("search/*/result.json")
     more(models, process)
     assert nodes.kill_worker("ray::RayTrainWorker"), "the models were trained before a worker was killed"
     more(models, process)
     assert "going on with those that are left" in killed(process)
     finished = {path: path.stat().st_mtime_ns for path in written(models)}
+    assert len(finished) < 5, "the models were trained before the driver was killed"
+
     assert_quiet(ended(begin("train.py", workers=2)))
     assert len(written(models)) == 5
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
 
-    process = begin("full_study.py", workers=1)
+    process = begin("weigh.py", workers=1)
     nodes.at_work("ray::MapWorker", process)
     assert not written("moments/*"), "the moments were there before the driver was killed"
-    killed(process)
-    process = begin("weigh.py", workers=2)
+    process.kill()
+    finish(process)
+    process = begin("full_study.py", workers=2)
     lose_node("ray::MapWorker", "moments/*", process)
-    ended(process)
+    more(parts, process)
     assert len(written("weights/*.json")) == 5
-
-    process = begin("full_study.py", workers=1)
-    more(parts, process)
     assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
-    more(parts, process)
-    killed(process)
-    process = begin("certify.py", workers=2)
     more(parts, process)
     nodes.lose_head()
     status, output = finish(process)
