@@ -97,7 +97,7 @@ class Kill:
     finished: int
     """Records that there were."""
     then: str = ""
-    """What the driver did: went on, ended (and was started again), or hung."""
+    """How the driver reacted: it went on, ended (and was started again), or hung."""
 
 
 @dataclass

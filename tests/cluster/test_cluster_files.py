@@ -1,4 +1,4 @@
-"""What can be checked of cluster/ without one: schemas, versions, syntax, commands, and what must not be there."""
+"""Checks of cluster/ without a cluster: schemas, versions, syntax, commands, and what must not be there."""
 
 import os
 import re

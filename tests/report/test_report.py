@@ -202,6 +202,7 @@ def test_hostile_text_stays_text(made):
     ],
     ids="-".join,
 )
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_missing_is_left_out_or_named(made, changes):
     partial = replace(made, **changes)
     words = Page(render(partial)).words
@@ -213,6 +214,7 @@ def test_what_is_missing_is_left_out_or_named(made, changes):
         assert "Not recorded." in words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_of_models_alone_on_one_image_is_reported(made):
     arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
     models = [c for c in made.certified if c.kind == "model"]

@@ -98,7 +98,7 @@ def test_keys_share_no_stretch_of_noise() -> None:
 
 @pytest.mark.parametrize("shape", [(200, 1), (200, 2), (100, 3, 5), (300,)])
 def test_the_noise_is_box_mullers_transform_of_philox_words(shape: tuple[int, ...]) -> None:
-    """What makes noise the same on every machine and in every version: against the definition in float64."""
+    """Noise is the same on every machine and in every version: it equals its definition in float64."""
     size = int(np.prod(shape[1:]))
     pairs = -(-size // 2)
     generator = np.random.Philox(key=np.array([5, 7], np.uint64), counter=np.array([0, 2, 1, 0], np.uint64))
@@ -215,7 +215,7 @@ def test_the_tails_of_the_noise_are_normal() -> None:
 
 
 def test_first_draws_of_many_keys_are_standard_normal() -> None:
-    """What dataset-level statements rest on: noise is as good across examples as within one."""
+    """Noise is as good across examples as within one, which statements on data sets rest on."""
     values = [float(noise((1,), example=e, seed=s)) for e in range(100) for s in range(50)]
     assert kstest(values, norm.cdf).pvalue > 1e-6
 

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from tests.processes import PATIENCE, descendants, kill_one, repeated, wait_until
 
 WORKERS = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::MapWorker")
-"""What does the work of a search, of training, and of weighing and certification."""
+"""Processes that do the work of a search, of training, and of weighing and certification."""
 
 
 def raylet(node: Node) -> int:

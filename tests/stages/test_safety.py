@@ -1,4 +1,4 @@
-"""What a study file, a run directory, the network and a log must not do."""
+"""Limits of what a study file, a run directory, the network and a log can do."""
 
 import json
 import os

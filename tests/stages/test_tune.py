@@ -1,4 +1,4 @@
-"""What Tune is told to run and to stop, and what becomes of its answers, without Tune."""
+"""The trials that Tune is given to run and to stop, and the use of its answers, without Tune."""
 
 import copy
 import json

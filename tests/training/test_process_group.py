@@ -196,7 +196,7 @@ def single(data: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def together() -> list[dict[str, Any]]:
-    """What each of the processes computed, in the order of their ranks."""
+    """The results of the processes, in the order of their ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

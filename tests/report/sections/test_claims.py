@@ -120,6 +120,7 @@ def test_an_ensemble_is_named_as_in_tables() -> None:
     assert [one.comparison.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_and_summary_show_claims_and_published_results_with_their_verdicts() -> None:
     results = results_with(
         published=[published(0.9, images=60, differs="fewer epochs")],

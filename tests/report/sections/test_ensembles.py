@@ -122,7 +122,7 @@ LOST = "gaussian-x1-+-advmacer-x1-uniform-probabilities-s0.25"
 
 
 def lost(results: Results) -> list[str]:
-    """What is said of changes, where an ensemble has small radii."""
+    """Return the sentences on changes where an ensemble has small radii."""
     certified = tuple(
         replace(one, radius=np.where(one.radius > 0, 0.05, 0.0)) if one.id == LOST else one for one in results.certified
     )
@@ -289,6 +289,7 @@ def test_a_study_without_ensembles_has_no_such_sections() -> None:
     assert CHAPTER not in report_chapters(made(ensembles=(), margins=(), certified=models))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_holds_the_sections_with_their_noise_levels() -> None:
     results = made()
     pages = {section.name: section_html(section) for section in report_chapters(results)[CHAPTER]}
