@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rspipe.records import SearchResult, Trial
 from rspipe.report.page import section_html
