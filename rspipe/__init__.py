@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rspipe.errors import MissingPackageError, needs_extra
 
 if TYPE_CHECKING:
+    from rspipe.ensembles.calibration import Calibration as Calibration
+    from rspipe.ensembles.calibration import margin_moments as margin_moments
+    from rspipe.ensembles.choice import choose_weights as choose_weights
     from rspipe.ensembles.weights import WeightSolution as WeightSolution
     from rspipe.ensembles.weights import solve_weights as solve_weights
+    from rspipe.library.certified import CertifiedDataset as CertifiedDataset
+    from rspipe.library.dataset import certify_dataset as certify_dataset
+    from rspipe.library.runs import Run as Run
+    from rspipe.library.runs import read_run as read_run
     from rspipe.networks.checkpoints import check_clean_accuracy as check_clean_accuracy
     from rspipe.networks.checkpoints import load_checkpoint as load_checkpoint
     from rspipe.networks.deployment import deploy as deploy
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from rspipe.smoothing.certify import Certificate as Certificate
     from rspipe.smoothing.certify import certify as certify
     from rspipe.smoothing.certify import predict as predict
+    from rspipe.smoothing.ensemble import Ensemble as Ensemble
     from rspipe.smoothing.inference import contrast as contrast
     from rspipe.smoothing.inference import difference as difference
     from rspipe.smoothing.metrics import average_certified_radius as average_certified_radius
@@ -36,14 +44,20 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ABSTAIN": "smoothing.certificates",
+    "Calibration": "ensembles.calibration",
     "Certificate": "smoothing.certify",
+    "CertifiedDataset": "library.certified",
+    "Ensemble": "smoothing.ensemble",
+    "Run": "library.runs",
     "StudyConfig": "study",
     "WeightSolution": "ensembles.weights",
     "average_certified_radius": "smoothing.metrics",
     "certified_accuracy": "smoothing.metrics",
     "certified_radius": "smoothing.certificates",
     "certify": "smoothing.certify",
+    "certify_dataset": "library.dataset",
     "check_clean_accuracy": "networks.checkpoints",
+    "choose_weights": "ensembles.choice",
     "clopper_pearson_lower": "smoothing.certificates",
     "clopper_pearson_upper": "smoothing.certificates",
     "contrast": "smoothing.inference",
@@ -53,7 +67,9 @@ _HOME = {
     "load_classifier": "tracking.load",
     "load_study": "study",
     "macer_loss": "training.losses",
+    "margin_moments": "ensembles.calibration",
     "predict": "smoothing.certify",
+    "read_run": "library.runs",
     "solve_weights": "ensembles.weights",
 }
 

@@ -52,6 +52,29 @@ def networks(folder: Path) -> None:
     assert torch.equal(rspipe.deploy(loaded, precision="float32")(images).argmax(1), labels)
 
 
+def data_sets() -> None:
+    images, labels = torch.stack([torch.full((1, 2, 2), 0.9), torch.full((1, 2, 2), 0.1)]), [1, 0]
+    for rule in ("fixed", "planned", "radius_grid"):
+        result = rspipe.certify_dataset([linear(), linear()], images, labels, sigma=0.25, n=2000, rule=rule)
+        assert result.prediction.tolist() == labels
+        assert 0.2 < result.acr < 0.4
+        assert len(result.to_tsv().splitlines()) == 3
+        assert "tabular" in result.to_latex()
+        assert "member 1" in repr(result)
+    for missing in ("to_pandas", "plot"):
+        message = ""
+        try:
+            getattr(result, missing)()
+        except ImportError as error:
+            message = str(error)
+        assert "which is not installed; pip install 'rspipe[pipeline]'" in message
+    moments = rspipe.margin_moments([linear(), linear()], images, labels, sigma=0.25, draws=50)
+    assert rspipe.solve_weights(moments.mean[:, 0], moments.covariance[:, 0], method="uniform").weights.tolist() == [
+        0.5,
+        0.5,
+    ]
+
+
 def training() -> None:
     logits = torch.randn(3, 8, 5, requires_grad=True)
     rspipe.macer_loss(logits, torch.tensor([0, 1, 2]), sigma=0.25).backward()
@@ -67,5 +90,6 @@ if __name__ == "__main__":
     certification()
     bounds_and_metrics()
     networks(Path(sys.argv[1]))
+    data_sets()
     training()
     weights()

@@ -12,7 +12,21 @@ import pytest
 import rspipe
 
 SIGNATURES = {
-    "certify": (("base_classifier", "x"), {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
+    "certify": (
+        ("base_classifier", "x"),
+        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size", "progress"},
+    ),
+    "certify_dataset": (
+        ("models", "images", "labels"),
+        {"sigma", "weights", "average", "rule", "n0", "n", "alpha", "seed", "examples", "precision", "block_size"}
+        | {"batch_size", "progress"},
+    ),
+    "choose_weights": (("weighting", "calibration"), set()),
+    "margin_moments": (
+        ("models", "images", "labels"),
+        {"sigma", "average", "draws", "n", "alpha", "seed", "examples", "precision"},
+    ),
+    "read_run": (("path",), {"allow_code"}),
     "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
     "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
     "clopper_pearson_upper": (("successes", "n"), {"alpha"}),
@@ -21,11 +35,11 @@ SIGNATURES = {
     "certified_accuracy": (("radius", "correct", "radii"), set()),
     "check_clean_accuracy": (("network", "images", "labels"), {"expected", "tolerance", "batch_size"}),
     "deploy": (("network",), {"precision"}),
-    "load_checkpoint": (("path",), {"architecture", "classes", "normalization"}),
+    "load_checkpoint": (("path",), {"architecture", "classes", "normalization", "parameters", "denoiser"}),
     "load_classifier": (("run",), {"uri", "device", "precision", "classes", "allow_code"}),
     "load_study": (("path",), {"overrides", "allow_code"}),
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
-    "solve_weights": (("mean", "covariance"), {"method"}),
+    "solve_weights": (("mean", "covariance"), {"draws", "method"}),
 }
 
 SAMPLING = {"alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000, "batch_size": None}
@@ -74,10 +88,10 @@ def test_a_public_function_takes_data_by_position_and_parameters_by_keyword(name
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [
-        ("certify", {"n0": 100, "n": 100_000, **SAMPLING}),
+        ("certify", {"n0": 100, "n": 100_000, "progress": False, **SAMPLING}),
         ("predict", {"n": 1000, **SAMPLING}),
         ("macer_loss", {"lbd": 12.0, "gamma": 8.0, "beta": 16.0}),
-        ("solve_weights", {"method": "esbrs_ratio"}),
+        ("solve_weights", {"method": "esbrs_ratio", "draws": float("inf")}),
     ],
 )
 def test_defaults_are_those_documented(name: str, defaults: dict[str, object]) -> None:

@@ -1,14 +1,21 @@
 """Members' margins on the calibration images, and the radii that weights for them would give."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
+from torch import Tensor
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.weights_acr import gaussian_radii
+from rspipe.networks.deployment import Precision, deploy
+from rspipe.smoothing.certificates import radius_cap
+from rspipe.smoothing.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -69,3 +76,65 @@ class Calibration:
             share = (np.stack(right, axis=1) + 0.5) / (self.margins.shape[1] + 1)
             radii = np.clip(ndtri(share), 0.0, self.cap)
         return radii.reshape(*np.shape(weights)[:-1], -1)
+
+
+def margin_moments(
+    models: Sequence[Callable[[Tensor], Any]],
+    images: Tensor,
+    labels: ArrayLike,
+    *,
+    sigma: float,
+    average: str = "probabilities",
+    draws: int = 200,
+    n: int = 100_000,
+    alpha: float = 0.001,
+    seed: int = 0,
+    examples: Sequence[int] | None = None,
+    precision: Precision = "float32",
+) -> Calibration:
+    """Return the moments of an ensemble's label margins under noise that all members see, on held-out images.
+
+    Weights follow from them: `rspipe.choose_weights("esbrs_ratio", moments)`. They are those of a study with the same
+    images, members and numbers. Images that are certified afterwards must not be among them.
+
+    Args:
+        models: The members, two or more; `rspipe.deploy(model, precision=...)` runs.
+        images: [image, ...] in [0, 1].
+        labels: [image].
+        sigma: Standard deviation of the noise.
+        average: What the ensemble averages, "probabilities" or "logits".
+        draws: Noise draws per image, at least 2.
+        n: Samples of the certification to come, which limit its radii.
+        alpha: Failure probability of it.
+        seed: Of the noise.
+        examples: [image] positions in the data set, which the noise depends on; 0, 1, 2, ... by default.
+        precision: Of the forward pass.
+
+    Raises:
+        ValueError: An argument is out of range, or images and labels are not equally many.
+        ModelError: A network returned no logits, NaN, +inf or a wrong shape.
+    """
+    classes = np.asarray(labels)
+    if len(images) != len(classes) or len(classes) == 0:
+        raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(classes)}")
+    if average not in ("probabilities", "logits") or draws < 2 or not sigma > 0:
+        raise ValueError(
+            f"average must be 'probabilities' or 'logits', draws at least 2 and sigma positive, got {average!r}, "
+            f"{draws} and {sigma}"
+        )
+    networks = [deploy(model, precision=precision) for model in models]
+    device = next((p.device for network in networks for p in network.parameters()), torch.device("cpu"))
+    margins = []
+    for position, (image, label) in enumerate(zip(images, classes.tolist(), strict=True)):
+        noise = Noise(seed, position if examples is None else int(examples[position]))
+        x = torch.as_tensor(image).to(device, torch.float32)
+        of_average = image_margins(networks, x, label, noise, averages=(average,), sigma=sigma, draws=draws)
+        margins.append(of_average[average])
+    return Calibration(
+        mean=np.stack([one.moments.mean for one in margins]),
+        covariance=np.stack([one.moments.covariance for one in margins]),
+        draws=draws,
+        cap=radius_cap(sigma=1.0, n=n, alpha=alpha),
+        label_probability=np.stack([one.label_probability for one in margins]),
+        margins=np.stack([one.margins for one in margins]),
+    )

@@ -14,7 +14,8 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.attacks import smoothed_pgd
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.certify import predict
-from rspipe.smoothing.classifiers import Classifier, HardClassifier, SoftEnsemble
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.ensemble import Ensemble, SoftEnsemble
 from rspipe.smoothing.noise import derived_seed
 
 
@@ -69,7 +70,7 @@ def attack_image(
         example: Number of the image in its data set.
         settings: Strength and certainty.
     """
-    soft, hard = SoftEnsemble(differentiable, classifier), HardClassifier(networks, classifier)
+    soft, hard = SoftEnsemble(differentiable, classifier), Ensemble.of(networks, classifier)
     predictions, reached = [], []
     for position, eps in enumerate(distances):
         generator = torch.Generator(image.device).manual_seed(derived_seed(settings.seed, example, position))

@@ -1,7 +1,7 @@
 """The smoothed classifier at one input: CERTIFY and PREDICT of Cohen et al. 2019, from sampling to the answer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rspipe.smoothing.certificates import (
 )
 from rspipe.smoothing.classifiers import check_logits, out_of_memory
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
+from rspipe.smoothing.progress import progress_line
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Certificate:
     n0: int
     sigma: float
     alpha: float
-    selection: IntArray
+    selection: IntArray = field(repr=False)
     """[class] counts of the n0 samples."""
-    estimation: IntArray
+    estimation: IntArray = field(repr=False)
     """[class] counts of the n samples."""
 
 
@@ -92,6 +93,7 @@ def certify(
     example: int = 0,
     block_size: int = 1000,
     batch_size: int | None = None,
+    progress: bool = False,
 ) -> Certificate:
     """Certify the smoothed classifier at x: CERTIFY of Cohen et al. 2019.
 
@@ -111,6 +113,7 @@ def certify(
         example: Number of the input in its data set; different numbers give independent noise.
         block_size: Noise samples per block; part of the noise stream's definition.
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of x by default.
+        progress: Whether to show on stderr how many samples are drawn.
 
     Raises:
         ValueError: An argument is out of range, n is too small to certify anything at alpha, or x is no input.
@@ -120,7 +123,8 @@ def certify(
     check_can_certify(n, alpha)
     noise = Noise(seed, example, block_size, batch_size)
     selection = class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0)
-    estimation = class_counts(base_classifier, x, noise, Stream.ESTIMATION, sigma=sigma, n=n)
+    with progress_line(n, "samples", shown=progress) as advance:
+        estimation = class_counts(base_classifier, x, noise, Stream.ESTIMATION, sigma=sigma, n=n, advance=advance)
     result = certify_counts(selection, estimation, sigma=sigma, alpha=alpha)
     return Certificate(
         prediction=int(result.prediction),
@@ -161,7 +165,14 @@ def predict(
 
 
 def class_counts(
-    base_classifier: BaseClassifier, x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int
+    base_classifier: BaseClassifier,
+    x: Tensor,
+    noise: Noise,
+    stream: Stream,
+    *,
+    sigma: float,
+    n: int,
+    advance: Callable[[int], None] | None = None,
 ) -> IntArray:
     """Return how often each class is the base classifier's argmax (lowest index on ties) at x + N(0, sigma^2 I).
 
@@ -172,6 +183,7 @@ def class_counts(
         stream: What the noise is for.
         sigma: Standard deviation of the noise.
         n: Samples.
+        advance: Is told the number of samples after each batch of them.
 
     Raises:
         ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
@@ -182,6 +194,8 @@ def class_counts(
             logits = _logits(base_classifier, noisy)
             batch = np.bincount(logits[:use].argmax(1).cpu().numpy(), minlength=logits.shape[1])
             counts = batch if counts is None else counts + batch
+            if advance is not None:
+                advance(use)
     assert counts is not None
     return counts
 

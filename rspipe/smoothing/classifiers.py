@@ -1,4 +1,4 @@
-"""Ensembles: base classifiers made of members that see one noise draw."""
+"""Classifiers made of members that see one noise draw: what each returns, from the members' logits."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,6 @@ Combination = Literal["average", "mme", "consensus"]
 
 COMBINATIONS: dict[str, Combination] = {"mme": "mme", "consensus": "consensus"}
 """The combination that a study file names among the weightings; any other weighting is an average."""
-_SMALLEST_PROBABILITY = 1e-20
 
 
 @dataclass(frozen=True)
@@ -303,36 +302,3 @@ def check_logits(
             raise ModelError(f"{name} returned NaN or +inf as a logit; certify nothing with it")
         if bool(logits.isneginf().all(1).any()):
             raise ModelError(f"{name} returned -inf for every class; certify nothing with it")
-
-
-class SoftEnsemble(nn.Module):
-    """The weighted average of networks as one network, differentiable: what an attack climbs on."""
-
-    def __init__(self, networks: Sequence[nn.Module], classifier: Classifier) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(networks[member] for member in classifier.members)
-        self.weights, self.average = classifier.weights, classifier.average
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return averaged logits, or the logarithms of averaged probabilities [sample, class]."""
-        outputs = [logits_of(member(x)) for member in self.members]
-        logits = [one.clamp(min=torch.finfo(one.dtype).min) for one in outputs]
-        if self.average == "logits" or len(logits) == 1:
-            return torch.stack([w * one for w, one in zip(self.weights, logits, strict=True)]).sum(0)
-        mean = torch.stack([w * one.softmax(1) for w, one in zip(self.weights, logits, strict=True)]).sum(0)
-        return mean.clamp(min=_SMALLEST_PROBABILITY).log()
-
-
-class HardClassifier(nn.Module):
-    """A classifier that was certified, exactly: its class has the logit 1, all others 0."""
-
-    def __init__(self, networks: Sequence[nn.Module], classifier: Classifier) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(networks)
-        self.classifier = classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [sample, class]."""
-        logits = {member: logits_of(self.members[member](x)) for member in self.classifier.members}
-        (scores,) = classify([self.classifier], logits)
-        return nn.functional.one_hot(scores.classes, scores.probabilities.shape[1]).float()

@@ -1,6 +1,8 @@
 """The count table: class counts of classifiers at images, from the actor that counts to the certificates."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -70,3 +72,16 @@ class CountTable:
         """Of the classifier, where all rows are of one."""
         assert (self.classifier == self.classifier[0]).all()
         return str(self.classifier[0])
+
+
+_SHARED = ("sigma", "rule", "n0", "n", "alpha", "seed", "marks")
+
+
+def of_classifier(passes: Sequence[CountTable], row: int) -> CountTable:
+    """Return the counts of one classifier at many images, from passes over an image each, which have it in a row."""
+    rows: dict[str, Any] = {
+        field.name: np.concatenate([getattr(one, field.name)[row : row + 1] for one in passes])
+        for field in fields(CountTable)
+        if field.name not in _SHARED
+    }
+    return replace(passes[0], **rows)

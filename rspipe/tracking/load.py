@@ -19,7 +19,7 @@ from rspipe.errors import ModelError, RspipeError, StoreError, first_line
 from rspipe.networks.architectures import code_in
 from rspipe.networks.deployment import Precision
 from rspipe.records import EnsembleWeights, Record, TrainedModel
-from rspipe.smoothing.classifiers import HardClassifier
+from rspipe.smoothing.ensemble import Ensemble
 from rspipe.storage.classifiers import classifier_of, load_network
 from rspipe.storage.files import load_torch, read_json
 from rspipe.storage.paths import StorePath
@@ -101,7 +101,7 @@ class _Source:
         for position, member in enumerate(members):
             member_run = self._member(run, member, checksums[member])
             networks.append(self._network(member_run, str(position), device, wanted))
-        return HardClassifier(networks, classifier).eval()
+        return Ensemble.of(networks, classifier).eval()
 
     def _member(self, run: Any, member: str, checksum: str) -> Any:
         """Return the run of a member of an ensemble, in the same experiment."""

@@ -2,7 +2,8 @@
 
 import re
 
-from rspipe.report.export import latex, latex_text, summary_latex
+from rspipe.report.export import summary_latex
+from rspipe.report.latex import latex, latex_text
 from rspipe.report.tables import Cell, Table
 from tests import results_builder as built
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
 from rspipe.smoothing.certificates import ABSTAIN
-from rspipe.smoothing.classifiers import Classifier, HardClassifier, SoftEnsemble, classify
+from rspipe.smoothing.classifiers import Classifier, classify
+from rspipe.smoothing.ensemble import Ensemble, SoftEnsemble
 
 SIGMA = 0.25
 FAST = AttackSettings(steps=4, draws=16, n=400)
@@ -96,7 +97,7 @@ def test_the_network_that_is_attacked_and_the_one_that_predicts_are_the_certifie
     with torch.no_grad():
         logits = {position: network(x) for position, network in enumerate(networks)}
         (scores,) = classify([classifier], logits)
-        assert torch.equal(HardClassifier(networks, classifier)(x).argmax(1), scores.classes)
+        assert torch.equal(Ensemble.of(networks, classifier)(x).argmax(1), scores.classes)
         soft = SoftEnsemble(networks, classifier)(x)
     torch.testing.assert_close(soft.softmax(1), scores.probabilities)
 
@@ -108,7 +109,7 @@ def test_the_member_that_decides_a_max_margin_ensemble_predicts() -> None:
     x = torch.randn(50, 4)
     with torch.no_grad():
         (scores,) = classify([classifier], {position: network(x) for position, network in enumerate(networks)})
-        assert torch.equal(HardClassifier(networks, classifier)(x).argmax(1), scores.classes)
+        assert torch.equal(Ensemble.of(networks, classifier)(x).argmax(1), scores.classes)
 
 
 def test_an_abstention_is_no_change() -> None:

@@ -1,0 +1,1 @@
+"""One call from Python: a data set certified, a finished run read."""

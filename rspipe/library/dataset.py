@@ -1,0 +1,176 @@
+"""A data set certified in one call: the counts that a study would have, without a study, a cluster or a disk."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from rspipe.errors import ModelError
+from rspipe.library.certified import CertifiedDataset
+from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.modes import evaluating
+from rspipe.networks.outputs import logits_of
+from rspipe.smoothing.certify import check_image
+from rspipe.smoothing.classifiers import BatchLimit, Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.counts import CountTable, of_classifier
+from rspipe.smoothing.ensemble import Ensemble
+from rspipe.smoothing.progress import progress_line
+from rspipe.smoothing.sampling import Rule, Sampling, rule_of
+
+Model = Callable[[Tensor], Any]
+
+
+def certify_dataset(
+    models: Model | Sequence[Model],
+    images: Tensor | Iterable[Any],
+    labels: ArrayLike | Tensor | None = None,
+    *,
+    sigma: float,
+    weights: Sequence[float] | None = None,
+    average: Literal["probabilities", "logits"] = "probabilities",
+    rule: Rule | str | Mapping[str, Any] = "fixed",
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 0.001,
+    seed: int = 0,
+    examples: Sequence[int] | None = None,
+    precision: Precision = "float32",
+    block_size: int = 1000,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> CertifiedDataset:
+    """Certify a smoothed classifier, or an ensemble of several and each of its members, at every image.
+
+    What is certified is `rspipe.deploy(model, precision=...)`. Noise depends on (seed, example) alone, so the counts
+    are those of a study that certifies the same images under the same numbers, with as many threads.
+
+    Args:
+        models: A base classifier, an `rspipe.Ensemble`, or several base classifiers, of which the ensemble is certified
+            and its members in the same pass.
+        images: [image, ...] in [0, 1]; or pairs of images and labels in batches, as a DataLoader gives them, or one by
+            one, as a Dataset does.
+        labels: [image], where the images come without.
+        sigma: Standard deviation of the noise, in the units of the images.
+        weights: Of the ensemble, one per model; uniform by default.
+        average: What the ensemble averages.
+        rule: "fixed" (CERTIFY), "planned" or "radius_grid", or a table of the name and its parameters.
+        n0: Samples that select the class.
+        n: Samples that estimate its probability, at most.
+        alpha: Failure probability of each certificate.
+        seed: Of the noise.
+        examples: [image] positions in the test part of a data set, which the noise depends on; 0, 1, 2, ... by default.
+        precision: Of the forward pass.
+        block_size: Noise samples per block, part of the noise's definition.
+        batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of an image by default.
+        progress: Whether to show on stderr how far it is.
+
+    Raises:
+        ValueError: An argument is out of range, an image or a label is none, or numbers of them differ.
+        ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes.
+    """
+    sampling = Sampling(rule_of(rule), n0, n, alpha, seed, block_size, batch_size)
+    if not (sigma > 0 and np.isfinite(sigma)):
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)
+    device = next((p.device for network in networks for p in network.parameters()), torch.device("cpu"))
+    total = _length(images)
+    numbers = None if examples is None else [int(example) for example in examples]
+    passes: list[CountTable] = []
+    limit, classes = BatchLimit(), 0
+    with progress_line(total or 0, "images", shown=progress) as advance:
+        for position, (image, label) in enumerate(_labelled(images, labels)):
+            check_image(image, sigma=sigma)
+            x = image.to(device, torch.float32)
+            classes = classes or _number_of_classes(networks[0], x)
+            if not 0 <= label < classes:
+                raise ValueError(f"label {label} of image {position} is none of the classifier's {classes} classes")
+            if numbers is not None and position >= len(numbers):
+                raise ValueError(f"examples are {len(numbers)}, fewer than the images")
+            passes.append(
+                count_image(
+                    networks,
+                    classifiers,
+                    x,
+                    label=label,
+                    sigma=sigma,
+                    spec=sampling,
+                    example=position if numbers is None else numbers[position],
+                    classes=classes,
+                    limit=limit,
+                )
+            )
+            advance(1)
+    if not passes:
+        raise ValueError("there are no images")
+    first, *members = (CertifiedDataset(one.id, of_classifier(passes, row)) for row, one in enumerate(classifiers))
+    return CertifiedDataset(first.name, first.counts, tuple(members))
+
+
+def _classifiers(
+    models: Model | Sequence[Model],
+    *,
+    weights: Sequence[float] | None,
+    average: Literal["probabilities", "logits"],
+    precision: Precision,
+) -> tuple[list[nn.Module], list[Classifier]]:
+    """Return deployed networks, and what is certified of them: an ensemble before its members."""
+    if isinstance(models, Ensemble):
+        if weights is not None:
+            raise ValueError("the ensemble has weights of its own; drop 'weights'")
+        return [deploy(member, precision=precision) for member in models.members], [models.classifier]
+    several = list(models) if isinstance(models, Sequence) and not callable(models) else [models]
+    if not several:
+        raise ValueError("there is no model")
+    networks = [deploy(model, precision=precision) for model in several]
+    if len(networks) == 1:
+        if weights is not None:
+            raise ValueError("weights are those of an ensemble; give several models")
+        return networks, [Classifier("model", (0,), (1.0,))]
+    ensemble = Ensemble(networks, weights=weights, average=average).classifier
+    return networks, [ensemble, *(Classifier(f"member {k}", (k,), (1.0,)) for k in range(len(networks)))]
+
+
+def _number_of_classes(network: nn.Module, x: Tensor) -> int:
+    with evaluating(network):
+        logits = logits_of(network(x[None]))
+    if logits.ndim != 2:
+        raise ModelError(f"the base classifier returned shape {list(logits.shape)} for one input; expected [1, class]")
+    return logits.shape[1]
+
+
+def _length(images: Any) -> int | None:
+    """Return the number of images where it is known before they come."""
+    source = getattr(images, "dataset", images)
+    return len(source) if hasattr(source, "__len__") else None
+
+
+def _labelled(images: Any, labels: Any) -> Iterator[tuple[Tensor, int]]:
+    """Yield images with their labels, one by one."""
+    if labels is not None:
+        given = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+        if len(images) != len(given):
+            raise ValueError(f"images and labels must be equally many, got {len(images)} and {len(given)}")
+        if not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(f"labels must be whole numbers, got {given.dtype}")
+        yield from ((_tensor(image), int(label)) for image, label in zip(images, given, strict=True))
+        return
+    if isinstance(images, Tensor | np.ndarray):
+        raise ValueError("labels are missing: give them beside the images, or pairs of both")
+    for item in images:
+        if not (isinstance(item, tuple | list) and len(item) == 2):
+            raise ValueError(
+                f"images must come with their labels, as pairs (images, labels); got {type(item).__name__}"
+            )
+        some, their_labels = item
+        if np.ndim(their_labels) == 0:
+            yield _tensor(some), int(their_labels)
+        else:
+            yield from ((_tensor(image), int(label)) for image, label in zip(some, their_labels, strict=True))
+
+
+def _tensor(image: Any) -> Tensor:
+    return torch.from_numpy(image) if isinstance(image, np.ndarray) else image

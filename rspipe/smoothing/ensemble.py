@@ -1,0 +1,87 @@
+"""Several networks as one: as they are certified, and as an attack climbs on them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from rspipe.networks.outputs import logits_of
+from rspipe.smoothing.classifiers import Classifier, Combination, Scores, classify
+
+_SMALLEST_PROBABILITY = 1e-20
+
+
+class Ensemble(nn.Module):
+    """Networks that see the same noise, combined as a study combines them: a base classifier.
+
+    Args:
+        networks: The members, as they are deployed.
+        weights: One per member, non-negative with sum 1; uniform by default.
+        average: What is averaged.
+        combination: How the members decide together; see `rspipe.smoothing.classifiers.Classifier`.
+        consensus_size: Members whose agreement decides, the first ones, for "consensus" alone.
+
+    Raises:
+        ValueError: The weights or `consensus_size` do not fit the members.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        *,
+        weights: Sequence[float] | None = None,
+        average: Literal["probabilities", "logits"] = "probabilities",
+        combination: Combination = "average",
+        consensus_size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+        size = len(self.members)
+        given = (1 / size,) * size if weights is None else tuple(float(weight) for weight in weights)
+        self.classifier = Classifier(
+            "ensemble", tuple(range(size)), given, average, combination=combination, consensus_size=consensus_size
+        )
+
+    @classmethod
+    def of(cls, networks: Sequence[nn.Module], classifier: Classifier) -> Self:
+        """Return a classifier of some networks as a network."""
+        return cls(
+            [networks[member] for member in classifier.members],
+            weights=classifier.weights,
+            average=classifier.average,
+            combination=classifier.combination,
+            consensus_size=classifier.consensus_size,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [sample, class]: 1 at the class that the members decide for, else 0; of equals the lowest."""
+        scores = self._scores(x)
+        return nn.functional.one_hot(scores.classes, scores.probabilities.shape[1]).float()
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return [sample, class] probabilities: of the average, or of the member that decides."""
+        return self._scores(x).probabilities
+
+    def _scores(self, x: Tensor) -> Scores:
+        logits = {position: logits_of(member(x)) for position, member in enumerate(self.members)}
+        (scores,) = classify([self.classifier], logits)
+        return scores
+
+
+class SoftEnsemble(nn.Module):
+    """The weighted average of networks as one network, differentiable: what an attack climbs on."""
+
+    def __init__(self, networks: Sequence[Callable[[Tensor], Any]], classifier: Classifier) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks[member] for member in classifier.members)  # type: ignore[misc]
+        self.weights, self.average = classifier.weights, classifier.average
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return averaged logits, or the logarithms of averaged probabilities [sample, class]."""
+        outputs = [logits_of(member(x)) for member in self.members]
+        logits = [one.clamp(min=torch.finfo(one.dtype).min) for one in outputs]
+        if self.average == "logits" or len(logits) == 1:
+            return torch.stack([w * one for w, one in zip(self.weights, logits, strict=True)]).sum(0)
+        mean = torch.stack([w * one.softmax(1) for w, one in zip(self.weights, logits, strict=True)]).sum(0)
+        return mean.clamp(min=_SMALLEST_PROBABILITY).log()
