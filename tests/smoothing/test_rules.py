@@ -171,6 +171,18 @@ def test_a_plan_grows_with_the_successes_and_shrinks_with_the_tolerance() -> Non
         assert (small >= large).all()
 
 
+def test_a_plan_loses_more_than_eps_where_p_is_a_little_above_one_half() -> None:
+    """As its documentation says: the pilot cannot tell such a p from 1/2, where every sample is wasted."""
+    p = np.array([0.505, 0.5185, 0.548, 0.6, 0.9])
+    plan = planned_sizes(n=N, alpha=ALPHA, pilot=PILOT, eps=0.01, grid=SIZES)
+    radius = {int(size): expected_radius(p, int(size), alpha=ALPHA) for size in np.unique(plan)}
+    k1 = np.arange(PILOT + 1)
+    kept = ~futile(k1, PILOT, futility=1e-3)[:, None] * np.stack([radius[size] for size in plan.tolist()])
+    loss = expected_radius(p, N, alpha=ALPHA) - (binom.pmf(k1[:, None], PILOT, p) * kept).sum(0)
+    assert loss[1] == pytest.approx(0.0166, abs=5e-5)
+    assert (loss[[0, 2, 3, 4]] <= 0.01).all()
+
+
 def test_a_plan_never_exceeds_n_and_does_not_change_through_its_reader() -> None:
     plan = planned_sizes(n=500, alpha=0.01, pilot=50, eps=0.05, grid=(100, 200, 500, 2000))
     assert plan.max() == 500
