@@ -64,18 +64,38 @@ class Calibration:
         """Return [..., image] estimates of the radii, in units of sigma, of ensembles of weights [..., k].
 
         Phi^-1((v + 1/2) / (draws + 1)), between 0 and the cap, with v the draws at which the label has the largest
-        score: nothing is assumed of the margins, but no more is seen than so many draws show. Where margins were not
-        kept, they are taken for Gaussian.
+        score: nothing is assumed of the margins, but no more is seen than so many draws show (`largest_radius`, and
+        `saturated` for how many images that is too little). Where margins were not kept, they are taken for Gaussian.
         """
         points = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         if self.margins is None:
             radii = np.stack([self.gaussian_radii(one) for one in points])
         else:
-            columns = points.T.astype(np.float32)
-            right = [(image.astype(np.float32) @ columns > 0).all(1).sum(0) for image in self.margins]
-            share = (np.stack(right, axis=1) + 0.5) / (self.margins.shape[1] + 1)
+            share = (_right(self.margins, points) + 0.5) / (self.margins.shape[1] + 1)
             radii = np.clip(ndtri(share), 0.0, self.cap)
         return radii.reshape(*np.shape(weights)[:-1], -1)
+
+    @property
+    def largest_radius(self) -> float:
+        """Where `radii` end, in units of sigma: right at all draws; 2.81 with 200 of them."""
+        if self.margins is None:
+            return self.cap
+        draws = self.margins.shape[1]
+        return min(float(ndtri((draws + 0.5) / (draws + 1))), self.cap)
+
+    def saturated(self, weights: FloatArray) -> float:
+        """Return the share of images whose `radii` end at `largest_radius` for an ensemble of weights [k].
+
+        Two ensembles that are both right at all draws of an image look alike there, whichever has the larger radius.
+        """
+        return float(np.mean(self.radii(weights) >= self.largest_radius))
+
+
+def _right(margins: NDArray[np.float16] | FloatArray, points: FloatArray) -> IntArray:
+    """Return [point, image] the draws at which ensembles of weights [point, k] are right."""
+    columns = points.T.astype(np.float32)
+    right = [(image.astype(np.float32) @ columns > 0).all(1).sum(0) for image in margins]
+    return np.stack(right, axis=1)
 
 
 def margin_moments(

@@ -102,11 +102,14 @@ def _auto(calibration: Calibration) -> WeightSolution:
     best = max(cross_fitted(calibration), key=lambda candidate: candidate.gain)
     if not np.isfinite(best.gain):
         return _uniform(calibration, "uniform: no candidate has a solution")
-    verdict = f"{best.name}, cross-fitted gain {best.gain:+.4f} σ (standard error {best.error:.4f})"
+    verdict = f"{best.name}, cross-fitted gain {best.gain:+.4f} σ (standard error {best.error:.4f}"
+    uniform = np.full(calibration.mean.shape[-1], 1 / calibration.mean.shape[-1])
+    if end := calibration.saturated(uniform):
+        verdict += f"; {100 * end:.0f} % of the images end at {calibration.largest_radius:.2f} σ, where none can gain"
+    verdict += ")"
     if not best.gain > 2 * best.error:
         return _uniform(calibration, f"uniform: best candidate {verdict} is within 2 standard errors")
     solution = _fit(best.method, calibration)
-    uniform = np.full(len(solution.weights), 1 / len(solution.weights))
     weights = (solution.weights + uniform) / 2 if best.shrunk else solution.weights
     value, at_uniform = (float(calibration.radii(w).mean()) for w in (weights, uniform))
     return WeightSolution(weights, value, at_uniform, verdict, solution.solver, solution.gap)

@@ -44,6 +44,20 @@ def test_radii_lie_between_nothing_and_the_cap() -> None:
     assert drawn(samples).radii(np.ones(1)).tolist() == [CAP, 0.0]
 
 
+def test_images_that_are_right_at_all_draws_are_those_whose_radii_end() -> None:
+    """Of 200 draws no more is seen than Phi^-1(200.5 / 201) = 2.81, whatever the radius is."""
+    always, nearly = np.ones((3, 200, 2, 2)), np.ones((1, 200, 2, 2))
+    nearly[0, 17, 1] = -1.0
+    found = drawn(np.concatenate([always, nearly]))
+    average = np.full(2, 0.5)
+    assert found.largest_radius == pytest.approx(ndtri(200.5 / 201))
+    assert found.largest_radius == pytest.approx(2.81, abs=0.005)
+    assert found.radii(average)[:3] == pytest.approx([found.largest_radius] * 3)
+    assert found.radii(average)[3] == pytest.approx(ndtri(199.5 / 201))
+    assert found.saturated(average) == 0.75
+    assert replace(found, margins=None).largest_radius == CAP
+
+
 @pytest.mark.parametrize("t", [0.3, 1.0, 1.8])
 def test_with_gaussian_margins_and_one_competitor_both_estimates_are_the_ratio(t: float) -> None:
     draws = 20_000

@@ -1,5 +1,6 @@
 """Facts about log-loss weights, and about the choice among weightings that the study's `auto` stands for."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -168,6 +169,18 @@ def test_a_member_that_is_clearly_weak_is_found_out() -> None:
     assert solution.objective == pytest.approx(found.radii(solution.weights).mean())
     assert "cross-fitted gain +" in solution.status
     assert prunable(found).tolist() == [False, False, True]
+
+
+def test_auto_says_how_many_images_can_show_no_gain() -> None:
+    """Margins that are positive at all 50 draws of a third of the images: their radii end at Phi^-1(50.5 / 51)."""
+    found = calibration()
+    margins = np.random.default_rng(4).normal(1.0, 0.8, (60, 50, 3, 3))
+    margins[:20] = np.abs(margins[:20])
+    margins[20:, 0] = -np.abs(margins[20:, 0])
+    found = replace(found, margins=margins)
+    status = choose_weights("auto", found).status
+    assert found.saturated(np.full(3, 1 / 3)) == pytest.approx(1 / 3)
+    assert "; 33 % of the images end at 2.33 σ, where none can gain)" in status
 
 
 def test_candidates_are_judged_on_images_that_they_were_not_fitted_to() -> None:

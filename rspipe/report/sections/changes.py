@@ -10,7 +10,7 @@ from rspipe.report.differences import difference_of_acr
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, bracketed, change_cell, interval_cell, number_cell
+from rspipe.report.tables import Cell, Table, bracketed, change_cell, interval_cell, number_cell, percent_cell
 from rspipe.smoothing.classifiers import COMBINATIONS
 
 
@@ -57,6 +57,7 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
             {
                 "ensemble": Cell(display_name(record)),
                 **({"predicted [95 %]": interval_cell(predicted, signed=True)} if counted else {}),
+                **({"saturated": percent_cell(calibration.saturated(np.asarray(record.weights)))} if counted else {}),
                 "measured [95 %]": change_cell(measured),
                 "as if Gaussian [95 %]": interval_cell(gaussian, signed=True),
                 "variance": number_cell(share, digits=2),

@@ -88,12 +88,16 @@ def _largest(name: str, weights: FloatArray, acr: FloatArray) -> str:
 
 
 def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> Figure:
-    surface = landscape(margins.of(records[0].members), sigma=margins.sigma)
+    calibration = margins.of(records[0].members)
+    surface = landscape(calibration, sigma=margins.sigma)
+    at_end = 100 * calibration.saturated(np.full(len(names), 1 / len(names)))
+    end = f"{at_end:.0f} % of the images end at {margins.sigma * calibration.largest_radius:.2f} (uniform weights)"
     with mpl.rc_context(STYLE):
         lines = (
             records[0].label,
             f"σ = {margins.sigma:g}, {margins.average}",
             _largest("counted", surface.weights, surface.counted),
+            end,
             _largest("Gaussian", surface.weights, surface.gaussian),
         )
         figure, axes = new_panel("\n".join(lines), "", "", height=4.8)

@@ -157,6 +157,7 @@ def test_predictions_are_counted_where_margins_were_kept() -> None:
     assert counted.table.columns == (
         "ensemble",
         "predicted [95 %]",
+        "saturated",
         "measured [95 %]",
         "as if Gaussian [95 %]",
         "variance",
@@ -165,6 +166,7 @@ def test_predictions_are_counted_where_margins_were_kept() -> None:
     found = build.margins(0.25, draws=100).of(made().ensembles[0].members)
     change = 0.25 * (found.radii(np.array([0.5, 0.5])) - found.radii(np.eye(2)).mean(0))
     assert column(counted.table, "predicted [95 %]")[0] == pytest.approx(change.mean())
+    assert column(counted.table, "saturated")[0] == pytest.approx(found.saturated(np.array([0.5, 0.5])))
     before = changes(made(margins=(build.margins(0.25),)))
     assert "predicted [95 %]" not in before.table.columns
     assert column(before.table, "as if Gaussian [95 %]") == pytest.approx(
