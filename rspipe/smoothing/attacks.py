@@ -102,14 +102,16 @@ def fixed_step_path(
     step: float,
     steps: int,
     radius: float | None = None,
+    averaged_over: int = 1,
 ) -> tuple[Tensor, ...]:
     """Return the images and where each of the steps of an attack on the soft smoothed classifier led, steps + 1 in all.
 
-    Ascends sum_i -log max(mean_j softmax(f(x_i + noise_ij))_y, 1e-20) along gradient / (norm + 1e-8), per image. What
-    sets it apart from `smoothed_pgd`: the length of a step is given, a ball is optional, the projection to it comes
-    before the clip to [0, 1], and an image whose gradient vanishes stays where it is, so that nothing is drawn.
-    It is the attack of Jeong et al. 2021 and, with step = 2 radius / steps, that of Jeong and Shin 2020.
-    The network runs in eval mode and is left as it was.
+    Ascends (1 / a) sum_i -log max(mean_j softmax(f(x_i + noise_ij))_y, 1e-20) along gradient / (norm + 1e-8), per
+    image. What sets it apart from `smoothed_pgd`: the length of a step is given, a ball is optional, the projection to
+    it comes before the clip to [0, 1], and an image whose gradient vanishes stays where it is: nothing is drawn.
+    It is the attack of Jeong et al. 2021, who sum over the images, and that of Jeong and Shin 2020, who average over
+    those of the mini-batch: with step = 2 radius / steps and a of them, where an image whose gradient is not far above
+    1e-8 a takes shorter steps. The network runs in eval mode and is left as it was.
 
     Args:
         network: Maps [batch, ...] to logits [batch, class].
@@ -119,12 +121,15 @@ def fixed_step_path(
         step: L2 length of a step, in pixel units.
         steps: T.
         radius: Radius of the ball, in pixel units; no ball when None.
+        averaged_over: a, the images that the loss is a mean over; 1 where it is their sum.
     """
     path = [images]
     with frozen(network):
         for _ in range(steps):
             at = path[-1].detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(_label_loss(noisy_logits(network, at, noise), labels).sum(), at)
-            moved = at.detach() + step * gradient / _per_image(_length(gradient) + _SMALLEST_NORM, images)
+            moved = at.detach() + step * gradient / _per_image(
+                _length(gradient) + averaged_over * _SMALLEST_NORM, images
+            )
             path.append(projected(moved, images, radius=radius))
     return tuple(path)

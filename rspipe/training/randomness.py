@@ -28,17 +28,18 @@ class Draws:
 
     def normal(self, images: Tensor, *, copies: int) -> Tensor:
         """Return standard normal numbers [images, copies, ...] for images [images, ...]."""
-        shape = (self._count(images), copies, *images.shape[1:])
+        shape = (self.count(images), copies, *images.shape[1:])
         drawn = torch.randn(shape, generator=self.generator, device=images.device, dtype=images.dtype)
         return drawn[self.before : self.before + len(images)]
 
     def uniform(self, images: Tensor) -> Tensor:
         """Return numbers in [0, 1), one for each image."""
-        count = self._count(images)
+        count = self.count(images)
         drawn = torch.rand(count, generator=self.generator, device=images.device, dtype=images.dtype)
         return drawn[self.before : self.before + len(images)]
 
-    def _count(self, images: Tensor) -> int:
+    def count(self, images: Tensor) -> int:
+        """Return how many images the step has, those of other processes included."""
         return self.before + len(images) + self.after
 
 

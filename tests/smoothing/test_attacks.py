@@ -390,14 +390,15 @@ def test_a_path_of_fixed_steps_holds_the_images_and_every_state() -> None:
     assert torch.equal(path[2], fixed_step_path(network, images, labels, noise, step=0.1, steps=2)[-1])
 
 
-def test_fixed_steps_are_divided_by_the_norm_of_the_gradient_plus_1e_8() -> None:
+@pytest.mark.parametrize(("averaged_over", "length"), [(1, 1 / 2), (4, 1 / 5), (64, 1 / 65)])
+def test_fixed_steps_are_divided_by_the_norm_of_the_gradient_plus_1e_8(averaged_over: int, length: float) -> None:
     # p_1 = exp(-bias) to first order, and the gradient p_1 (3, -4) has length 1e-8.
     network = linear([[1.0, 2.0], [4.0, -2.0]])
     bias = np.log(5e8) + np.array([1.0, 2.0]) @ [-0.5, -0.5] - np.array([4.0, -2.0]) @ [-0.5, -0.5]
     with torch.no_grad():
         network.bias.copy_(torch.tensor([bias, 0.0]))  # type: ignore[operator]
-    path = torch.cat(fixed_step_path(network, *PLAIN, step=0.1, steps=1))
-    expected = 0.05 * np.array([0.6, -0.8])
+    path = torch.cat(fixed_step_path(network, *PLAIN, step=0.1, steps=1, averaged_over=averaged_over))
+    expected = 0.1 * length * np.array([0.6, -0.8])
     np.testing.assert_allclose((path[1] - path[0]).numpy(), expected, rtol=1e-6)
 
 

@@ -16,8 +16,9 @@ class SmoothAdvConsistency(Agreement, Attacking):
 
     A method of its own, as AdvMacer is beside MACER: without an attack, eps and warmup would mean nothing, and the
     defaults differ. The attack is that of the authors' code, by which the published numbers came about: T steps of
-    length 2 eps / T. It differs from SmoothAdv's own in projecting to the ball before the clip to [0, 1] and in leaving
-    an image without gradient where it is. Defaults: CIFAR-10, sigma .5 and 1.
+    length 2 eps / T along the gradient of the mean loss of the mini-batch over (its norm + 1e-8). It differs from
+    SmoothAdv's own in projecting to the ball before the clip to [0, 1], in shorter steps where the gradient nearly
+    vanishes, and in leaving an image without gradient where it is. Defaults: CIFAR-10, sigma .5 and 1.
     """
 
     name: Literal["smoothadv_consistency"]
@@ -30,6 +31,13 @@ class SmoothAdvConsistency(Agreement, Attacking):
         """Return the loss of a batch."""
         eps = warmed_up(self.eps, epoch=batch.epoch, warmup=self.warmup)
         path = fixed_step_path(
-            network, batch.images, batch.labels, batch.noise, step=2 * eps / self.T, steps=self.T, radius=eps
+            network,
+            batch.images,
+            batch.labels,
+            batch.noise,
+            step=2 * eps / self.T,
+            steps=self.T,
+            radius=eps,
+            averaged_over=batch.draws.count(batch.images),
         )
         return self.terms(noisy_logits(network, path[-1], batch.noise), batch)

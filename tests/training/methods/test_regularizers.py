@@ -231,6 +231,22 @@ def test_smoothadv_with_consistency_trains_where_the_attack_of_fixed_steps_leads
     torch.testing.assert_close(copies_of(network.seen[-1], M) - noise, led.unsqueeze(1).expand_as(noise))
 
 
+def test_smoothadv_with_consistency_attacks_the_mean_loss_of_the_mini_batch() -> None:
+    """Of a gradient g of the sum over five images, a step goes |g| / (|g| + 5e-8) of its length."""
+    method = SmoothAdvConsistency(name="smoothadv_consistency", T=4, m=M, eps=0.1, warmup=0)
+    (network, _), (images, labels) = trace(method), batch()
+    noise = copies_of(network.seen[0], M) - images.double().unsqueeze(1)
+    at = images.double().requires_grad_(True)
+    # The classifier of the attack: the mean of the softmax over the noise.
+    logits = network.net((at.unsqueeze(1) + noise).flatten(0, 1)).view(len(images), M, -1)
+    label_probability = logits.softmax(-1).mean(1).gather(1, labels.unsqueeze(1))
+    (gradient,) = torch.autograd.grad(-label_probability.log().sum(), at)
+    norm = gradient.flatten(1).norm(dim=1)
+    lengths = displacements(network).norm(dim=2)[1]
+    # Differences of numbers of order one to numbers of order .05 in float64.
+    torch.testing.assert_close(lengths, 0.05 * norm / (norm + 5e-8), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("name", ["consistency", "smoothadv_consistency"])
 def test_consistency_of_a_single_copy_is_refused(name: str) -> None:
     kind: Any = {"consistency": Consistency, "smoothadv_consistency": SmoothAdvConsistency}[name]
