@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.errors import nearest
@@ -55,3 +55,62 @@ class Spec(BaseModel):
 def by_name(value: Any) -> Any:
     """Return a table for what may be given by its name alone."""
     return {"name": value} if isinstance(value, str) else value
+
+
+class ImageRange(Spec):
+    """Images by their numbers in a part of a data set: start, start + skip, ..., the first so many of them.
+
+    As papers say it: `{ skip = 20 }` is `--skip 20` of Cohen et al. 2019, `{ first = 500 }` the first 500 images, and
+    `{ start = 500, first = 500 }` images 500 to 999.
+    """
+
+    start: NonNegativeInt = 0
+    skip: PositiveInt = 1
+    first: PositiveInt | None = None
+    """How many; all there are by default."""
+
+
+def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(numbers) != sorted(set(numbers)):
+        raise PydanticCustomError("image_order", "numbers of images must ascend, without repetition")
+    return numbers
+
+
+def _kind_of_choice(value: Any) -> str:
+    if isinstance(value, dict | ImageRange):
+        return "Range"
+    return "Numbers" if isinstance(value, list | tuple) else "Number"
+
+
+ImageChoice: TypeAlias = Annotated[
+    Annotated[PositiveInt, Tag("Number")]
+    | Annotated[ImageRange, Tag("Range")]
+    | Annotated[
+        tuple[NonNegativeInt, ...],
+        Field(min_length=1),
+        AfterValidator(_ascending),
+        Tag("Numbers"),
+    ],
+    Discriminator(_kind_of_choice),
+]
+"""Some images of a part: so many evenly spaced ones, a range, or a list of their numbers."""
+
+
+def number_chosen(images: ImageChoice | None) -> int | None:
+    """Return how many images a choice has whatever the data set; None where that depends on it."""
+    if isinstance(images, tuple):
+        return len(images)
+    return images.first if isinstance(images, ImageRange) else images
+
+
+def choice_text(images: ImageChoice | None) -> str:
+    """Return which images a choice has, in words."""
+    if images is None:
+        return "all"
+    if isinstance(images, int):
+        return f"{images} evenly spaced"
+    if isinstance(images, tuple):
+        return f"{len(images)} listed"
+    number = "all" if images.first is None else str(images.first)
+    steps = f" in steps of {images.skip}" if images.skip > 1 else ""
+    return f"{number} from number {images.start} on{steps}"

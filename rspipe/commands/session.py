@@ -13,6 +13,7 @@ from rich.markup import escape
 from rspipe.commands.options import StageOptions, StudyRun, has_folder, run_to_do
 from rspipe.commands.terminal import Terminal, print_table
 from rspipe.data.sources import load_dataset
+from rspipe.data.splits import Split
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import DataError
 from rspipe.execution.connection import connect
@@ -22,6 +23,7 @@ from rspipe.records import EnsembleWeights
 from rspipe.report.sections.results import result_table
 from rspipe.report.summaries import Summary
 from rspipe.search.trials import search_warnings
+from rspipe.spec import ImageChoice, choice_text, number_chosen
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.report import FigureFormat, finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.search import run_searches
@@ -163,11 +165,11 @@ class Session:
 
     def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
         """Return those certified on all images: an index that shows a number keeps it."""
-        images = self.study.certify.images
+        images = number_chosen(self.study.certify.images)
         if images is None:
             if not has_folder(self.study):
                 return []
-            images = len(load_dataset(self.study.data).test)
+            images = len(load_dataset(self.study.data).test.chosen(self.study.certify.images))
         return [summary for summary in summaries if summary.images == images]
 
     def _say(self, message: str) -> None:
@@ -193,15 +195,15 @@ def _check_data(study: StudyConfig) -> None:
         ModelError: A network is not made for them, or a checkpoint is of another network.
     """
     data = load_dataset(study.data)
-    splits = {
+    choices: dict[str, tuple[Split, ImageChoice | None]] = {
         "certify.images": (data.test, study.certify.images),
         "weigh.images": (data.calibration, study.weigh.images),
     }
-    for name, (split, images) in splits.items():
+    for name, (split, images) in choices.items():
         try:
-            split.evenly_spaced(images)
+            split.chosen(images)
         except DataError as error:
-            raise DataError(f"{name} = {images}: {error}") from error
+            raise DataError(f"{name} = {choice_text(images)}: {error}") from error
     trained = [group for group in study.groups if not isinstance(group, CheckpointGroup)]
     for architecture in {group.architecture for group in trained}:
         network = build_network(architecture, classes=data.classes, seed=0)

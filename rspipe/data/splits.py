@@ -10,6 +10,7 @@ from torch import Tensor
 from rspipe.arrays import IntArray
 from rspipe.data.spec import FileAugmentation, HeldOutData
 from rspipe.errors import DataError
+from rspipe.spec import ImageChoice
 
 SplitName = Literal["train", "validation", "calibration", "test"]
 
@@ -52,6 +53,29 @@ class Split:
         if images > len(self):
             raise DataError(f"{images} images are asked for but the split has {len(self)}; lower the number")
         return self.at(torch.arange(images) * len(self) // images)
+
+    def chosen(self, images: ImageChoice | None) -> "Split":
+        """Return some images of the split, ranges and lists by their numbers in the source; all when None.
+
+        Raises:
+            DataError: There are not as many, or none of such a number.
+        """
+        if images is None or isinstance(images, int):
+            return self.evenly_spaced(images)
+        last = int(self.index.max()) if len(self) else -1
+        if isinstance(images, tuple):
+            wanted = torch.isin(self.index, torch.tensor(images))
+            if (missing := sorted({*images} - {*self.index[wanted].tolist()})) != []:
+                raise DataError(f"image {missing[0]} is asked for, but the {len(self)} of the split end at {last}")
+            return self.at(wanted.nonzero().flatten())
+        beyond = self.index - images.start
+        positions = ((beyond >= 0) & (beyond % images.skip == 0)).nonzero().flatten()
+        if len(positions) < (least := images.first or 1):
+            raise DataError(
+                f"{least} images from number {images.start} on in steps of {images.skip} are asked for, but the split "
+                f"has {len(positions)}; its last one is number {last}"
+            )
+        return self.at(positions[: images.first])
 
 
 @dataclass(frozen=True)

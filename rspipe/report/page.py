@@ -38,6 +38,7 @@ from rspipe.report.sections import (
     trials,
     weights,
 )
+from rspipe.spec import choice_text
 
 CHAPTERS: Mapping[str, Sequence[Callable[[Results], Section | None]]] = {
     "Summary": (summary.section, claims.section),
@@ -132,6 +133,7 @@ def render_report(study_results: Results, chapters: Chapters) -> str:
     return page.render(
         study=study_results.study,
         data=data_title(study_results.study.data),
+        chosen=choice_text(study_results.study.certify.images),
         rule=RULES[study_results.study.certify.rule.name],
         images=dict.fromkeys((min(images), max(images))) if images else (),
         classifiers=len(study_results.summaries),

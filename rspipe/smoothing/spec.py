@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rspipe.networks.deployment import Precision
 from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Sampling, check_rule_keys
-from rspipe.spec import PositiveInt, Seed, Spec, by_name
+from rspipe.spec import ImageChoice, PositiveInt, Seed, Spec, by_name
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
@@ -34,8 +34,9 @@ class CertifySpec(Spec):
     """Noise samples that estimate its probability, at most."""
     alpha: Probability = Sampling.alpha
     """Failure probability of each certificate."""
-    images: PositiveInt | None = None
-    """Number of test images, evenly spaced over the split; all by default."""
+    images: ImageChoice | None = None
+    """Which test images: so many, evenly spaced over the split, a range such as { skip = 20 }, or a list of their
+    numbers; all by default."""
     seed: Seed = Sampling.seed
     precision: Precision = "float32"
     """Of the forward pass: the classifier that is certified is `rspipe.deploy(network, precision=...)`."""

@@ -118,6 +118,10 @@ _TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)} | set(RULES)
 _TAGGED = ("method", "data", "rule", "algorithm")
 
 
+_UNION_TAGS = ("Range", "Choice", "Words", "Ids", "Number", "Numbers", "ModelGroup", "CheckpointGroup")
+"""Names of alternatives that are no part of a study file."""
+
+
 def _place(location: Sequence[str | int]) -> str:
     text = ""
     for position, part in enumerate(location):
@@ -125,7 +129,7 @@ def _place(location: Sequence[str | int]) -> str:
             text += f"[{part}]"
         elif part in _TAG_NAMES and position and location[position - 1] in _TAGGED:
             continue
-        elif part not in ("Range", "Choice", "Words", "Ids", "ModelGroup", "CheckpointGroup"):
+        elif part not in _UNION_TAGS:
             text += f".{part}" if text else part
     return text
 

@@ -34,6 +34,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec, DigitsData, ParquetData
 from rspipe.data.splits import Dataset, Split, check_images
 from rspipe.errors import DataError
+from rspipe.spec import ImageChoice, ImageRange, number_chosen
 from rspipe.training.randomness import augmented, crop_flip
 
 PARTS = ("train", "validation", "calibration", "test")
@@ -170,6 +171,59 @@ def test_all_images_are_taken_when_no_number_is_asked_for() -> None:
 def test_more_images_than_there_are_are_refused() -> None:
     with pytest.raises(DataError, match="11 images are asked for but the split has 10; lower the number"):
         line(10).evenly_spaced(11)
+
+
+def numbered(numbers: Sequence[int]) -> Split:
+    """A split of images whose pixel is their number in the source."""
+    index = torch.tensor(numbers)
+    return Split(index.float().view(-1, 1, 1, 1), index % 3, index)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, list(range(100))),
+        (4, [0, 25, 50, 75]),
+        (ImageRange(), list(range(100))),
+        (ImageRange(skip=20), [0, 20, 40, 60, 80]),
+        (ImageRange(skip=20, first=3), [0, 20, 40]),
+        (ImageRange(first=7), list(range(7))),
+        (ImageRange(start=50, first=50), list(range(50, 100))),
+        (ImageRange(start=3, skip=40), [3, 43, 83]),
+        ((0, 17, 99), [0, 17, 99]),
+    ],
+)
+def test_images_are_chosen_as_papers_say_it(choice: ImageChoice | None, expected: list[int]) -> None:
+    chosen = numbered(range(100)).chosen(choice)
+    assert chosen.index.tolist() == chosen.images.flatten().tolist() == expected
+    assert chosen.labels.tolist() == [number % 3 for number in expected]
+    if choice is not None and number_chosen(choice) is not None:
+        assert number_chosen(choice) == len(expected)
+
+
+def test_ranges_and_lists_go_by_the_numbers_of_images_whichever_are_held_out() -> None:
+    split = numbered([0, 1, 20, 25, 40, 41, 60])
+    assert split.chosen(ImageRange(skip=20)).index.tolist() == [0, 20, 40, 60]
+    assert split.chosen(ImageRange(start=1, first=3)).index.tolist() == [1, 20, 25]
+    with pytest.raises(DataError, match="image 21 is asked for, but the 7 of the split end at 60"):
+        split.chosen((0, 21))
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (
+            ImageRange(start=100),
+            "1 images from number 100 on in steps of 1 are asked for, but the split has 0; its last",
+        ),
+        (ImageRange(skip=20, first=6), "6 images from number 0 on in steps of 20 .* has 5; its last one is number 99"),
+        ((3, 100), "image 100 is asked for, but the 100 of the split end at 99"),
+        (101, "101 images are asked for but the split has 100"),
+    ],
+)
+def test_images_that_are_not_there_are_named(choice: ImageChoice, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        numbered(range(100)).chosen(choice)
 
 
 def test_parquet_images_are_their_decoded_pixels_over_255_channel_first(folder: Path) -> None:

@@ -24,7 +24,7 @@ from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.spec import Spec, content_id
+from rspipe.spec import ImageRange, Spec, content_id
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from rspipe.training.methods import MethodSpec
@@ -250,6 +250,42 @@ def test_a_rule_is_given_by_its_name_or_as_a_table(tmp_path: Path, name: str) ->
 def test_images_get_all_samples_unless_the_file_says_otherwise(base: StudyConfig) -> None:
     assert base.certify.rule == FixedRule(label_stop=False)
     assert (base.certify.precision, base.certify.batch_size) == ("float32", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "choice"),
+    [
+        ("500", 500),
+        ("{ skip = 20 }", ImageRange(skip=20)),
+        ("{ start = 500, first = 500 }", ImageRange(start=500, first=500)),
+        ("[3, 17, 40]", (3, 17, 40)),
+    ],
+)
+def test_the_images_that_are_certified_are_part_of_the_identity_and_read_back(
+    given: str, choice: Any, tmp_path: Path, base: StudyConfig
+) -> None:
+    study = load_study(write(tmp_path), overrides=[f"certify.images={given}"])
+    assert study.certify.images == choice
+    assert study.id != base.id
+    assert StudyConfig.model_validate(study.model_dump(mode="json")).certify == study.certify
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("0", "certify.images = 0: Input should be greater than 0"),
+        ("{ skip = 0 }", "certify.images.skip = 0: "),
+        ("{ every = 20 }", "certify.images: unknown key 'every'"),
+        ("[]", "certify.images: "),
+        ("[3, 3]", "certify.images: numbers of images must ascend, without repetition"),
+        ("[-1]", "certify.images[0] = -1: "),
+    ],
+)
+def test_a_choice_of_images_that_makes_no_sense_is_one_line(given: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(write(tmp_path), overrides=[f"certify.images={given}"])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_rules_are_parts_of_the_identity(tmp_path: Path) -> None:
