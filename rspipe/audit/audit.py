@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.audit.columns import COLUMNS
 from rspipe.audit.ladder import Ladder, nearest_successes, proved_radius, successes
-from rspipe.audit.log import COLUMNS, CertificationLog, Precision, radius_precision, write_log
+from rspipe.audit.log import CertificationLog, Precision, radius_precision, write_log
 from rspipe.audit.radii import RADII, Known, check_radii, implied_ladder, logged_sigma, parameters_text
 from rspipe.audit.rows import Finding, check_claims, check_collapse, check_lines, counted, describe_images
 from rspipe.records import Interval

@@ -1,8 +1,10 @@
 """Certification logs as files: those of Cohen et al. 2019 and their descendants, read and written.
 
 A log is tab-separated with one header line, `idx label predict radius correct time`, one row per image. What differs:
-line ends, digits of the radius, a running `correct`, more columns, columns in another order, a log of PREDICT without
-radii, a flag `radius proved` instead of a radius, and prose before or after the rows.
+line ends and encoding, delimiters, other names of columns, more of them or another order, digits of the radius, a
+running `correct` or words for it, ways to say that nothing is certified (a radius below 0, nan, an empty cell, a name
+in the place of the class), a log of PREDICT without radii, a flag `radius proved` instead of a radius, what a logger
+wrote before each line, and prose before or after the rows.
 """
 
 import math
@@ -16,24 +18,26 @@ from typing import Literal
 import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.audit.columns import COLUMNS, PROVED, Columns, find_header, is_number, is_whole, unnamed_columns
 from rspipe.errors import LogError
 from rspipe.smoothing.certificates import ABSTAIN, Certificates
 from rspipe.smoothing.counts import CountTable
-
-COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-"""Of Cohen et al. 2019, in their order."""
-
-_PROVED = "radius proved"
 
 _LARGEST_FILE = 1 << 28
 
 _LARGEST_RADIUS = 1e6
 
-_INTEGER = re.compile(r"[+-]?\d{1,15}(\.0*)?", re.ASCII)
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-
 _CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
+
+_ABSTAINED = ("abstain", "abstained", "abstention")
+
+_NOTHING = ("", "nan", "none", "null", "na", "n/a", "-inf", *_ABSTAINED)
+"""What stands in the place of a radius where nothing is certified, beside negative numbers."""
+
+_WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
+"""For `correct`."""
+
+Kind = Literal["certify", "predict", "flags"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class CertificationLog:
     """The rows of a log, in the order of the file; arrays are [row]."""
 
     name: str
-    kind: Literal["certify", "predict", "flags"]
+    kind: Kind
     """Whether rows have radii, none, or only say if a given radius was proved."""
     header: tuple[str, ...]
     """Names of the columns; empty where the file has no header and the columns are taken for Cohen's."""
@@ -58,6 +62,9 @@ class CertificationLog:
     idx: IntArray
     label: IntArray
     predict: IntArray
+    """As logged; ABSTAIN where the row says that nothing is certified."""
+    nothing: BoolArray
+    """[row] whether it says so by its radius though it names a class."""
     radius: FloatArray
     """As logged; 1 or 0 for a flag, 0 where there is none."""
     radius_text: tuple[str, ...]
@@ -122,80 +129,78 @@ def parse_log(data: bytes, *, name: str) -> CertificationLog:
         LogError: It is no certification log, or has no rows.
     """
     lines, line_ends = _lines(data, name=name)
-    start, delimiter, header = _header(lines, name=name)
-    columns = [cell.strip().strip('"').lower() for cell in header] if header else list(COLUMNS)
-    places = {column: place for place, column in reversed(list(enumerate(columns)))}
-    kind: Literal["certify", "predict", "flags"] = (
-        "certify" if "radius" in places else "flags" if _PROVED in places else "predict"
-    )
+    start, columns = find_header(lines) or (0, unnamed_columns(lines))
+    if columns is None:
+        raise LogError(f"{name}: no line with the columns idx, label and predict; not a certification log")
+    places = columns.places
+    kind: Kind = "certify" if "radius" in places else "flags" if PROVED in places else "predict"
     rows: list[_Row] = []
     bad: list[Unreadable] = []
     repeated: list[int] = []
     for number, text in enumerate(lines[start:], start + 1):
-        cells = [cell.strip().strip('"') for cell in text.split(delimiter)]
-        if [cell.lower() for cell in cells] == columns:
+        if columns.is_header(text):
             repeated.append(number)
-        elif text.strip():
-            row = _row(cells, places, number, kind=kind, columns=len(columns))
+        elif text.strip() and not columns.is_rule(text):
+            row = _row(columns.cells(text), columns, number, kind=kind)
             if isinstance(row, _Row):
                 rows.append(row)
             else:
                 bad.append(row)
     if not rows:
-        raise LogError(f"{name}: {'a header and no rows' if header else 'no rows'}; not a finished certification log")
-    # What stands after the last row and has no tabs is prose, and no damage.
+        what = "a header and no rows; not a finished certification log" if start else "no rows"
+        if bad:
+            what = f"none of {len(bad):,} rows can be read, line {bad[0].line}: {bad[0].reason}; correct the file"
+        raise LogError(f"{name}: {what}")
+    # What stands after the last row and is no line of cells is prose, and no damage.
     last = rows[-1].line
-    prose = [one for one in bad if one.line > last and delimiter not in lines[one.line - 1]]
+    prose = [one for one in bad if one.line > last and _is_prose(lines[one.line - 1], columns)]
     return CertificationLog(
         name=name,
         kind=kind,
-        header=tuple(columns) if header else (),
+        header=columns.names if start else (),
         line=np.array([row.line for row in rows], dtype=np.int64),
         idx=np.array([row.idx for row in rows], dtype=np.int64),
         label=np.array([row.label for row in rows], dtype=np.int64),
         predict=np.array([row.predict for row in rows], dtype=np.int64),
+        nothing=np.array([row.nothing for row in rows], dtype=np.bool_),
         radius=np.array([row.radius for row in rows], dtype=np.float64),
         radius_text=tuple(row.radius_text for row in rows),
         logged_correct=np.array([row.correct for row in rows], dtype=np.int64),
-        time_text=tuple(_cell(row.cells, places, "time", "time_forward") for row in rows),
-        extra={
-            column: tuple(row.cells[place] for row in rows)
-            for column, place in places.items()
-            if column not in (*COLUMNS, _PROVED)
-        },
+        time_text=tuple(_cell(row.cells, places, "time") for row in rows),
+        extra={name: tuple(row.cells[place] for row in rows) for name, place in columns.others.items()},
         line_ends=line_ends,
         unreadable=tuple(one for one in bad if one not in prose),
         repeated_headers=tuple(repeated),
-        prose=len(prose) + sum(bool(line.strip()) for line in lines[: start - 1] if header),
+        prose=len(prose) + sum(bool(line.strip()) for line in lines[: start - 1] if start),
     )
+
+
+def _is_prose(text: str, columns: Columns) -> bool:
+    return columns.delimiter not in text if columns.delimiter else len(text.split()) != len(columns.names)
+
+
+def _decoded(data: bytes, *, name: str) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        # ASCII in two bytes has a zero in every other one.
+        ends = (data[1:400:2], "utf-16-le"), (data[0:400:2], "utf-16-be")
+        encoding = next((name for zeros, name in ends if zeros and not any(zeros)), "utf-8-sig")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise LogError(f"{name}: not text (byte {error.start}); not a certification log") from error
 
 
 def _lines(data: bytes, *, name: str) -> tuple[list[str], Literal["LF", "CRLF", "mixed"]]:
     if not data.strip():
         raise LogError(f"{name}: empty; not a certification log")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LogError(f"{name}: not text (byte {error.start}); not a certification log") from error
+    text = _decoded(data, name=name)
     if "\0" in text:
         raise LogError(f"{name}: holds zero bytes; binary, or damaged")
     crlf, lf = text.count("\r\n"), text.count("\n")
     ends: Literal["LF", "CRLF", "mixed"] = "LF" if crlf == 0 else "CRLF" if crlf == lf else "mixed"
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n"), ends
-
-
-def _header(lines: Sequence[str], *, name: str) -> tuple[int, str, list[str]]:
-    """Return the number of lines before the rows, the delimiter, and the cells of the header (none where it lacks)."""
-    for number, text in enumerate(lines, 1):
-        for delimiter in ("\t", ","):
-            cells = text.split(delimiter)
-            if {"idx", "label", "predict"} <= {cell.strip().strip('"').lower() for cell in cells}:
-                return number, delimiter, cells
-    first = lines[0].split("\t")
-    whole = [_INTEGER.fullmatch(cell.strip()) for cell in first[:3]]
-    if len(first) == len(COLUMNS) and all(whole) and _NUMBER.fullmatch(first[3].strip()):
-        return 0, "\t", []
-    raise LogError(f"{name}: no line with the columns idx, label and predict; not a certification log")
 
 
 @dataclass(frozen=True)
@@ -204,39 +209,77 @@ class _Row:
     idx: int
     label: int
     predict: int
+    nothing: bool
     radius: float
     radius_text: str
     correct: int
     cells: list[str]
 
 
-def _cell(cells: Sequence[str], places: dict[str, int], *names: str) -> str:
-    return next((cells[places[name]] for name in names if name in places), "")
+def _cell(cells: Sequence[str], places: dict[str, int], name: str) -> str:
+    return cells[places[name]] if name in places else ""
 
 
-def _row(
-    cells: list[str], places: dict[str, int], line: int, *, kind: Literal["certify", "predict", "flags"], columns: int
-) -> _Row | Unreadable:
-    if len(cells) != columns:
-        return Unreadable(line, f"{len(cells)} cells instead of {columns}")
-    whole = {name: _cell(cells, places, name) for name in ("idx", "label", "predict", "correct") if name in places}
-    for name, text in whole.items():
-        if not _INTEGER.fullmatch(text):
-            return Unreadable(line, f"{name} is {_shown(text)}, no whole number")
-    numbers = {name: int(float(text)) for name, text in whole.items()}
-    if numbers["idx"] < 0 or numbers["label"] < 0 or numbers["predict"] < ABSTAIN:
-        return Unreadable(line, "a negative idx or label, or a class below -1")
-    radius, text = 0.0, _cell(cells, places, "radius", _PROVED)
-    if kind != "predict":
-        if not _NUMBER.fullmatch(text):
-            return Unreadable(line, f"radius is {_shown(text)}, no finite number")
-        radius = float(text)
-        if kind == "flags":
-            radius = float(radius > 0)
-        if not 0 <= radius <= _LARGEST_RADIUS:
-            return Unreadable(line, f"radius {_shown(text)} is {'negative' if radius < 0 else 'beyond all bounds'}")
-    correct = numbers.get("correct", int(numbers["predict"] == numbers["label"]))
-    return _Row(line, numbers["idx"], numbers["label"], numbers["predict"], radius, text, correct, cells)
+def _row(cells: list[str], columns: Columns, line: int, *, kind: Kind) -> _Row | Unreadable:
+    places = columns.places
+    if len(cells) != len(columns.names):
+        return Unreadable(line, f"{len(cells)} cells instead of {len(columns.names)}")
+    try:
+        idx, label = (_whole(_cell(cells, places, name), name) for name in ("idx", "label"))
+        if idx < 0 or label < 0:
+            return Unreadable(line, "a negative idx or label")
+        text = _cell(cells, places, "radius" if kind == "certify" else PROVED)
+        radius = 0.0 if kind == "predict" else _radius(text)
+        predict = _class(_cell(cells, places, "predict"), kind=kind, radius=radius)
+        correct = _correct(_cell(cells, places, "correct"))
+    except _CellError as error:
+        return Unreadable(line, str(error))
+    if kind == "flags":
+        radius = float(radius is not None and radius > 0)
+    # A class without a radius is not certified, whatever it is: the image counts 0 at every radius.
+    nothing = radius is None and predict != ABSTAIN
+    if nothing:
+        predict = ABSTAIN
+    right = int(predict == label)
+    return _Row(line, idx, label, predict, nothing, radius or 0.0, text, right if correct is None else correct, cells)
+
+
+class _CellError(ValueError):
+    """A cell that is nothing which its column can hold; the message says why."""
+
+
+def _whole(text: str, name: str) -> int:
+    if not is_whole(text):
+        raise _CellError(f"{name} is {_shown(text)}, no whole number")
+    return int(float(text))
+
+
+def _radius(text: str) -> float | None:
+    """Return a radius; None where nothing is certified."""
+    if text.lower() in _NOTHING:
+        return None
+    if not is_number(text):
+        raise _CellError(f"radius is {_shown(text)}, no finite number")
+    if (radius := float(text)) > _LARGEST_RADIUS:
+        raise _CellError(f"radius {_shown(text)} is beyond all bounds")
+    return None if radius < 0 else radius
+
+
+def _class(text: str, *, kind: Kind, radius: float | None) -> int:
+    """Return a predicted class, or ABSTAIN for a negative number or a name that says so."""
+    if text.lower() in _ABSTAINED:
+        return ABSTAIN
+    # Software writes a class that is none as a number that is none; without a radius beside it, it may be damage.
+    if text.lower() in _NOTHING and (radius is None or (kind == "predict" and text)):
+        return ABSTAIN
+    return max(_whole(text, "predict"), ABSTAIN)
+
+
+def _correct(text: str) -> int | None:
+    """Return what a row says of its correctness, 0 or 1 or a running count; None where it says nothing."""
+    if text.lower() in _NOTHING:
+        return None
+    return _WORDS[text.lower()] if text.lower() in _WORDS else _whole(text, "correct")
 
 
 def _shown(text: str) -> str:
@@ -244,7 +287,7 @@ def _shown(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    if _NUMBER.fullmatch(text):
+    if is_number(text):
         return float(text)
     clock = _CLOCK.fullmatch(text)
     if clock is None:

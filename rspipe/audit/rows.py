@@ -119,11 +119,21 @@ def _regular(count: int, first: int, last: int, *, step: int, total: int, known:
 
 
 def check_claims(log: CertificationLog) -> Iterator[Finding]:
-    """Find rows that contradict themselves: radii of abstentions, and `correct` other than label and prediction say."""
+    """Find classes without a radius, and rows that contradict themselves.
+
+    These are radii of abstentions, and `correct` other than label and prediction say.
+    """
+    nothing = log.idx[log.nothing].tolist()
+    if nothing:
+        yield note(
+            f"{counted(len(nothing), 'row')} with a class and no radius (below 0, nan or empty; idx {some(nothing)}): "
+            "nothing is certified there, and the image counts 0"
+        )
     claiming = log.idx[(log.predict == ABSTAIN) & (log.radius > 0)].tolist()
     if claiming and log.kind == "certify":
         yield problem(f"{counted(len(claiming), 'abstention')} with a radius above 0 (idx {some(claiming)})")
-    wrong = log.idx[log.logged_correct != log.correct].tolist()
+    # Where nothing is certified, the column may speak of the class that was named.
+    wrong = log.idx[(log.logged_correct != log.correct) & ~log.nothing].tolist()
     if not wrong:
         return
     if np.array_equal(log.logged_correct, np.cumsum(log.correct)):

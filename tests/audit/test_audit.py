@@ -103,6 +103,27 @@ def test_a_model_of_one_class_is_told():
     assert "the model has collapsed: every prediction is class 9" in problems(audited(collapsed))
 
 
+@pytest.mark.parametrize("radius", ["-1", "nan", ""])
+def test_images_without_a_certificate_stay_in_the_mean(radius):
+    """Seen: rows without a radius dropped out, and the ACR was that of the others, .3214 for .3005."""
+    cells = rows()
+    right = [row for row in cells if row[1] == row[2]][:30]
+    for row in right:
+        row[3] = radius
+    audit = audited(cells)
+    gone = {id(row) for row in right}
+    credited = [0.0 if id(row) in gone else float(row[3]) * (row[1] == row[2]) for row in cells]
+    assert audit.acr.estimate == pytest.approx(np.mean(credited), rel=1e-12)
+    assert problems(audit) == ""
+    assert "30 rows with a class and no radius (below 0, nan or empty; idx 0, " in notes(audit)
+    still = np.mean([row[1] == row[2] and id(row) not in gone for row in cells])
+    assert audit.accuracy[0].accuracy.estimate == pytest.approx(still, rel=1e-12)
+    for export in (cohen_log, rspipe_log):
+        assert audit_log(parse_log(export(audit).encode(), name="export")).acr.estimate == pytest.approx(
+            audit.acr.estimate, abs=1e-3
+        )
+
+
 def test_a_running_count_of_correct_is_understood():
     cells, correct = rows(), 0
     for row in cells:

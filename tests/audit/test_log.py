@@ -24,6 +24,17 @@ def with_columns(cells, names):
     return text([[row[place[name]] for name in names] for row in cells], header="\t".join(names))
 
 
+def markdown(cells):
+    """Return a table with bars, and a rule below the header."""
+    lines = ["|".join(["", *row, ""]) for row in [HEADER.split("\t"), ["---"] * 6, *cells]]
+    return "\n".join(lines).encode()
+
+
+def logged(cells, *, before):
+    """Return a log as a logger writes it, with its own text at the front of every line."""
+    return "\n".join(before + "\t".join(row) for row in [HEADER.split("\t"), *cells]).encode()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -38,6 +49,26 @@ def with_columns(cells, names):
         b"Namespace(sigma=0.25)\nFiles already downloaded\n" + text(CELLS),
         text(CELLS) + b"\nmean time 15.4\nACR: 0.5\n",
         text(CELLS).split(b"\n", 1)[1],
+        text(CELLS).replace(b"\t", b";"),
+        text([[*row[:3], row[3].replace(".", ","), *row[4:]] for row in CELLS]).replace(b"\t", b";"),
+        text(CELLS).replace(b"\t", b"  "),
+        text(CELLS).split(b"\n", 1)[1].replace(b"\t", b","),
+        markdown(CELLS),
+        text(CELLS).decode().encode("utf-16"),
+        text(CELLS, end="\r\n").decode().encode("utf-16-le"),
+        text(CELLS).decode().encode("utf-16-be"),
+        logged(CELLS, before="INFO:root:"),
+        logged(CELLS, before="2024-11-29 02:31:56,123 - INFO - "),
+        logged(CELLS, before="[certify] "),
+        logged(CELLS, before="INFO: ").replace(b"\t", b","),
+        text([[f'"{cell}"' for cell in row] for row in CELLS]).replace(b"\t", b","),
+        text([[*row[:4], str(row[4] == "1"), row[5]] for row in CELLS]),
+        text([[*row[:4], {"1": "yes", "0": "no"}[row[4]], row[5]] for row in CELLS]),
+        text([[f"{cell}.0" for cell in row[:3]] + row[3:] for row in CELLS]),
+        text([[*row, ""] for row in CELLS]),
+        text(CELLS, header="original_idx\ttrue_label\tpred\tcertified_radius\tis_correct\tseconds"),
+        text(CELLS, header="Image Idx\tGround-Truth\tPrediction\tRadii\tCorrect\tElapsed"),
+        text(CELLS, header="# idx\tlabel\tpredict\tradius\tcorrect\ttime"),
         text([[*row[:5], "1 day, 0:00:14.5"] for row in CELLS]),
     ],
 )
@@ -75,8 +106,8 @@ def test_a_flag_that_a_radius_was_proved_is_no_radius():
 @pytest.mark.parametrize(
     ("place", "cell"),
     [
-        (0, "x"), (0, "-1"), (0, "9" * 25), (0, "1_0"), (0, "٣"), (1, "1.5"), (2, "-2"), (2, ""), (3, "nan"),
-        (3, "inf"), (3, "-0.5"), (3, "1e300"), (3, "1e9999"), (3, ""), (4, "yes"),
+        (0, "x"), (0, "-1"), (0, "9" * 25), (0, "1_0"), (0, "٣"), (1, "1.5"), (1, "tensor(3)"), (2, ""), (2, "nan"),
+        (2, "2.5"), (3, "inf"), (3, "1e300"), (3, "1e9999"), (3, "0.5 m"), (4, "maybe"),
     ],
 )  # fmt: skip
 def test_a_row_with_an_impossible_cell_is_no_row_and_says_why(place, cell):
@@ -89,6 +120,39 @@ def test_a_row_with_an_impossible_cell_is_no_row_and_says_why(place, cell):
     assert len(log.idx) == len(CELLS) - 1
 
 
+@pytest.mark.parametrize("radius", ["-1", "-1.0", "-0.37", "nan", "NaN", "", "None", "-inf", "ABSTAIN"])
+def test_a_class_without_a_radius_is_not_certified_and_counts(radius):
+    """It never drops out of the mean: the image is there, abstained on, with radius 0."""
+    cells = [list(row) for row in CELLS]
+    cells[5][2:5] = [cells[5][1], radius, "1"]
+    log = parse_log(text(cells), name="log")
+    assert log.unreadable == ()
+    assert (log.predict[5], log.radius[5], log.nothing.sum()) == (-1, 0.0, 1)
+    assert len(log.idx) == len(CELLS)
+    others = np.arange(len(CELLS)) != 5
+    assert log.predict[others].tolist() == [int(row[2]) for at, row in enumerate(CELLS) if at != 5]
+
+
+@pytest.mark.parametrize("predict", ["-1", "-2", "-1.0", "-100", "ABSTAIN", "abstain", "Abstained", "nan", "None", ""])
+@pytest.mark.parametrize("radius", ["0.0", "-1", "nan", ""])
+def test_an_abstention_may_be_a_name_or_any_negative_number(predict, radius):
+    cells = [list(row) for row in CELLS]
+    cells[5][2:5] = [predict, radius, "0"]
+    log = parse_log(text(cells), name="log")
+    if predict in ("nan", "None", "") and radius == "0.0":
+        # Nothing in the place of a class is an abstention only where the radius is nothing, too.
+        assert [bad.reason for bad in log.unreadable] == [f"predict is {predict!r}, no whole number"]
+        return
+    assert log.unreadable == ()
+    assert (log.predict[5], log.radius[5], log.nothing.sum()) == (-1, 0.0, 0)
+
+
+def test_a_class_that_is_no_number_is_an_abstention_of_predict():
+    names = ["idx", "label", "predict", "correct", "time"]
+    cells = [[*row[:2], "nan", *row[3:]] for row in CELLS]
+    assert (parse_log(with_columns(cells, names), name="log").predict == -1).all()
+
+
 def test_a_row_that_was_cut_off_is_no_row():
     log = parse_log(text(CELLS)[:-12], name="log")
     assert [bad.reason for bad in log.unreadable] == ["4 cells instead of 6"]
@@ -99,7 +163,12 @@ def test_a_row_that_was_cut_off_is_no_row():
     [
         (b"", "empty"),
         (b" \n\n", "empty"),
-        (HEADER.encode(), "no rows"),
+        (HEADER.encode(), "a header and no rows"),
+        (
+            text([["0", "tensor(3)", "3", "0.5", "1", "1"]]),
+            "none of 1 rows can be read, line 2: label is 'tensor",
+        ),
+        (text([["x", *row[1:]] for row in CELLS]), "none of 40 rows can be read, line 2: idx is 'x', no whole number"),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "not text"),
         (text(CELLS).replace(b"\t3\t", b"\0"), "zero bytes"),
         (b"epoch\tloss\n1\t0.5\n", "no line with the columns"),
