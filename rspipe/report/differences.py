@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import chain
 
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import Difference, ModelVerdict, contrast, difference
+from rspipe.smoothing.jackknife import Member, contrast_of_subsets
 from rspipe.smoothing.judgement import Judgement
 
 
@@ -25,6 +27,8 @@ class Group:
     """[classifier, image] certified radii, 0 where the prediction is wrong."""
     seeds: tuple[str, ...] = ()
     """Ids of the models, one per row, where they are the training seeds of one label; empty otherwise."""
+    members: tuple[frozenset[Member], ...] = ()
+    """[classifier] label and seed of the models that each is made of; empty where they are not known, or related."""
 
     @classmethod
     def of(cls, classifiers: Sequence[CertifiedClassifier], *, id_: str = "", label: str = "") -> "Group":
@@ -37,6 +41,21 @@ class Group:
         examples = reduce(np.intersect1d, [example for example, _ in credits_])
         rows = [credit[np.searchsorted(example, examples)] for example, credit in credits_]
         return cls(id_, label, examples, np.stack(rows))
+
+    @classmethod
+    def union(cls, groups: Sequence["Group"]) -> "Group":
+        """Return the classifiers of several groups together, on the images that all share; named as the first."""
+        if len(groups) == 1:
+            return groups[0]
+        examples = reduce(np.intersect1d, [group.examples for group in groups])
+        known = all(group.members for group in groups)
+        return cls(
+            groups[0].id,
+            groups[0].label,
+            examples,
+            np.concatenate([group.on(examples).credits for group in groups]),
+            members=tuple(chain.from_iterable(group.members for group in groups)) if known else (),
+        )
 
     def on(self, examples: IntArray) -> "Group":
         """Return the same classifiers on some of their images, in the order given."""
@@ -67,7 +86,7 @@ class Comparison:
     second_acr: float
     """On the shared images."""
     difference: Difference
-    """For both scopes; procedures are judged where both groups are training seeds of a label each."""
+    """For both scopes; procedures are judged where the models of both groups are known, and each can be left out."""
     images: int
     question: str = ""
     """That the comparison answers."""
@@ -87,12 +106,20 @@ def compare(first: Group, second: Group, *, sigma: float, question: str = "") ->
         second_label=b.label,
         first_acr=a.acr,
         second_acr=b.acr,
-        difference=difference(a.credits, b.credits)
-        if a.seeds and b.seeds and not {*a.seeds} & {*b.seeds}
-        else contrast(a.mean_credits - b.mean_credits, ()),
+        difference=_difference(a, b),
         images=int(examples.size),
         question=question,
     )
+
+
+def _difference(a: Group, b: Group) -> Difference:
+    """Return the difference of groups on the same images, judged for procedures where that can be."""
+    if a.seeds and b.seeds and not {*a.seeds} & {*b.seeds}:
+        return difference(a.credits, b.credits)
+    sides = [dict(zip(group.members, group.credits, strict=False)) for group in (a, b)]
+    if all(len(side) == len(group.credits) for side, group in zip(sides, (a, b), strict=True)):
+        return contrast_of_subsets(*sides)
+    return contrast(a.mean_credits - b.mean_credits, ())
 
 
 def difference_of_acr(

@@ -1,10 +1,13 @@
 """The questions that a report answers, and the pairs of groups whose differences answer them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
-from rspipe.ensembles.members import names_seeds
+from rspipe.arrays import FloatArray, IntArray
+from rspipe.report.compositions import Composition, same_members
 from rspipe.report.differences import Comparison, Group, compare
-from rspipe.report.results import Results, ensemble_group, label_group
+from rspipe.report.results import Results
 from rspipe.report.summaries import display_name
 from rspipe.smoothing.classifiers import COMBINATIONS
 
@@ -31,7 +34,7 @@ _Pairs = list[tuple[Group, Group]]
 
 def _method_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
     """Return labels against the baseline, and searched against set hyper-parameters; no pair twice."""
-    groups = {label: label_group(label, classifiers) for label, classifiers in results.models_at(sigma).items()}
+    groups = {label: results.label_group(label, certified) for label, certified in results.models_at(sigma).items()}
     # A label may have an entry per noise level; each pair counts once.
     searched = dict.fromkeys(
         (search.label, entry.label)
@@ -46,52 +49,80 @@ def _method_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
     }
 
 
-def _member_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
+def _member_pairs(results: Results, compositions: Sequence[Composition]) -> dict[str, _Pairs]:
     """Return uniform ensembles against the mean of their members, and against the best of them."""
     pairs: dict[str, _Pairs] = {AVERAGING: [], BEST_MEMBER: []}
-    for record, classifier in results.ensembles_at(sigma):
-        members = results.certified_members(record)
-        if record.method != "uniform" or not members:
-            continue
-        ensemble = ensemble_group(record, classifier)
-        mean = Group.of(members, id_=f"members of {record.id}", label="the mean of its members")
-        pairs[AVERAGING].append((ensemble, mean))
-        # On test images the best of several is best partly by luck; hence the choice on validation images.
-        trained = [model for member in record.members if (model := results.model(member)) is not None]
-        best, of_best = max(zip(trained, members, strict=True), key=lambda pair: pair[0].noisy_accuracy)
-        pairs[BEST_MEMBER].append((ensemble, Group.of([of_best], id_=best.id, label=display_name(best))))
+    for composition in compositions:
+        whole = results.with_certified_members(composition)
+        if composition.method == "uniform" and whole is not None:
+            pairs[AVERAGING].append((whole.group, mean_of_members(results, whole)))
+            pairs[BEST_MEMBER].append((whole.group, _best_members(results, whole)))
     return pairs
 
 
-def _ensemble_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
+def mean_of_members(results: Results, composition: Composition) -> Group:
+    """Return the mean of the members of every ensemble, all of which are certified, one ensemble per row."""
+    members = [Group.of(results.certified_members(record)) for record in composition.records]
+    label = "the mean of its members"
+    rows = [(one.examples, one.mean_credits) for one in members]
+    return _beside(composition, rows, id_=f"members of {composition.name}", label=label)
+
+
+def _best_members(results: Results, composition: Composition) -> Group:
+    """Return the best member of every ensemble, one per row.
+
+    On test images the best of several is best partly by luck; hence the choice on validation images.
+    """
+    best = []
+    for record in composition.records:
+        trained = [model for member in record.members if (model := results.model(member)) is not None]
+        pairs = zip(trained, results.certified_members(record), strict=True)
+        best.append(max(pairs, key=lambda pair: pair[0].noisy_accuracy))
+    model, _ = best[0]
+    rows = [(c.example, c.credited_radius) for _, c in best]
+    if len(best) == 1:
+        return _beside(composition, rows, id_=model.id, label=display_name(model))
+    return _beside(composition, rows, id_=f"best of {composition.name}", label="its best member")
+
+
+def _beside(
+    composition: Composition, credits_: Sequence[tuple[IntArray, FloatArray]], *, id_: str, label: str
+) -> Group:
+    """Return a group with a row for every ensemble, made of the same models."""
+    return replace(Group.of_credits(credits_, id_=id_, label=label), members=composition.members)
+
+
+def _ensemble_pairs(compositions: Sequence[Composition]) -> dict[str, _Pairs]:
     """Return ensembles against other weights and combinations of the same members, and mixed against intra-model ones.
 
-    Of the subsets of one size, one is compared in the last: the first models of each label.
+    Of the last, every choice of models that is certified is on either side.
     """
     pairs: dict[str, _Pairs] = {WEIGHTS: [], COMBINING: [], MIXING: []}
-    ensembles = [(record, ensemble_group(record, classifier)) for record, classifier in results.ensembles_at(sigma)]
-    uniform = [(record, group) for record, group in ensembles if record.method == "uniform"]
-    for (a, of_a), (b, of_b) in product(ensembles, uniform):
-        if a.method != "uniform" and (a.members, a.average) == (b.members, b.average):
-            pairs[COMBINING if a.method in COMBINATIONS else WEIGHTS].append((of_a, of_b))
-    for (a, of_a), (b, of_b) in product(uniform, uniform):
-        mixed, intra = ({model.label for m in r.members if (model := results.model(m))} for r in (a, b))
-        alike = len(a.members) == len(b.members) and a.average == b.average
-        alike = alike and not (names_seeds(a.label) or names_seeds(b.label))
+    uniform = [composition for composition in compositions if composition.method == "uniform"]
+    for a, b in product(compositions, uniform):
+        if a.method != "uniform" and (a.labels, a.average) == (b.labels, b.average):
+            both = same_members(a, b)
+            if both is not None:
+                first, second = both
+                pairs[COMBINING if a.method in COMBINATIONS else WEIGHTS].append((first.group, second.group))
+    for a, b in product(uniform, uniform):
+        mixed, intra = {*a.labels}, {*b.labels}
+        alike = len(a.labels) == len(b.labels) and a.average == b.average
         if alike and len(mixed) > 1 and len(intra) == 1 and intra < mixed:
-            pairs[MIXING].append((of_a, of_b))
+            pairs[MIXING].append((a.group, b.group))
     return pairs
 
 
 def answer_questions(results: Results) -> tuple[Comparison, ...]:
     """Return the comparisons that answer `QUESTIONS`, by question and noise level.
 
-    Where several classifiers stand on one side (the seeds of a label, the members of an ensemble), their credited
-    radii are averaged per image first. Every pair is compared on the images that all of its classifiers share.
+    Where several classifiers stand on one side (the seeds of a label, ensembles of the same composition), their
+    credited radii are averaged per image first. Every pair is compared on the images that all of its classifiers share.
     """
     comparisons: dict[str, list[Comparison]] = {question: [] for question in QUESTIONS}
     for sigma in results.sigmas:
-        pairs = _method_pairs(results, sigma) | _member_pairs(results, sigma) | _ensemble_pairs(results, sigma)
+        compositions = results.compositions(sigma)
+        pairs = _method_pairs(results, sigma) | _member_pairs(results, compositions) | _ensemble_pairs(compositions)
         for question, of_question in pairs.items():
             compared = [compare(a, b, sigma=sigma, question=question) for a, b in of_question]
             comparisons[question] += [comparison for comparison in compared if comparison is not None]

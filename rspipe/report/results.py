@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rspipe.ensembles.diagnostics import MemberMargins
+from rspipe.ensembles.members import names_seeds
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.report.compositions import Composition, compositions
 from rspipe.report.differences import Group
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
@@ -89,11 +91,33 @@ class Results:
         classifiers = [c for member in record.members if (c := self.certificates(member)) and self.model(member)]
         return classifiers if len(classifiers) == len(record.members) else []
 
+    def with_certified_members(self, composition: Composition) -> Composition | None:
+        """Return a composition without the ensembles of which a member is not certified; None where none is left."""
+        whole = [record for record in composition.records if self.certified_members(record)]
+        return composition.of(whole) if whole else None
+
     def groups(self, sigma: float) -> dict[str, Group]:
-        """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
-        groups = {label: label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
-        ensembles = self.ensembles_at(sigma)
-        return groups | {entry_name(record): ensemble_group(record, classifier) for record, classifier in ensembles}
+        """Return every label and every ensemble that is certified at a noise level by the name in a study file.
+
+        An ensemble in the paper's words stands for all of the same composition that are certified; one that names seeds
+        is that one alone.
+        """
+        groups = {label: self.label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
+        for composition in self.compositions(sigma):
+            for record in composition.records:
+                alone = composition.of([record]) if names_seeds(record.label) else composition
+                groups[entry_name(record)] = alone.group
+        return groups
+
+    def label_group(self, label: str, classifiers: Sequence[CertifiedClassifier]) -> Group:
+        """Return the group of a label's models."""
+        group = Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
+        ids = tuple(classifier.id for classifier in classifiers)
+        return replace(group, seeds=ids, members=tuple(frozenset({(label, self._models[id_].seed)}) for id_ in ids))
+
+    def compositions(self, sigma: float) -> tuple[Composition, ...]:
+        """Return the certified ensembles at a noise level by what they are made of, in the order of the study."""
+        return compositions(self.ensembles_at(sigma), self._models)
 
     def margins_at(self, sigma: float) -> list[MemberMargins]:
         """Return the margins of members that were read at a noise level."""
@@ -144,14 +168,3 @@ class Results:
 def seeds_label(label: str, seeds: int) -> str:
     """Return a label with the number of its models."""
     return f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)"
-
-
-def label_group(label: str, classifiers: Sequence[CertifiedClassifier]) -> Group:
-    """Return the group of a label's models."""
-    group = Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
-    return replace(group, seeds=tuple(classifier.id for classifier in classifiers))
-
-
-def ensemble_group(record: EnsembleWeights, classifier: CertifiedClassifier) -> Group:
-    """Return the group of an ensemble alone."""
-    return Group.of([classifier], id_=record.id, label=display_name(record))

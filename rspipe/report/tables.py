@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rspipe.records import Interval
-from rspipe.smoothing.inference import verdict
+from rspipe.smoothing.inference import Difference, verdict
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -123,6 +123,16 @@ def change_cell(interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("–")
     return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])
+
+
+def scope_cells(head: str, difference: Difference | None) -> dict[str, Cell]:
+    """Return the cells of a difference for both scopes, under a heading; dashes without one."""
+    procedures = None if difference is None else difference.procedures
+    unknown = Cell("–") if difference is None else Cell("not judged", tone="muted")
+    return {
+        f"{head}, these procedures [95 %]": unknown if procedures is None else change_cell(procedures),
+        f"{head}, these models [95 %]": change_cell(None if difference is None else difference.models),
+    }
 
 
 def verdict_cell(name: str, *, sure: bool = True) -> Cell:

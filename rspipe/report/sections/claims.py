@@ -101,9 +101,8 @@ def _judged(results: Results, claim: Claim) -> Iterator[JudgedClaim]:
         if claim.first in groups and claim.second in groups:
             comparison = compare(groups[claim.first], groups[claim.second], sigma=sigma)
             if comparison is not None:
-                sides = {comparison.first, comparison.second}
-                no_ensemble = any(one.sole_member is not None for one in results.ensembles if one.id in sides)
-                yield JudgedClaim(claim, comparison, no_ensemble)
+                alone = {one.name for one in results.compositions(sigma) if one.no_ensemble}
+                yield JudgedClaim(claim, comparison, no_ensemble=not alone.isdisjoint({claim.first, claim.second}))
 
 
 def published_table(comparisons: Sequence[PublishedComparison]) -> Table:

@@ -4,26 +4,24 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rspipe.ensembles.members import names_seeds
-from rspipe.records import EnsembleWeights, Interval
-from rspipe.report.differences import Group, difference_of_acr
+from rspipe.report.compositions import Composition, same_members
+from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.questions import mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
-from rspipe.report.tables import Cell, Table, change_cell, interval_cell, number_cell
+from rspipe.report.tables import Cell, Table, interval_cell, number_cell, scope_cells
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.metrics import mean_interval
-
-
-def _groups(results: Results, sigma: float) -> dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]]:
-    """Return certified ensembles by members and average, those that the study names in the paper's words."""
-    groups: dict[tuple[str, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]] = {}
-    for record, classifier in results.ensembles_at(sigma):
-        if not names_seeds(record.label):
-            groups.setdefault((record.average, *record.members), []).append((record, classifier))
-    return groups
-
+from rspipe.smoothing.inference import contrast
 
 _KINDS = {"uniform": "average", "mme": "MME", "consensus": "consensus"}
+
+
+def _alike(results: Results, sigma: float) -> list[list[Composition]]:
+    """Return the compositions that differ in their combination alone, where a uniform average is among them."""
+    alike: dict[tuple[object, ...], list[Composition]] = {}
+    for composition in results.compositions(sigma):
+        alike.setdefault((composition.labels, composition.average), []).append(composition)
+    return [several for several in alike.values() if len(several) > 1 and any(c.method == "uniform" for c in several)]
 
 
 def combination_table(results: Results, *, sigma: float) -> Table:
@@ -31,33 +29,41 @@ def combination_table(results: Results, *, sigma: float) -> Table:
     running = max(1, sum(len(models) for models in results.models_at(sigma).values()))
 
     def row(
-        of: str, kind: str, classifiers: Sequence[CertifiedClassifier], members: int, change: Interval | None
+        of: str,
+        kind: str,
+        group: Group,
+        classifiers: Sequence[CertifiedClassifier],
+        *,
+        members: int,
+        change: Comparison | None,
     ) -> dict[str, Cell]:
-        radii = Group.of(classifiers).mean_credits
+        judged = contrast(group.mean_credits, ()) if group.examples.size else None
         seconds = float(np.mean([c.seconds / c.example.size for c in classifiers])) * members / running
-        accuracy = float(np.mean([np.mean(c.correct) for c in classifiers]))
         return {
             "members": Cell(of),
             "combination": Cell(kind),
-            "ACR [95 %]": interval_cell(mean_interval(radii) if radii.size else None),
-            "accuracy": number_cell(accuracy),
-            "less the average [95 %]": change_cell(change),
+            "ACR [95 %]": interval_cell(None if judged is None else judged.models),
+            "accuracy": number_cell(float(np.mean([np.mean(c.correct) for c in classifiers]))),
+            **scope_cells("less the average", None if change is None else change.difference),
             "certification of an image": Cell(f"{seconds:.2f} s", seconds),
         }
 
     def rows() -> Iterator[dict[str, Cell]]:
-        for alike in _groups(results, sigma).values():
-            first = alike[0][0]
-            single = results.certified_members(first)
-            uniform = [c for record, c in alike if record.method == "uniform"]
-            if len(alike) < 2 or not uniform or not single:
+        for several in _alike(results, sigma):
+            uniform = next(composition for composition in several if composition.method == "uniform")
+            whole = results.with_certified_members(uniform)
+            if whole is None:
                 continue
-            name = first.label if first.average == "probabilities" else f"{first.label} ({first.average})"
-            yield row(name, "single (mean of members)", single, 1, difference_of_acr(single, uniform))
-            for record, classifier in alike:
-                change = None if record.method == "uniform" else difference_of_acr([classifier], uniform)
-                kind = _KINDS.get(record.method, f"weights {record.method}")
-                yield row(name, kind, [classifier], len(record.members), change)
+            of = uniform.words if uniform.average == "probabilities" else f"{uniform.words} ({uniform.average})"
+            single = [c for record in whole.records for c in results.certified_members(record)]
+            mean = mean_of_members(results, whole)
+            change = compare(mean, whole.group, sigma=sigma)
+            yield row(of, "single (mean of members)", mean, single, members=1, change=change)
+            for one in several:
+                both = None if one is uniform else same_members(one, uniform)
+                change = None if both is None else compare(both[0].group, both[1].group, sigma=sigma)
+                kind = _KINDS.get(one.method, f"weights {one.method}")
+                yield row(of, kind, one.group, one.classifiers, members=len(one.labels), change=change)
 
     return Table.of(rows())
 

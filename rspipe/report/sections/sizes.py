@@ -1,20 +1,20 @@
 """Section: the ACR of uniform ensembles against their number of members."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.arrays import FloatArray
-from rspipe.report.differences import Group, difference_of_acr
+from rspipe.report.differences import Group, compare
 from rspipe.report.figures import MARKERS, STYLE, draw_legend, drawn, label_colours, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
-from rspipe.report.tables import Cell, Table, change_cell, interval_cell
-from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.metrics import mean_interval
+from rspipe.report.tables import Cell, Table, interval_cell, scope_cells
+from rspipe.smoothing.inference import contrast
 
 _GREYS = ("#222222", "#7a7a7a", "#a8a8a8", "#4d4d4d")
 
@@ -22,19 +22,22 @@ Sizes = dict[int, FloatArray]
 """By number of members: [image] credited radii, averaged over all ensembles of that many."""
 
 
-def _classifiers(results: Results, *, sigma: float) -> dict[tuple[str, ...], dict[int, list[CertifiedClassifier]]]:
+def _groups(results: Results, *, sigma: float) -> dict[tuple[str, ...], dict[int, Group]]:
     """Return single models and uniform ensembles of probabilities by the labels of their members and their number."""
     models = results.models_at(sigma)
-    classifiers: dict[tuple[str, ...], dict[int, list[CertifiedClassifier]]] = {
-        (one,): {1: models[one]} for one in models
+    groups: dict[tuple[str, ...], dict[int, Group]] = {
+        (label,): {1: results.label_group(label, certified)} for label, certified in models.items()
     }
-    for record, classifier in results.ensembles_at(sigma):
-        if record.method == "uniform" and record.average == "probabilities":
-            labels = tuple(dict.fromkeys(map(results.model_label, record.members)))
+    for composition in results.compositions(sigma):
+        if composition.method == "uniform" and composition.average == "probabilities":
+            named = [results.model_label(member) for member in composition.records[0].members]
             # In the order in which they were named first.
-            same = next((key for key in classifiers if {*key} == {*labels}), labels)
-            classifiers.setdefault(same, {}).setdefault(len(record.members), []).append(classifier)
-    return classifiers
+            same = next((key for key in groups if {*key} == {*named}), tuple(dict.fromkeys(named)))
+            of_labels, size = groups.setdefault(same, {}), len(named)
+            # Three of two labels are two of the first and one of the second, or the other way round.
+            alike = [of_labels[size], composition.group] if size in of_labels else [composition.group]
+            of_labels[size] = Group.union(alike)
+    return groups
 
 
 def curves_by_size(results: Results, *, sigma: float) -> dict[str, Sizes]:
@@ -43,33 +46,47 @@ def curves_by_size(results: Results, *, sigma: float) -> dict[str, Sizes]:
     Methods without an ensemble are left out. Images are those that all classifiers of a curve share.
     """
     curves = {}
-    for labels, sizes in _classifiers(results, sigma=sigma).items():
+    for labels, sizes in _groups(results, sigma=sigma).items():
         if any(size > 1 for size in sizes):
-            shared = Group.of([one for alike in sizes.values() for one in alike]).examples
-            curves[" + ".join(labels)] = {size: Group.of(sizes[size]).on(shared).mean_credits for size in sorted(sizes)}
+            shared = reduce(np.intersect1d, [group.examples for group in sizes.values()])
+            curves[" + ".join(labels)] = {size: sizes[size].on(shared).mean_credits for size in sorted(sizes)}
     return curves
 
 
+def _best_method(results: Results, labels: Iterable[str], *, sigma: float) -> str:
+    """Return the label whose models do best on the validation images; empty of none.
+
+    On test images the best of several is best partly by luck.
+    """
+    certified = results.models_at(sigma)
+
+    def accuracy(label: str) -> float:
+        models = [model for c in certified[label] if (model := results.model(c.id)) is not None]
+        return float(np.mean([model.noisy_accuracy for model in models]))
+
+    return max((label for label in labels if label in certified), key=accuracy, default="")
+
+
 def _size_rows(results: Results, *, sigma: float) -> Iterator[dict[str, Cell]]:
-    classifiers = _classifiers(results, sigma=sigma)
-    for labels, sizes in classifiers.items():
-        single = [one for label in labels for one in classifiers.get((label,), {}).get(1, [])]
+    groups = _groups(results, sigma=sigma)
+    for labels, sizes in groups.items():
+        single = [groups[label,][1] for label in labels if (label,) in groups]
         for size in sorted(sizes) if max(sizes) > 1 else ():
-            radii = Group.of(sizes[size]).mean_credits
+            group = sizes[size]
             # The methods mixed, each alone with as many models.
-            alone = {label: classifiers.get((label,), {}).get(size, []) for label in labels} if len(labels) > 1 else {}
-            acr = {label: Group.of(alike).acr for label, alike in alone.items() if alike}
-            best = max(acr, key=lambda label: -math.inf if math.isnan(acr[label]) else acr[label], default="")
+            alone = {label: groups.get((label,), {}).get(size) for label in labels} if len(labels) > 1 else {}
+            there = {label: one for label, one in alone.items() if one is not None}
+            best = _best_method(results, there, sigma=sigma)
+            less_one = compare(group, Group.union(single), sigma=sigma) if single and size > 1 else None
+            less_best = compare(group, there[best], sigma=sigma) if best else None
             yield {
                 "members of": Cell(" + ".join(labels)),
                 "k": Cell(f"{size}", size),
-                "classifiers": Cell(f"{len(sizes[size])}", len(sizes[size])),
-                "ACR [95 %]": interval_cell(mean_interval(radii) if radii.size else None),
-                "less one model [95 %]": change_cell(
-                    difference_of_acr(sizes[size], single) if single and size > 1 else None
-                ),
+                "classifiers": Cell(f"{len(group.credits)}", len(group.credits)),
+                "ACR [95 %]": interval_cell(contrast(group.mean_credits, ()).models if group.examples.size else None),
+                **scope_cells("less one model", None if less_one is None else less_one.difference),
                 "best method alone": Cell(f"{best} x{size}" if best else "–"),
-                "less that [95 %]": change_cell(difference_of_acr(sizes[size], alone[best]) if best else None),
+                **scope_cells("less that", None if less_best is None else less_best.difference),
             }
 
 
