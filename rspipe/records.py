@@ -203,7 +203,7 @@ class BoundaryCheck(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Interval(Record):
-    """An estimate with a 95 % confidence interval over images."""
+    """An estimate with a 95 % confidence interval."""
 
     estimate: float
     low: float

@@ -103,6 +103,13 @@ def number_chosen(images: ImageChoice | None) -> int | None:
     return images.first if isinstance(images, ImageRange) else images
 
 
+def samples_all(images: ImageChoice | None) -> bool:
+    """Return whether a choice is spread over all of a part, as a sample of it is; the first images are none of it."""
+    if isinstance(images, ImageRange):
+        return images.first is None and images.start < images.skip
+    return not isinstance(images, tuple)
+
+
 def choice_text(images: ImageChoice | None) -> str:
     """Return which images a choice has, in words."""
     if images is None:

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-import numpy as np
 import optuna
 import tyro
-from scipy.stats import t as student
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Dataset
@@ -25,6 +23,8 @@ from rspipe.search.sampler import contains_own, open_study, suggest, tell
 from rspipe.search.space import Parameters, own_point
 from rspipe.search.spec import LEARNING, TPE, EarlyStopping, Random, SearchSpec
 from rspipe.search.trials import WATCHED, judged_trial, stopped_trial, trial_parameters
+from rspipe.smoothing.inference import contrast
+from rspipe.smoothing.metrics import mean_interval
 from rspipe.stages.tune import open_asha
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -113,14 +113,6 @@ def competitors(study: StudyConfig, *, seed: int, startup: int, stopping: EarlyS
     }
 
 
-def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half the width of its 95 % interval by Student's t; infinite for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("inf")
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(half)
-
-
 def comparison(courses: dict[str, list[Course]], *, budget: float) -> list[str]:
     """Return a Markdown table: the best validation ACR by share of the budget, and the paired difference over seeds."""
     names = list(courses)
@@ -129,8 +121,13 @@ def comparison(courses: dict[str, list[Course]], *, budget: float) -> list[str]:
     for share in SHARES:
         best = {name: [course.best(share * budget) for course in courses[name]] for name in names}
         gained = [b - a for a, b in zip(best[names[0]], best[names[1]], strict=True)]
-        cells = ["{:.4f} ± {:.4f}".format(*mean_interval(best[name])) for name in names]
-        cells.append("{:+.4f} ± {:.4f}".format(*mean_interval(gained)))
+        # The searches of a seed are the unit here, not images.
+        intervals = [*(mean_interval(best[name]) for name in names), contrast(gained, ()).models]
+        signs = [*([""] * len(names)), "+"]
+        cells = [
+            f"{one.estimate:{sign}.4f} ± {(one.high - one.low) / 2:.4f}"
+            for one, sign in zip(intervals, signs, strict=True)
+        ]
         lines.append(f"| {share * budget:,.0f} | {' | '.join(cells)} |")
     return lines
 

@@ -43,7 +43,7 @@ class Audit:
     ladder: Ladder | None
     """The sigma, n and alpha that the radii imply; None where they do not say."""
     acr: Interval | None
-    """With a normal 95 % interval; None where the log has no radii."""
+    """With a 95 % interval for this model on other images; None where the log has no radii."""
     accuracy: tuple[AccuracyAt, ...]
     """Of the whole log at radius 0, and at multiples of 0.25 that some image reaches."""
     abstained: float

@@ -53,5 +53,9 @@ def main(options: Options) -> None:
         print_table(console, costs, title="Common terms: mean samples of an image, and ACR, by the own rule and here")
     title = f"ACR, {source}, alpha = {terms.alpha:g}"
     print_table(console, comparison_table(differences), title=title)
-    note = "paired differences, each with its own 95 % interval over images, not adjusted for their number."
-    console.print(f"{len(differences)} {note}", soft_wrap=True)
+    note = (
+        f"{len(differences)} differences. These models: the networks as they are, on other test images. These "
+        "procedures: trained again with other seeds, too; where both sides are the same models, they are paired. With "
+        "Holm: it stays when all of these differences are counted."
+    )
+    console.print(note, soft_wrap=True)

@@ -10,7 +10,8 @@ from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.moments import runner_up_pairs
 from rspipe.ensembles.weights_acr import clipped_ratio
 from rspipe.records import Interval
-from rspipe.smoothing.metrics import mean_interval, percentile_interval, resample_counts
+from rspipe.smoothing.inference import contrast
+from rspipe.smoothing.metrics import percentile_interval, resample_counts
 
 _FITS = 200
 """Resamples for which a hyperbola is fitted."""
@@ -32,19 +33,19 @@ class MemberMargins:
         return self.calibration.of_members([self.members.index(member) for member in members])
 
 
-def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
-    """Return the change of ACR, against the mean of its members, that the calibration images predict of an ensemble.
+def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> FloatArray:
+    """Return [image] how far the radii of an ensemble are above the mean of its members', in pixel units.
 
-    In pixel units, with a normal 95 % interval over the calibration images.
+    The mean is the change of ACR that the calibration images predict.
     """
     members = calibration.radii(np.eye(len(weights))).mean(0)
-    return mean_interval(sigma * (calibration.radii(np.asarray(weights)) - members))
+    return np.asarray(sigma * (calibration.radii(np.asarray(weights)) - members), dtype=np.float64)
 
 
-def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> Interval:
+def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> FloatArray:
     """Return what `predicted_change` does, as if margins were Gaussian."""
     alone = np.mean([calibration.gaussian_radii(one) for one in np.eye(len(weights))], axis=0)
-    return mean_interval(sigma * (calibration.gaussian_radii(np.asarray(weights)) - alone))
+    return np.asarray(sigma * (calibration.gaussian_radii(np.asarray(weights)) - alone), dtype=np.float64)
 
 
 def variance_share(calibration: Calibration, weights: Sequence[float]) -> float:
@@ -80,7 +81,7 @@ def gaussian_limit(calibration: Calibration, *, sigma: float, numbers: Sequence[
         return clipped_ratio(mean, common + (single - common) / number, cap=calibration.cap)
 
     one = radii(1.0)
-    return Limit({number: mean_interval(sigma * (radii(number) - one)) for number in numbers})
+    return Limit({number: contrast(sigma * (radii(number) - one), ()).models for number in numbers})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ def caveats(results: Results) -> list[str]:
     return [
         *_lost_models(results),
         *_related_models(results),
+        *_single_seeds(results),
         *_unfinished(results),
         *_weak_certificates(results),
     ]
@@ -39,6 +40,15 @@ def _related_models(results: Results) -> Iterator[str]:
         )
 
 
+def _single_seeds(results: Results) -> Iterator[str]:
+    single = dict.fromkeys(one.label for one in results.seed_averages if one.seeds < 2)
+    if single:
+        yield (
+            f"One seed is certified of {', '.join(single)}: how training again would have come out is unknown, and "
+            "nothing is said of these procedures. Give the study three seeds."
+        )
+
+
 def _unfinished(results: Results) -> Iterator[str]:
     known = {record.id for record in results.records}
     if unknown := [c.id for c in results.certified if c.id not in known]:
@@ -52,6 +62,11 @@ def _unfinished(results: Results) -> Iterator[str]:
             yield (
                 f"At σ = {sigma:g} the classifiers are certified on different numbers of images "
                 f"({min(images)} to {max(images)}): certification is not finished; differences use common images."
+            )
+        if (part := results.population(min(images))) is not None:
+            yield (
+                f"At σ = {sigma:g}, what rests on {part:,} images is about these alone: images that are not spread "
+                "over the test set, as the first of it, are no sample of it."
             )
         done = {summary.id for summary in summaries}
         models = [m for m in results.models if m.train_sigma == sigma and m.status == "finished" and m.id not in done]

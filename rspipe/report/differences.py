@@ -1,4 +1,4 @@
-"""Groups of classifiers, and what the difference of two of them is on the images that all share."""
+"""Groups of classifiers, and what the difference of two of them says of these models and of their procedures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,8 @@ import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.inference import Difference, ModelVerdict, contrast, difference
+from rspipe.smoothing.inference import Difference, contrast, difference, holm_by_scope
 from rspipe.smoothing.jackknife import Member, contrast_of_subsets
-from rspipe.smoothing.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -87,17 +86,33 @@ class Comparison:
     """On the shared images."""
     difference: Difference
     """For both scopes; procedures are judged where the models of both groups are known, and each can be left out."""
-    images: int
     question: str = ""
     """That the comparison answers."""
 
+    @property
+    def images(self) -> int:
+        """That all of the classifiers share."""
+        return self.difference.images
 
-def compare(first: Group, second: Group, *, sigma: float, question: str = "") -> Comparison | None:
-    """Return the comparison of two groups at a noise level; None where they share no image."""
-    examples = np.intersect1d(first.examples, second.examples)
-    if examples.size == 0:
+
+def compare(
+    first: Group, second: Group, *, sigma: float, question: str = "", population: int | None = None
+) -> Comparison | None:
+    """Return the comparison of two groups at a noise level; None where they share no image.
+
+    Args:
+        first: The one that the difference is of.
+        second: The one that is taken away.
+        sigma: Of the noise.
+        question: That the comparison answers.
+        population: Images of the finite test set that is meant, as in `rspipe.smoothing.inference.contrast`.
+    """
+    a, b = first, second
+    if not np.array_equal(a.examples, b.examples):
+        examples = np.intersect1d(a.examples, b.examples)
+        a, b = a.on(examples), b.on(examples)
+    if a.examples.size == 0:
         return None
-    a, b = first.on(examples), second.on(examples)
     return Comparison(
         sigma=sigma,
         first=a.id,
@@ -106,25 +121,26 @@ def compare(first: Group, second: Group, *, sigma: float, question: str = "") ->
         second_label=b.label,
         first_acr=a.acr,
         second_acr=b.acr,
-        difference=_difference(a, b),
-        images=int(examples.size),
+        difference=_difference(a, b, population),
         question=question,
     )
 
 
-def _difference(a: Group, b: Group) -> Difference:
+def _difference(a: Group, b: Group, population: int | None) -> Difference:
     """Return the difference of groups on the same images, judged for procedures where that can be."""
     if a.seeds and b.seeds and not {*a.seeds} & {*b.seeds}:
-        return difference(a.credits, b.credits)
+        return difference(a.credits, b.credits, population=population)
+    if a.seeds and {*a.seeds} == {*b.seeds}:
+        # The same models, certified in two ways: one group of pairs.
+        pairs = a.credits - b.credits[[b.seeds.index(seed) for seed in a.seeds]]
+        return contrast(pairs.mean(0), [pairs], population=population)
     sides = [dict(zip(group.members, group.credits, strict=False)) for group in (a, b)]
     if all(len(side) == len(group.credits) for side, group in zip(sides, (a, b), strict=True)):
-        return contrast_of_subsets(*sides)
-    return contrast(a.mean_credits - b.mean_credits, ())
+        return contrast_of_subsets(*sides, population=population)
+    return contrast(a.mean_credits - b.mean_credits, (), population=population)
 
 
-def difference_of_acr(
-    first: Sequence[CertifiedClassifier], second: Sequence[CertifiedClassifier]
-) -> Judgement[ModelVerdict] | None:
-    """Return the difference of ACR of two groups, for these classifiers alone; None where they share no image."""
-    comparison = compare(Group.of(first), Group.of(second), sigma=first[0].sigma)
-    return None if comparison is None else comparison.difference.models
+def with_holm(family: Sequence[Comparison]) -> list[tuple[Comparison, bool, bool]]:
+    """Return comparisons with whether Holm's correction for all of them leaves the verdicts: procedures, models."""
+    procedures, models = holm_by_scope([one.difference for one in family])
+    return list(zip(family, procedures.tolist(), models.tolist(), strict=True))

@@ -41,6 +41,26 @@ def derived_table(
     return Table.of(row(name, *pair) for name, pair in rows.items())
 
 
+_PACKAGES = ("python", "rspipe", "torch", "numpy", "scipy", "ray", "cvxpy")
+"""Of the environment, those that the numbers depend on."""
+
+
+_NOTE = (
+    "Intervals and verdicts say what they are about. These models: the networks trained here, on other test images. "
+    "These procedures: trained again with other seeds, on other test images."
+)
+
+
+def computed_on(environment: Mapping[str, str]) -> str:
+    """Return in a sentence which machine and packages numbers come from: another kind of CPU can change a verdict."""
+    known = {name: value for name, value in environment.items() if value not in ("", "none", "absent")}
+    machine = [known[name] for name in ("cpu", "cpu_capability", "gpu") if name in known]
+    packages = [f"{name} {known[name]}" for name in _PACKAGES if name in known]
+    return (
+        f"Computed on {', '.join(machine) or 'an unknown machine'}, with {', '.join(packages) or 'unknown packages'}."
+    )
+
+
 def summary_markdown(results: Results) -> str:
     """Return a study's tables as Markdown: claims, published results, means over seeds, every classifier."""
     certify = results.study.certify
@@ -55,8 +75,8 @@ def summary_markdown(results: Results) -> str:
         seed_table(results.seed_averages),
         result_table(results.summaries),
     )
-    shown = [markdown(table) for table in tables if table.rows]
-    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", *shown])
+    shown = [markdown(table) for table in tables if table.rows] + [f"{computed_on(results.environment)}\n"]
+    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", f"{_NOTE}\n", *shown])
 
 
 _PLAIN = ("id", "label", "kind", "seed", "sigma", "images")
@@ -89,7 +109,16 @@ def summary_tsv(summaries: Sequence[Summary], *, delimiter: Literal["\t", ","] =
 
 _SHOWN = ("σ", "classifier", "abstained")
 
-_SEEDS = ("σ", "method", "seeds", "mean ACR ± 95 %", "lowest seed", "highest seed")
+_SEEDS = (
+    "σ",
+    "method",
+    "seeds",
+    "mean ACR",
+    "these procedures ± 95 %",
+    "these models ± 95 %",
+    "lowest seed",
+    "highest seed",
+)
 
 
 def summary_latex(results: Results) -> str:

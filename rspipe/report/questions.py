@@ -6,7 +6,7 @@ from itertools import product
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.report.compositions import Composition, same_members
-from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.differences import Comparison, Group
 from rspipe.report.results import Results
 from rspipe.report.summaries import display_name
 from rspipe.smoothing.classifiers import COMBINATIONS
@@ -124,6 +124,6 @@ def answer_questions(results: Results) -> tuple[Comparison, ...]:
         compositions = results.compositions(sigma)
         pairs = _method_pairs(results, sigma) | _member_pairs(results, compositions) | _ensemble_pairs(compositions)
         for question, of_question in pairs.items():
-            compared = [compare(a, b, sigma=sigma, question=question) for a, b in of_question]
+            compared = [results.compare(a, b, sigma=sigma, question=question) for a, b in of_question]
             comparisons[question] += [comparison for comparison in compared if comparison is not None]
     return tuple(comparison for question in QUESTIONS for comparison in comparisons[question])

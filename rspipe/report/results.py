@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.compositions import Composition, compositions
-from rspipe.report.differences import Group
+from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.jackknife import Member
+from rspipe.spec import number_chosen, samples_all
 from rspipe.study.config import StudyConfig
 
 
@@ -57,6 +61,16 @@ class Results:
     def model(self, id_: str) -> TrainedModel | None:
         """Return the record of a model, or None."""
         return self._models.get(id_)
+
+    def member(self, id_: str) -> Member:
+        """Return label and seed of a model, which is what is independent of other models.
+
+        Where labels have common seeds it is the seed alone, and without a record of the model, its id.
+        """
+        model = self.model(id_)
+        if model is None:
+            return id_, 0
+        return ("", model.seed) if model.common_seed is not None else (model.label, model.seed)
 
     def certificates(self, id_: str) -> CertifiedClassifier | None:
         """Return the certificates of a model or an ensemble, or None."""
@@ -119,6 +133,28 @@ class Results:
         """Return the certified ensembles at a noise level by what they are made of, in the order of the study."""
         return compositions(self.ensembles_at(sigma), self._models)
 
+    def population(self, images: int) -> int | None:
+        """Return the number of images where they alone can be meant, and None where they are a sample of the test set.
+
+        The first images are easier or harder than the others. They are certified where the study asks for them, and,
+        since certification goes through the test set in order, as long as it is not at the end.
+        """
+        choice = self.study.certify.images
+        if not samples_all(choice):
+            return images
+        if self.study.data.name == "digits":
+            # Its test images are in random order.
+            return None
+        planned = max((c.example.size for c in self.certified), default=0)
+        return images if images < max(planned, number_chosen(choice) or 0) else None
+
+    def compare(self, first: Group, second: Group, *, sigma: float, question: str = "") -> Comparison | None:
+        """Return the comparison of two groups at a noise level; None where they share no image."""
+        same = np.array_equal(first.examples, second.examples)
+        shared = first.examples if same else np.intersect1d(first.examples, second.examples)
+        population = self.population(shared.size) if shared.size else None
+        return compare(first, second, sigma=sigma, question=question, population=population)
+
     def margins_at(self, sigma: float) -> list[MemberMargins]:
         """Return the margins of members that were read at a noise level."""
         return [margins for margins in self.margins if margins.sigma == sigma]
@@ -158,7 +194,12 @@ class Results:
     def seed_averages(self) -> tuple[SeedAverage, ...]:
         """The ACR of every label at every noise level, averaged over the seeds that are certified."""
         averages = [
-            average_over_seeds(label, classifiers, trained=[self._models[c.id] for c in classifiers])
+            average_over_seeds(
+                group := self.label_group(label, classifiers),
+                sigma=sigma,
+                trained=[self._models[c.id] for c in classifiers],
+                population=self.population(group.examples.size),
+            )
             for sigma in self.sigmas
             for label, classifiers in self.models_at(sigma).items()
         ]

@@ -11,13 +11,13 @@ import numpy as np
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
-from rspipe.report.differences import Comparison, Group, compare
-from rspipe.report.tables import Cell, Table, interval_cell, number_cell
+from rspipe.report.differences import Comparison, Group, compare, with_holm
+from rspipe.report.tables import Cell, Table, difference_cells, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive, early_samples
-from rspipe.smoothing.inference import verdict
 from rspipe.smoothing.metrics import credited_radius
+from rspipe.spec import ImageChoice, samples_all
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "seed")
 """Settings of a data spec that are about other splits than the test images."""
@@ -35,6 +35,8 @@ class CertifiedRun:
     data: DataSpec
     counts: Mapping[Name, tuple[CountTable, ...]]
     """Of every label, one per seed, and of every ensemble, in the order of the study."""
+    images: ImageChoice | None = None
+    """That the study certifies."""
 
     @property
     def all_counts(self) -> Iterator[CountTable]:
@@ -183,7 +185,7 @@ def compare_runs(
     comparisons = []
     for (first_run, first), (second_run, second) in _pairs(runs, against):
         a, b = _groups((first_run, first), (second_run, second), terms)
-        comparison = compare(a, b, sigma=first[1])
+        comparison = compare(a, b, sigma=first[1], population=_population((first_run, a), (second_run, b)))
         shared = 0 if comparison is None else comparison.images
         if not common_images and not shared == a.examples.size == b.examples.size:
             raise MismatchError(
@@ -208,15 +210,25 @@ def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name],
     """Return both sides of a pair on the terms, with the samples that both have."""
     both = [run.counts[name] for run, name in (first, second)]
     samples = {} if terms.by_rule else common_samples([*both[0], *both[1]], terms)
-    one, other = (
-        Group.of_credits(
-            [(counts.example, terms.credits(counts, samples)) for counts in side],
-            id_=name[0],
-            label=_title(run, name),
-        )
-        for side, (run, name) in zip(both, (first, second), strict=True)
-    )
-    return one, other
+
+    def group(side: tuple[CountTable, ...], run: CertifiedRun, name: Name) -> Group:
+        rows = [(counts.example, terms.credits(counts, samples)) for counts in side]
+        seeds = tuple(counts.id for counts in side) if side[0].kind[0] == "model" else ()
+        return replace(Group.of_credits(rows, id_=name[0], label=_title(run, name)), seeds=seeds)
+
+    return group(both[0], *first), group(both[1], *second)
+
+
+def _population(first: tuple[CertifiedRun, Group], second: tuple[CertifiedRun, Group]) -> int | None:
+    """Return the number of shared images where they alone can be meant; None where they are a sample of the test set.
+
+    They are all that a run certified, if that is spread over the test set; those of the digits are in random order.
+    """
+    (run, a), (other, b) = first, second
+    shared = int(np.intersect1d(a.examples, b.examples).size)
+    spread = [one for one in (run, other) if samples_all(one.images)]
+    whole = {max(counts.example.size for counts in one.all_counts) for one in spread}
+    return None if shared in (0, *whole) or (spread and run.data.name == "digits") else shared
 
 
 def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str | None = None) -> Table:
@@ -289,9 +301,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             "ACR": number_cell(one.first_acr, digits=4),
             "against": Cell(one.second_label),
             "its ACR": number_cell(one.second_acr, digits=4),
-            "difference [95 %]": interval_cell(one.difference.models, signed=True),
-            "is": Cell(verdict(one.difference.models)),
-            "images": Cell(f"{one.images:,}", one.images),
+            **difference_cells(one.difference, procedures=procedures, models=models),
         }
-        for one in comparisons
+        for one, procedures, models in with_holm(comparisons)
     )

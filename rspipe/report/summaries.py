@@ -11,7 +11,8 @@ from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import EnsembleWeights, Interval, Record, TrainedModel
 from rspipe.report.differences import Group
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.metrics import acr_interval, average_certified_radius, bootstrap_interval, certified_accuracy
+from rspipe.smoothing.inference import contrast
+from rspipe.smoothing.metrics import acr_interval, certified_accuracy
 
 
 def entry_name(record: EnsembleWeights) -> str:
@@ -125,8 +126,10 @@ class SeedAverage(Record):
     label: str
     sigma: float
     seeds: int
-    acr: Interval
-    """Mean over seeds; the interval is for the choice of images."""
+    models: Interval
+    """Mean ACR over seeds; the interval is for these models on other images."""
+    procedures: Interval | None
+    """The same for training again with other seeds, too; None with one seed."""
     lowest: float
     highest: float
     """ACR of single seeds."""
@@ -136,20 +139,32 @@ class SeedAverage(Record):
 
 
 def average_over_seeds(
-    label: str, classifiers: Sequence[CertifiedClassifier], *, trained: Sequence[TrainedModel]
+    group: Group,
+    *,
+    sigma: float,
+    trained: Sequence[TrainedModel],
+    population: int | None = None,
 ) -> SeedAverage | None:
-    """Return the ACR of a label's certified models, averaged over seeds; None where they share no image."""
-    credits_ = Group.of(classifiers).mean_credits
-    if credits_.size == 0:
+    """Return the ACR of a label's certified models, averaged over seeds; None where they share no image.
+
+    Args:
+        group: The models of the label.
+        sigma: Of the noise.
+        trained: Their records.
+        population: As in `rspipe.smoothing.inference.contrast`.
+    """
+    if group.examples.size == 0:
         return None
-    acr = [average_certified_radius(c.radius, c.correct) for c in classifiers]
+    acr = contrast(group.mean_credits, [group.credits], population=population)
+    of_seeds = group.credits.mean(1)
     return SeedAverage(
-        label=label,
-        sigma=classifiers[0].sigma,
-        seeds=len(classifiers),
-        acr=bootstrap_interval(credits_),
-        lowest=min(acr),
-        highest=max(acr),
+        label=group.id,
+        sigma=sigma,
+        seeds=len(group.credits),
+        models=acr.models,
+        procedures=acr.procedures,
+        lowest=float(of_seeds.min()),
+        highest=float(of_seeds.max()),
         training_seconds=float(np.mean([model.seconds for model in trained])),
         passes=float(np.mean([model.passes for model in trained])),
     )

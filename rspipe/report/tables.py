@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rspipe.records import Interval
-from rspipe.smoothing.inference import Difference, verdict
+from rspipe.smoothing.inference import Difference, relation
+from rspipe.smoothing.judgement import Judgement
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -46,9 +47,10 @@ def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def bracketed(interval: Interval, *, signed: bool = False) -> str:
+def bracketed(interval: Interval, *, signed: bool = False, digits: int = 3) -> str:
     """Return "estimate [low, high]"."""
-    estimate, low, high = (number(v, signed=signed) for v in (interval.estimate, interval.low, interval.high))
+    ends = (interval.estimate, interval.low, interval.high)
+    estimate, low, high = (number(value, signed=signed, digits=digits) for value in ends)
     return f"{estimate} [{low}, {high}]"
 
 
@@ -68,8 +70,8 @@ def quantity(count: float) -> str:
     return f"{count:.0f}"
 
 
-def number_cell(value: float, *, digits: int = 3) -> Cell:
-    return Cell(number(value, digits=digits), value)
+def number_cell(value: float, *, digits: int = 3, signed: bool = False) -> Cell:
+    return Cell(number(value, digits=digits, signed=signed), value)
 
 
 def percent_cell(share: float, *, tone: Tone = "") -> Cell:
@@ -81,9 +83,16 @@ def estimate_cell(interval: Interval) -> Cell:
     return Cell(f"{number(interval.estimate)} ± {half}", interval.estimate)
 
 
+def half_cell(interval: Interval) -> Cell:
+    """Return half the width of an interval."""
+    return number_cell((interval.high - interval.low) / 2, digits=4)
+
+
 TONES: dict[str, Tone] = {
     "higher": "good",
     "lower": "bad",
+    "undecided": "muted",
+    "not judged": "muted",
     "not significant": "muted",
     "reproduced": "good",
     "contradicted": "bad",
@@ -113,16 +122,16 @@ def markdown(table: Table) -> str:
     return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)]) + "\n"
 
 
-def interval_cell(interval: Interval | None, *, signed: bool = False) -> Cell:
+def interval_cell(interval: Interval | None, *, signed: bool = False, digits: int = 3) -> Cell:
     """Return an estimate with its interval; a dash without."""
-    return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed), interval.estimate)
+    return Cell("–") if interval is None else Cell(bracketed(interval, signed=signed, digits=digits), interval.estimate)
 
 
 def change_cell(interval: Interval | None) -> Cell:
     """Return a difference in the colour of its sign; a dash without."""
     if interval is None:
         return Cell("–")
-    return Cell(bracketed(interval, signed=True), interval.estimate, tone=TONES[verdict(interval)])
+    return Cell(bracketed(interval, signed=True, digits=4), interval.estimate, tone=TONES[relation(interval)])
 
 
 def scope_cells(head: str, difference: Difference | None) -> dict[str, Cell]:
@@ -135,6 +144,57 @@ def scope_cells(head: str, difference: Difference | None) -> dict[str, Cell]:
     }
 
 
-def verdict_cell(name: str, *, sure: bool = True) -> Cell:
-    """Return a verdict in its colour; "not significant" where a correction takes it back."""
-    return Cell(name, tone=TONES[name]) if sure else Cell("not significant", tone="muted")
+def verdict_cell(name: str) -> Cell:
+    """Return a verdict in its colour."""
+    return Cell(name, tone=TONES[name])
+
+
+def not_judged(difference: Difference) -> str:
+    """Return why procedures are not judged."""
+    return "not judged: one seed" if 1 in difference.seeds else "not judged"
+
+
+def relation_text(judgement: Judgement[str], *, sure: bool) -> str:
+    """Return what a difference says of the first: "higher (with Holm)", or "undecided (detectable 0.0120)".
+
+    Args:
+        judgement: For one scope.
+        sure: Whether Holm's correction for the family leaves the verdict.
+    """
+    word = relation(judgement)
+    if word == "undecided":
+        return f"undecided (detectable {number(judgement.detectable, digits=4)})"
+    return f"{word} (with Holm)" if sure else word
+
+
+def relation_cell(difference: Difference, judgement: Judgement[str] | None, *, sure: bool) -> Cell:
+    """Return what a difference says of the first in one of its scopes, in colour where Holm's correction leaves it."""
+    if judgement is None:
+        return Cell(not_judged(difference), tone="muted")
+    return Cell(relation_text(judgement, sure=sure), tone=TONES[relation(judgement)] if sure else "muted")
+
+
+def difference_cells(difference: Difference, *, procedures: bool, models: bool) -> dict[str, Cell]:
+    """Return the cells of a difference, first minus second: interval and verdict for both scopes.
+
+    Args:
+        difference: Of ACR.
+        procedures: Whether Holm's correction for the family leaves the verdict on the procedures.
+        models: The same for these models.
+    """
+    judged = difference.procedures
+    alone = "" if difference.population is None else ", these alone"
+    return {
+        "first − second": number_cell(difference.estimate, digits=4, signed=True),
+        "these procedures [95 %]": Cell("–") if judged is None else ends_cell(judged),
+        "procedures: first is": relation_cell(difference, judged, sure=procedures),
+        "these models [95 %]": ends_cell(difference.models),
+        "models: first is": relation_cell(difference, difference.models, sure=models),
+        "seeds": Cell(" and ".join(map(str, difference.seeds)) or "–"),
+        "images": Cell(f"{difference.images:,}{alone}", difference.images),
+    }
+
+
+def ends_cell(interval: Interval) -> Cell:
+    """Return the ends of the interval of a difference."""
+    return Cell(f"[{number(interval.low, digits=4, signed=True)}, {number(interval.high, digits=4, signed=True)}]")

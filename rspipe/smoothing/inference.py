@@ -44,6 +44,10 @@ _BORROWED: tuple[BorrowedVerdict, BorrowedVerdict, BorrowedVerdict] = (
 )
 
 
+Relation = Literal["higher", "lower", "undecided"]
+"""What an interval of first minus second says of the first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A difference, or another contrast, judged for both scopes."""
@@ -127,6 +131,24 @@ def holm(p: ArrayLike, *, level: float = LEVEL) -> BoolArray:
     rejected = np.zeros(values.shape, dtype=np.bool_)
     rejected[order[passed]] = True
     return rejected
+
+
+def holm_by_scope(family: Sequence[Difference]) -> tuple[BoolArray, BoolArray]:
+    """Return [difference] which verdicts Holm's correction for all of them leaves: on procedures, and on models.
+
+    Procedures that are not judged are no part of their family, and False.
+    """
+    procedures = np.zeros(len(family), dtype=np.bool_)
+    judged = [(at, one.procedures.p) for at, one in enumerate(family) if one.procedures is not None]
+    procedures[[at for at, _ in judged]] = holm([p for _, p in judged])
+    return procedures, holm([one.models.p for one in family])
+
+
+def relation(interval: Interval) -> Relation:
+    """Return what an interval of first minus second says of the first."""
+    if interval.low > 0:
+        return "higher"
+    return "lower" if interval.high < 0 else "undecided"
 
 
 def tolerated_seed_sd(one: Difference) -> float | None:
@@ -219,13 +241,3 @@ def _shares(theta: FloatArray, population: int | None) -> Judgement[ModelVerdict
     centre = float(theta.sum()) / (images + 2)
     variance = left * ((float(np.square(theta).sum()) + 1) / (images + 2) - centre**2) / (images + 2)
     return replace(judge(centre, words=_MODELS, images=Part(variance, math.inf)), estimate=float(theta.mean()))
-
-
-Verdict = Literal["higher", "lower", "not significant"]
-
-
-def verdict(interval: Interval) -> Verdict:
-    """Return what an interval of a difference says of its sign."""
-    if interval.low > 0:
-        return "higher"
-    return "lower" if interval.high < 0 else "not significant"

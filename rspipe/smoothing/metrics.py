@@ -8,6 +8,7 @@ from scipy.special import ndtri
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.records import Interval
+from rspipe.smoothing.judgement import t_quantile
 
 
 def credited_radius(radius: ArrayLike, correct: ArrayLike) -> FloatArray:
@@ -60,9 +61,9 @@ def standard_error(values: ArrayLike) -> float:
 
 
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Return the mean of [example] values with a normal interval for the choice of examples; infinite for a single."""
+    """Return the mean of [example] values with a t interval for the choice of examples; infinite for a single."""
     given = np.asarray(values, dtype=np.float64)
-    mean, half = float(given.mean()), float(ndtri(0.5 + confidence / 2)) * standard_error(given)
+    mean, half = float(given.mean()), t_quantile(given.size - 1, 1 - confidence) * standard_error(given)
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 

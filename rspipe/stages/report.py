@@ -131,7 +131,8 @@ def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> Ce
     for record, counts in _counted(store, study):
         name = record.label if isinstance(record, TrainedModel) else entry_name(record)
         groups.setdefault((name, counts.sigma), []).append(counts)
-    return CertifiedRun(store.run_dir.name, study.data, {name: tuple(seeds) for name, seeds in groups.items()})
+    by_name = {name: tuple(seeds) for name, seeds in groups.items()}
+    return CertifiedRun(store.run_dir.name, study.data, by_name, study.certify.images)
 
 
 def write_derived(

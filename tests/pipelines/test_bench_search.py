@@ -1,9 +1,5 @@
 """Facts about the benchmark of searches: what it compares at which cost."""
 
-import numpy as np
-import pytest
-from scipy.stats import ttest_1samp
-
 from pipelines.bench import bench_search as bench
 from rspipe.records import Trial
 from rspipe.search.spec import EarlyStopping
@@ -34,14 +30,6 @@ def test_the_best_within_a_budget_is_of_trials_that_had_finished_by_then() -> No
         (trial(0, 0.2), trial(1, 0.9, stopped=True), trial(2, 0.5), trial(3, 0.3)), (100, 150, 250, 350)
     )
     assert [course.best(budget) for budget in (99, 100, 249, 250, 1000)] == [0.0, 0.2, 0.2, 0.5, 0.5]
-
-
-def test_the_interval_is_students() -> None:
-    values = [0.3, 0.5, 0.1, 0.45]
-    mean, half = bench.mean_interval(values)
-    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert bench.mean_interval([0.3]) == (0.3, np.inf)
 
 
 def test_differences_are_paired_by_seed() -> None:

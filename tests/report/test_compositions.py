@@ -180,5 +180,5 @@ def test_the_number_of_members_is_judged_against_single_models_and_as_many_of_th
     assert (intra[place["classifiers"]].text, mixed[place["classifiers"]].text) == ("3", "6")
     difference = only(made(), AVERAGING, first_label="advmacer x2").difference.procedures
     text = intra[place["less one model, these procedures [95 %]"]].text
-    assert text.startswith(f"+{difference.estimate:.3f} [")
+    assert text.startswith(f"+{difference.estimate:.4f} [")
     assert mixed[place["less that, these procedures [95 %]"]].text != "not judged"

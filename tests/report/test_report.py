@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 from rspipe.audit.log import certification_log
 from rspipe.report.caveats import caveats
-from rspipe.report.differences import Comparison
-from rspipe.report.export import derived_table, summary_markdown, summary_tsv
+from rspipe.report.differences import Comparison, with_holm
+from rspipe.report.export import computed_on, derived_table, summary_markdown, summary_tsv
 from rspipe.report.figures import figure_svg
 from rspipe.report.page import RULES, render_report, report_chapters, report_figures
 from rspipe.report.questions import answer_questions
@@ -29,7 +29,7 @@ from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.inference import contrast
+from rspipe.smoothing.inference import contrast, difference
 from rspipe.smoothing.sampling import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
@@ -91,7 +91,7 @@ def comparison(estimate, **changes):
     # Two images: half an interval is 12.706 times the standard error, half the distance of the two.
     difference = contrast(estimate + 0.05 / 12.7062 * np.array([-1.0, 1.0]), ())
     content = {"sigma": 0.5, "first": "a", "second": "b", "first_label": "A", "second_label": "B", "question": "?"}
-    measured = {"first_acr": 0.5, "second_acr": 0.5 - estimate, "difference": difference, "images": 9}
+    measured = {"first_acr": 0.5, "second_acr": 0.5 - estimate, "difference": difference}
     return Comparison(**{**content, **measured, **changes})
 
 
@@ -224,23 +224,45 @@ def test_a_study_of_models_alone_on_one_image_is_reported(made):
     assert "higher for" not in words
 
 
-def test_a_sentence_says_what_the_verdict_says():
-    assert answer([comparison(0.1)]) == ("At σ = 0.5, the ACR of A is higher than that of B: +0.100 [+0.050, +0.150].")
-    assert "is lower than" in answer([comparison(-0.1)])
-    assert "does not differ significantly from" in answer([comparison(0.01)])
+def test_a_sentence_says_what_the_verdict_says_in_both_scopes():
+    assert answer(with_holm([comparison(0.1)])) == (
+        "At σ = 0.5, ACR of A against B: these procedures: not judged; these models: higher (with Holm), "
+        "+0.1000 [+0.0500, +0.1500]."
+    )
+    assert "these models: lower" in answer(with_holm([comparison(-0.1)]))
+    # 2.8 standard errors of .05 / 12.7062.
+    assert "these models: undecided (detectable 0.0110)" in answer(with_holm([comparison(0.01)]))
+
+
+def test_seeds_that_scatter_leave_a_method_undecided_where_its_models_are_told_apart():
+    rng = np.random.default_rng(0)
+    image = rng.random(200)
+    a, b = (image + 0.001 * rng.normal(size=(2, 200)) + np.array([[shift], [0.0]]) for shift in (0.06, 0.02))
+    (row,) = with_holm([comparison(0.0, difference=difference(a, b))])
+    sentence = answer([row])
+    assert "these procedures: undecided (detectable " in sentence
+    assert "these models: higher (with Holm), " in sentence
+    (cells,) = difference_table([row[0]]).rows
+    words = dict(zip(difference_table([row[0]]).columns, [cell.text for cell in cells], strict=True))
+    assert words["procedures: first is"].startswith("undecided (detectable ")
+    assert words["models: first is"] == "higher (with Holm)"
+    assert words["seeds"] == "2 and 2"
+    one_seed = comparison(0.0, difference=difference(a[:1], b))
+    assert "these procedures: not judged: one seed; " in answer(with_holm([one_seed]))
 
 
 def test_a_sentence_on_many_comparisons_counts_them_all():
     many = [comparison(0.1 + i / 100, first=f"a{i}", first_label=f"A{i}") for i in range(6)]
-    sentence = answer([*many, comparison(-0.2), comparison(0.0, first="c", first_label="C")])
+    sentence = answer(with_holm([*many, comparison(-0.2), comparison(0.0, first="c", first_label="C")]))
     assert sentence == (
-        "At σ = 0.5, the ACR is higher for A5 (+0.150), A4 (+0.140), A3 (+0.130), 3 more; lower for A (−0.200); "
-        "not significantly different for C (+0.000)."
+        "At σ = 0.5, these procedures: not judged for A (−0.2000), A5 (+0.1500), A4 (+0.1400), 5 more. These models: "
+        "higher for A5 (+0.1500), A4 (+0.1400), A3 (+0.1300), 3 more; lower for A (−0.2000); "
+        "undecided for C (+0.0000, detectable 0.0110)."
     )
 
 
 def test_a_sentence_names_both_sides_where_the_first_is_compared_twice():
-    sentence = answer([comparison(0.1), comparison(0.1, second="c", second_label="C")])
+    sentence = answer(with_holm([comparison(0.1), comparison(0.1, second="c", second_label="C")]))
     assert "A against B" in sentence
     assert "A against C" in sentence
 
@@ -432,6 +454,12 @@ def test_markdown_tables_hold_every_classifier_and_escape_pipes():
     text = summary_markdown(made)
     head, *lines = text.splitlines()
     assert "rule fixed, n0 = 100, n = 10,000, α = 0.001, float32" in head
+    assert "These procedures: trained again with other seeds" in lines[1]
+    assert lines[-1] == computed_on(made.environment)
+    assert computed_on(
+        {"cpu": "A CPU", "cpu_capability": "AVX512", "gpu": "none", "torch": "2.9", "ray": "absent"}
+    ) == ("Computed on A CPU, AVX512, with torch 2.9.")
+    assert computed_on({}) == "Computed on an unknown machine, with unknown packages."
     rows = [line for line in lines if line.startswith("|")]
     classifiers = [line for line in rows if "gaussian, seed 0" in line]
     assert len(classifiers) == len(SIGMAS)

@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rspipe.data.spec import MNISTData
+from rspipe.report.caveats import caveats
 from rspipe.report.differences import Group, compare
+from rspipe.report.questions import METHOD, answer_questions
+from rspipe.report.sections.findings import answers
+from rspipe.smoothing.inference import contrast, difference
+from rspipe.smoothing.spec import CertifySpec
 from tests import results_builder as built
 
 
@@ -85,3 +91,48 @@ def test_a_comparison_is_made_on_the_images_that_both_groups_share():
     assert one.difference.estimate == pytest.approx(one.first_acr - one.second_acr)
     assert one.first_acr == pytest.approx(groups[0].mean_credits[20:].mean())
     assert compare(groups[0], groups[3], sigma=0.5) is None
+
+
+def test_two_labels_are_judged_by_their_seeds_and_anything_else_for_its_models_alone(made):
+    groups = made.groups(0.25)
+    a, b, ensemble = groups["advmacer"], groups["gaussian"], groups["advmacer x2 (uniform)"]
+    assert a.seeds == ("advmacer-s0.25-seed0", "advmacer-s0.25-seed1")
+    assert made.compare(a, b, sigma=0.25).difference == difference(a.credits, b.credits)
+    assert made.compare(ensemble, b, sigma=0.25).difference == contrast(ensemble.mean_credits - b.mean_credits, ())
+    # A model on both sides.
+    part = replace(a, credits=a.credits[:1], seeds=a.seeds[:1])
+    assert made.compare(a, part, sigma=0.25).difference.procedures is None
+
+
+def test_the_same_models_certified_in_two_ways_are_paired_seed_by_seed(made):
+    a = made.groups(0.25)["advmacer"]
+    again = replace(a, credits=0.9 * a.credits[::-1], seeds=a.seeds[::-1])
+    pairs = 0.1 * a.credits
+    assert compare(a, again, sigma=0.25).difference.models.low == pytest.approx(contrast(pairs.mean(0), ()).models.low)
+    assert compare(a, again, sigma=0.25).difference.procedures.se == pytest.approx(
+        contrast(pairs.mean(0), [pairs]).procedures.se
+    )
+
+
+def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
+    def shortened(classifier):
+        names = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
+        return replace(classifier, **{name: getattr(classifier, name)[:20] for name in names})
+
+    mnist = made.study.model_copy(update={"data": MNISTData(name="mnist", folder="nowhere")})
+    certified = tuple(shortened(c) if c.id.startswith("gaussian-s0.25") else c for c in made.certified)
+    part = replace(made, study=mnist, certified=certified)
+    groups = part.groups(0.25)
+    one = part.compare(groups["advmacer"], groups["gaussian"], sigma=0.25)
+    assert (one.images, one.difference.population, one.difference.models.se) == (20, 20, 0.0)
+    assert part.compare(groups["advmacer"], groups["advmacer_tuned"], sigma=0.25).difference.population is None
+    assert "what rests on 20 images is about these alone" in " ".join(caveats(part))
+    assert "These models, these 20 images" in " ".join(answers(answer_questions(part))[METHOD])
+    # An evenly spaced part is a sample, once it is whole; the digits are in random order.
+    planned = mnist.model_copy(update={"certify": mnist.certify.model_copy(update={"images": 60})})
+    assert replace(made, study=planned).population(60) is None
+    assert replace(made, study=planned).population(59) == 59
+    for choice, whole in (({"skip": 20}, None), ({"first": 60}, 60), ({"start": 60}, 60), ([1, 5, 9], 60)):
+        asked = CertifySpec.model_validate({"images": choice})
+        assert replace(made, study=mnist.model_copy(update={"certify": asked})).population(60) == whole
+    assert made.population(20) is None

@@ -19,6 +19,7 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import early_samples
 from rspipe.smoothing.inference import difference
 from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.spec import ImageRange
 from tests import results_builder as built
 
 N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500
@@ -98,6 +99,27 @@ def test_a_run_does_not_differ_from_itself():
     (found,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
     assert (found.difference.models.low, found.difference.models.high) == (0.0, 0.0)
     assert found.difference.models.verdict == "undecided"
+
+
+def test_seeds_judge_procedures_and_the_same_models_are_paired():
+    a, b = [counts(0.8, seed=seed) for seed in (1, 2, 3)], [counts(0.9, seed=seed) for seed in (4, 5, 6)]
+    first, second = run("one", m=a), run("two", m=b)
+    (found,) = compare_runs([first, second], agreed_terms([first, second]))
+    assert found.difference == difference([credit(one) for one in b], [credit(one) for one in a])
+    assert found.difference.procedures is not None
+    words = dict(zip(comparison_table([found]).columns, comparison_table([found]).rows[0], strict=True))
+    assert words["seeds"].text == "3 and 3"
+    (same,) = compare_runs([first, run("again", m=a)], agreed_terms([first]))
+    assert same.difference.seeds == (3,)
+    assert same.difference.procedures.high == 0.0
+
+
+def test_the_first_images_are_judged_alone():
+    runs = [replace(run(name, m=[one]), images=ImageRange(first=60)) for name, one in (("one", A), ("two", B))]
+    (found,) = compare_runs(runs, agreed_terms(runs))
+    assert (found.difference.population, found.difference.models.low) == (60, found.difference.estimate)
+    (sampled,) = compare_runs([run("one", m=[A]), runs[1]], agreed_terms(runs))
+    assert sampled.difference.population is None
 
 
 def test_three_runs_are_each_compared_with_the_first_name_by_name():

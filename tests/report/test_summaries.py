@@ -17,6 +17,7 @@ from rspipe.report.questions import (
 )
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
+from rspipe.smoothing.inference import contrast
 from rspipe.smoothing.metrics import average_certified_radius
 from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study, trained_model
@@ -329,5 +330,8 @@ def test_the_spread_over_seeds_is_reported_beside_their_mean(made):
     of = averages["advmacer", 0.5]
     seeds = [acr[f"advmacer-s0.5-seed{seed}"] for seed in (0, 1)]
     assert (of.seeds, of.lowest, of.highest) == (2, min(seeds), max(seeds))
-    assert of.acr.estimate == pytest.approx(np.mean(seeds))
-    assert averages["gaussian", 0.5].seeds == 1
+    assert of.models.estimate == pytest.approx(np.mean(seeds))
+    credits_ = np.array([c.credited_radius for c in made.models_at(0.5)["advmacer"]])
+    acr = contrast(credits_.mean(0), [credits_])
+    assert (of.models, of.procedures) == (acr.models, acr.procedures)
+    assert (averages["gaussian", 0.5].seeds, averages["gaussian", 0.5].procedures) == (1, None)

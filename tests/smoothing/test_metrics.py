@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, ttest_1samp
 
+from rspipe.records import Interval
 from rspipe.smoothing.metrics import (
     accuracy_band,
     acr_interval,
@@ -74,6 +75,13 @@ def test_the_interval_of_the_acr_is_that_of_all_resamples_of_its_images():
         below, up_to = np.mean(means < end - 1e-6), np.mean(means <= end + 1e-6)
         slack = 5 * (share * (1 - share) / 2000) ** 0.5
         assert below - slack <= share <= up_to + slack
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = [0.3, 0.5, 0.1, 0.45]
+    interval, expected = mean_interval(values), ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert mean_interval([0.3]) == Interval(estimate=0.3, low=-np.inf, high=np.inf)
 
 
 def test_with_many_images_the_interval_of_the_acr_is_the_normal_one():

@@ -1,17 +1,33 @@
 """Section: the change of ACR that the calibration images predict of an ensemble, beside the measured one."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
 import numpy as np
 
 from rspipe.arrays import FloatArray
+from rspipe.ensembles.agreement import agreement
+from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import gaussian_change, predicted_change, variance_share
 from rspipe.ensembles.members import names_seeds
-from rspipe.records import Interval
-from rspipe.report.differences import difference_of_acr
+from rspipe.records import EnsembleWeights, Interval
+from rspipe.report.differences import Group
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, bracketed, change_cell, interval_cell, number_cell, percent_cell
+from rspipe.report.tables import (
+    Cell,
+    Table,
+    bracketed,
+    change_cell,
+    interval_cell,
+    number,
+    number_cell,
+    percent_cell,
+)
 from rspipe.smoothing.classifiers import COMBINATIONS
+from rspipe.smoothing.inference import contrast
 
 
 def _reason(predicted: Interval, gaussian: Interval, shares: FloatArray, *, counted: bool) -> str:
@@ -31,56 +47,101 @@ def _reason(predicted: Interval, gaussian: Interval, shares: FloatArray, *, coun
     return f"the calibration images do not predict it ({bracketed(predicted, signed=True)}); the test images are others"
 
 
-def change_level(results: Results, *, sigma: float) -> Level | None:
-    """Return predicted and measured changes of ACR at a noise level, and why ensembles lost; None without any."""
+@dataclass(frozen=True)
+class _Changes:
+    """Of one ensemble: changes of ACR against the mean of its members."""
+
+    record: EnsembleWeights
+    calibration: Calibration
+    measured: Group
+    """Credits on the test images, less the mean of the members'."""
+    predicted: FloatArray
+    """[calibration image]."""
+    gaussian: FloatArray
+    """[calibration image] as if margins were Gaussian."""
+
+
+def _changes(results: Results, *, sigma: float) -> Iterator[_Changes]:
     by_average = {margins.average: margins for margins in results.margins_at(sigma)}
-    rows: list[dict[str, Cell]] = []
-    sentences: list[str] = []
-    agree = {"predicted": 0, "gaussian": 0}
-    counted = all(margins.calibration.margins is not None for margins in by_average.values())
     for record, classifier in results.ensembles_at(sigma):
         margins, members = by_average.get(record.average), results.certified_members(record)
         if names_seeds(record.label) or record.method in COMBINATIONS or margins is None:
             continue
         if not members or not {*record.members} <= {*margins.members}:
             continue
-        calibration = margins.of(record.members)
-        measured = difference_of_acr([classifier], members)
-        if measured is None:
-            continue
-        predicted = predicted_change(calibration, record.weights, sigma=sigma)
-        gaussian = gaussian_change(calibration, record.weights, sigma=sigma)
-        for name, one in (("predicted", predicted), ("gaussian", gaussian)):
-            agree[name] += one.low <= measured.high and measured.low <= one.high
-        share = variance_share(calibration, record.weights)
+        group = Group.of([classifier, *members])
+        if group.examples.size:
+            change = group.credits[:1] - group.credits[1:].mean(0)
+            calibration, weights = margins.of(record.members), record.weights
+            predicted = predicted_change(calibration, weights, sigma=sigma)
+            gaussian = gaussian_change(calibration, weights, sigma=sigma)
+            yield _Changes(record, calibration, replace(group, credits=change), predicted, gaussian)
+
+
+def agreement_sentences(
+    results: Results, changes: Sequence[_Changes], predicted: Sequence[FloatArray], *, name: str
+) -> Iterator[str]:
+    """Yield how predicted [ensemble][calibration image] and measured changes agree."""
+    examples = reduce(np.intersect1d, [one.measured.examples for one in changes])
+    # Of these, ensembles of one average have their calibration images in common.
+    alike = {values.size for values in predicted}
+    if examples.size < 2 or len(alike) > 1 or min(alike) < 2:
+        return
+    measured = np.concatenate([one.measured.on(examples).credits for one in changes])
+    members = [frozenset(map(results.member, one.record.members)) for one in changes]
+    one = agreement(np.stack(predicted), measured, members)
+    if one.models is None:
+        yield f"{name}: the predictions differ by hardly more than their noise, so whether they hold in size is open."
+    else:
+        procedures = "not judged" if one.procedures is None else bracketed(one.procedures, digits=2)
+        yield (
+            f"{name}: measured over predicted change has a slope of {bracketed(one.models, digits=2)} for these models "
+            f"on other images, and for these procedures: {procedures}; 1 is right. Correlation "
+            f"{number(one.correlation, digits=2)} over {one.ensembles} ensembles."
+        )
+    yield (
+        f"{name}: off by more than 1.96 standard errors are {one.beyond} of {one.ensembles}; if all were right, "
+        f"{0.05 * one.ensembles:.1f} on average, and as many or more with probability {one.p:.2g}."
+    )
+
+
+def change_level(results: Results, *, sigma: float) -> Level | None:
+    """Return predicted and measured changes of ACR at a noise level, and how they agree; None without any."""
+    changes = [*_changes(results, sigma=sigma)]
+    if not changes:
+        return None
+    counted = all(margins.calibration.margins is not None for margins in results.margins_at(sigma))
+    rows, sentences = [], []
+    for one in changes:
+        measured = contrast(
+            one.measured.mean_credits, (), population=results.population(one.measured.examples.size)
+        ).models
+        predicted, gaussian = (contrast(values, ()).models for values in (one.predicted, one.gaussian))
+        name = display_name(one.record)
         rows.append(
             {
-                "ensemble": Cell(display_name(record)),
-                **({"predicted [95 %]": interval_cell(predicted, signed=True)} if counted else {}),
-                **({"saturated": percent_cell(calibration.saturated(np.asarray(record.weights)))} if counted else {}),
+                "ensemble": Cell(name),
+                **({"predicted [95 %]": interval_cell(predicted, signed=True, digits=4)} if counted else {}),
+                **(
+                    {"saturated": percent_cell(one.calibration.saturated(np.asarray(one.record.weights)))}
+                    if counted
+                    else {}
+                ),
                 "measured [95 %]": change_cell(measured),
-                "as if Gaussian [95 %]": interval_cell(gaussian, signed=True),
-                "variance": number_cell(share, digits=2),
+                "as if Gaussian [95 %]": interval_cell(gaussian, signed=True, digits=4),
+                "variance": number_cell(variance_share(one.calibration, one.record.weights), digits=2),
             }
         )
         if measured.high < 0:
-            alone = [variance_share(calibration, one.tolist()) for one in np.eye(len(record.members))]
-            reason = _reason(predicted, gaussian, np.asarray(alone), counted=counted)
-            sentences.append(f"{display_name(record)} has a lower ACR than its members on average: {reason}.")
-    if not rows:
-        return None
+            each = np.eye(len(one.record.members)).tolist()
+            alone = np.array([variance_share(one.calibration, weights) for weights in each])
+            reason = _reason(predicted, gaussian, alone, counted=counted)
+            sentences.append(f"{name} has a lower ACR than its members on average: {reason}.")
     if not sentences:
-        sentences.append("No ensemble has a significantly lower ACR than its members on average.")
+        sentences.append("For these models, no ensemble is lower than its members on average.")
     if counted:
-        sentences.append(
-            f"Prediction and measurement have overlapping intervals for {agree['predicted']} of {len(rows)} ensembles; "
-            f"for {agree['gaussian']} if margins are taken for Gaussian."
-        )
-    else:
-        sentences.append(
-            f"Gaussian margins and measurement have overlapping intervals for {agree['gaussian']} of {len(rows)} "
-            "ensembles."
-        )
+        sentences += agreement_sentences(results, changes, [one.predicted for one in changes], name="Predicted")
+    sentences += agreement_sentences(results, changes, [one.gaussian for one in changes], name="As if Gaussian")
     return Level(sigma, Table.of(rows), tuple(sentences))
 
 

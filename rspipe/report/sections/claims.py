@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 
 from rspipe.records import Interval
-from rspipe.report.differences import Comparison, compare
+from rspipe.report.differences import Comparison
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, interval_cell, number, number_cell, verdict_cell
-from rspipe.smoothing.inference import verdict
+from rspipe.smoothing.inference import relation
 from rspipe.smoothing.metrics import mean_interval
 from rspipe.study.claims import Claim, PublishedResult
 
@@ -38,7 +38,7 @@ class PublishedComparison:
 _VERDICTS: dict[str, ClaimVerdict] = {
     "higher": "reproduced",
     "lower": "contradicted",
-    "not significant": "not significant",
+    "undecided": "not significant",
 }
 
 
@@ -56,7 +56,7 @@ class JudgedClaim:
         """Whether the interval of the difference lies above 0, below, or around it."""
         if self.no_ensemble:
             return "one member alone"
-        return _VERDICTS[verdict(self.comparison.difference.models)]
+        return _VERDICTS[relation(self.comparison.difference.models)]
 
 
 def _within(interval: Interval, *, sample: int, images: int) -> Interval:
@@ -99,7 +99,7 @@ def _judged(results: Results, claim: Claim) -> Iterator[JudgedClaim]:
     for sigma in claim.sigma or results.study.sigmas:
         groups = results.groups(sigma)
         if claim.first in groups and claim.second in groups:
-            comparison = compare(groups[claim.first], groups[claim.second], sigma=sigma)
+            comparison = results.compare(groups[claim.first], groups[claim.second], sigma=sigma)
             if comparison is not None:
                 alone = {one.name for one in results.compositions(sigma) if one.no_ensemble}
                 yield JudgedClaim(claim, comparison, no_ensemble=not alone.isdisjoint({claim.first, claim.second}))

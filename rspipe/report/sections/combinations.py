@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rspipe.report.compositions import Composition, same_members
-from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.differences import Comparison, Group
 from rspipe.report.questions import mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
@@ -57,11 +57,11 @@ def combination_table(results: Results, *, sigma: float) -> Table:
             of = uniform.words if uniform.average == "probabilities" else f"{uniform.words} ({uniform.average})"
             single = [c for record in whole.records for c in results.certified_members(record)]
             mean = mean_of_members(results, whole)
-            change = compare(mean, whole.group, sigma=sigma)
+            change = results.compare(mean, whole.group, sigma=sigma)
             yield row(of, "single (mean of members)", mean, single, members=1, change=change)
             for one in several:
                 both = None if one is uniform else same_members(one, uniform)
-                change = None if both is None else compare(both[0].group, both[1].group, sigma=sigma)
+                change = None if both is None else results.compare(both[0].group, both[1].group, sigma=sigma)
                 kind = _KINDS.get(one.method, f"weights {one.method}")
                 yield row(of, kind, one.group, one.classifiers, members=len(one.labels), change=change)
 

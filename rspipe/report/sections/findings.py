@@ -1,61 +1,105 @@
 """Section: the answers to the questions of a study, in sentences made from its differences."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from rspipe.report.differences import Comparison
+from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import bracketed, number
-from rspipe.smoothing.inference import verdict as sign_verdict
-
-_WORDS = {
-    "higher": ("is higher than", "higher"),
-    "lower": ("is lower than", "lower"),
-    "not significant": ("does not differ significantly from", "not significantly different"),
-}
+from rspipe.report.tables import bracketed, not_judged, number, relation_text
+from rspipe.smoothing.inference import relation
+from rspipe.smoothing.judgement import Judgement
 
 _NAMED = 4
 """Comparisons that a sentence names for each verdict."""
 
+_ORDER = (
+    "higher (with Holm)",
+    "higher",
+    "lower (with Holm)",
+    "lower",
+    "undecided",
+    "not judged: one seed",
+    "not judged",
+)
 
-def _named(one: Comparison, *, against: bool) -> str:
-    second = f" against {one.second_label}" if against else ""
-    return f"{one.first_label}{second} ({number(one.difference.estimate, signed=True)})"
+Answered = tuple[Comparison, bool, bool]
+"""A comparison, and whether Holm's correction leaves its verdicts: on procedures, on models."""
 
 
-def answer(comparisons: Sequence[Comparison]) -> str:
-    """Return in a sentence what comparisons of one question at one noise level say."""
-    sigma = f"At σ = {comparisons[0].sigma:g}"
-    if len(comparisons) == 1:
-        (only,) = comparisons
-        relation, interval = (
-            _WORDS[sign_verdict(only.difference.models)][0],
-            bracketed(only.difference.models, signed=True),
-        )
-        return f"{sigma}, the ACR of {only.first_label} {relation} that of {only.second_label}: {interval}."
-    firsts = Counter(one.first for one in comparisons)
+def _scope(one: Comparison, name: str) -> str:
+    alone = one.difference.population
+    return f"these {name}" if alone is None else f"these {name}, these {alone:,} images"
+
+
+def _word(one: Comparison, judgement: Judgement[str] | None, *, sure: bool) -> str:
+    if judgement is None:
+        return not_judged(one.difference)
+    word = relation(judgement)
+    return f"{word} (with Holm)" if sure and word != "undecided" else word
+
+
+def _on_many(
+    answered: Sequence[Answered], name: str, scope: Callable[[Answered], tuple[Judgement[str] | None, bool]]
+) -> str:
+    """Return what comparisons say in one scope: which are higher, lower, undecided, not judged."""
+    firsts = Counter(one.first for one, *_ in answered)
+
+    def named(one: Comparison, judgement: Judgement[str] | None) -> str:
+        second = f" against {one.second_label}" if firsts[one.first] > 1 else ""
+        size = number(one.difference.estimate, digits=4, signed=True)
+        open_ = judgement is not None and relation(judgement) == "undecided"
+        seen = f", detectable {number(judgement.detectable, digits=4)}" if judgement is not None and open_ else ""
+        return f"{one.first_label}{second} ({size}{seen})"
+
     parts = []
-    for verdict, (_, word) in _WORDS.items():
-        alike = [one for one in comparisons if sign_verdict(one.difference.models) == verdict]
-        alike.sort(key=lambda one: -abs(one.difference.estimate))
-        names = [_named(one, against=firsts[one.first] > 1) for one in alike]
+    for word in _ORDER:
+        alike = [
+            (one, judgement)
+            for one, judgement, sure in ((row[0], *scope(row)) for row in answered)
+            if _word(one, judgement, sure=sure) == word
+        ]
+        alike.sort(key=lambda pair: -abs(pair[0].difference.estimate))
+        names = [named(*pair) for pair in alike]
         if len(names) > _NAMED:
             names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
         if names:
             parts.append(f"{word} for {', '.join(names)}")
-    return f"{sigma}, the ACR is {'; '.join(parts)}."
+    return f"{_scope(answered[0][0], name)}: {'; '.join(parts)}"
+
+
+def answer(answered: Sequence[Answered]) -> str:
+    """Return in a sentence what comparisons of one question at one noise level say, for both scopes."""
+    sigma = f"At σ = {answered[0][0].sigma:g}"
+    if len(answered) == 1:
+        ((only, procedures, models),) = answered
+        one = only.difference
+        of_procedures = not_judged(one)
+        if one.procedures is not None:
+            interval = bracketed(one.procedures, signed=True, digits=4)
+            of_procedures = f"{relation_text(one.procedures, sure=procedures)}, {interval}"
+        return (
+            f"{sigma}, ACR of {only.first_label} against {only.second_label}: {_scope(only, 'procedures')}: "
+            f"{of_procedures}; {_scope(only, 'models')}: {relation_text(one.models, sure=models)}, "
+            f"{bracketed(one.models, signed=True, digits=4)}."
+        )
+    of_procedures = _on_many(answered, "procedures", lambda row: (row[0].difference.procedures, row[1]))
+    of_models = _on_many(answered, "models", lambda row: (row[0].difference.models, row[2]))
+    return f"{sigma}, {of_procedures}. {of_models[0].upper()}{of_models[1:]}."
 
 
 def answers(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
     """Return the answers by question, one sentence per noise level; questions without a comparison are left out."""
     sentences: dict[str, list[str]] = {}
     for question in QUESTIONS:
-        of_question = [one for one in comparisons if one.question == question]
-        for sigma in sorted({one.sigma for one in of_question}):
-            at_sigma = [one for one in of_question if one.sigma == sigma]
-            sentences.setdefault(question, []).append(answer(at_sigma))
+        answered = with_holm([one for one in comparisons if one.question == question])
+        # Where certification is not finished, one noise level can have both kinds of images.
+        levels: dict[tuple[float, int], list[Answered]] = {}
+        for row in answered:
+            levels.setdefault((row[0].sigma, row[0].difference.population or 0), []).append(row)
+        if levels:
+            sentences[question] = [answer(levels[level]) for level in sorted(levels)]
     return sentences
 
 
@@ -64,5 +108,10 @@ def section(results: Results) -> Section | None:
     if not results.summaries:
         return None
     comparisons = answer_questions(results)
-    content = {"answers": answers(comparisons), "comparisons": len(comparisons), "baseline": results.baseline}
+    content = {
+        "answers": answers(comparisons),
+        "comparisons": len(comparisons),
+        "baseline": results.baseline,
+        "searched": [group.label for group in results.study.search],
+    }
     return Section("findings", content)

@@ -1,4 +1,4 @@
-"""Section: every classifier against every other one, by paired differences of ACR on the same images."""
+"""Section: every method and every classifier against every other one, by differences of ACR on the same images."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rspipe.arrays import BoolArray
-from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.differences import Comparison, Group, with_holm
 from rspipe.report.figures import STYLE
 from rspipe.report.results import Results
-from rspipe.report.section import Section
-from rspipe.report.tables import Cell, Table, interval_cell, verdict_cell
-from rspipe.smoothing.inference import holm, verdict
+from rspipe.report.section import Level, Section
+from rspipe.report.tables import Cell, Table, difference_cells, ends_cell, number_cell, relation_cell
+from rspipe.smoothing.inference import holm_by_scope
 
 MOST = 30
-"""Classifiers that are compared with each other at one noise level: 435 pairs."""
+"""Classifiers whose pairs are shown at one noise level: 435 pairs."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Contest:
     comparisons: tuple[Comparison, ...]
     """Of every pair, the classifier of larger ACR first."""
     significant: BoolArray
-    """[comparison] at 5 % after Holm's correction for all of them."""
+    """[comparison] whether the verdict stays after Holm's correction for the pairs of all classifiers, shown or not."""
     left_out: int
-    """Classifiers certified on fewer images, or of smaller ACR than the `MOST` that are compared."""
+    """Classifiers certified on fewer images, or of smaller ACR than the `MOST` that are shown."""
 
     @property
     def images(self) -> int:
@@ -41,16 +41,15 @@ class Contest:
 
 
 def compare_all(results: Results, *, sigma: float, most: int = MOST) -> Contest | None:
-    """Return the paired differences between all classifiers at a noise level, in the order of the tables.
+    """Return the differences between all classifiers at a noise level, in the order of the tables.
 
-    Of more than `most`, those of largest ACR. None where there are no two, or fewer than two images in common.
+    Of more than `most`, those of largest ACR are shown; that they were chosen on the same images is in the correction,
+    which is for the pairs of all. None where there are no two, or fewer than two images in common.
     """
     at = results.summaries_at(sigma)
     whole = max((summary.images for summary in at), default=0)
-    best = sorted((s for s in at if s.images == whole), key=lambda s: -s.acr.estimate)[:most]
-    chosen = [summary for summary in at if summary in best]
-    classifiers = [(summary, c) for summary in chosen if (c := results.certificates(summary.id)) is not None]
-    groups = [Group.of([c], id_=summary.id, label=summary.name) for summary, c in classifiers]
+    found = [(s, c) for s in at if s.images == whole and (c := results.certificates(s.id)) is not None]
+    groups = [Group.of([c], id_=summary.id, label=summary.name) for summary, c in found]
     if len(groups) < 2:
         return None
     examples = reduce(np.intersect1d, [group.examples for group in groups])
@@ -58,25 +57,43 @@ def compare_all(results: Results, *, sigma: float, most: int = MOST) -> Contest 
         return None
     groups = [group.on(examples) for group in groups]
     pairs = ((a, b) if a.acr >= b.acr else (b, a) for a, b in combinations(groups, 2))
-    comparisons = tuple(one for a, b in pairs if (one := compare(a, b, sigma=sigma)) is not None)
+    every = [one for a, b in pairs if (one := results.compare(a, b, sigma=sigma)) is not None]
+    _, significant = holm_by_scope([one.difference for one in every])
+    best = {group.id for group in sorted(groups, key=lambda group: -group.acr)[:most]}
+    shown = [at for at, one in enumerate(every) if {one.first, one.second} <= best]
     return Contest(
         sigma=sigma,
-        groups=tuple(groups),
-        comparisons=comparisons,
-        significant=holm([one.difference.models.p for one in comparisons]),
-        left_out=len(at) - len(chosen),
+        groups=tuple(group for group in groups if group.id in best),
+        comparisons=tuple(every[at] for at in shown),
+        significant=significant[shown],
+        left_out=len(at) - len(best),
     )
 
 
-def pair_table(contest: Contest) -> Table:
-    """Return one row per pair, the classifier of larger ACR first."""
+def label_table(results: Results, *, sigma: float) -> Table:
+    """Return one row per pair of labels at a noise level, the one of larger ACR first; they are one family."""
+    groups = [group for group in results.groups(sigma).values() if group.seeds]
+    pairs = ((a, b) if a.acr >= b.acr else (b, a) for a, b in combinations(groups, 2))
+    compared = [one for a, b in pairs if (one := results.compare(a, b, sigma=sigma)) is not None]
     return Table.of(
         {
             "first": Cell(one.first_label),
             "second": Cell(one.second_label),
-            "first − second [95 %]": interval_cell(one.difference.models, signed=True),
-            "first is": verdict_cell(verdict(one.difference.models)),
-            "with Holm's correction": verdict_cell(verdict(one.difference.models), sure=bool(sure)),
+            **difference_cells(one.difference, procedures=procedures, models=models),
+        }
+        for one, procedures, models in with_holm(compared)
+    )
+
+
+def pair_table(contest: Contest) -> Table:
+    """Return one row per pair of classifiers, the one of larger ACR first."""
+    return Table.of(
+        {
+            "first": Cell(one.first_label),
+            "second": Cell(one.second_label),
+            "first − second": number_cell(one.difference.estimate, digits=4, signed=True),
+            "these models [95 %]": ends_cell(one.difference.models),
+            "first is": relation_cell(one.difference, one.difference.models, sure=bool(sure)),
         }
         for one, sure in zip(contest.comparisons, contest.significant, strict=True)
     )
@@ -120,5 +137,9 @@ def section(results: Results) -> Section | None:
     contests = [one for sigma in results.sigmas if (one := compare_all(results, sigma=sigma)) is not None]
     if not contests:
         return None
-    content = {"contests": [(one, pair_table(one)) for one in contests]}
+    labels = [Level(sigma, label_table(results, sigma=sigma)) for sigma in results.sigmas]
+    content = {
+        "labels": [level for level in labels if level.table.rows],
+        "contests": [(one, pair_table(one)) for one in contests],
+    }
     return Section("pairs", content, {f"pairs-sigma-{one.sigma:g}": pair_figure(one) for one in contests})

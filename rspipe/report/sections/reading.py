@@ -15,5 +15,6 @@ def section(results: Results) -> Section:
         "failures": certify.alpha * images,
         "seeds": dict.fromkeys((min(seeds), max(seeds))),
         "data": results.study.data.name,
+        "partial": any(results.population(summary.images) is not None for summary in results.summaries),
     }
     return Section("reading", content)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import SeedAverage, Summary
-from rspipe.report.tables import Cell, Table, duration, estimate_cell, number_cell, percent_cell, quantity
+from rspipe.report.tables import Cell, Table, duration, estimate_cell, half_cell, number_cell, percent_cell, quantity
 from rspipe.smoothing.certificates import radius_cap
 
 
@@ -43,7 +43,11 @@ def seed_table(averages: Sequence[SeedAverage]) -> Table:
             "σ": number_cell(average.sigma, digits=2),
             "method": Cell(average.label),
             "seeds": number_cell(average.seeds, digits=0),
-            "mean ACR ± 95 %": estimate_cell(average.acr),
+            "mean ACR": number_cell(average.models.estimate, digits=4),
+            "these procedures ± 95 %": Cell("one seed")
+            if average.procedures is None
+            else half_cell(average.procedures),
+            "these models ± 95 %": half_cell(average.models),
             "lowest seed": number_cell(average.lowest),
             "highest seed": number_cell(average.highest),
             "training of one": Cell(duration(average.training_seconds), average.training_seconds),

@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rspipe.records import SearchResult, Trial, TrialStatus
-from rspipe.report.differences import Comparison
+from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.figures import BLUE, GREY, RED, STYLE, draw_legend, new_panel
 from rspipe.report.questions import SEARCH, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import Cell, Table, bracketed, number, number_cell, quantity
+from rspipe.report.tables import Cell, Table, bracketed, not_judged, number, number_cell, quantity, relation_text
 from rspipe.search.sensitivity import best_so_far
+from rspipe.smoothing.judgement import Judgement
 
 _ENDS: dict[TrialStatus, str] = {
     "stopped": "stopped early",
@@ -35,13 +36,21 @@ def cost_sentence(trials: Sequence[Trial]) -> str:
 
 def worth_sentence(search: SearchResult, comparisons: Sequence[Comparison]) -> str:
     """Return the difference of the winner on test images to settings that were not searched; empty without."""
-    against = [one for one in comparisons if one.question == SEARCH and one.sigma == search.sigma]
-    worth = [
-        f"{bracketed(one.difference.models, signed=True)} against {one.second_label}"
-        for one in against
-        if one.first == search.label
-    ]
-    return f"ACR of the winner on test images, trained in full: {'; '.join(worth)}." if worth else ""
+
+    def worth(one: Comparison, settings: bool, models: bool) -> str:
+        judged, fixed = one.difference.procedures, one.difference.models
+        of_settings = not_judged(one.difference) if judged is None else _relation(judged, sure=settings)
+        return (
+            f"against {one.second_label}, these settings: {of_settings}; these models: {_relation(fixed, sure=models)}"
+        )
+
+    family = with_holm([one for one in comparisons if one.question == SEARCH])
+    found = [worth(*row) for row in family if (row[0].first, row[0].sigma) == (search.label, search.sigma)]
+    return f"ACR of the winner on test images, trained in full: {'; '.join(found)}." if found else ""
+
+
+def _relation(judgement: Judgement[str], *, sure: bool) -> str:
+    return f"{relation_text(judgement, sure=sure)}, {bracketed(judgement, signed=True, digits=4)}"
 
 
 def settings(parameters: dict[str, Any]) -> str:

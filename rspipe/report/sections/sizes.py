@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.arrays import FloatArray
-from rspipe.report.differences import Group, compare
+from rspipe.report.differences import Group
 from rspipe.report.figures import MARKERS, STYLE, draw_legend, drawn, label_colours, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
@@ -77,8 +77,8 @@ def _size_rows(results: Results, *, sigma: float) -> Iterator[dict[str, Cell]]:
             alone = {label: groups.get((label,), {}).get(size) for label in labels} if len(labels) > 1 else {}
             there = {label: one for label, one in alone.items() if one is not None}
             best = _best_method(results, there, sigma=sigma)
-            less_one = compare(group, Group.union(single), sigma=sigma) if single and size > 1 else None
-            less_best = compare(group, there[best], sigma=sigma) if best else None
+            less_one = results.compare(group, Group.union(single), sigma=sigma) if single and size > 1 else None
+            less_best = results.compare(group, there[best], sigma=sigma) if best else None
             yield {
                 "members of": Cell(" + ".join(labels)),
                 "k": Cell(f"{size}", size),

@@ -13,7 +13,9 @@ def largest_acr(results: Results) -> list[str]:
         if not summaries:
             continue
         top = max(summaries, key=lambda summary: summary.acr.estimate)
-        sentence = f"At σ = {sigma:g}, {top.name} has the largest ACR, {bracketed(top.acr)}"
+        sentence = (
+            f"At σ = {sigma:g}, {top.name} has the largest ACR, {bracketed(top.acr)} for this model on other images"
+        )
         if len(summaries) > 1:
             sentence += f", of {len(summaries)} classifiers; being picked on the test images flatters it"
         sentences.append(f"{sentence}.")

@@ -58,7 +58,7 @@ def test_a_member_is_alone_above_99_percent_of_the_weight(weights, member):
 
 def test_the_interval_of_a_sample_shrinks_to_a_point_where_the_sample_is_everything() -> None:
     values = credit("advmacer").mean(0)
-    half = 1.959964 * values.std(ddof=1) / np.sqrt(60)
+    half = t.ppf(0.975, 59) * values.std(ddof=1) / np.sqrt(60)
     for images, share in ((60, 0.0), (80, 0.5), (10**9, 1.0)):
         (found,) = compare_with_published(results_with(published=[published(0.4, images=images)]))
         assert found.measured.estimate == pytest.approx(values.mean())

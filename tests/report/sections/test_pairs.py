@@ -1,12 +1,14 @@
 """Facts about all pairs of classifiers: paired on common images, with and without correction for their number."""
 
 from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 
 from rspipe.report.page import section_html
-from rspipe.report.sections.pairs import compare_all, pair_figure, pair_table, section
-from rspipe.smoothing.inference import difference
+from rspipe.report.sections.pairs import compare_all, label_table, pair_figure, pair_table, section
+from rspipe.smoothing.inference import difference, holm
 from tests import results_builder as built
 
 
@@ -35,7 +37,7 @@ def test_the_table_has_every_pair_once_with_the_larger_acr_first(pairs):
     named = [frozenset((row[0].text, row[1].text)) for row in table.rows]
     assert len(named) == len(set(named)) == count * (count - 1) // 2
     assert all(row[2].value >= 0 for row in table.rows)
-    assert {row[3].text for row in table.rows} <= {"higher", "not significant"}
+    assert {row[4].text.partition(" (")[0] for row in table.rows} <= {"higher", "undecided"}
 
 
 def test_of_many_classifiers_the_best_are_compared_and_the_rest_is_counted(made, monkeypatch):
@@ -43,6 +45,13 @@ def test_of_many_classifiers_the_best_are_compared_and_the_rest_is_counted(made,
     acr = [sorted(group.acr for group in one.groups) for one in (few, everyone)]
     assert acr[0] == pytest.approx(acr[1][-4:])
     assert few.left_out == len(everyone.groups) - 4
+    # The correction is for all pairs: those shown have the verdicts that they have among all.
+    sure = {
+        (one.first, one.second): bool(yes) for one, yes in zip(everyone.comparisons, everyone.significant, strict=True)
+    }
+    shown = {(one.first, one.second): bool(yes) for one, yes in zip(few.comparisons, few.significant, strict=True)}
+    assert len(shown) == 6
+    assert shown == {pair: sure[pair] for pair in shown}
     monkeypatch.setattr("rspipe.report.sections.pairs.compare_all", lambda _, *, sigma: few if sigma == 0.25 else None)
     assert f"at σ = 0.25: {few.left_out}." in " ".join(section_html(section(made)).split())
     monkeypatch.undo()
@@ -58,6 +67,20 @@ def test_classifiers_that_are_not_finished_are_left_out(made):
     found = compare_all(part, sigma=short.sigma)
     assert found.left_out == 1
     assert found.images == 60
+
+
+def test_methods_are_compared_by_their_seeds_and_as_one_family(made):
+    table = label_table(made, sigma=0.25)
+    assert len(table.rows) == 3
+    place = table.columns.index
+    assert {row[place("seeds")].text for row in table.rows} == {"2 and 2"}
+    assert all(row[place("first − second")].value >= 0 for row in table.rows)
+    groups = [np.array([c.credited_radius for c in seeds]) for seeds in made.models_at(0.25).values()]
+    differences = [difference(a, b) for a, b in combinations(groups, 2)]
+    assert sum("with Holm" in row[place("procedures: first is")].text for row in table.rows) == int(
+        holm([one.procedures.p for one in differences]).sum()
+    )
+    assert label_table(replace(made, models=made.models[:1]), sigma=0.25).rows == ()
 
 
 def test_one_classifier_has_nothing_to_be_compared_with(made):

@@ -14,9 +14,12 @@ from rspipe.report.sections import trials as trials_
 from rspipe.report.sections.search import cost_figure
 from rspipe.report.sections.sensitivity import importance_figure, response_figure
 from rspipe.report.sections.trials import front_figure, stopping_figure
+from rspipe.report.tables import bracketed
 from rspipe.search.sensitivity import best_so_far, front, responses
 from rspipe.search.trials import search_warnings
+from rspipe.smoothing.inference import difference
 from rspipe.study.config import StudyConfig
+from tests import results_builder as built
 from tests.results_builder import search as trials_of_which_one_diverged
 from tests.search.test_sensitivity import drawn
 from tests.search.test_sensitivity import search as spec
@@ -121,3 +124,16 @@ def test_a_warning_counts_the_trials_that_were_lost_and_names_the_first() -> Non
         collapsed == f"{found.id}: 1 of 5 trials collapsed, the first of them trial 0 (lbd = 4, m = 2): knows one class"
     )
     assert list(search_warnings(found.id, [trials[0]])) == []
+
+
+def test_a_winner_is_judged_as_these_settings() -> None:
+    results = built.results()
+    (sentence, _) = search.section(results).content["sentences"]
+    groups = results.groups(0.25)
+    one = difference(groups["advmacer_tuned"].credits, groups["advmacer"].credits)
+    assert (
+        "ACR of the winner on test images, trained in full: against advmacer (mean of 2 seeds), these settings: "
+        in sentence
+    )
+    assert bracketed(one.procedures, signed=True, digits=4) in sentence.partition("these models: ")[0]
+    assert bracketed(one.models, signed=True, digits=4) in sentence.partition("these models: ")[2]
