@@ -3,7 +3,7 @@
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from rspipe.study.groups import Sigmas
 
 
@@ -19,30 +19,51 @@ class PublishedResult(Spec):
     sigma: PositiveFloat
     acr: NonNegativeFloat
     """Mean over their seeds, where there are several."""
+    seeds: PositiveInt = 1
     low: NonNegativeFloat | None = None
-    """Of their seeds; `acr` by default."""
+    """The least ACR of their seeds, of which there are two to five where it is given with `high`."""
     high: NonNegativeFloat | None = None
+    decimals: NonNegativeInt | None = None
+    """To which it is rounded; as many as are written by default, but three at least."""
     images: PositiveInt = 10_000
-    """Test images that it is an average over; those certified here are taken for a sample of them."""
+    """Test images that it is an average over: the first ones, or every `every`-th."""
+    every: PositiveInt = 1
+    """20: over images 0, 20, 40, ... of the test set."""
     source: str
     differs: str = ""
     """In what the entry differs from what was published; empty where it is the same recipe."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "PublishedResult":
-        low, high = self.span
-        if not low <= self.acr <= high:
+        low, high = self.low, self.high
+        if (low is None) != (high is None):
             raise PydanticCustomError(
-                "published_order",
-                "low = {low}, acr = {acr} and high = {high} must ascend",
-                {"low": low, "acr": self.acr, "high": high},
+                "published_span", "low and high of their seeds belong together; give both or none"
             )
+        if low is not None and high is not None:
+            if not low <= self.acr <= high:
+                raise PydanticCustomError(
+                    "published_order",
+                    "low = {low}, acr = {acr} and high = {high} must ascend",
+                    {"low": low, "acr": self.acr, "high": high},
+                )
+            if not 2 <= self.seeds <= 5:
+                raise PydanticCustomError(
+                    "published_seeds",
+                    "low and high tell the scatter of two to five seeds, not of seeds = {seeds}; correct one of them",
+                    {"seeds": self.seeds},
+                )
         return self
 
     @property
-    def span(self) -> tuple[float, float]:
-        """Lowest and highest of their seeds."""
-        return (self.acr if self.low is None else self.low), (self.acr if self.high is None else self.high)
+    def rounded_to(self) -> int:
+        """Decimals of `acr`."""
+        return max(3, len(repr(self.acr).partition(".")[2])) if self.decimals is None else self.decimals
+
+    @property
+    def examples(self) -> range:
+        """Numbers of the test images that it is an average over."""
+        return range(0, self.images * self.every, self.every)
 
 
 class Claim(Spec):
@@ -54,8 +75,14 @@ class Claim(Spec):
     sigma: Sigmas | None = None
     """Noise levels; all where both entries are certified by default."""
     by: float | None = None
-    """The difference that was published, at the only noise level named."""
+    """The difference that was published, first less second, at the only noise level named; below 0, the published order
+    is the other way round, and it is that order which is judged."""
+    seeds: PositiveInt = 1
+    """Published seeds of each entry."""
     source: str = ""
+    differs: str = ""
+    """Data, architecture or certificate that the claim was made on, where they are others than here: a verdict on it is
+    then no reproduction. Empty where they are the same."""
 
     @model_validator(mode="after")
     def _one_difference(self) -> "Claim":

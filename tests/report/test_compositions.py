@@ -167,8 +167,8 @@ def test_a_claim_is_open_where_every_one_of_the_ensembles_is_one_member_alone():
         (claim,) = judge_claims(replace(results, ensembles=tuple(records)))
         return claim
 
-    assert alone(3).verdict == "one member alone"
-    assert alone(2).verdict != "one member alone"
+    assert alone(3).reproduction == "one member alone"
+    assert alone(2).reproduction != "one member alone"
     assert "of which 2 are one member alone" in alone(2).comparison.first_label
 
 

@@ -9,7 +9,14 @@ from scipy.stats import t
 from rspipe.errors import StudyError
 from rspipe.report.export import summary_markdown
 from rspipe.report.page import render_report, report_chapters
-from rspipe.report.sections.claims import compare_with_published, judge_claims
+from rspipe.report.sections.claims import (
+    claim_sentence,
+    claim_table,
+    compare_with_published,
+    judge_claims,
+    published_table,
+)
+from rspipe.smoothing.inference import difference
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -40,46 +47,69 @@ def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_n
         claims=[{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)", "sigma": 0.25}]
     )
     (before,) = judge_claims(made)
-    assert before.verdict != "one member alone"
+    assert before.reproduction != "one member alone"
     left = tuple(replace(one, weights=(0.004, 0.996)) if one.method == "esbrs_ratio" else one for one in made.ensembles)
     alone = replace(made, ensembles=left)
     (claim,) = judge_claims(alone)
-    assert claim.verdict == "one member alone"
+    assert claim.reproduction == "one member alone"
     assert claim.comparison.first_label == "advmacer x2 (esbrs_ratio) = advmacer, seed 1"
     assert claim.comparison.difference == before.comparison.difference
     page = render_report(alone, report_chapters(alone))
     assert "gaussian x1 + advmacer x1 (esbrs_ratio) = advmacer, seed 0" in page
 
 
-@pytest.mark.parametrize(("weights", "member"), [((0.99, 0.01), None), ((0.009, 0.991), "b"), ((0.5, 0.5), None)])
-def test_a_member_is_alone_above_99_percent_of_the_weight(weights, member):
-    assert built.ensemble("x", 0.25, ("a", "b"), weights=weights).sole_member == member
+def beside(**changes):
+    """Return the only published result beside what is measured of AdvMacer's two seeds on images 0 to 59."""
+    (one,) = compare_with_published(results_with(published=[published(0.4, **changes)]))
+    return one
 
 
-def test_the_interval_of_a_sample_shrinks_to_a_point_where_the_sample_is_everything() -> None:
-    values = credit("advmacer").mean(0)
-    half = t.ppf(0.975, 59) * values.std(ddof=1) / np.sqrt(60)
-    for images, share in ((60, 0.0), (80, 0.5), (10**9, 1.0)):
-        (found,) = compare_with_published(results_with(published=[published(0.4, images=images)]))
-        assert found.measured.estimate == pytest.approx(values.mean())
-        assert found.measured.high - found.measured.low == pytest.approx(2 * half * share, abs=1e-6)
-        assert found.images == 60
+def test_a_published_acr_over_the_same_images_is_one_more_draw_of_the_recipe() -> None:
+    one = beside(images=60)
+    seeds = credit("advmacer").mean(1)
+    assert one.images == "the same 60"
+    judged = one.difference.procedures
+    assert judged.estimate == pytest.approx(seeds.mean() - 0.4)
+    # Two seeds here and one there.
+    assert judged.seed_variance == pytest.approx(seeds.var(ddof=1) * (1 / 2 + 1))
+    assert (judged.df, judged.image_variance) == (1, 0.0)
+    # Rounded to three decimals: the interval for these models is not a point.
+    assert one.difference.models.high - one.difference.models.low == pytest.approx(2 * 1.96 * 1e-3 / 12**0.5, rel=1e-3)
 
 
-def test_a_published_value_agrees_where_the_spread_of_its_seeds_and_the_images_reach_the_measured_one() -> None:
-    mean = float(credit("advmacer").mean())
-    exact = {"images": 60}
-    cases = [
-        (published(mean - 0.02, low=mean - 0.03, high=mean - 0.01, **exact), "higher", 0.02),
-        (published(mean + 0.02, low=mean + 0.01, high=mean + 0.03, **exact), "lower", -0.02),
-        (published(mean + 0.02, low=mean - 0.01, high=mean + 0.03, **exact), "agrees", -0.02),
-        # Sixty images of many leave room for this.
-        (published(mean + 0.001), "agrees", -0.001),
-    ]
-    for entry, verdict, difference in cases:
-        (found,) = compare_with_published(results_with(published=[entry]))
-        assert (found.verdict, found.difference.estimate) == (verdict, pytest.approx(difference))
-        assert found.difference.low <= found.difference.estimate <= found.difference.high
+def test_the_scatter_of_published_seeds_comes_from_their_range() -> None:
+    judged = beside(images=60, seeds=5, low=0.39, high=0.41).difference.procedures
+    seeds = credit("advmacer").mean(1)
+    assert judged.seed_variance == pytest.approx(seeds.var(ddof=1) / 2 + (0.02 / 2.33) ** 2 / 5)
+
+
+def test_the_first_images_of_more_are_no_sample_and_are_not_compared() -> None:
+    for images in (61, 10_000):
+        one = beside(images=images)
+        assert one.difference is None
+        assert one.images == f"60 of their {images:,}: no sample of each other, not compared"
+    assert beside(images=30).difference is None
+
+
+def test_images_spread_over_the_test_set_are_compared_as_a_sample_of_it() -> None:
+    made = results_with(published=[published(0.4, images=600), published(0.4, images=60, every=7)])
+    spread = replace(made, certified=tuple(replace(one, example=10 * one.example) for one in made.certified))
+    sample, others = compare_with_published(spread)
+    assert sample.images == "60 of their 600"
+    assert others.images == "60, of theirs 6 of 60"
+    # The finite-population factor 1 / 60 - 1 / 600 against 1 / 60 + 1 / 60 for two samples.
+    ratio = others.difference.models.image_variance / sample.difference.models.image_variance
+    assert ratio == pytest.approx((1 / 60 + 1 / 60) / (1 / 60 - 1 / 600))
+
+
+def test_one_seed_is_not_judged_and_other_terms_are_said() -> None:
+    made = results_with(published=[published(0.1, images=60, differs="fewer epochs")])
+    alone = replace(made, certified=tuple(one for one in made.certified if not one.id.endswith("seed1")))
+    (one,) = compare_with_published(alone)
+    assert one.difference.procedures is None
+    cells = dict(zip(published_table([one]).columns, published_table([one]).rows[0], strict=True))
+    assert cells["this recipe is"].text == "not judged: one seed"
+    assert cells["these models are"].text == "higher than (under other terms)"
 
 
 def test_what_is_not_certified_is_left_out() -> None:
@@ -88,30 +118,80 @@ def test_what_is_not_certified_is_left_out() -> None:
     assert judge_claims(replace(results, certified=())) == ()
 
 
-def test_a_claim_is_judged_by_the_paired_interval_at_every_noise_level() -> None:
-    claims = [
-        {"first": "advmacer", "second": "gaussian"},
-        {"first": "gaussian", "second": "advmacer", "sigma": 0.25, "by": 0.1, "source": SOURCE},
-    ]
-    judged = judge_claims(results_with(claims=claims))
-    assert [(one.comparison.sigma, one.claim.first) for one in judged] == [
-        (0.25, "advmacer"),
-        (0.5, "advmacer"),
-        (0.25, "gaussian"),
-    ]
-    difference = credit("advmacer").mean(0) - credit("gaussian").mean(0)
-    half = t.ppf(0.975, 59) * difference.std(ddof=1) / np.sqrt(60)
-    first, _, turned = judged
-    assert first.comparison.difference.estimate == pytest.approx(difference.mean())
-    assert difference.mean() - half > 0
-    assert (first.verdict, turned.verdict) == ("reproduced", "contradicted")
-    assert turned.comparison.difference.models.high == pytest.approx(-(difference.mean() - half), abs=1e-6)
+def test_a_claim_is_judged_for_procedures_and_for_these_models_at_every_noise_level() -> None:
+    judged = judge_claims(results_with(claims=[{"first": "advmacer", "second": "gaussian"}]))
+    assert [one.comparison.sigma for one in judged] == list(built.SIGMAS)
+    for one in judged:
+        expected = difference(credit("advmacer", one.comparison.sigma), credit("gaussian", one.comparison.sigma))
+        assert one.comparison.difference == expected
+    at_quarter, at_half = judged
+    assert at_quarter.comparison.difference.procedures.verdict == "holds here"
+    assert at_quarter.reproduction == "reproduced"
+    # A seed of the second diverged there.
+    assert (at_half.comparison.difference.procedures, at_half.reproduction) == (None, "not judged")
 
 
-def test_images_that_do_not_decide_make_a_claim_not_significant() -> None:
-    (one,) = judge_claims(results_with(claims=[{"first": "advmacer", "second": "advmacer"}]))[:1]
-    assert one.comparison.difference.estimate == 0
-    assert one.verdict == "not significant"
+def test_a_published_difference_below_zero_is_judged_by_its_order() -> None:
+    claims = [{"first": "gaussian", "second": "advmacer", "sigma": 0.25, "by": by} for by in (-0.1, 0.1)]
+    turned, wrong = judge_claims(results_with(claims=claims))
+    assert (turned.comparison.first, turned.by) == ("advmacer", 0.1)
+    assert turned.comparison.difference.estimate == pytest.approx(-wrong.comparison.difference.estimate)
+    assert turned.comparison.difference.estimate > 0
+
+
+def clear(*, spread=0.0, others=0, **claim):
+    """Return the judgement of a claim that is right by .1, with seeds that scatter by .001, first of a family.
+
+    `spread`: standard deviation of the difference from image to image; `others`: claims of no difference beside it.
+    """
+    first = {"first": "advmacer", "second": "gaussian", "sigma": 0.25, **claim}
+    made = results_with(claims=[first, *[{**first, "second": "advmacer", "by": None}] * others])
+    means = {"advmacer-s0.25-seed0": 5.1, "advmacer-s0.25-seed1": 5.101, "gaussian-s0.25-seed0": 5.0}
+    means["gaussian-s0.25-seed1"] = 5.001
+    noise = np.random.default_rng(0).normal(0, 1, 60)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    certified = [
+        replace(one, radius=means[one.id] + spread * noise * one.id.startswith("a"), prediction=one.label)
+        if one.id in means
+        else one
+        for one in made.certified
+    ]
+    return judge_claims(replace(made, certified=tuple(certified)))[0]
+
+
+def test_a_claim_is_reproduced_on_its_own_data_alone() -> None:
+    assert clear().reproduction == "reproduced"
+    elsewhere = clear(differs="CIFAR-10")
+    assert elsewhere.reproduction == "other data"
+    assert elsewhere.comparison.difference.procedures.verdict == "holds here"
+    assert elsewhere.procedures_hold
+    (row,) = claim_table([elsewhere]).rows
+    assert "other data: CIFAR-10" in [cell.text for cell in row]
+    assert "holds here (with Holm)" in [cell.text for cell in row]
+
+
+def test_the_size_of_a_difference_is_judged_beside_a_verdict_on_its_sign() -> None:
+    assert [clear(by=by).size.verdict for by in (0.05, 0.1, 0.15)] == ["larger", "as large", "smaller"]
+    assert clear().size is None
+    undecided = clear(spread=1.0, by=0.1)
+    assert undecided.comparison.difference.procedures.verdict == "undecided"
+    assert undecided.size is None
+
+
+def test_claims_of_one_seed_are_not_judged_for_procedures() -> None:
+    made = results_with(claims=[{"first": "advmacer", "second": "gaussian", "sigma": 0.25}])
+    alone = replace(made, certified=tuple(one for one in made.certified if one.id != "gaussian-s0.25-seed1"))
+    judged = judge_claims(alone)
+    assert [one.reproduction for one in judged] == ["not judged"]
+    assert "not judged: one seed" in [cell.text for cell in claim_table(judged).rows[0]]
+    assert "0 of 0 judged claims" in claim_sentence(judged)
+
+
+def test_all_claims_are_one_family() -> None:
+    """The difference is 2.8 standard errors: p = .007 on 59 degrees of freedom, below .05 / 5 and above .05 / 10."""
+    spread = 0.1 / 2.8 * 60**0.5
+    assert clear(spread=spread).comparison.difference.models.p == pytest.approx(2 * t.sf(2.8, 59))
+    assert [clear(spread=spread, others=others).models_hold for others in (0, 4, 9)] == [True, True, False]
 
 
 def test_an_ensemble_is_named_as_in_tables() -> None:
@@ -120,7 +200,6 @@ def test_an_ensemble_is_named_as_in_tables() -> None:
     assert [one.comparison.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_report_and_summary_show_claims_and_published_results_with_their_verdicts() -> None:
     results = results_with(
         published=[published(0.9, images=60, differs="fewer epochs")],
@@ -128,7 +207,7 @@ def test_report_and_summary_show_claims_and_published_results_with_their_verdict
     )
     page, text = render_report(results, report_chapters(results)), summary_markdown(results)
     for shown in (page, text):
-        for word in ("reproduced", "lower", "0.9000", "60 of 60", "fewer epochs", SOURCE):
+        for word in ("these procedures", "lower than", "0.9000", "the same 60", "fewer epochs", SOURCE):
             assert word in shown
     headings = ("<h3>Claims</h3>", "<h3>Published results</h3>")
     assert all(heading in page for heading in headings)
@@ -153,7 +232,15 @@ def test_claims_and_published_results_are_no_part_of_an_identity() -> None:
             "claims=[{first='gaussian x2 (esbrs)', second='macer'}]",
             r"no entry 'gaussian x2 \(esbrs\)'; did you mean 'gaussian x2 \(esbrs_",
         ),
-        ("published=[{entry='macer', sigma=0.25, acr=1, low=2, source='x'}]", "low = 2.0, acr = 1.0 and high = 1.0"),
+        (
+            "published=[{entry='macer', sigma=0.25, acr=1, low=2, high=3, seeds=2, source='x'}]",
+            "low = 2.0, acr = 1.0 and high",
+        ),
+        (
+            "published=[{entry='macer', sigma=0.25, acr=1, low=1, source='x'}]",
+            "low and high of their seeds belong together",
+        ),
+        ("published=[{entry='macer', sigma=0.25, acr=1, low=1, high=1, source='x'}]", "not of seeds = 1"),
         ("claims=[{first='gaussian', second='macer', by=0.1}]", "by = 0.1 needs a single sigma"),
     ],
 )
@@ -186,5 +273,6 @@ def test_an_ensemble_of_listed_models_or_a_subset_is_named_as_in_tables_and_not_
 
 def test_specs_have_their_defaults() -> None:
     one = PublishedResult(entry="a", sigma=0.5, acr=1.0, source="")
-    assert one.span == (1.0, 1.0)
+    assert (one.rounded_to, one.examples) == (3, range(10_000))
+    assert PublishedResult(entry="a", sigma=0.5, acr=1.5581, images=500, every=20, source="").examples[-1] == 9980
     assert Claim(first="a", second="b").sigma is None
