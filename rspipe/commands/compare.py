@@ -1,26 +1,29 @@
-"""Compare the classifiers of run directories: paired differences of ACR on the images that they share.
+"""Compare classifiers of run directories and certification logs: paired differences of ACR, image by image.
 
-Runs that differ in alpha, n, rule or images are refused, unless certificates on the same terms may be derived from
-the stored counts.
+What differs in alpha, n, rule or images is refused, unless certificates on the same terms may be derived from the
+stored counts, or from those that a log's radii imply.
 """
 
 from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from rspipe.commands.terminal import print_table
 from rspipe.errors import MismatchError
+from rspipe.report.logged import LoggedCertificates, log_caveat
 from rspipe.report.runs import agreed_terms, compare_runs, comparison_table, costs_of_terms
-from rspipe.stages.report import read_run
+from rspipe.stages.report import read_run_or_log
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which run directories to compare, and on which terms."""
+    """What to compare, and on which terms."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories, folders or addresses; the first is what the others are compared with, name by name."""
+    """Run directories, folders or addresses, and certification logs; the first is what the others are compared with,
+    name by name, a log with everything at its noise level."""
     against: str | None = None
     """A label or an ensemble of the first run to compare everything with, e.g. gaussian; one run is enough then."""
     rederive: bool = False
@@ -30,6 +33,8 @@ class Options:
     """Of derived certificates; the smallest of the runs by default."""
     n: int | None = None
     """Samples of derived certificates, at most; as many as both sides have of an image by default."""
+    sigma: float | None = None
+    """Noise level of logs; what their name, a column or their radii say by default."""
     allow_code: bool = False
     """Let studies name architectures as module:function; as when they were run."""
 
@@ -37,21 +42,25 @@ class Options:
 def main(options: Options) -> None:
     """Print paired differences between the runs' classifiers."""
     if len(options.runs) < (1 if options.against else 2):
-        raise MismatchError("give two run directories or more, or one and --against")
-    runs = [read_run(text, allow_code=options.allow_code) for text in options.runs]
+        raise MismatchError("give two run directories or logs or more, or one and --against")
+    console = Console(width=None if Console().is_terminal else 180)
     try:
+        runs = [read_run_or_log(text, allow_code=options.allow_code, sigma=options.sigma) for text in options.runs]
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise MismatchError(str(error)) from error
     differences = compare_runs(runs, terms, against=options.against, common_images=options.rederive)
-    console = Console(width=None if Console().is_terminal else 180)
+    for run in runs:
+        for one in run.all_certified:
+            if isinstance(one, LoggedCertificates) and (caveat := log_caveat(one)):
+                console.print(f"[yellow]warning:[/] {escape(run.name)}: {caveat}", soft_wrap=True)
     if terms.by_rule:
-        source = f"the rule's own certificates: n = {terms.n:,}"
+        source = f"the rule's own certificates: n = {terms.n:,}" if terms.n else "as logged: n not known"
     else:
         source = f"CERTIFY with the first samples, as many as both have of an image, at most {terms.n:,}"
         costs = costs_of_terms(runs, terms, against=options.against)
         print_table(console, costs, title="Common terms: mean samples of an image, and ACR, by the own rule and here")
-    title = f"ACR, {source}, alpha = {terms.alpha:g}"
+    title = f"ACR, {source}, alpha {'not known' if terms.alpha is None else f'= {terms.alpha:g}'}"
     print_table(console, comparison_table(differences), title=title)
     note = (
         f"{len(differences)} differences. These models: the networks as they are, on other test images. These "

@@ -1,4 +1,4 @@
-"""Paired differences between classifiers of several runs, on images that all of them were certified on."""
+"""Paired differences between classifiers of several runs or logs, on images that all of them were certified on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +12,7 @@ from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare, with_holm
+from rspipe.report.logged import LoggedCertificates
 from rspipe.report.tables import Cell, Table, difference_cells, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
@@ -19,7 +20,7 @@ from rspipe.smoothing.derivation import derive, early_samples
 from rspipe.smoothing.metrics import credited_radius
 from rspipe.spec import ImageChoice, samples_all
 
-_ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "seed")
+_ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "calibration_from", "seed")
 """Settings of a data spec that are about other splits than the test images."""
 
 
@@ -27,40 +28,64 @@ Name = tuple[str, float]
 """Of one or several classifiers of a run: a label or an ensemble's name in a study file, and the noise level."""
 
 
+Certified = CountTable | LoggedCertificates
+"""What is known of one classifier."""
+
+
 @dataclass(frozen=True)
 class CertifiedRun:
-    """The counts of a run directory, for a comparison with others."""
+    """The classifiers of a run directory, or the one of a log, for a comparison with others."""
 
     name: str
-    data: DataSpec
-    counts: Mapping[Name, tuple[CountTable, ...]]
+    data: DataSpec | None
+    """None for a log, which does not say."""
+    certified: Mapping[Name, tuple[Certified, ...]]
     """Of every label, one per seed, and of every ensemble, in the order of the study."""
     images: ImageChoice | None = None
     """That the study certifies."""
 
     @property
-    def all_counts(self) -> Iterator[CountTable]:
-        """The counts of all classifiers."""
-        return chain.from_iterable(self.counts.values())
+    def all_certified(self) -> Iterator[Certified]:
+        """All classifiers."""
+        return chain.from_iterable(self.certified.values())
+
+
+def counts_of(one: Certified) -> CountTable:
+    """Return the counts of a classifier, or those that a log implies.
+
+    Raises:
+        MismatchError: Its log implies none.
+    """
+    counts = one.counts if isinstance(one, LoggedCertificates) else one
+    if counts is None:
+        raise MismatchError(
+            "the radii of a log do not tell its n and alpha, so that nothing can be derived from it; see rspipe audit, "
+            "or leave out --rederive"
+        )
+    return counts
 
 
 @dataclass(frozen=True)
 class Terms:
     """Certificates that all runs can give: by their rule, or CERTIFY with samples that both sides of a pair have."""
 
-    n: int
-    """Samples of the estimate, at most."""
-    alpha: float
+    n: int | None
+    """Samples of the estimate, at most; None, as alpha is, where only logs are compared that do not tell."""
+    alpha: float | None
     by_rule: bool
     """Whether rule and n are the same everywhere; else each image has what `common_samples` says."""
 
-    def credits(self, counts: CountTable, samples: Mapping[int, int]) -> FloatArray:
-        """Return the credited radii [image] of a classifier on these terms.
+    def credits(self, one: Certified, samples: Mapping[int, int]) -> FloatArray:
+        """Return the credited radii [image] of a classifier on these terms; those of a log as it has them.
 
         Args:
-            counts: All of the classifier's.
+            one: The classifier.
             samples: Of `common_samples`, by example; not needed where certificates are the rule's.
         """
+        if self.by_rule and isinstance(one, LoggedCertificates) and one.alpha in (None, self.alpha):
+            return credited_radius(one.radius, one.prediction == one.label)
+        counts = counts_of(one)
+        assert self.alpha is not None
         if self.by_rule:
             certificates = derive(counts, alpha=self.alpha)
         else:
@@ -79,15 +104,15 @@ def _free_samples(counts: CountTable) -> IntArray:
     return np.asarray(np.where(np.isin(counts.stop, ["label", "futility"]), counts.n, drawn), dtype=np.int64)
 
 
-def common_samples(every: Sequence[CountTable], terms: Terms) -> dict[int, int]:
+def common_samples(every: Sequence[Certified], terms: Terms) -> dict[int, int]:
     """Return by example how many estimation samples all of several classifiers have, at most those of the terms.
 
     Where one was given up, as wrong or futile, the others keep theirs: it counts 0.
     """
-    examples = reduce(np.intersect1d, [counts.example for counts in every])
+    examples = reduce(np.intersect1d, [one.example for one in every])
     sizes = np.full(examples.size, terms.n)
-    for counts in every:
-        sizes = np.minimum(sizes, _free_samples(counts)[np.searchsorted(counts.example, examples)])
+    for one in every:
+        sizes = np.minimum(sizes, _free_samples(counts_of(one))[np.searchsorted(one.example, examples)])
     return dict(zip(examples.tolist(), sizes.tolist(), strict=True))
 
 
@@ -97,7 +122,7 @@ def agreed_terms(
     """Return the terms on which runs are compared.
 
     Args:
-        runs: At least one, each with counts.
+        runs: At least one, each with classifiers.
         rederive: Whether certificates may be derived from the counts where alpha, n or the rule differ: at the
             smallest alpha, and for each image with as many samples as both sides of a pair have. The n0 of the
             selection stays each run's own.
@@ -110,9 +135,11 @@ def agreed_terms(
     """
     first, *others = runs
     for other in others:
+        if first.data is None or other.data is None:
+            continue
         if (ours := tested_images(first.data)) != (theirs := tested_images(other.data)):
             raise MismatchError(f"{first.name} and {other.name} are of different test images: {ours} and {theirs}")
-    every = [counts for run in runs for counts in run.all_counts]
+    every = [one for run in runs for one in run.all_certified]
     if not rederive:
         if alpha is not None or n is not None:
             raise ValueError("another alpha or n needs certificates derived from the counts: say --rederive, too")
@@ -122,12 +149,15 @@ def agreed_terms(
                     f"{first.name} and {other.name} are not comparable: {differences}; --rederive derives certificates "
                     "on the same terms from the counts"
                 )
-    level = min(counts.alpha for counts in every) if alpha is None else alpha
+        level = min((one.alpha for one in every if one.alpha is not None), default=None)
+        return Terms(next((one.n for one in every if one.n is not None), None), level, by_rule=True)
+    tables = [counts_of(one) for one in every]
+    level = min(counts.alpha for counts in tables) if alpha is None else alpha
     check_alpha(level)
-    alike = len({(_rule(counts), counts.n) for counts in every}) == 1
-    if alike and n in (None, every[0].n):
-        return Terms(every[0].n, level, by_rule=True)
-    most = min(int(_free_samples(counts).max(initial=0)) for counts in every)
+    alike = len({(_rule(counts), counts.n) for counts in tables}) == 1
+    if alike and n in (None, tables[0].n):
+        return Terms(tables[0].n, level, by_rule=True)
+    most = min(int(_free_samples(counts).max(initial=0)) for counts in tables)
     size = most if n is None else n
     if not 1 <= size <= most:
         raise ValueError(f"n must lie in [1, {most}], the samples that every classifier has at some image; got {size}")
@@ -141,27 +171,30 @@ def tested_images(data: DataSpec) -> dict[str, Any]:
     return {"name": "digits"} if data.name == "digits" else data.model_dump(mode="json", exclude=set(_ONLY_TRAINING))
 
 
-def _rule(counts: CountTable) -> str:
+def _rule(one: Certified) -> str:
     """Return the rule with its parameters, in words."""
+    if isinstance(one, LoggedCertificates):
+        return "fixed"
     # An image that misses the label counts 0 whether or not it was stopped.
-    parameters = {name: value for name, value in asdict(counts.rule).items() if name not in ("name", "label_stop")}
-    return " ".join([counts.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
+    parameters = {name: value for name, value in asdict(one.rule).items() if name not in ("name", "label_stop")}
+    return " ".join([one.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
 
 
 def _different_terms(a: CertifiedRun, b: CertifiedRun) -> str:
     """Return the differences of two runs that change the meaning of a certificate, in words; empty without any."""
 
     def terms(run: CertifiedRun) -> dict[str, list[str]]:
-        every = [*run.all_counts]
+        every = [*run.all_certified]
         return {
-            "rule": sorted({_rule(counts) for counts in every}),
-            "n": sorted({f"{counts.n:,}" for counts in every}),
-            "alpha": sorted({f"{counts.alpha:g}" for counts in every}),
-            "n0": sorted({f"{counts.n0:,}" for counts in every}),
+            "rule": sorted({_rule(one) for one in every}),
+            "n": sorted({f"{one.n:,}" for one in every if one.n is not None}),
+            "alpha": sorted({f"{one.alpha:g}" for one in every if one.alpha is not None}),
+            "n0": sorted({f"{one.n0:,}" for one in every if isinstance(one, CountTable)}),
         }
 
     ours, theirs = terms(a), terms(b)
-    different = [name for name in ours if ours[name] != theirs[name]]
+    # What a log does not say is not known to differ.
+    different = [name for name in ours if ours[name] and theirs[name] and ours[name] != theirs[name]]
     return ", ".join(f"{name} is {'/'.join(ours[name])} and {'/'.join(theirs[name])}" for name in different)
 
 
@@ -195,7 +228,7 @@ def compare_runs(
         if comparison is None:
             raise MismatchError(f"{first_run.name} and {second_run.name} have no images in common")
         examples = np.intersect1d(a.examples, b.examples)
-        one, other = first_run.counts[first][0], second_run.counts[second][0]
+        one, other = first_run.certified[first][0], second_run.certified[second][0]
         if not np.array_equal(_labels(one, examples), _labels(other, examples)):
             raise MismatchError(
                 f"{first_run.name} and {second_run.name} number their images differently: labels differ"
@@ -208,12 +241,14 @@ def compare_runs(
 
 def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name], terms: Terms) -> tuple[Group, Group]:
     """Return both sides of a pair on the terms, with the samples that both have."""
-    both = [run.counts[name] for run, name in (first, second)]
+    both = [run.certified[name] for run, name in (first, second)]
     samples = {} if terms.by_rule else common_samples([*both[0], *both[1]], terms)
 
-    def group(side: tuple[CountTable, ...], run: CertifiedRun, name: Name) -> Group:
-        rows = [(counts.example, terms.credits(counts, samples)) for counts in side]
-        seeds = tuple(counts.id for counts in side) if side[0].kind[0] == "model" else ()
+    def group(side: tuple[Certified, ...], run: CertifiedRun, name: Name) -> Group:
+        rows = [(one.example, terms.credits(one, samples)) for one in side]
+        # A log may be of an ensemble; as of one model, nothing is judged of its procedure.
+        models = [one.id for one in side if isinstance(one, LoggedCertificates) or one.kind[0] == "model"]
+        seeds = tuple(models) if len(models) == len(side) else ()
         return replace(Group.of_credits(rows, id_=name[0], label=_title(run, name)), seeds=seeds)
 
     return group(both[0], *first), group(both[1], *second)
@@ -227,8 +262,9 @@ def _population(first: tuple[CertifiedRun, Group], second: tuple[CertifiedRun, G
     (run, a), (other, b) = first, second
     shared = int(np.intersect1d(a.examples, b.examples).size)
     spread = [one for one in (run, other) if samples_all(one.images)]
-    whole = {max(counts.example.size for counts in one.all_counts) for one in spread}
-    return None if shared in (0, *whole) or (spread and run.data.name == "digits") else shared
+    whole = {max(known.example.size for known in one.all_certified) for one in spread}
+    shuffled = any(one.data is not None and one.data.name == "digits" for one in spread)
+    return None if shared in (0, *whole) or shuffled else shared
 
 
 def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str | None = None) -> Table:
@@ -240,19 +276,20 @@ def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str |
 
     def rows() -> Iterator[dict[str, Cell]]:
         for pair in _pairs(runs, against):
-            both = [run.counts[name] for run, name in pair]
+            both = [run.certified[name] for run, name in pair]
             samples = common_samples([*both[0], *both[1]], terms)
             here = np.array(list(samples.values()))
             for (run, name), side, group, by_rule in zip(
                 pair, both, _groups(*pair, terms), _groups(*pair, own), strict=True
             ):
                 shared = np.array(list(samples), dtype=np.int64)
-                had = np.concatenate([_free_samples(counts)[np.isin(counts.example, shared)] for counts in side])
+                had = [_free_samples(counts_of(one))[np.isin(one.example, shared)] for one in side]
+                own_samples = float(np.concatenate(had).mean())
                 yield {
                     "σ": number_cell(name[1], digits=2),
                     "classifier": Cell(_title(run, name)),
                     "rule": Cell(f"{_rule(side[0])}, n = {side[0].n:,}"),
-                    "own samples": Cell(f"{had.mean():,.0f}", float(had.mean())),
+                    "own samples": Cell(f"{own_samples:,.0f}", own_samples),
                     "samples here": Cell(f"{here.mean():,.0f}", float(here.mean())),
                     "own ACR": number_cell(by_rule.on(shared).acr, digits=4),
                     "ACR here": number_cell(group.on(shared).acr, digits=4),
@@ -262,12 +299,12 @@ def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str |
 
 
 def _title(run: CertifiedRun, name: Name) -> str:
-    seeds = len(run.counts[name])
+    seeds = len(run.certified[name])
     return f"{run.name}: {name[0]}" + (f" (mean of {seeds} seeds)" if seeds > 1 else "")
 
 
-def _labels(counts: CountTable, examples: IntArray) -> IntArray:
-    return np.asarray(counts.label[np.searchsorted(counts.example, examples)], dtype=np.int64)
+def _labels(one: Certified, examples: IntArray) -> IntArray:
+    return np.asarray(one.label[np.searchsorted(one.example, examples)], dtype=np.int64)
 
 
 def _pairs(
@@ -276,18 +313,18 @@ def _pairs(
     """Yield the classifiers to compare, each with its run; see `compare_runs`."""
     first, *others = runs
     if against is not None:
-        references = [name for name in first.counts if name[0] == against]
+        references = [name for name in first.certified if name[0] == against]
         if not references:
-            names = ", ".join(dict.fromkeys(label for label, _ in first.counts))
+            names = ", ".join(dict.fromkeys(label for label, _ in first.certified))
             raise MismatchError(f"{first.name} has no classifier {against!r}; it has {names}")
         for reference, run in product(references, runs):
-            for name in run.counts:
+            for name in run.certified:
                 if name[1] == reference[1] and not (run is first and name == reference):
                     yield (run, name), (first, reference)
         return
     for run in others:
-        same = [(name, name) for name in run.counts if name in first.counts]
-        every = [pair for pair in product(run.counts, first.counts) if pair[0][1] == pair[1][1]]
+        same = [(name, name) for name in run.certified if name in first.certified]
+        every = [pair for pair in product(run.certified, first.certified) if pair[0][1] == pair[1][1]]
         for name, other in same or every:
             yield (run, name), (first, other)
 

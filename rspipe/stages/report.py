@@ -10,6 +10,7 @@ from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import StoreError
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
+from rspipe.report.logged import read_logged
 from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
 from rspipe.report.summaries import Summary, display_name, entry_name
@@ -133,6 +134,25 @@ def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> Ce
         groups.setdefault((name, counts.sigma), []).append(counts)
     by_name = {name: tuple(seeds) for name, seeds in groups.items()}
     return CertifiedRun(store.run_dir.name, study.data, by_name, study.certify.images)
+
+
+def read_run_or_log(text: str, *, allow_code: bool = False, sigma: float | None = None) -> CertifiedRun:
+    """Return what is compared: the classifiers of a run directory, or the one of a certification log.
+
+    Args:
+        text: A folder, an address in an object store, or a file.
+        allow_code: As for `read_run`.
+        sigma: Noise level of logs that do not say it.
+
+    Raises:
+        StoreError: It is a folder, and no run directory that can be read.
+        LogError: It is a file, and no log with radii.
+    """
+    path = Path(text)
+    if not path.is_file():
+        return read_run(text, allow_code=allow_code)
+    logged = read_logged(path, sigma=sigma)
+    return CertifiedRun(path.name, None, {("log", logged.sigma): (logged,)}, logged.images)
 
 
 def write_derived(

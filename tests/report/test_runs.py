@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rspipe.errors import MismatchError
+from rspipe.errors import LogError, MismatchError
+from rspipe.report.logged import log_caveat
 from rspipe.report.runs import (
     CertifiedRun,
     agreed_terms,
@@ -20,6 +21,7 @@ from rspipe.smoothing.derivation import early_samples
 from rspipe.smoothing.inference import difference
 from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from rspipe.spec import ImageRange
+from rspipe.stages.report import read_run_or_log
 from tests import results_builder as built
 
 N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500
@@ -265,6 +267,111 @@ def test_what_common_terms_cost_is_shown_for_both_sides():
     assert cells[0]["own ACR"].value == found.first_acr
     assert cells[1]["own ACR"].value == pytest.approx(credit(A).mean())
     assert found.second_acr < credit(A).mean()
+
+
+def logged(tmp_path, one, *, name="sigma_0.50.tsv", written="{:.6f}", keep=None):
+    """Return a log of a classifier as a run, and its file."""
+    found = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=one.alpha)
+    rows = zip(one.example, one.label, found.prediction, found.radius, strict=True)
+    lines = [
+        f"{i}\t{label}\t{c}\t{written.format(r - 5e-7 if r else r)}\t{int(c == label)}\t1" for i, label, c, r in rows
+    ]
+    path = tmp_path / name
+    path.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *lines[:keep], ""]))
+    return read_run_or_log(str(path))
+
+
+MANY = np.arange(0, 600, 2)
+C, D = counts(0.8, seed=5, examples=MANY), counts(0.9, seed=6, examples=MANY)
+# Of radii that are rounded to six decimals.
+ROUNDED = 1e-6
+
+
+def test_a_log_is_compared_with_a_run_image_by_image(tmp_path):
+    runs = [run("one", m=[C], other=[D]), logged(tmp_path, D)]
+    found = compare_runs(runs, agreed_terms(runs))
+    assert [one.first_label for one in found] == ["sigma_0.50.tsv: log"] * 2
+    against_c, against_d = found
+    assert against_c.first_acr == pytest.approx(credit(D).mean(), abs=ROUNDED)
+    assert against_c.second_acr == credit(C).mean()
+    assert against_c.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
+    assert abs(against_d.difference.models.estimate) <= ROUNDED
+    assert against_c.images == 300
+
+
+def test_two_logs_are_compared_with_each_other(tmp_path):
+    runs = [logged(tmp_path, C), logged(tmp_path, D, name="noise_0.50.log")]
+    (found,) = compare_runs(runs, agreed_terms(runs))
+    assert (found.first_label, found.second_label) == ("noise_0.50.log: log", "sigma_0.50.tsv: log")
+    assert found.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
+
+
+def test_a_log_on_other_terms_is_refused_and_derived_again_from_the_counts_that_it_implies(tmp_path):
+    loose = replace(D, alpha=0.01)
+    runs = [run("one", m=[C]), logged(tmp_path, loose)]
+    with pytest.raises(MismatchError, match=r"alpha is 0\.001 and 0\.01; --rederive derives"):
+        agreed_terms(runs)
+    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    # The same counts at the other alpha: a rung of the ladder is further from the next one than six decimals.
+    abstained = certify_counts(D.selection, D.estimation, sigma=SIGMA, alpha=0.01).prediction == -1
+    assert found.first_acr == pytest.approx(np.where(abstained, 0, credit(D)).mean(), abs=1e-12)
+    (fewer,) = compare_runs(runs, agreed_terms(runs, rederive=True, n=MARK), common_images=True)
+    assert 0 < fewer.first_acr < found.first_acr
+
+
+def test_a_log_of_some_images_is_compared_on_those_when_asked(tmp_path):
+    runs = [run("one", m=[C]), logged(tmp_path, D, keep=200)]
+    with pytest.raises(MismatchError, match=r"different images \(200 and 300, 200 in common\)"):
+        compare_runs(runs, agreed_terms(runs))
+    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    assert found.images == 200
+    assert found.second_acr == pytest.approx(credit(C)[:200].mean())
+
+
+def test_a_log_of_other_images_is_noticed_by_its_labels(tmp_path):
+    runs = [run("one", m=[C]), logged(tmp_path, replace(D, label=1 - D.label))]
+    with pytest.raises(MismatchError, match="labels differ"):
+        compare_runs(runs, agreed_terms(runs))
+
+
+def test_a_log_that_does_not_tell_its_terms_is_taken_as_it_is(tmp_path):
+    """Radii of two digits tell neither n nor alpha, and nothing can be derived from them."""
+    runs = [run("one", m=[C]), logged(tmp_path, D, written="{:.1f}")]
+    (log,) = runs[1].all_certified
+    assert (log.n, log.alpha) == (None, None)
+    assert "do not tell n and alpha" in log_caveat(log)
+    (found,) = compare_runs(runs, agreed_terms(runs))
+    assert found.first_acr == pytest.approx(credit(D).mean(), abs=0.05)
+    with pytest.raises(MismatchError, match="nothing can be derived from it"):
+        agreed_terms(runs, rederive=True)
+
+
+@pytest.mark.parametrize(
+    ("examples", "choice"),
+    [
+        (range(10_000), ImageRange()),
+        (range(0, 10_000, 20), ImageRange(skip=20)),
+        (range(0, 50_000, 100), ImageRange(skip=100)),
+        (range(500), ImageRange(first=500)),
+        (range(0, 8540, 20), ImageRange(skip=20, first=427)),
+        (range(500, 1000), ImageRange(start=500, first=500)),
+        ([3], ImageRange(start=3, first=1)),
+        ([0, 1, 5], (0, 1, 5)),
+    ],
+)
+def test_the_images_of_a_log_are_told_from_their_numbers(tmp_path, examples, choice):
+    (log,) = logged(tmp_path, counts(0.9, seed=6, examples=np.array(examples))).all_certified
+    assert log.images == choice
+
+
+def test_a_log_without_a_noise_level_or_radii_is_one_clear_line(tmp_path):
+    with pytest.raises(LogError, match=r"x\.tsv: nothing says its noise level; name the file sigma_0\.25\.tsv"):
+        logged(tmp_path, D, name="x.tsv", written="{:.0f}")
+    (tmp_path / "predict.tsv").write_text("idx\tlabel\tpredict\tcorrect\n0\t1\t1\t1\n")
+    with pytest.raises(LogError, match="has no radii, which a comparison of ACR needs"):
+        read_run_or_log(str(tmp_path / "predict.tsv"))
+    again = read_run_or_log(str(tmp_path / "x.tsv"), sigma=0.5)
+    assert list(again.certified) == [("log", 0.5)]
 
 
 @pytest.mark.parametrize(

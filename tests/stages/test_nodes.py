@@ -103,7 +103,7 @@ def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_fold
     assert [name for home in nodes.homes for name in files(home)] == []
 
     ours, theirs = read_run(str(run_dir)), read_run(reference[0])
-    assert [*ours.counts] == [*theirs.counts]
+    assert [*ours.certified] == [*theirs.certified]
     table, folder = write_derived(Store(run_dir), study, kind="two_sided", alpha=0.01, n=1000)
     assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10
 
