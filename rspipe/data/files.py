@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rspipe.data.pictures import Mode, channels_first, fitted, opened_picture
 from rspipe.data.splits import Split
 from rspipe.errors import DataError
 
-_LARGEST = 8 * 2**30
+LARGEST = 8 * 2**30
 """Bytes that the images of a split may take as one tensor when they are decoded from files."""
 
 
@@ -54,7 +55,7 @@ class ImageFiles:
         _, height, width = self.shape
 
         def part(position: int, tries: Sequence[Sequence[float]], flip: bool) -> Any:
-            picture = opened_image(self.paths[position], mode=self._mode)
+            picture = opened_picture(self.paths[position], mode=self._mode, name=self.paths[position])
             box = _random_box(picture.width, picture.height, tries)
             cut = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
             return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else cut
@@ -62,27 +63,18 @@ class ImageFiles:
         return self._stacked(map(part, positions, draws, flips), count=len(positions))
 
     @property
-    def _mode(self) -> str:
+    def _mode(self) -> Mode:
         return "L" if self.shape[0] == 1 else "RGB"
 
     def _middle(self, path: str) -> Any:
-        from torchvision.transforms import functional
-
-        image = opened_image(path, mode=self._mode)
         _, height, width = self.shape
-        if self.resize is not None:
-            return functional.center_crop(functional.resize(image, self.resize), [height, width])
-        if image.size != (width, height):
-            raise DataError(
-                f"{path}: is {image.width}x{image.height} pixels, but the first image is {width}x{height}; "
-                "set data.size to bring all to one size"
-            )
-        return image
+        picture = opened_picture(path, mode=self._mode, name=path)
+        return fitted(picture, width=width, height=height, resize=self.resize, name=path)
 
     def _stacked(self, images: Iterable[Any], *, count: int) -> Tensor:
         pixels = np.empty((count, *self.shape), np.uint8)
         for place, image in zip(pixels, images, strict=True):
-            place[:] = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+            place[:] = channels_first(image)
         return torch.from_numpy(pixels)
 
 
@@ -116,7 +108,7 @@ class FileSplit(Split):
                 "train from `training_pixels` or choose another data.augment"
             )
         size = 4 * len(self) * int(np.prod(self.files.shape))
-        if size > _LARGEST:
+        if size > LARGEST:
             raise DataError(
                 f"{len(self)} images of {'x'.join(map(str, self.files.shape))} would take {size / 2**30:.0f} GiB "
                 "as one tensor; ask for fewer images, a smaller data.size, or take them in batches"
@@ -145,14 +137,20 @@ class FileSplit(Split):
         return FileSplit(self.files, self.labels.to(device), self.index, at_random=self.at_random)
 
 
-def opened_image(path: str, *, mode: str) -> Any:
-    from PIL import Image
+def check_pictures(split: Split) -> None:
+    """Decode every picture of a split, one by one, to know that all can be; tensors are decoded already.
 
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image: {error}; replace the file") from error
+    Raises:
+        DataError: Some cannot be; the message has the first one, and how many there are.
+    """
+    wrong = []
+    for position in range(len(split)) if isinstance(split, FileSplit) else ():
+        try:
+            split.batch(torch.tensor([position]))
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError(wrong[0] + (f" (and {len(wrong) - 1:,} more of {len(split):,})" if len(wrong) > 1 else ""))
 
 
 def _random_box(width: int, height: int, tries: Sequence[Sequence[float]]) -> tuple[int, int, int, int]:

@@ -1,6 +1,5 @@
 """Data sets by their specs: digits, Parquet files, folders of images, and what torchvision reads."""
 
-import io
 import json
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rspipe.data.files import FileSplit, ImageFiles, opened_image
+from rspipe.data.files import FileSplit, ImageFiles
+from rspipe.data.pictures import Mode, channels_first, opened_picture
 from rspipe.data.spec import DataSpec, DigitsData, ImageFolderData, ImageNetData, ParquetData
 from rspipe.data.splits import Dataset, chosen, held_out, training_parts, whole_split
 from rspipe.data.torchvision_sets import in_torchvision, torchvision_dataset
@@ -34,7 +34,6 @@ def _digits(spec: DigitsData) -> Dataset:
 def _read_parquet(path: Path, *, mode: Literal["L", "RGB"], classes: int) -> tuple[Tensor, Tensor]:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
         raise DataError(f"{path}: no such file; set data.folder to the folder that holds it")
@@ -44,13 +43,10 @@ def _read_parquet(path: Path, *, mode: Literal["L", "RGB"], classes: int) -> tup
         raise DataError(f"{path}: not a Parquet file with columns image and label: {error}") from error
     arrays = []
     for row, encoded in enumerate(table["image"].to_pylist()):
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                arrays.append(np.atleast_3d(np.asarray(image.convert(mode))))
-        except (UnidentifiedImageError, OSError, TypeError) as error:
-            # Pillow names the object in memory.
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-            raise DataError(f"{path}: row {row} is not a readable image: {reason}; replace it") from error
+        name = f"{path}: row {row}"
+        if not isinstance(encoded, bytes):
+            raise DataError(f"{name}: holds {type(encoded).__name__} instead of an encoded picture")
+        arrays.append(channels_first(opened_picture(encoded, mode=mode, name=name)))
     if len({a.shape for a in arrays}) != 1:
         raise DataError(f"{path}: images differ in size: {sorted({a.shape for a in arrays})}")
     labels = table["label"].to_numpy()
@@ -58,7 +54,7 @@ def _read_parquet(path: Path, *, mode: Literal["L", "RGB"], classes: int) -> tup
         raise DataError(f"{path}: labels must be whole numbers without gaps, got {labels.dtype}; rewrite the column")
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"{path}: labels span {labels.min()} to {labels.max()}, outside data.classes = {classes}")
-    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    pixels = torch.from_numpy(np.stack(arrays))
     return pixels.to(torch.float32) / 255, torch.from_numpy(labels.astype(np.int64))
 
 
@@ -104,7 +100,8 @@ def _image_folder(spec: ImageNetData | ImageFolderData) -> Dataset:
         advice = _image_net_advice(spec.folder)
         classes: int | None = 1000
         resize: int | None = spec.resize
-        mode, train_part, test_part = "RGB", "train", "val"
+        mode: Mode = "RGB"
+        train_part, test_part = "train", "val"
     else:
         advice, classes, resize = "create it or point data.folder elsewhere", spec.classes, spec.resize or spec.size
         only_val = (folder / "val").is_dir() and not (folder / "test").is_dir()
@@ -123,7 +120,7 @@ def _image_folder(spec: ImageNetData | ImageFolderData) -> Dataset:
             "both must have the same class folders"
         )
     first, _ = train_files.samples[0]
-    size = (spec.size, spec.size) if spec.size is not None else opened_image(first, mode=mode).size[::-1]
+    size = (spec.size, spec.size) if spec.size is not None else opened_picture(first, mode=mode, name=first).size[::-1]
     shape = (1 if mode == "L" else 3, *size)
 
     def split(source: Any) -> FileSplit:

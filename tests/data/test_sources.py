@@ -294,19 +294,17 @@ def test_a_file_without_labels_is_refused(folder: Path) -> None:
         fresh(folder_spec(folder))
 
 
-@pytest.mark.parametrize("broken", [b"not an image", png(np.zeros((5, 4, 3), np.uint8))[:40], None])
+@pytest.mark.parametrize("broken", [b"not an image", png(np.zeros((5, 4, 3), np.uint8))[:40]])
 def test_an_image_that_cannot_be_decoded_is_named_by_its_row(folder: Path, broken: bytes | None) -> None:
     good = png(np.zeros((5, 4, 3), np.uint8))
     write(folder / "test.parquet", [good, broken, good], [0, 1, 2])
-    with pytest.raises(
-        DataError, match=r"test\.parquet: row 1 is not a readable image: of no known format; replace it$"
-    ):
+    with pytest.raises(DataError, match=r"test\.parquet: row 1: not a readable image: .*; replace it$"):
         fresh(folder_spec(folder))
 
 
 def test_images_of_different_sizes_are_refused(folder: Path) -> None:
     write(folder / "test.parquet", [png(np.zeros((size, 4, 3), np.uint8)) for size in (5, 6)], [0, 1])
-    with pytest.raises(DataError, match=r"images differ in size: \[\(5, 4, 3\), \(6, 4, 3\)\]"):
+    with pytest.raises(DataError, match=r"images differ in size: \[\(3, 5, 4\), \(3, 6, 4\)\]"):
         fresh(folder_spec(folder))
 
 
@@ -860,7 +858,7 @@ def test_only_the_files_that_are_asked_for_are_opened(tmp_path: Path, tree: dict
     assert torch.equal(data.test.batch(torch.tensor([2])), pixels)
     assert torch.equal(data.test.at(torch.tensor([2])).images, pixels)
     assert "test/ant/0.png" not in repr(data.test)
-    with pytest.raises(DataError, match=r"test/ant/0\.png: not a readable image: .*; replace the file"):
+    with pytest.raises(DataError, match=r"test/ant/0\.png: not a readable image: .*; replace it"):
         _ = data.test.images
 
 
@@ -889,7 +887,7 @@ def test_more_files_than_fit_into_memory_are_not_made_one_tensor(
     tmp_path: Path, tree: dict[str, Part], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = fresh(tree_spec(tmp_path)).test
-    monkeypatch.setattr(image_files, "_LARGEST", 4 * 3 * 6 * 6 * 4)
+    monkeypatch.setattr(image_files, "LARGEST", 4 * 3 * 6 * 6 * 4)
     assert test.evenly_spaced(4).images.shape == (4, 3, 6, 6)
     with pytest.raises(DataError, match=r"5 images of 3x6x6 would take 0 GiB as one tensor; ask for fewer images"):
         _ = test.images
