@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from rspipe.commands.options import StageOptions, StudyRun, has_folder, run_to_do
 from rspipe.commands.terminal import Terminal, print_table
+from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split
 from rspipe.ensembles.spec import EnsembleSpec
@@ -94,6 +95,20 @@ class Session:
 
         self._exits.push(finish)
         return tracker
+
+    def check_pictures(self) -> None:
+        """Say what was left out of the data, and find unreadable test pictures before models train for hours.
+
+        Raises:
+            DataError: Some of the pictures to be certified cannot be decoded.
+        """
+        data = load_dataset(self.study.data)
+        for note in data.notes:
+            self._warn(note)
+        searches = (self.store.search_result(one.id, trials=one.trials) for one in self.study.search_specs)
+        models = (self.store.trained_model(spec.id) for spec in known_models(self.store, self.study))
+        if None in searches or None in models:
+            check_pictures(data.test.chosen(self.study.certify.images))
 
     def search(self) -> None:
         """Search hyper-parameters; the winners join the study's models."""
@@ -195,16 +210,22 @@ def _check_data(study: StudyConfig) -> None:
         ModelError: A network is not made for them, or a checkpoint is of another network.
     """
     data = load_dataset(study.data)
-    choices: dict[str, tuple[Split, ImageChoice | None]] = {
-        "certify.images": (data.test, study.certify.images),
-        "weigh.images": (data.calibration, study.weigh.images),
-    }
+    trained = [group for group in study.groups if not isinstance(group, CheckpointGroup)]
+    if trained and not len(data.train):
+        raise DataError(f"{data.name} has no training part, which {trained[0].label!r} is trained on; see data.train")
+    choices: dict[str, tuple[Split, ImageChoice | None]] = {"certify.images": (data.test, study.certify.images)}
+    if study.ensembles:
+        if not len(data.calibration):
+            raise DataError(
+                f"{data.name} has no training part to hold calibration images out of, which the weights of ensembles "
+                "are solved on; set data.calibration_from = 'test' and data.calibration to their number"
+            )
+        choices["weigh.images"] = (data.calibration, study.weigh.images)
     for name, (split, images) in choices.items():
         try:
             split.chosen(images)
         except DataError as error:
             raise DataError(f"{name} = {choice_text(images)}: {error}") from error
-    trained = [group for group in study.groups if not isinstance(group, CheckpointGroup)]
     for architecture in {group.architecture for group in trained}:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
@@ -242,4 +263,5 @@ def open_stages(options: StageOptions) -> Iterator[Session]:
     run = run_to_do(options)
     _check_data(run.study)
     with open_session(run, ray_address=options.ray_address, resources=options.resources) as session:
+        session.check_pictures()
         yield session

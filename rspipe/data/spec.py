@@ -27,11 +27,22 @@ class HeldOutData(Spec):
     validation: PositiveInt = 1000
     """Images held out of training for the search."""
     calibration: PositiveInt = 1000
-    """Images held out of training for ensemble weights."""
+    """Images held out of training, or of the test part, for ensemble weights."""
+    calibration_from: Literal["train", "test"] = Field(default="train", exclude_if=lambda part: part == "train")
+    """Part that they are held out of; "test" where there is no training part, or published networks have seen it."""
     seed: Seed = 0
     """Seed of the split."""
     folder: str = Field(exclude=True)
     """Of the files; torchvision's `root`. Absolute, or relative to the study file; not part of the identity."""
+
+
+def _check_size(size: int | None, resize: int | None) -> None:
+    if resize is not None and (size is None or resize < size):
+        raise PydanticCustomError(
+            "resize_too_small",
+            "resize = {resize} is the shorter side before the crop to size = {size}; it needs a size no larger than it",
+            {"resize": resize, "size": str(size)},
+        )
 
 
 class ParquetData(HeldOutData):
@@ -48,8 +59,9 @@ class ParquetData(HeldOutData):
 
 
 class TorchvisionData(HeldOutData):
-    """A small data set that torchvision reads, of ten classes."""
+    """A small data set that torchvision reads, of ten classes where nothing else is said."""
 
+    classes: ClassVar[int] = 10
     download: bool = Field(default=False, exclude=True)
     """Fetch what is missing. Not part of the identity."""
 
@@ -74,6 +86,15 @@ class CIFAR10Data(TorchvisionData):
     augment: Literal["none", "crop_flip"] = "crop_flip"
 
 
+class CIFAR100Data(TorchvisionData):
+    """CIFAR-100: 50,000 and 10,000 colour images of 32x32 pixels, in a hundred classes."""
+
+    title: ClassVar[str] = "CIFAR-100"
+    classes: ClassVar[int] = 100
+    name: Literal["cifar100"]
+    augment: Literal["none", "crop_flip"] = "crop_flip"
+
+
 class SVHNData(TorchvisionData):
     """SVHN: 73,257 and 26,032 colour images of 32x32 pixels; class c is the digit c."""
 
@@ -89,19 +110,11 @@ FileAugmentation = Literal["none", "crop_flip", "resized_crop_flip"]
 """Of images that are decoded when asked for: `resized_crop_flip` cuts a random part out of the whole picture."""
 
 
-def _check_size(size: int | None, resize: int | None) -> None:
-    if resize is not None and (size is None or resize < size):
-        raise PydanticCustomError(
-            "resize_too_small",
-            "resize = {resize} is the shorter side before the crop to size = {size}; it needs a size no larger than it",
-            {"resize": resize, "size": str(size)},
-        )
-
-
 class ImageNetData(HeldOutData):
     """ImageNet (ILSVRC 2012): 1,281,167 and 50,000 colour images; its validation split is the test split."""
 
     title: ClassVar[str] = "ImageNet"
+    class_folders: ClassVar[int | None] = 1000
     name: Literal["imagenet"]
     size: PositiveInt = 224
     """Side of the square that is cut out of the middle, in pixels."""
@@ -115,15 +128,31 @@ class ImageNetData(HeldOutData):
         return self
 
 
+class TinyImageNetData(HeldOutData):
+    """Tiny-ImageNet: 100,000 and 10,000 colour images of 64x64 pixels, 200 classes; its validation split is tested.
+
+    As it is published, with the labels of `val/` in a file, or with class folders there.
+    """
+
+    title: ClassVar[str] = "Tiny-ImageNet"
+    class_folders: ClassVar[int | None] = 200
+    size: ClassVar[int] = 64
+    name: Literal["tiny_imagenet"]
+    augment: FileAugmentation = "crop_flip"
+
+
 class ImageFolderData(HeldOutData):
-    """Image files in `train/<class>/` and `test/<class>/`; classes are numbered in the order of their names."""
+    """Image files in `train/<class>/` and `test/<class>/`, or in the latter alone.
+
+    Classes are numbered in the order of their names, or of their numbers where all names are numbers.
+    """
 
     name: Literal["image_folder"]
     title: str
     """Name of the data set in reports."""
     train: str = "train"
     test: str | None = None
-    """Folder of the test part: `test`, or `val` where there is no `test`, by default."""
+    """Folder of the test part: `test`, or `val` where there is no `test`, by default; "." is `folder` itself."""
     classes: PositiveInt | None = None
     """Number of class folders that there have to be; any by default."""
     size: PositiveInt | None = None
@@ -132,6 +161,11 @@ class ImageFolderData(HeldOutData):
     """Shorter side of the picture that it is cut out of; `size` by default."""
     mode: Literal["L", "RGB"] = "RGB"
     augment: FileAugmentation = "none"
+
+    @property
+    def class_folders(self) -> int | None:
+        """Number of class folders that there have to be; any where it is None."""
+        return self.classes
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "ImageFolderData":
@@ -142,6 +176,14 @@ class ImageFolderData(HeldOutData):
 
 
 DataSpec = Annotated[
-    DigitsData | ParquetData | MNISTData | CIFAR10Data | SVHNData | ImageNetData | ImageFolderData,
+    DigitsData
+    | ParquetData
+    | MNISTData
+    | CIFAR10Data
+    | CIFAR100Data
+    | SVHNData
+    | ImageNetData
+    | TinyImageNetData
+    | ImageFolderData,
     Field(discriminator="name"),
 ]

@@ -80,7 +80,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The four splits of a data set; train, validation and calibration are disjoint parts of its training part."""
+    """The four splits of a data set, disjoint.
+
+    Train, validation and calibration are parts of its training part; without one they are empty, but for calibration
+    images that are held out of the test part.
+    """
 
     name: str
     classes: int
@@ -89,11 +93,13 @@ class Dataset:
     validation: Split
     calibration: Split
     test: Split
+    notes: tuple[str, ...] = ()
+    """What its user should know: files that were left out, or how classes are numbered."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image."""
-        return tuple(self.validation.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
+        return tuple(self.test.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
 
 
 def whole_split(images: Tensor, labels: Tensor) -> Split:
@@ -119,10 +125,30 @@ def held_out(whole: Split, order: IntArray, *, validation: int, calibration: int
     }
 
 
-def training_parts(whole: Split, spec: HeldOutData) -> dict[SplitName, Split]:
-    """Split a training part as a spec says."""
-    order = np.random.default_rng(spec.seed).permutation(len(whole))
-    return held_out(whole, order, validation=spec.validation, calibration=spec.calibration)
+def parts_of(train: Split | None, test: Split, spec: HeldOutData) -> dict[SplitName, Split]:
+    """Return the four splits of a data set that comes as a test part, and mostly a training part, as a spec says.
+
+    Raises:
+        DataError: So many images cannot be held out.
+    """
+    from_test = spec.calibration_from == "test"
+    if train is None:
+        nothing = test.at(torch.zeros(0, dtype=torch.int64))
+        parts: dict[SplitName, Split] = {"train": nothing, "validation": nothing, "calibration": nothing}
+    else:
+        order = np.random.default_rng(spec.seed).permutation(len(train))
+        calibration = 0 if from_test else spec.calibration
+        parts = held_out(train, order, validation=spec.validation, calibration=calibration)
+    if from_test:
+        if spec.calibration >= len(test):
+            raise DataError(
+                f"data.calibration = {spec.calibration} leaves no test image of {len(test)}; lower it, since "
+                "data.calibration_from = 'test'"
+            )
+        order = np.random.default_rng(spec.seed).permutation(len(test))
+        parts["calibration"] = chosen(test, order[: spec.calibration])
+        test = chosen(test, order[spec.calibration :])
+    return {**parts, "test": test}
 
 
 def check_images(split: Split, *, classes: int) -> None:

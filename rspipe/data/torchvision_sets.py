@@ -11,13 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rspipe.data.spec import CIFAR10Data, MNISTData, SVHNData
-from rspipe.data.splits import Dataset, Split, training_parts, whole_split
+from rspipe.data.spec import CIFAR10Data, CIFAR100Data, MNISTData, SVHNData
+from rspipe.data.splits import Dataset, Split, parts_of, whole_split
 from rspipe.errors import DataError
 
-_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
+_TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "svhn": "SVHN",
+}
 
-TorchvisionSpec = MNISTData | CIFAR10Data | SVHNData
+TorchvisionSpec = MNISTData | CIFAR10Data | CIFAR100Data | SVHNData
 
 
 def in_torchvision(name: str, call: str) -> str:
@@ -50,18 +56,19 @@ def _read_torchvision(kind: Any, spec: TorchvisionSpec, part: str) -> tuple[Tens
     """
     which = {"split": part} if spec.name == "svhn" else {"train": part == "train"}
     with warnings.catch_warnings():
-        # CIFAR-10's batches are older than NumPy's rule that a dtype's `align` be a bool.
+        # CIFAR's batches are older than NumPy's rule that a dtype's `align` be a bool.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         source = kind(spec.folder, download=spec.download, **which)
     pixels = torch.as_tensor(source.data)
     if isinstance(spec, MNISTData):
         pixels, shape = pixels.unsqueeze(1), (1, 28, 28)
     else:
-        pixels, shape = pixels.permute(0, 3, 1, 2) if spec.name == "cifar10" else pixels, (3, 32, 32)
+        channels_last = isinstance(spec, CIFAR10Data | CIFAR100Data)
+        pixels, shape = pixels.permute(0, 3, 1, 2) if channels_last else pixels, (3, 32, 32)
     labels = torch.as_tensor(source.labels if spec.name == "svhn" else source.targets, dtype=torch.int64).flatten()
     if pixels.dtype != torch.uint8 or pixels.shape[1:] != shape:
         raise ValueError(f"images are {pixels.dtype} of {tuple(pixels.shape[1:])}, not bytes of {shape}")
-    if len(labels) != len(pixels) or not ((labels >= 0) & (labels < 10)).all():
+    if len(labels) != len(pixels) or not ((labels >= 0) & (labels < spec.classes)).all():
         raise ValueError(f"{len(labels)} labels from {labels.min()} to {labels.max()} for {len(pixels)} images")
     return pixels, labels
 
@@ -100,5 +107,5 @@ def torchvision_dataset(spec: TorchvisionSpec) -> Dataset:
     whole = wholes[0]
     if len(wholes) > 1:
         whole = whole_split(torch.cat([part.images for part in wholes]), torch.cat([part.labels for part in wholes]))
-    held = training_parts(whole, spec)
-    return Dataset(name=spec.title, classes=10, augment=spec.augment, test=read("test"), **held)
+    splits = parts_of(whole, read("test"), spec)
+    return Dataset(name=spec.title, classes=spec.classes, augment=spec.augment, notes=(), **splits)

@@ -73,7 +73,9 @@ def train_one(
         result = load_published_model(spec, data)
     else:
         result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, pixels=pixels, group=group)
-    held_out = evaluate(result.network, data.validation, sigma=spec.train_sigma, seed=spec.seed)
+    # A published model may come without a training part to hold images out of.
+    seen = data.validation if len(data.validation) else data.calibration
+    held_out = evaluate(result.network, seen, sigma=spec.train_sigma, seed=spec.seed)
     record = TrainedModel(
         id=spec.id,
         label=spec.label,

@@ -67,9 +67,10 @@ def weigh_ensembles(
         for moments, group in _passes(study, ensembles).items()
         if (lacking := [ensemble for ensemble in group if store.ensemble_weights(ensemble.id) is None])
     }
-    data = load_dataset(study.data)
-    split = data.calibration.evenly_spaced(study.weigh.images)
-    _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
+    if passes:
+        data = load_dataset(study.data)
+        split = data.calibration.evenly_spaced(study.weigh.images)
+        _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
     for moments, lacking in passes.items():
         by_average = {margins.average: margins for margins in _margins(store, study, moments)}
         for ensemble in lacking:

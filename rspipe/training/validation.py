@@ -72,7 +72,9 @@ class Evaluation:
 
 
 def evaluate(network: nn.Module, split: Split, *, sigma: float, seed: int) -> Evaluation:
-    """Evaluate a network in eval mode on a split."""
+    """Evaluate a network in eval mode on a split; of one without images nothing is known, and accuracies are NaN."""
+    if not len(split):
+        return Evaluation(float("nan"), float("nan"), False)
     device = split.labels.device
     generator = epoch_generator(seed, -1, device)
     parts = []

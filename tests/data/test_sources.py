@@ -461,6 +461,18 @@ def write_cifar10(folder: Path) -> dict[str, Part]:
     return parts
 
 
+def write_cifar100(folder: Path) -> dict[str, Part]:
+    pixels = {part: made_up(count, channels=3, side=32, seed=count)[0] for part, count in (("train", 23), ("test", 11))}
+    parts = {part: (images, np.arange(len(images)) * 17 % 100) for part, images in pixels.items()}
+    (folder / "cifar-100-python").mkdir()
+    for part, (images, labels) in parts.items():
+        content = {"data": images.reshape(len(images), -1), "fine_labels": labels.tolist(), "coarse_labels": [0] * 99}
+        (folder / "cifar-100-python" / part).write_bytes(pickle.dumps(content))
+    meta = {"fine_label_names": [str(label) for label in range(100)]}
+    (folder / "cifar-100-python" / "meta").write_bytes(pickle.dumps(meta))
+    return parts
+
+
 def write_svhn(folder: Path) -> dict[str, Part]:
     counts = {"train": 23, "test": 11, "extra": 7}
     parts = {part: made_up(count, channels=3, side=32, seed=count) for part, count in counts.items()}
@@ -475,9 +487,16 @@ SETS: dict[str, Callable[[Path], dict[str, Part]]] = {
     "mnist": lambda folder: write_mnist(folder, "MNIST"),
     "fashion_mnist": lambda folder: write_mnist(folder, "FashionMNIST"),
     "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
     "svhn": write_svhn,
 }
-TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
+TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+}
 
 
 def md5(path: Path) -> str:
@@ -489,12 +508,14 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Return a function by which torchvision takes the files that lie in a folder for the true ones."""
 
     def trust(folder: Path) -> None:
-        cifar, svhn = torchvision.datasets.CIFAR10, torchvision.datasets.SVHN
-        batches = folder / cifar.base_folder
-        if batches.is_dir():
+        svhn = torchvision.datasets.SVHN
+        for cifar in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
+            batches = folder / cifar.base_folder
+            if not batches.is_dir():
+                continue
             for listed in ("train_list", "test_list"):
                 monkeypatch.setattr(cifar, listed, [[name, md5(batches / name)] for name, _ in getattr(cifar, listed)])
-            monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": md5(batches / "batches.meta")})
+            monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": md5(batches / cifar.meta["filename"])})
         listing = {
             part: [url, name, md5(folder / name) if (folder / name).is_file() else old]
             for part, (url, name, old) in svhn.split_list.items()
@@ -535,11 +556,12 @@ def test_torchvisions_images_are_their_pixels_over_255_with_their_labels(
     written = SETS[name](tmp_path)
     trusted(tmp_path)
     data = fresh(small(name, tmp_path))
-    assert (data.name, data.classes) == (TITLES[name], 10)
+    classes = 100 if name == "cifar100" else 10
+    assert (data.name, data.classes) == (TITLES[name], classes)
     assert data.test.index.tolist() == list(range(11))
     for part, split in parts(data).items():
         assert_holds(split, written["test" if part == "test" else "train"])
-        check_images(split, classes=10)
+        check_images(split, classes=classes)
 
 
 def test_the_digit_zero_of_svhn_has_label_zero_though_its_file_says_ten(
@@ -566,7 +588,13 @@ def test_the_extra_part_of_svhn_follows_the_training_part_when_asked_for(
 
 @pytest.mark.parametrize(
     ("name", "augment"),
-    [("mnist", "none"), ("fashion_mnist", "none"), ("cifar10", "crop_flip"), ("svhn", "crop_flip")],
+    [
+        ("mnist", "none"),
+        ("fashion_mnist", "none"),
+        ("cifar10", "crop_flip"),
+        ("cifar100", "crop_flip"),
+        ("svhn", "crop_flip"),
+    ],
 )
 def test_colour_sets_are_cropped_and_flipped_unless_told_otherwise(
     name: str, augment: str, tmp_path: Path, trusted: Callable[[Path], None]
@@ -651,7 +679,7 @@ def test_train_validation_and_calibration_are_disjoint_use_every_image_and_are_f
     assert torch.equal(first.test.index, other.test.index)
 
 
-@pytest.mark.parametrize("name", [*SETS, "image_folder", "imagenet"])
+@pytest.mark.parametrize("name", [*SETS, "image_folder", "imagenet", "tiny_imagenet"])
 def test_the_parts_of_a_set_change_with_the_seed_and_its_folder_and_download_are_no_part_of_its_identity(
     name: str,
 ) -> None:
@@ -666,9 +694,9 @@ def test_the_parts_of_a_set_change_with_the_seed_and_its_folder_and_download_are
 
 
 def test_no_two_kinds_share_an_identity() -> None:
-    specs = [spec_of(name=name, folder="x") for name in (*SETS, "imagenet")]
+    specs = [spec_of(name=name, folder="x") for name in (*SETS, "imagenet", "tiny_imagenet")]
     specs += [spec_of(name="svhn", folder="x", extra=True), spec_of(name="image_folder", title="MNIST", folder="x")]
-    assert len({spec.digest for spec in specs}) == 7
+    assert len({spec.digest for spec in specs}) == 9
 
 
 def test_the_identity_of_the_older_kinds_stays() -> None:
@@ -683,6 +711,7 @@ def test_the_identity_of_the_older_kinds_stays() -> None:
         ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
         ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte"),
         ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("cifar100", "cifar-100-python/train"),
         ("svhn", "train_32x32.mat"),
     ],
 )
@@ -898,10 +927,19 @@ def test_more_files_than_fit_into_memory_are_not_made_one_tensor(
     [
         ({"train": "nowhere"}, "nowhere: no such folder; create it or point data.folder elsewhere"),
         ({"test": "tset"}, "tset: no such folder; create it or point data.folder elsewhere"),
-        ({"test": "test/cat"}, "test/cat: Couldn't find any class folder in "),
+        (
+            {"test": "odd/cat"},
+            "odd/cat: has 1 pictures and no class folders; sort them into a folder per class, or",
+        ),
         ({"classes": 3}, "train: has 2 class folders instead of 3; mend data.classes"),
         ({"test": "odd"}, "odd: classes differ from those of train: 'ant' is in one of them alone; both must"),
-        ({"test": "empty"}, "empty: Found no valid file for the classes ant"),
+        ({"test": "empty"}, "empty/ant: has no picture; each class needs one (.jpg, "),
+        (
+            {"test": "train"},
+            "train: lies in the training part or holds it, and test pictures would be trained on",
+        ),
+        ({"test": "train/cat"}, "train/cat: lies in the training part or holds it"),
+        ({"test": "."}, "lies in the training part or holds it"),
     ],
 )
 def test_folders_that_do_not_fit_are_named(
