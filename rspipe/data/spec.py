@@ -36,6 +36,13 @@ class HeldOutData(Spec):
     """Of the files; torchvision's `root`. Absolute, or relative to the study file; not part of the identity."""
 
 
+FileNames = str | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 def _check_size(size: int | None, resize: int | None) -> None:
     if resize is not None and (size is None or resize < size):
         raise PydanticCustomError(
@@ -46,16 +53,29 @@ def _check_size(size: int | None, resize: int | None) -> None:
 
 
 class ParquetData(HeldOutData):
-    """Encoded images and labels in Parquet files with columns `image` (bytes) and `label`."""
+    """Encoded pictures and labels in the columns of Parquet files, as the Hugging Face hub has them among others."""
 
     name: Literal["parquet"]
     title: str
     """Name of the data set in reports, e.g. "MNIST"."""
-    train: str
-    test: str
+    train: FileNames | None = None
+    """Files of the training part: a name, a pattern such as "train-*.parquet", or a list of these; none by default."""
+    test: FileNames
     classes: PositiveInt
+    image_column: str = Field(default="image", exclude_if=lambda name: name == "image")
+    """Bytes of encoded pictures, or structs with such `bytes`."""
+    label_column: str = Field(default="label", exclude_if=lambda name: name == "label")
+    size: PositiveInt | None = Field(default=None, exclude_if=_is_none)
+    """Side of the square that is cut out of the middle, in pixels; by default images are taken as they are."""
+    resize: PositiveInt | None = Field(default=None, exclude_if=_is_none)
+    """Shorter side of the picture that it is cut out of; `size` by default."""
     mode: Literal["L", "RGB"] = "RGB"
     augment: Literal["none", "crop_flip"] = "none"
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "ParquetData":
+        _check_size(self.size, self.resize)
+        return self
 
 
 class TorchvisionData(HeldOutData):

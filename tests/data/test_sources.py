@@ -284,13 +284,13 @@ def test_a_missing_file_is_named_with_the_remedy(folder: Path) -> None:
 
 def test_a_file_that_is_no_parquet_is_refused(folder: Path) -> None:
     (folder / "test.parquet").write_text("image,label")
-    with pytest.raises(DataError, match=r"test\.parquet: not a Parquet file with columns image and label"):
+    with pytest.raises(DataError, match=r"test\.parquet: not a readable Parquet file: "):
         fresh(folder_spec(folder))
 
 
 def test_a_file_without_labels_is_refused(folder: Path) -> None:
     pq.write_table(pa.table({"image": [b""]}), folder / "test.parquet")
-    with pytest.raises(DataError, match=r"test\.parquet: not a Parquet file with columns image and label"):
+    with pytest.raises(DataError, match=r"test\.parquet: has no column 'label'; .*; set data\.label_column"):
         fresh(folder_spec(folder))
 
 
@@ -304,7 +304,7 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_row(folder: Path, broke
 
 def test_images_of_different_sizes_are_refused(folder: Path) -> None:
     write(folder / "test.parquet", [png(np.zeros((size, 4, 3), np.uint8)) for size in (5, 6)], [0, 1])
-    with pytest.raises(DataError, match=r"images differ in size: \[\(3, 5, 4\), \(3, 6, 4\)\]"):
+    with pytest.raises(DataError, match=r"row 1: is 4x6 pixels, but the first image is 4x5; set data\.size to bring"):
         fresh(folder_spec(folder))
 
 
@@ -312,7 +312,7 @@ def test_a_file_without_rows_is_refused(folder: Path) -> None:
     pq.write_table(
         pa.table({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}), folder / "test.parquet"
     )
-    with pytest.raises(DataError, match=r"test\.parquet"):
+    with pytest.raises(DataError, match=r"test\.parquet: has no rows; leave it out"):
         fresh(folder_spec(folder))
 
 
@@ -326,7 +326,7 @@ def test_labels_outside_of_the_classes_are_refused(folder: Path, labels: list[in
 @pytest.mark.parametrize("labels", [[0, None], ["0", "1"], [0.0, 1.5]])
 def test_labels_that_are_no_whole_numbers_are_refused(folder: Path, labels: list[Any]) -> None:
     write(folder / "test.parquet", [png(np.zeros((5, 4, 3), np.uint8))] * 2, labels)
-    with pytest.raises(DataError, match="labels must be whole numbers"):
+    with pytest.raises(DataError, match=r"labels in column 'label' must be whole numbers .* or set data\.label_column"):
         fresh(folder_spec(folder))
 
 
@@ -402,9 +402,7 @@ def test_cifar10_comes_from_the_data_folder_in_the_official_order(shared_data: P
 
 
 def test_mnist_comes_from_the_data_folder_in_the_official_order(shared_data: Path) -> None:
-    spec = folder_spec(
-        shared_data, train="mnist-test.parquet", test="mnist-test.parquet", classes=10, mode="L", title="MNIST"
-    )
+    spec = folder_spec(shared_data, train=None, test="mnist-test.parquet", classes=10, mode="L", title="MNIST")
     data = fresh(spec)
     assert data.test.images.shape == (10_000, 1, 28, 28)
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
@@ -1111,7 +1109,7 @@ def test_tiny_imagenet_comes_from_files_as_from_parquet(shared_data: Path, tmp_p
     ordered = sorted(rows, key=lambda row: (row["wnid"], row["idx"]))
     assert data.test.labels.tolist() == [wnids.index(row["wnid"]) for row in ordered]
     write(tmp_path / "test.parquet", [row["image"] for row in ordered], data.test.labels.tolist())
-    same = folder_spec(tmp_path, train="test.parquet", classes=len(wnids))
+    same = folder_spec(tmp_path, train=None, classes=len(wnids))
     assert torch.equal(fresh(same).test.images, data.test.images)
 
 
