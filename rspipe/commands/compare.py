@@ -1,4 +1,4 @@
-"""Compare classifiers of run directories and certification logs: paired differences of ACR, image by image.
+"""Compare runs and certification logs, image by image: paired differences of ACR.
 
 What differs in alpha, n, rule or images is refused, unless certificates on the same terms may be derived from the
 stored counts, or from those that a log's radii imply.
