@@ -28,6 +28,15 @@ def certification() -> None:
     assert rspipe.predict(linear(), torch.full((1, 2, 2), 0.5), sigma=0.25, n=100) == rspipe.ABSTAIN
 
 
+def comparisons() -> None:
+    credit = np.random.default_rng(0).random((3, 50))
+    result = rspipe.difference(credit + 0.1, credit[:2])
+    assert result.procedures is not None
+    assert result.seeds == (3, 2)
+    assert np.isclose(result.models.estimate, 0.1 + credit.mean() - credit[:2].mean())
+    assert rspipe.contrast(credit[0], (), population=50).models.se == 0
+
+
 def bounds_and_metrics() -> None:
     lower, upper = (
         rspipe.clopper_pearson_lower(990, 1000, alpha=0.001),
@@ -88,6 +97,7 @@ def weights() -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     certification()
+    comparisons()
     bounds_and_metrics()
     networks(Path(sys.argv[1]))
     data_sets()

@@ -65,7 +65,7 @@ def _changes(results: Results, *, sigma: float) -> Iterator[_Changes]:
     by_average = {margins.average: margins for margins in results.margins_at(sigma)}
     for record, classifier in results.ensembles_at(sigma):
         margins, members = by_average.get(record.average), results.certified_members(record)
-        if names_seeds(record.label) or record.method in COMBINATIONS or margins is None:
+        if record.method in COMBINATIONS or margins is None:
             continue
         if not members or not {*record.members} <= {*margins.members}:
             continue
@@ -113,6 +113,9 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
     counted = all(margins.calibration.margins is not None for margins in results.margins_at(sigma))
     rows, sentences = [], []
     for one in changes:
+        if names_seeds(one.record.label):
+            # One of many choices of seeds: it counts for the agreement.
+            continue
         measured = contrast(
             one.measured.mean_credits, (), population=results.population(one.measured.examples.size)
         ).models
@@ -137,6 +140,8 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
             alone = np.array([variance_share(one.calibration, weights) for weights in each])
             reason = _reason(predicted, gaussian, alone, counted=counted)
             sentences.append(f"{name} has a lower ACR than its members on average: {reason}.")
+    if not rows:
+        return None
     if not sentences:
         sentences.append("For these models, no ensemble is lower than its members on average.")
     if counted:

@@ -248,6 +248,9 @@ def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
 def test_subsets_are_not_listed_one_by_one() -> None:
     results = subset(made(), ("advmacer-s0.25-seed1", "gaussian-s0.25-seed0"), "advmacer seed 1 + gaussian seed 0", 0.8)
     assert texts(changes(results).table, "ensemble") == texts(changes(made()).table, "ensemble")
+    # But they count where predictions are set against measurements.
+    assert " of 4; if all were right" in changes(made()).sentences[-1]
+    assert " of 5; if all were right" in changes(results).sentences[-1]
     assert answer_questions(results) != ()
     assert not any(
         "seed 1 + gaussian" in one.first_label for one in answer_questions(results) if "mixing" in one.question
