@@ -1,4 +1,4 @@
-"""Data sets by their specs: digits, Parquet files, folders of pictures, and what torchvision reads."""
+"""Data sets by their specs: digits, Parquet files, folders of pictures, arrays, and what torchvision reads."""
 
 from functools import cache
 
@@ -7,8 +7,17 @@ import torch
 
 from rspipe.data.folders import picture_dataset
 from rspipe.data.parquet import parquet_dataset
-from rspipe.data.spec import DataSpec, DigitsData, ImageFolderData, ImageNetData, ParquetData, TinyImageNetData
+from rspipe.data.spec import (
+    DataSpec,
+    DigitsData,
+    ImageFolderData,
+    ImageNetData,
+    ParquetData,
+    TensorData,
+    TinyImageNetData,
+)
 from rspipe.data.splits import Dataset, chosen, held_out, whole_split
+from rspipe.data.tensors import tensor_dataset
 from rspipe.data.torchvision_sets import torchvision_dataset
 from rspipe.errors import DataError
 
@@ -41,4 +50,6 @@ def load_dataset(spec: DataSpec) -> Dataset:
             return parquet_dataset(spec)
         case ImageNetData() | ImageFolderData() | TinyImageNetData():
             return picture_dataset(spec)
+        case TensorData():
+            return tensor_dataset(spec)
     return torchvision_dataset(spec)

@@ -195,6 +195,24 @@ class ImageFolderData(HeldOutData):
         return self
 
 
+class TensorData(HeldOutData):
+    """Images and labels as arrays in a file of NumPy (.npz) or torch (.pt): bytes, or numbers in [0, 1].
+
+    A file holds `images` and `labels` (or the like), or the two alone; images are [image, channel, height, width],
+    [image, height, width, channel] or [image, height, width].
+    """
+
+    name: Literal["tensors"]
+    title: str
+    """Name of the data set in reports."""
+    train: str | None = None
+    """File of the training part; none by default."""
+    test: str
+    classes: PositiveInt | None = None
+    """How many there are; one more than the largest label by default."""
+    augment: Literal["none", "crop_flip"] = "none"
+
+
 DataSpec = Annotated[
     DigitsData
     | ParquetData
@@ -204,6 +222,7 @@ DataSpec = Annotated[
     | SVHNData
     | ImageNetData
     | TinyImageNetData
-    | ImageFolderData,
+    | ImageFolderData
+    | TensorData,
     Field(discriminator="name"),
 ]
