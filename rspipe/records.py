@@ -53,7 +53,7 @@ class TrainedModel(Record):
     backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what
     `rspipe.training.validation.validation_metrics` gives."""
     clean_accuracy: float
-    """Share of the validation images classified correctly without noise."""
+    """Share of the validation images (where there are none, of some others) classified correctly without noise."""
     noisy_accuracy: float
     """The same with one draw of the training noise per image."""
     seconds: float

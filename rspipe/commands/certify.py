@@ -1,4 +1,4 @@
-"""Certify a study's trained models and weighted ensembles on its test split."""
+"""Certify a study's trained models and weighted ensembles; with --checkpoint files, see certify-model."""
 
 from rspipe.commands.options import StageOptions as Options
 from rspipe.commands.session import open_stages

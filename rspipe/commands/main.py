@@ -9,7 +9,19 @@ from pathlib import Path
 import rspipe
 from rspipe.errors import RspipeError, nearest, needs_extra
 
-COMMANDS = ("study", "tune", "train", "weigh", "certify", "report", "derive", "compare", "audit", "check-boundary")
+COMMANDS = (
+    "study",
+    "tune",
+    "train",
+    "weigh",
+    "certify",
+    "certify-model",
+    "report",
+    "derive",
+    "compare",
+    "audit",
+    "check-boundary",
+)
 
 
 def _module(command: str) -> str:
@@ -73,6 +85,8 @@ def main() -> None:
     elif command == "--version":
         print(f"rspipe {rspipe.__version__}")
     elif command in COMMANDS:
-        run(command, words, prog=f"rspipe {command}")
+        # Without a study there are checkpoints to certify.
+        of_files = command == "certify" and any(word.partition("=")[0] == "--checkpoint" for word in words)
+        run("certify-model" if of_files else command, words, prog=f"rspipe {command}")
     else:
         _fail(f"unknown command {command!r}{nearest(command, COMMANDS)}")

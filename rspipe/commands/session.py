@@ -79,7 +79,7 @@ class Session:
         # Before Ray is left: the bars belong to the terminal as it is now.
         self._exits.callback(self.terminal.stop)
         cluster.workers(1)
-        self._say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
+        self.say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
         # From now on MLflow shows that the study runs, and how busy this machine is.
         self.tracker.open()
         return cluster
@@ -127,7 +127,7 @@ class Session:
             elif record.collapsed:
                 self._warn(f"{record.id} predicts a single class on the validation split")
             if record.source == "checkpoint":
-                self._say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f} on held-out images")
+                self.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
                 if record.message:
                     self._warn(f"{record.id}: {record.message}")
         self._publish()
@@ -161,8 +161,8 @@ class Session:
         self.tracker.publish(results, self._complete(summaries), files)
         self.terminal.stop()
         self._print_results(summaries)
-        self._say(f"\nReport:  {files['report.html']}")
-        self._say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
+        self.say(f"\nReport:  {files['report.html']}")
+        self.say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
 
     def _publish(self) -> None:
         results = read_results(self.store, self.study)
@@ -187,7 +187,8 @@ class Session:
             images = len(load_dataset(self.study.data).test.chosen(self.study.certify.images))
         return [summary for summary in summaries if summary.images == images]
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
+        """Print a line, as it is."""
         self.terminal.console.print(escape(message), soft_wrap=True, highlight=False)
 
     def _warn(self, message: str) -> None:
@@ -195,11 +196,11 @@ class Session:
 
     def _print_results(self, summaries: tuple[Summary, ...]) -> None:
         if not summaries:
-            self._say("Nothing is certified yet.")
+            self.say("Nothing is certified yet.")
             return
         title = f"{self.study.name}: {self.study.title} ({self.study.certify.rule.name})"
         if not print_table(self.terminal.console, result_table(summaries), title=title):
-            self._say(f"More columns in {self.store.run_dir / 'summary.md'}")
+            self.say(f"More columns in {self.store.run_dir / 'summary.md'}")
 
 
 def _check_data(study: StudyConfig) -> None:
@@ -260,8 +261,18 @@ def open_stages(options: StageOptions) -> Iterator[Session]:
     Raises:
         RspipeError: Any of these fails.
     """
-    run = run_to_do(options)
+    with open_run(run_to_do(options), ray_address=options.ray_address, resources=options.resources) as session:
+        yield session
+
+
+@contextmanager
+def open_run(run: StudyRun, *, ray_address: str | None, resources: Resources) -> Iterator[Session]:
+    """Check that a study's data and networks fit, and open its run directory.
+
+    Raises:
+        RspipeError: Any of these fails.
+    """
     _check_data(run.study)
-    with open_session(run, ray_address=options.ray_address, resources=options.resources) as session:
+    with open_session(run, ray_address=ray_address, resources=resources) as session:
         session.check_pictures()
         yield session

@@ -60,7 +60,7 @@ def fitting_parameters(
     Raises:
         ModelError: There is none, or several that differ.
     """
-    sets = [*_sets(content)]
+    sets = [*tensors_in(content)]
     if not sets:
         kind = (
             f"a dict of {few([str(key) for key in content])}" if isinstance(content, dict) else type(content).__name__
@@ -102,7 +102,7 @@ def _places(fitting: Sequence[Fitting]) -> str:
     return few([f"'{one.place or 'the file itself'}'" for one in fitting])
 
 
-def _sets(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Parameters]]:
+def tensors_in(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Parameters]]:
     """Yield every dictionary in the content of a file that holds tensors by name, with its place."""
     if not isinstance(content, dict) or depth > _DEPTH:
         return
@@ -110,7 +110,7 @@ def _sets(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, 
     if tensors:
         yield place, tensors
     for name, value in content.items():
-        yield from _sets(value, f"{place}.{name}" if place else str(name), depth + 1)
+        yield from tensors_in(value, f"{place}.{name}" if place else str(name), depth + 1)
 
 
 def _readings(

@@ -176,10 +176,29 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
             value and remedy.
     """
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such study file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not a readable TOML file: {error}") from error
+    return study_of_text(text, path=path, overrides=overrides, allow_code=allow_code)
+
+
+def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
+    """Return the study that the text of a study file describes, as `load_study` does.
+
+    Args:
+        text: TOML.
+        path: That it has, or would have: relative paths in it start from its folder, and messages name it.
+        overrides: As in `load_study`.
+        allow_code: As in `load_study`.
+
+    Raises:
+        StudyError: As in `load_study`.
+    """
+    try:
+        config = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
     # An override of a key of the default data set needs no [data] in the file.
     config.setdefault("data", {"name": DigitsData().name})

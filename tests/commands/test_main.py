@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,16 @@ def test_what_a_command_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]
     status, out, err = answer(capsys, "study", "no/such.toml")
     assert (status, out) == (2, "")
     assert err == "error: no/such.toml: no such study file\n"
+
+
+def test_certify_with_checkpoints_is_certify_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in ("certify", "certify-model"):
+        words = ["--checkpoint", "a.pt", "--images", str(tmp_path / "nowhere"), "--sigma", "0.5", "--model", "lenet"]
+        status, out, err = answer(capsys, command, *words)
+        assert (status, out) == (2, "")
+        assert err.endswith("a.pt: no such checkpoint file\n")
+        assert err.count("\n") == 1
+    assert answer(capsys, "certify", "no/such.toml")[2] == "error: no/such.toml: no such study file\n"
 
 
 def test_every_command_is_a_script_too() -> None:

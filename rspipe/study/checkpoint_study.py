@@ -1,0 +1,209 @@
+"""A study of checkpoints alone, as the text of a study file: what one command makes of files, images and a sigma."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DataSpec
+from rspipe.errors import StudyError, nearest
+from rspipe.networks.checkpoint_files import read_checkpoint
+from rspipe.networks.parameter_names import tensors_in
+
+_NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet", "tiny_imagenet")
+
+_ONNX = ".onnx"
+
+_ARRAYS = (".npz", ".pt", ".pth")
+
+_MOST_HELD_OUT = 200
+
+_SHARE_HELD_OUT = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStudy:
+    """What is known of the networks and the images; the rest follows from the files."""
+
+    checkpoint: tuple[str, ...]
+    images: str
+    """A folder of class folders, a Parquet file or pattern, arrays (.npz, .pt), or a data set by name."""
+    sigma: tuple[float, ...]
+    model: tuple[str, ...]
+    """Architectures: one for all checkpoints, or one for each; none where all are ONNX files."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalization: str
+    parameters: str | None
+    denoiser: str | None
+    ensemble: tuple[str, ...]
+    """Weightings of the ensemble of all; none where there is no ensemble."""
+    average: str
+    held_out: int | None
+    rule: str
+    n0: int
+    n: int
+    alpha: float
+    precision: str
+    size: int | None
+    resize: int | None
+    classes: int | None
+    data_folder: str
+    """Of data sets that are given by name."""
+    name: str
+
+
+def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
+    """Return the study file that certifies checkpoints on images, alone and as an ensemble.
+
+    The number of classes and channels are read from the first checkpoint; images for the weights are held out of those
+    that are given, since a published network has often seen the training part.
+
+    Args:
+        wanted: What to certify.
+        folder: That relative paths start from.
+
+    Raises:
+        StudyError: The options do not fit together, or the images are nowhere.
+        ModelError: A checkpoint cannot be read.
+        DataError: The images cannot be read.
+    """
+    architectures = _architectures(wanted)
+    data = _data_table(wanted, folder)
+    if wanted.ensemble:
+        if len(wanted.checkpoint) < 2:
+            raise StudyError("--ensemble needs two checkpoints or more")
+        data |= {"calibration_from": "test", "calibration": wanted.held_out or _held_out(data, folder)}
+    labels = _labels(wanted.checkpoint)
+    checkpoint = {
+        "normalization": _normalization(wanted),
+        **({"parameters": wanted.parameters} if wanted.parameters else {}),
+        **({"denoiser": wanted.denoiser} if wanted.denoiser else {}),
+    }
+    lines = [
+        f"# Made by `rspipe certify --checkpoint {' '.join(wanted.checkpoint)} ...`.",
+        *_table({"name": wanted.name, "title": f"{wanted.name} on {data.get('title', data['name'])}"}),
+        *_table(data, "[data]"),
+    ]
+    for (label, seed), file, architecture in zip(labels, wanted.checkpoint, architectures, strict=True):
+        entry = {"label": label, "architecture": architecture, "checkpoint": {"file": file, **checkpoint}}
+        lines += _table({**entry, "sigma": list(wanted.sigma), "seeds": [seed]}, "[[models]]")
+    for sigma in wanted.sigma if wanted.ensemble else ():
+        members = [f"{label}-s{sigma:g}-seed{seed}" for label, seed in labels]
+        entry = {"members": members, "weights": list(wanted.ensemble), "average": wanted.average}
+        lines += _table(entry, "[[ensembles]]")
+    certify = {name: getattr(wanted, name) for name in ("rule", "n0", "n", "alpha", "precision")}
+    return "\n".join([*lines, *_table(certify, "[certify]")]) + "\n"
+
+
+def _architectures(wanted: CheckpointStudy) -> tuple[str, ...]:
+    files = wanted.checkpoint
+    if not wanted.model and all(Path(file).suffix == _ONNX for file in files):
+        return ("onnx",) * len(files)
+    if len(wanted.model) not in (1, len(files)):
+        raise StudyError(
+            f"--model names {len(wanted.model)} architectures for {len(files)} checkpoints; give one for all, or one "
+            "for each, e.g. resnet50, timm/resnet18 or mynet:build"
+        )
+    return wanted.model * (len(files) // len(wanted.model))
+
+
+def _normalization(wanted: CheckpointStudy) -> str | list[list[float]]:
+    if bool(wanted.mean) != bool(wanted.std):
+        raise StudyError("--mean and --std belong together; give both, a number per channel each")
+    return [list(wanted.mean), list(wanted.std)] if wanted.mean else wanted.normalization
+
+
+def _labels(files: Sequence[str]) -> list[tuple[str, int]]:
+    """Return label and number of each checkpoint: its name, or its folder's where names are all alike."""
+    stems = [Path(file).name.partition(".")[0] for file in files]
+    if len(files) > 1 and len(set(stems)) == 1:
+        folders = [Path(file).resolve().parent.name for file in files]
+        stems = folders if len(set(folders)) > 1 else stems
+    plain = [re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") for stem in stems]
+    labels = [label if label[:1].isalpha() else f"model_{label}".rstrip("_") for label in plain]
+    seen: Counter[str] = Counter()
+    numbered = []
+    for label in labels:
+        numbered.append((label, seen[label]))
+        seen[label] += 1
+    return numbered
+
+
+def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
+    """Return the `[data]` of what the images are: by name, Parquet files, or a folder of class folders."""
+    path = folder / wanted.images
+    if wanted.images in _NAMED and not path.exists():
+        return {"name": wanted.images, **({} if wanted.images == "digits" else {"folder": wanted.data_folder})}
+    shaped = {name: size for name in ("size", "resize") if (size := getattr(wanted, name)) is not None}
+    first = _first_parameters(wanted.checkpoint[0], folder)
+    shaped |= {"mode": "L"} if _channels(first) == 1 or len(wanted.mean) == 1 else {}
+    patterns = path.name if any(sign in path.name for sign in "*?[") else ""
+    if path.suffix == ".parquet" or patterns or (path.is_dir() and any(path.glob("*.parquet"))):
+        classes = wanted.classes or _classes(first)
+        if classes is None:
+            raise StudyError(f"{wanted.checkpoint[0]} does not say how many classes it knows; add --classes")
+        where, files = (path, "*.parquet") if path.is_dir() else (path.parent, path.name)
+        title = path.stem if not patterns else where.name
+        return {"name": "parquet", "title": title, "folder": str(where), "test": files, "classes": classes, **shaped}
+    named = {"classes": wanted.classes} if wanted.classes else {}
+    if path.suffix in _ARRAYS:
+        known = {"classes": count} if (count := wanted.classes or _classes(first)) else {}
+        return {"name": "tensors", "title": path.stem, "folder": str(path.parent), "test": path.name, **known}
+    if not path.is_dir():
+        raise StudyError(
+            f"--images {wanted.images}: no such folder or file, nor a data set by name{nearest(wanted.images, _NAMED)}"
+        )
+    part = next((name for name in ("test", "val") if (path / name).is_dir()), None)
+    where = path / part if part else path
+    return {"name": "image_folder", "title": path.resolve().name, "folder": str(where), "test": ".", **named, **shaped}
+
+
+def _held_out(data: Mapping[str, Any], folder: Path) -> int:
+    """Return how many images to hold out for weights."""
+    try:
+        spec: Any = TypeAdapter(DataSpec).validate_python({"folder": str(folder), **data} if "folder" in data else data)
+    except ValidationError as error:
+        raise StudyError(f"--images: {error.errors()[0]['msg']}") from error
+    if "folder" in data:
+        spec = spec.model_copy(update={"folder": str((folder / data["folder"]).resolve())})
+    return max(1, min(_MOST_HELD_OUT, len(load_dataset(spec).test) // _SHARE_HELD_OUT))
+
+
+def _first_parameters(file: str, folder: Path) -> dict[str, Tensor]:
+    """Return the largest set of tensors in a checkpoint; none where it is a file of another kind."""
+    path = folder / file
+    if path.suffix == _ONNX:
+        return {}
+    return max((tensors for _, tensors in tensors_in(read_checkpoint(path))), key=len, default={})
+
+
+def _classes(parameters: Mapping[str, Tensor]) -> int | None:
+    """Return the number of rows of the last matrix or convolution: of the layer that gives the logits."""
+    last = [value for value in parameters.values() if value.ndim in (2, 4) and value.shape[0] > 1]
+    return int(last[-1].shape[0]) if last else None
+
+
+def _channels(parameters: Mapping[str, Tensor]) -> int | None:
+    """Return the number of channels that the first convolution takes."""
+    return next((int(value.shape[1]) for value in parameters.values() if value.ndim == 4 and value.shape[0] > 1), None)
+
+
+def _table(values: Mapping[str, Any], head: str = "") -> list[str]:
+    """Return a table of a TOML file, after an empty line."""
+    return ["", *filter(None, [head]), *(f"{name} = {_toml(value)}" for name, value in values.items())]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)

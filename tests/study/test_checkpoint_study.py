@@ -1,0 +1,168 @@
+"""What one command makes of checkpoints and images: a study file like any other."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from rspipe.errors import StudyError
+from rspipe.networks.architectures import build_network
+from rspipe.study.checkpoint_study import CheckpointStudy, checkpoint_study
+from rspipe.study.loading import study_of_text
+
+DEFAULTS: dict[str, Any] = {
+    "model": ("digits_cnn",),
+    "mean": (),
+    "std": (),
+    "normalization": "architecture",
+    "parameters": None,
+    "denoiser": None,
+    "ensemble": (),
+    "average": "probabilities",
+    "held_out": None,
+    "rule": "fixed",
+    "n0": 20,
+    "n": 200,
+    "alpha": 0.001,
+    "precision": "float32",
+    "size": None,
+    "resize": None,
+    "classes": None,
+    "data_folder": "data",
+    "name": "checkpoints",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Checkpoints, and pictures in class folders."""
+    for seed, name in enumerate(("Best-Model.pth.tar", "2nd.pt", "run_a/last.pt", "run_b/last.pt")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"state_dict": build_network("digits_cnn", classes=3, seed=seed).state_dict()}, path)
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), tmp_path / "colour.pt")
+    for label in "abc":
+        for number in range(4):
+            picture = tmp_path / "pictures" / label / f"{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 60 * number).save(picture)
+    return tmp_path
+
+
+def made(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return the parsed study file of some options."""
+    options = {**DEFAULTS, "checkpoint": ("2nd.pt",), "images": "pictures", "sigma": (0.5,), **changes}
+    return tomllib.loads(checkpoint_study(CheckpointStudy(**options), folder=folder))
+
+
+def test_a_folder_of_class_folders_is_the_test_part_whatever_lies_above_it(folder: Path) -> None:
+    data = made(folder)["data"]
+    expected = {"name": "image_folder", "title": "pictures", "folder": str(folder / "pictures"), "test": "."}
+    # The first convolution takes grey images.
+    assert data == {**expected, "mode": "L"}
+    (folder / "pictures").rename(folder / "test")
+    (folder / "pictures" / "train").mkdir(parents=True)
+    (folder / "test").rename(folder / "pictures" / "test")
+    assert made(folder)["data"]["folder"] == str(folder / "pictures" / "test")
+    colour = made(folder, checkpoint=("colour.pt",), size=8, resize=10)["data"]
+    assert "mode" not in colour
+    assert (colour["size"], colour["resize"]) == (8, 10)
+
+
+def test_parquet_files_have_as_many_classes_as_the_checkpoint_knows(folder: Path) -> None:
+    (folder / "sets").mkdir()
+    (folder / "sets" / "test-0.parquet").touch()
+    for images, test in (
+        ("sets/test-0.parquet", "test-0.parquet"),
+        ("sets/test-*.parquet", "test-*.parquet"),
+        ("sets", "*.parquet"),
+    ):
+        data = made(folder, images=images)["data"]
+        assert (data["name"], data["test"], data["classes"]) == ("parquet", test, 3)
+        assert data["folder"] == str(folder / "sets")
+    assert made(folder, images="sets", classes=7)["data"]["classes"] == 7
+
+
+def test_arrays_are_a_test_part_of_their_own(folder: Path) -> None:
+    np.savez(folder / "some.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 3)
+    expected = {"name": "tensors", "title": "some", "folder": str(folder), "test": "some.npz", "classes": 3}
+    assert made(folder, images="some.npz")["data"] == expected
+
+
+def test_a_data_set_may_be_given_by_name(folder: Path) -> None:
+    assert made(folder, images="cifar10", data_folder="here")["data"] == {"name": "cifar10", "folder": "here"}
+    assert made(folder, images="digits")["data"] == {"name": "digits"}
+    with pytest.raises(StudyError, match=r"--images cifar11: no such folder or file, .*; did you mean 'cifar10'"):
+        made(folder, images="cifar11")
+
+
+def test_every_checkpoint_is_a_model_with_a_name_of_its_own(folder: Path) -> None:
+    models = made(folder, checkpoint=("Best-Model.pth.tar", "2nd.pt"), sigma=(0.25, 0.5))["models"]
+    assert [(m["label"], m["seeds"], m["sigma"]) for m in models] == [
+        ("best_model", [0], [0.25, 0.5]),
+        ("model_2nd", [0], [0.25, 0.5]),
+    ]
+    assert [m["label"] for m in made(folder, checkpoint=("run_a/last.pt", "run_b/last.pt"))["models"]] == [
+        "run_a",
+        "run_b",
+    ]
+    alike = made(folder, checkpoint=("2nd.pt", "2nd.pt"))["models"]
+    assert [(m["label"], m["seeds"]) for m in alike] == [("model_2nd", [0]), ("model_2nd", [1])]
+    several = made(folder, checkpoint=("2nd.pt", "Best-Model.pth.tar"), model=("digits_cnn", "digits_mlp"))["models"]
+    assert [m["architecture"] for m in several] == ["digits_cnn", "digits_mlp"]
+
+
+def test_mean_and_deviation_are_the_normalization(folder: Path) -> None:
+    (model,) = made(folder, mean=(0.1307,), std=(0.3081,), parameters="ema")["models"]
+    assert model["checkpoint"] == {"file": "2nd.pt", "normalization": [[0.1307], [0.3081]], "parameters": "ema"}
+    (model,) = made(folder, normalization="file")["models"]
+    assert model["checkpoint"]["normalization"] == "file"
+
+
+def test_an_ensemble_is_of_all_at_every_noise_level_with_images_held_out(folder: Path) -> None:
+    study = made(
+        folder, checkpoint=("Best-Model.pth.tar", "2nd.pt"), sigma=(0.25, 0.5), ensemble=("esbrs_ratio", "uniform")
+    )
+    assert [one["members"] for one in study["ensembles"]] == [
+        [f"best_model-s{sigma}-seed0", f"model_2nd-s{sigma}-seed0"] for sigma in (0.25, 0.5)
+    ]
+    assert study["ensembles"][0]["weights"] == ["esbrs_ratio", "uniform"]
+    # A fifth of twelve pictures.
+    assert (study["data"]["calibration_from"], study["data"]["calibration"]) == ("test", 2)
+    assert made(folder, checkpoint=("2nd.pt", "2nd.pt"), ensemble=("auto",), held_out=5)["data"]["calibration"] == 5
+
+
+def test_the_text_is_a_study_file_that_loads(folder: Path) -> None:
+    options = {**DEFAULTS, "checkpoint": ("2nd.pt", "run_a/last.pt"), "images": "pictures", "sigma": (0.5,)}
+    text = checkpoint_study(CheckpointStudy(**{**options, "ensemble": ("mme",), "rule": "radius_grid"}), folder=folder)
+    study = study_of_text(text, path=folder / "options", overrides=["certify.images=3"])
+    assert [spec.label for spec in study.model_specs] == ["model_2nd", "last"]
+    assert len(study.ensemble_specs(study.model_specs)) == 1
+    assert (study.certify.rule.name, study.certify.n, study.certify.images) == ("radius_grid", 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (0.5,)}, "--mean and --std belong together"),
+        ({"model": ()}, "--model names 0 architectures for 1 checkpoints; give one for all"),
+        ({"model": ("a", "b")}, "--model names 2 architectures for 1 checkpoints"),
+        ({"ensemble": ("uniform",)}, "--ensemble needs two checkpoints or more"),
+        ({"images": "nowhere/"}, "--images nowhere/: no such folder or file, nor a data set by name"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message) as refusal:
+        made(folder, **changes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_onnx_files_say_their_architecture_themselves(folder: Path) -> None:
+    (folder / "net.onnx").write_bytes(b"graph")
+    (model,) = made(folder, checkpoint=("net.onnx",), model=(), classes=3)["models"]
+    assert model["architecture"] == "onnx"
