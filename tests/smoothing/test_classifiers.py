@@ -489,3 +489,35 @@ def test_a_batch_that_fits_is_never_copied() -> None:
 
     batch = torch.zeros(10, 3)
     assert BatchLimit().run(Same(), batch).data_ptr() == batch.data_ptr()
+
+
+# Classes that a member excludes.
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_a_class_that_a_member_of_weight_0_excludes_is_not_lost(average: Any) -> None:
+    excluding, other = torch.tensor([[0.0, -torch.inf, 1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
+    (scores,) = classify([Classifier("e", (0, 1), (0.0, 1.0), average)], {0: excluding, 1: other})
+    assert scores.classes.tolist() == [1]
+    torch.testing.assert_close(scores.probabilities, other.softmax(1))
+    (scores,) = classify([Classifier("e", (0, 1), (0.5, 0.5), "logits")], {0: excluding, 1: other})
+    assert scores.classes.tolist() == [2]
+    assert bool(scores.probabilities.isfinite().all())
+
+
+def test_moments_of_members_that_exclude_a_class_are_finite() -> None:
+    from rspipe.ensembles.moments import image_margins
+    from rspipe.smoothing.noise import Noise
+
+    class Masked(nn.Linear):
+        def forward(self, batch: Tensor) -> Tensor:
+            return super().forward(batch).masked_fill(torch.tensor([False, False, False, True]), -torch.inf)
+
+    torch.manual_seed(0)
+    members = [Masked(3, 4), nn.Linear(3, 4)]
+    margins = image_margins(
+        members, torch.zeros(3), 1, Noise(0, 0), averages=("probabilities", "logits"), sigma=0.5, draws=20
+    )
+    for one in margins.values():
+        assert np.isfinite(one.moments.mean).all()
+        assert np.isfinite(one.moments.covariance).all()
