@@ -160,7 +160,7 @@ class Session:
         summaries, files = write_report(self.store, results, figures=figures)
         self.tracker.publish(results, self._complete(summaries), files)
         self.terminal.stop()
-        self._print_results(summaries)
+        self._print_results(results.listed)
         self.say(f"\nReport:  {files['report.html']}")
         self.say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
 

@@ -100,10 +100,24 @@ def compositions(
     alike: dict[tuple[object, ...], list[tuple[EnsembleWeights, CertifiedClassifier]]] = {}
     for record, classifier in ensembles:
         if models.keys() >= {*record.members}:
-            labels = tuple(sorted(models[member].label for member in record.members))
-            kind = (labels, record.method, record.average, record.consensus_size)
-            alike.setdefault(kind, []).append((record, classifier))
+            alike.setdefault(_kind(record, models), []).append((record, classifier))
     return tuple(_composition(pairs, models) for pairs in alike.values())
+
+
+def other_choices(records: Sequence[EnsembleWeights], models: Mapping[str, TrainedModel]) -> frozenset[str]:
+    """Return the ids of ensembles of other seeds than the first, where that of the first is among the records, too.
+
+    What tables leave out that list ensembles one by one.
+    """
+    of_first = {_kind(record, models) for record in records if not names_seeds(record.label)}
+    named = (record for record in records if names_seeds(record.label))
+    return frozenset(record.id for record in named if _kind(record, models) in of_first)
+
+
+def _kind(record: EnsembleWeights, models: Mapping[str, TrainedModel]) -> tuple[object, ...]:
+    """Return what the ensembles of a composition have in common."""
+    labels = tuple(sorted(models[member].label if member in models else member for member in record.members))
+    return labels, record.sigma, record.method, record.average, record.consensus_size
 
 
 def _composition(

@@ -10,7 +10,7 @@ import numpy as np
 from rspipe.report.latex import latex
 from rspipe.report.results import Results
 from rspipe.report.sections.claims import claim_table, compare_with_published, judge_claims, published_table
-from rspipe.report.sections.results import result_table, seed_table
+from rspipe.report.sections.results import choice_table, result_table, seed_table
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
 from rspipe.smoothing.certificates import Certificates
@@ -62,7 +62,7 @@ def computed_on(environment: Mapping[str, str]) -> str:
 
 
 def summary_markdown(results: Results) -> str:
-    """Return a study's tables as Markdown: claims, published results, means over seeds, every classifier."""
+    """Return a study's tables as Markdown: claims, published results, means over seeds, the classifiers."""
     certify = results.study.certify
     images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in results.summaries))
     head = (
@@ -73,7 +73,8 @@ def summary_markdown(results: Results) -> str:
         claim_table(judge_claims(results)),
         published_table(compare_with_published(results)),
         seed_table(results.seed_averages),
-        result_table(results.summaries),
+        choice_table(results),
+        result_table(results.listed),
     )
     shown = [markdown(table) for table in tables if table.rows] + [f"{computed_on(results.environment)}\n"]
     return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", f"{_NOTE}\n", *shown])
@@ -127,7 +128,7 @@ def summary_latex(results: Results) -> str:
     Radii that no classifier reaches are left out.
     """
     certify = results.study.certify
-    every = result_table(results.summaries)
+    every = result_table(results.listed)
     wanted = [name for name in every.columns if name in _SHOWN or name.startswith(("ACR", "CA("))]
     terms = (
         f"study {results.study.id}, rule {certify.rule.name}, n0 = {certify.n0}, n = {certify.n}, "

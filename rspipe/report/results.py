@@ -9,7 +9,7 @@ import numpy as np
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.report.compositions import Composition, compositions
+from rspipe.report.compositions import Composition, compositions, other_choices
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
@@ -185,6 +185,20 @@ class Results:
                 classifier = self._certified[record.id]
                 summaries.append(summarize(classifier, record, trained=trained, radii=self.study.radii))
         return tuple(summaries)
+
+    @cached_property
+    def other_choices(self) -> frozenset[str]:
+        """Ids of the ensembles of other seeds than the first, for which that of the first stands in tables."""
+        return other_choices(self.ensembles, self._models)
+
+    @property
+    def listed(self) -> tuple[Summary, ...]:
+        """The summaries that tables list one by one: all, but of ensembles those of the first seeds alone."""
+        return tuple(summary for summary in self.summaries if summary.id not in self.other_choices)
+
+    def listed_at(self, sigma: float) -> list[Summary]:
+        """Return the summaries of a noise level that tables list."""
+        return [summary for summary in self.listed if summary.sigma == sigma]
 
     def summaries_at(self, sigma: float) -> list[Summary]:
         """Return the summaries of a noise level."""

@@ -8,7 +8,9 @@ import pytest
 
 from rspipe.report.questions import AVERAGING, BEST_MEMBER, COMBINING, MIXING, WEIGHTS, answer_questions
 from rspipe.report.sections.claims import judge_claims
+from rspipe.report.sections.results import choice_table
 from rspipe.report.sections.sizes import size_table
+from rspipe.smoothing.jackknife import contrast_of_subsets
 from tests.report.test_summaries import classifier, small
 from tests.results_builder import ensemble, study, trained_model
 
@@ -158,6 +160,26 @@ def test_an_ensemble_that_names_its_seeds_is_that_one_alone():
     assert len(groups["advmacer x2 (uniform)"].credits) == 3
 
 
+def test_tables_list_the_ensembles_of_the_first_seeds_and_averages_over_all_choices():
+    results = made()
+    listed = [summary.name for summary in results.listed if summary.kind == "ensemble"]
+    # No mixed one here is of the first seeds by name.
+    assert [name for name in listed if "gaussian" not in name] == ["advmacer x2 (uniform)"]
+    assert len(listed) == 7
+    table = choice_table(results)
+    intra, mixed = table.rows
+    assert [cell.text for cell in intra[:3]] == ["0.25", "advmacer x2 (uniform)", "3"]
+    assert [cell.text for cell in mixed[:3]] == ["0.25", "advmacer x1 + gaussian x1 (uniform)", "6"]
+    acr = np.mean([*pairs(INTRA).values()])
+    assert intra[3].value == pytest.approx(acr)
+    judged = contrast_of_subsets(pairs(INTRA))
+    assert intra[4].value == pytest.approx((judged.procedures.high - judged.procedures.low) / 2)
+    two = [one for one in results.models if one.seed < 2]
+    records = [one for one in results.ensembles if "2" not in one.id]
+    (only_mixed,) = choice_table(replace(results, models=tuple(two), ensembles=tuple(records))).rows
+    assert only_mixed[1].text == "advmacer x1 + gaussian x1 (uniform)"
+
+
 def test_a_claim_is_open_where_every_one_of_the_ensembles_is_one_member_alone():
     results = made(claims=[{"first": "advmacer x2 (uniform)", "second": "advmacer"}])
 
@@ -179,6 +201,5 @@ def test_the_number_of_members_is_judged_against_single_models_and_as_many_of_th
     intra, mixed = rows["advmacer", "2"], rows["advmacer + gaussian", "2"]
     assert (intra[place["classifiers"]].text, mixed[place["classifiers"]].text) == ("3", "6")
     difference = only(made(), AVERAGING, first_label="advmacer x2").difference.procedures
-    text = intra[place["less one model, these procedures [95 %]"]].text
-    assert text.startswith(f"+{difference.estimate:.4f} [")
+    assert intra[place["less one model, these procedures [95 %]"]].value == pytest.approx(difference.estimate)
     assert mixed[place["less that, these procedures [95 %]"]].text != "not judged"

@@ -12,7 +12,6 @@ from rspipe.arrays import FloatArray
 from rspipe.report.figures import LINE_STYLES, STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
 from rspipe.report.results import Results, seeds_label
 from rspipe.report.section import Section
-from rspipe.report.summaries import display_name
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import accuracy_band, certified_accuracy
@@ -86,21 +85,21 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
 
     None where no ensemble is certified.
     """
-    ensembles = results.ensembles_at(sigma)
+    ensembles = results.compositions(sigma)
     if not ensembles:
         return None
-    best = sorted(ensembles, key=lambda pair: -float(pair[1].credited_radius.mean()))[:most]
+    best = sorted(ensembles, key=lambda one: -np.mean([c.credited_radius.mean() for c in one.classifiers]))[:most]
     shown = f"{len(best)} of {len(ensembles)} ensembles with the largest ACR" if len(ensembles) > most else "Ensembles"
     with mpl.rc_context(STYLE):
         figure, axes, grid = _radius_panel(results, sigma=sigma, title=shown)
         if baseline := results.models_at(sigma).get(results.baseline):
             name = f"{results.baseline} (baseline)"
             _draw_curve(axes, baseline, grid, name=name, colour="#888888", line="-", width=1.2, band=False)
-        colours = label_colours([record.label for record in results.ensembles])
+        colours = label_colours([one.words for one in ensembles])
         methods = list(dict.fromkeys(record.method for record in results.ensembles))
-        for record, classifier in best:
-            line = LINE_STYLES[methods.index(record.method) % len(LINE_STYLES)]
-            _draw_curve(axes, [classifier], grid, name=display_name(record), colour=colours[record.label][0], line=line)
+        for one in best:
+            line = LINE_STYLES[methods.index(one.method) % len(LINE_STYLES)]
+            _draw_curve(axes, one.classifiers, grid, name=one.label, colour=colours[one.words][0], line=line)
         draw_legend(figure)
     return figure
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from rspipe.report.figures import STYLE, draw_legend, drawn, new_panel
 from rspipe.report.results import Results, seeds_label
 from rspipe.report.section import Section
-from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, number
 from rspipe.smoothing.derivation import CertifiedClassifier
 
@@ -73,10 +72,10 @@ def spread(label: str, classifiers: Sequence[CertifiedClassifier]) -> Spread:
 
 
 def spreads(results: Results, *, sigma: float) -> list[Spread]:
-    """Return the spread of every label, averaged over its seeds, and of every ensemble at a noise level."""
-    models, ensembles = results.models_at(sigma), results.ensembles_at(sigma)
+    """Return the spread of every label, averaged over its seeds, and of every ensemble over its choices of seeds."""
+    models = results.models_at(sigma)
     labels = [spread(seeds_label(label, len(classifiers)), classifiers) for label, classifiers in models.items()]
-    return labels + [spread(display_name(record), [classifier]) for record, classifier in ensembles]
+    return labels + [spread(one.label, one.classifiers) for one in results.compositions(sigma)]
 
 
 def _names(spreads_: Sequence[Spread]) -> list[str]:

@@ -46,7 +46,7 @@ def compare_all(results: Results, *, sigma: float, most: int = MOST) -> Contest 
     Of more than `most`, those of largest ACR are shown; that they were chosen on the same images is in the correction,
     which is for the pairs of all. None where there are no two, or fewer than two images in common.
     """
-    at = results.summaries_at(sigma)
+    at = results.listed_at(sigma)
     whole = max((summary.images for summary in at), default=0)
     found = [(s, c) for s in at if s.images == whole and (c := results.certificates(s.id)) is not None]
     groups = [Group.of([c], id_=summary.id, label=summary.name) for summary, c in found]

@@ -1,12 +1,14 @@
 """Section: the certified classifiers, one by one and averaged over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import SeedAverage, Summary
 from rspipe.report.tables import Cell, Table, duration, estimate_cell, half_cell, number_cell, percent_cell, quantity
 from rspipe.smoothing.certificates import radius_cap
+from rspipe.smoothing.inference import contrast
+from rspipe.smoothing.jackknife import pseudo_values
 
 
 def result_table(summaries: Sequence[Summary]) -> Table:
@@ -57,13 +59,45 @@ def seed_table(averages: Sequence[SeedAverage]) -> Table:
     )
 
 
+def choice_table(results: Results) -> Table:
+    """Return one row per ensemble that is certified of several choices of seeds, averaged over them."""
+
+    def rows() -> Iterator[dict[str, Cell]]:
+        for sigma in results.sigmas:
+            for composition in results.compositions(sigma):
+                group = composition.group
+                if len(group.credits) < 2 or not group.examples.size:
+                    continue
+                values = pseudo_values(dict(zip(group.members, group.credits, strict=True))) if group.members else None
+                acr = contrast(
+                    group.mean_credits,
+                    () if values is None else values.groups,
+                    population=results.population(group.examples.size),
+                )
+                yield {
+                    "σ": number_cell(sigma, digits=2),
+                    "ensemble": Cell(composition.name),
+                    "choices of seeds": number_cell(len(group.credits), digits=0),
+                    "mean ACR": number_cell(acr.estimate, digits=4),
+                    "these procedures ± 95 %": Cell("not judged")
+                    if acr.procedures is None
+                    else half_cell(acr.procedures),
+                    "these models ± 95 %": half_cell(acr.models),
+                    "lowest": number_cell(float(group.credits.mean(1).min())),
+                    "highest": number_cell(float(group.credits.mean(1).max())),
+                }
+
+    return Table.of(rows())
+
+
 def section(results: Results) -> Section:
     """Return the section; it says so where nothing is certified."""
     certify = results.study.certify
     sigmas = [sigma for sigma in results.sigmas if results.summaries_at(sigma)]
     content = {
         "averages": seed_table(results.seed_averages),
-        "levels": [Level(sigma, result_table(results.summaries_at(sigma))) for sigma in sigmas],
+        "choices": choice_table(results),
+        "levels": [Level(sigma, result_table(results.listed_at(sigma))) for sigma in sigmas],
         "caps": {sigma: radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma in sigmas},
     }
     return Section("results", content)

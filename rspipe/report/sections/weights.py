@@ -5,7 +5,6 @@ from itertools import groupby
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights
 from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
 from rspipe.report.results import Results
@@ -54,17 +53,14 @@ def ensemble_table(results: Results) -> Table:
             "pairs": _pairs_cell(record),
         }
         for record in results.ensembles
+        if record.id not in results.other_choices
     )
-
-
-_MOST_BARS = 12
-"""Ensembles whose weights are drawn where all are subsets."""
 
 
 def weights_figure(results: Results, *, sigma: float) -> Figure | None:
     """Return the solved weights of all ensembles at a noise level as bars; None where none was solved for."""
     solved = [r for r in results.ensembles if r.sigma == sigma and r.method not in ("uniform", *COMBINATIONS)]
-    records = [r for r in solved if not names_seeds(r.label)] or solved[:_MOST_BARS]
+    records = [r for r in solved if r.id not in results.other_choices]
     if not records:
         return None
     styles = label_colours([model.label for model in results.models])
