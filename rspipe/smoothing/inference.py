@@ -111,11 +111,11 @@ def difference(first: ArrayLike, second: ArrayLike, *, population: int | None = 
     a, b = np.asarray(first), np.asarray(second)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in (*a.shape, *b.shape):
         raise ValueError(f"credits must be [seed, image] on the same images, got {a.shape} and {b.shape}")
-    theta = a.mean(0) - b.mean(0)
-    if not (a.dtype == b.dtype == np.bool_):
-        return contrast(theta, [a, b], population=population)
-    rows = [a.astype(np.float64), b.astype(np.float64)]
-    return _with_procedures(_shares(theta, population), theta, rows, population)
+    rows = [np.asarray(side, dtype=np.float64) for side in (a, b)]
+    theta = rows[0].mean(0) - rows[1].mean(0)
+    if a.dtype == b.dtype == np.bool_:
+        return _with_procedures(_shares(theta, population), theta, rows, population)
+    return contrast(theta, rows, population=population)
 
 
 def holm(p: ArrayLike, *, level: float = LEVEL) -> BoolArray:

@@ -97,7 +97,7 @@ def judge(
         counts: Seeds of each group, where seeds are part of the scope.
         fixed: The judgement of the same models without the choice of seeds: with it, no interval is narrower.
     """
-    parts = (seeds, images, Part(rounding, math.inf))
+    estimate, parts = float(estimate), (seeds, images, Part(rounding, math.inf))
     half, p = half_width(parts), p_value(estimate, parts)
     detectable = _detectable(seeds.variance, images.variance + rounding, counts)
     if fixed is not None:
@@ -123,10 +123,10 @@ def judge(
 
 def welch(parts: Sequence[Part]) -> Part:
     """Return the sum of independent variances with Welch's degrees of freedom; those of all where each is 0."""
-    total = sum(part.variance for part in parts)
+    total = float(sum(part.variance for part in parts))
     if total == 0:
         return Part(0.0, sum(part.df for part in parts))
-    return Part(total, 1 / sum((part.variance / total) ** 2 / part.df for part in parts))
+    return Part(total, 1 / float(sum((part.variance / total) ** 2 / part.df for part in parts)))
 
 
 def _detectable(seeds: float, others: float, counts: Sequence[int]) -> float:

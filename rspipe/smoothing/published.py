@@ -99,7 +99,7 @@ def difference_from_figure(
     if figure.seed_sd is None:
         part = Part(variance * (1 / seeds + 1 / figure.seeds), seeds - 1)
     else:
-        theirs = Part(figure.seed_sd**2 / figure.seeds, figure.seeds - 1)
+        theirs = Part(float(figure.seed_sd) ** 2 / figure.seeds, figure.seeds - 1)
         part = welch([Part(variance / seeds, seeds - 1), theirs])
     procedures = judge(
         estimate, words=_FIGURE, seeds=part, images=of_images((own,)), rounding=rounding, counts=(seeds,), fixed=models

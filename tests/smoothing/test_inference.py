@@ -140,6 +140,11 @@ def test_models_are_judged_by_the_paired_t_interval_over_images():
     assert result.models.p == pytest.approx(2 * t.sf(values.mean() / values.std(ddof=1) * 2, 3))
 
 
+def test_credits_of_single_precision_are_computed_with_in_double():
+    a, b = np.random.default_rng(2).random((2, 3, 2000), dtype=np.float32)
+    assert difference(a, b) == difference(a.astype(np.float64), b.astype(np.float64))
+
+
 def test_one_seed_on_a_side_says_nothing_of_procedures():
     a, b = np.random.default_rng(1).random((2, 2, 40))
     assert difference(a, b[:1]).procedures is None

@@ -52,6 +52,12 @@ def test_a_part_of_their_images_and_other_images_are_two_samples():
     assert other.image_variance == pytest.approx(variance * (1 / 100 + 1 / 400))
 
 
+def test_figures_of_single_precision_overflow_nothing():
+    figure, plain = (Figure(acr=kind(1.549), images=100, seeds=5, seed_sd=kind(0.004)) for kind in (np.float32, float))
+    one, other = (difference_from_figure(OWN, figure).procedures for figure in (figure, plain))
+    assert (one.low, one.p) == pytest.approx((other.low, other.p), rel=1e-4)
+
+
 def test_one_seed_here_says_nothing_of_the_recipe():
     one = difference_from_figure(OWN[:1], Figure(acr=1.5, images=400))
     assert one.procedures is None
