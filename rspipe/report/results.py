@@ -111,17 +111,20 @@ class Results:
         return composition.of(whole) if whole else None
 
     def groups(self, sigma: float) -> dict[str, Group]:
-        """Return every label and every ensemble that is certified at a noise level by the name in a study file.
-
-        An ensemble in the paper's words stands for all of the same composition that are certified; one that names seeds
-        is that one alone.
-        """
+        """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
         groups = {label: self.label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
-        for composition in self.compositions(sigma):
-            for record in composition.records:
-                alone = composition.of([record]) if names_seeds(record.label) else composition
-                groups[entry_name(record)] = alone.group
-        return groups
+        return groups | {name: composition.group for name, composition in self.ensembles_by_name(sigma).items()}
+
+    def ensembles_by_name(self, sigma: float) -> dict[str, Composition]:
+        """Return the certified ensembles at a noise level by the name in a study file.
+
+        One in the paper's words stands for all of the same composition; one that names seeds is that one alone.
+        """
+        return {
+            entry_name(record): composition.of([record]) if names_seeds(record.label) else composition
+            for composition in self.compositions(sigma)
+            for record in composition.records
+        }
 
     def label_group(self, label: str, classifiers: Sequence[CertifiedClassifier]) -> Group:
         """Return the group of a label's models."""

@@ -75,7 +75,12 @@ def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
     """
     pairs = [pair for claim in results.study.claims for pair in _compared(results, claim)]
     family = with_holm([comparison for _, comparison in pairs])
-    alone = {(sigma, one.name) for sigma in results.sigmas for one in results.compositions(sigma) if one.no_ensemble}
+    alone = {
+        (sigma, name)
+        for sigma in results.sigmas
+        for name, ensemble in results.ensembles_by_name(sigma).items()
+        if ensemble.no_ensemble
+    }
     return tuple(
         JudgedClaim(
             claim=claim,
