@@ -93,10 +93,8 @@ TONES: dict[str, Tone] = {
     "lower": "bad",
     "undecided": "muted",
     "not judged": "muted",
-    "not significant": "muted",
     "reproduced": "good",
     "contradicted": "bad",
-    "agrees": "good",
     "one member alone": "muted",
 }
 
