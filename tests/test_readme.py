@@ -7,6 +7,7 @@ import pytest
 
 import rspipe
 from rspipe.commands.options import study_path
+from rspipe.ensembles.members import names_seeds
 from rspipe.study import load_study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,7 +33,9 @@ def test_the_result_tables_are_of_the_default_study_as_it_is_now() -> None:
     labels = {(spec.label, spec.train_sigma) for spec in specs}
     levels = {spec.train_sigma for spec in specs}
     claims = [sigma for claim in study.claims for sigma in (levels if claim.sigma is None else {claim.sigma})]
-    assert len(rows) == len(claims) + len(labels) + len(specs) + len(study.ensemble_specs(specs))
+    ensembles = [spec for spec in study.ensemble_specs(specs) if not names_seeds(spec.label)]
+    choices = sum(len(group.weights) for group in study.ensembles if group.subsets == "of_seeds") * len(levels)
+    assert len(rows) == len(claims) + len(labels) + choices + len(specs) + len(ensembles)
 
 
 def test_the_study_of_the_readme_is_one(tmp_path: Path) -> None:

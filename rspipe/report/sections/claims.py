@@ -111,11 +111,11 @@ def _compared(results: Results, claim: Claim) -> Iterator[tuple[Claim, Compariso
 
 
 def _judged_size(results: Results, claim: Claim, comparison: Comparison) -> Judgement[SizeVerdict] | None:
-    """Return the measured difference against the published one, where there is a verdict on its sign."""
+    """Return the measured difference against the published one, where procedures have the published sign."""
     by, judged = _size(claim), comparison.difference.procedures
     groups, names = results.groups(comparison.sigma), (comparison.first, comparison.second)
     # Of labels alone: an ensemble's difference has seeds of both sides in common.
-    if by is None or judged is None or judged.verdict == "undecided" or not {*names} <= {*groups}:
+    if by is None or judged is None or judged.verdict != "holds here" or not {*names} <= {*groups}:
         return None
     first, second = (groups[name] for name in names)
     shared = np.intersect1d(first.examples, second.examples)
