@@ -178,7 +178,7 @@ def _word(judgement: Judgement[str], *, sure: bool) -> Cell:
 def claim_table(claims: Sequence[JudgedClaim]) -> Table:
     """Return one row per claim and noise level: published and measured difference, and the verdicts of both scopes."""
     numbers = any(one.by is not None for one in claims)
-    sources = any(one.claim.source for one in claims)
+    sources = any(one.claim.source or one.claim.differs for one in claims)
 
     def row(one: JudgedClaim) -> dict[str, Cell]:
         comparison, by = one.comparison, one.by
@@ -189,26 +189,24 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
             "published": Cell("–" if by is None else number(by, signed=True), by),
             "against published": Cell("–" if size is None else size.verdict),
         }
+        terms = f" ({one.claim.differs})" if one.claim.differs else ""
         return {
             "σ": number_cell(comparison.sigma, digits=2),
             "larger ACR": Cell(comparison.first_label),
             "than": Cell(comparison.second_label),
             "measured": number_cell(difference.estimate, digits=4, signed=True),
-            **(published if numbers else {}),
-            "these procedures [95 %]": Cell("–") if judged is None else ends_cell(judged),
             "procedures": (
                 Cell(not_judged(difference), tone="muted")
                 if judged is None
                 else _word(judged, sure=one.procedures_hold)
             ),
-            "these models [95 %]": ends_cell(difference.models),
             "models": _word(difference.models, sure=one.models_hold),
-            "the claim itself": Cell(
-                f"other data: {one.claim.differs}" if one.reproduction == "other data" else one.reproduction,
-                tone=TONES.get(one.reproduction, "muted"),
-            ),
+            "the claim itself": Cell(one.reproduction, tone=TONES.get(one.reproduction, "muted")),
+            **(published if numbers else {}),
+            "these procedures [95 %]": Cell("–") if judged is None else ends_cell(judged),
+            "these models [95 %]": ends_cell(difference.models),
             "images": number_cell(difference.images, digits=0),
-            **({"source": Cell(one.claim.source)} if sources else {}),
+            **({"source": Cell(f"{one.claim.source}{terms}")} if sources else {}),
         }
 
     return Table.of(map(row, claims))
