@@ -99,7 +99,9 @@ class Dataset:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image."""
-        return tuple(self.test.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
+        # Who trains or searches does not look at test images; a test part may be all there is.
+        part = self.train if len(self.train) else self.test
+        return tuple(part.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
 
 
 def whole_split(images: Tensor, labels: Tensor) -> Split:

@@ -67,7 +67,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
     network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
     network.eval()
     for parameter in network.parameters():
-        parameter.requires_grad_(False)
+        # A copy of a TorchScript program may hold parameters that are computed.
+        parameter.detach_().requires_grad_(False)
     if precision == "bfloat16":
         _check_can_be_rounded(network)
     traced = _trace(network.float())

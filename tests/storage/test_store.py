@@ -371,10 +371,17 @@ def test_certificates_of_stored_counts_are_those_of_the_pass(tmp_path: Path, rul
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_certificates_can_be_derived_from_what_is_stored(tmp_path: Path, kind: CertificateKind) -> None:
     store = Store(tmp_path)
+    passed("fixed", store)
+    derived = {one.id: derive(one, kind=kind, alpha=0.05) for one in store.classifier_counts(KEYS, complete=True)}
+    assert derived["sure"].prediction.tolist() == [1, 1, 1]
+
+
+def test_other_certificates_are_not_derived_from_counts_that_ended_early(tmp_path: Path) -> None:
+    store = Store(tmp_path)
     passed("planned", store)
-    found = {one.id: derive(one, kind=kind, alpha=0.05) for one in store.classifier_counts(KEYS, complete=True)}
-    assert found["sure"].prediction.tolist() == [1, 1, 1]
-    assert found["wrong"].prediction.tolist() == [-1, -1, -1]
+    counts = next(iter(store.classifier_counts(KEYS, complete=True)))
+    with pytest.raises(ValueError, match="ended early"):
+        derive(counts, kind="two_sided", alpha=0.05)
 
 
 def test_a_row_says_all_that_its_counts_depend_on(tmp_path: Path) -> None:

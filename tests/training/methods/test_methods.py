@@ -509,6 +509,7 @@ def test_the_default_schedule_is_the_papers() -> None:
         "grad_clip": None,
         "precision": "float32",
         "compiled": False,
+        "common_seeds": False,
     }
     assert TrainingSpec().model_dump() == expected
 
