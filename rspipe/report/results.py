@@ -112,6 +112,13 @@ class Results:
 
     def groups(self, sigma: float) -> dict[str, Group]:
         """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
+        return self._groups.get(sigma, {})
+
+    @cached_property
+    def _groups(self) -> dict[float, dict[str, Group]]:
+        return {sigma: self._groups_at(sigma) for sigma in self.sigmas}
+
+    def _groups_at(self, sigma: float) -> dict[str, Group]:
         groups = {label: self.label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
         return groups | {name: composition.group for name, composition in self.ensembles_by_name(sigma).items()}
 
