@@ -23,6 +23,7 @@ from rspipe.smoothing.certificates import (
     check_can_certify,
     check_can_predict,
     predict_counts,
+    rounded_down,
     two_sided_counts,
 )
 from rspipe.smoothing.counts import CountTable
@@ -181,8 +182,9 @@ def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:
     variance = np.maximum(square - enough * mean**2, 0.0) / (enough - 1)
     log = np.log(2 / alpha)
     bound = mean - np.sqrt(2 * variance * log / enough) - 7 * log / (3 * (enough - 1))
+    bound = rounded_down(np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0))
     n_a = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
-    return certificates_from_bounds(selected, n_a, np.where(n >= 2, np.clip(bound, 0.0, 1.0), 0.0), sigma=counts.sigma)
+    return certificates_from_bounds(selected, n_a, bound, sigma=counts.sigma)
 
 
 def _predictions(counts: CountTable, *, alpha: float) -> Certificates:

@@ -65,8 +65,9 @@ def false(bound: FloatArray, p: float) -> BoolArray:
 def test_a_bound_errs_with_alpha_at_most_and_just_below_its_own_values_with_alpha(n: int, alpha: float) -> None:
     assert error_probability(FINE, n, alpha=alpha).max() <= alpha
     bounds = clopper_pearson_lower(np.arange(n + 1), n, alpha=alpha)
+    # A bound is rounded down by a share of 1e-11, and a tail of n trials falls by n times that at most.
     own = np.nextafter(bounds[bounds > 0.5], 0)
-    np.testing.assert_allclose(error_probability(own, n, alpha=alpha), alpha, rtol=ROUNDING)
+    np.testing.assert_allclose(error_probability(own, n, alpha=alpha), alpha, rtol=ROUNDING + n * 1e-11)
     # A bound that equals p claims nothing false.
     assert (error_probability(bounds[bounds > 0.5], n, alpha=alpha) < alpha * (1 - ROUNDING)).all()
 

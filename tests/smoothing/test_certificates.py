@@ -37,6 +37,8 @@ from rspipe.smoothing.certify import Certificate, certify, predict
 PHI = NormalDist()
 # Two-sided: the chance that a correct program fails a check made at this level with fresh seeds.
 FALSE_ALARM = 1e-6
+# What bounds give up for being on the safe side, 1e-11, and what they had not been given.
+MARGIN = 1.2e-11
 
 exact = settings(deadline=None, derandomize=True)
 
@@ -96,14 +98,16 @@ def test_the_bounds_are_beta_quantiles(n: int, share: float, alpha: float) -> No
     if k > 0:
         assert clopper_pearson_lower(k, n, alpha=alpha) == pytest.approx(beta.ppf(alpha, k, n - k + 1), rel=1e-9)
     if k < n:
-        assert clopper_pearson_upper(k, n, alpha=alpha) == pytest.approx(beta.isf(alpha, k + 1, n - k), rel=1e-9)
+        assert clopper_pearson_upper(k, n, alpha=alpha) == pytest.approx(
+            beta.isf(alpha, k + 1, n - k), rel=1e-9, abs=MARGIN
+        )
 
 
 @pytest.mark.parametrize("n", [1, 10, 100_000])
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
 def test_without_a_failure_the_lower_bound_is_the_nth_root_of_alpha(n: int, alpha: float) -> None:
-    assert clopper_pearson_lower(n, n, alpha=alpha) == pytest.approx(alpha ** (1 / n), rel=1e-12)
-    assert clopper_pearson_upper(0, n, alpha=alpha) == pytest.approx(1 - alpha ** (1 / n), rel=1e-9)
+    assert clopper_pearson_lower(n, n, alpha=alpha) == pytest.approx(alpha ** (1 / n), rel=MARGIN)
+    assert clopper_pearson_upper(0, n, alpha=alpha) == pytest.approx(1 - alpha ** (1 / n), rel=1e-9, abs=MARGIN)
 
 
 def test_without_a_success_the_lower_bound_is_zero_and_without_a_failure_the_upper_bound_is_one() -> None:
@@ -224,10 +228,10 @@ def test_it_abstains_exactly_where_the_bound_lies_below_one_half(alpha: float) -
     assert np.array_equal(result.radius > 0, fair_tail <= alpha)
 
 
-def test_a_bound_of_exactly_one_half_is_a_prediction_with_radius_zero() -> None:
+def test_an_exact_bound_of_one_half_is_no_claim() -> None:
     # The exact bound of 1 success in 1 trial is alpha itself.
     result = certify_counts(np.array([1, 0]), np.array([1, 0]), sigma=1.0, alpha=0.5)
-    assert (result.prediction, result.radius, result.p_a_lower) == (0, 0, 0.5)
+    assert (result.prediction, result.radius, result.p_a_lower) == (ABSTAIN, 0, 0.5 * (1 - 1e-11))
 
 
 def test_many_examples_are_certified_as_each_alone() -> None:
@@ -348,7 +352,7 @@ def test_two_sided_certificates_are_false_at_most_as_often_as_alpha_says(p: tupl
 @pytest.mark.parametrize("n", [10, 1000, 100_000])
 def test_no_number_of_successes_certifies_more_than_the_cap(n: int) -> None:
     cap = radius_cap(sigma=0.25, n=n, alpha=0.001)
-    assert cap == pytest.approx(0.25 * PHI.inv_cdf(max(0.001 ** (1 / n), 0.5)), rel=1e-9)
+    assert cap == pytest.approx(0.25 * PHI.inv_cdf(max(0.001 ** (1 / n), 0.5)), abs=0.25 * 4e-8)
     k = np.arange(max(n - 1000, 0), n + 1)
     result = certify_counts(np.tile([1, 0], (k.size, 1)), np.stack([k, n - k], 1), sigma=0.25, alpha=0.001)
     assert result.radius.max() == cap
@@ -356,7 +360,7 @@ def test_no_number_of_successes_certifies_more_than_the_cap(n: int) -> None:
 
 def test_the_radius_is_capped_by_the_number_of_samples() -> None:
     result = certify_counts(np.array([100, 0]), np.array([100_000, 0]), sigma=0.25, alpha=0.001)
-    assert result.radius == pytest.approx(0.25 * PHI.inv_cdf(0.001 ** (1 / 100_000)), rel=1e-9)
+    assert result.radius == pytest.approx(0.25 * PHI.inv_cdf(0.001 ** (1 / 100_000)), abs=0.25 * 4e-8)
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.5])
@@ -458,7 +462,7 @@ def test_the_certificate_says_all_it_was_made_with() -> None:
     assert (result.n0, result.n, result.sigma, result.alpha) == (50, 700, 0.5, 0.01)
     assert (int(result.selection.sum()), int(result.estimation.sum())) == (50, 700)
     assert result.n_a == result.estimation[1]
-    assert result.p_a_lower == pytest.approx(beta.ppf(0.01, result.n_a, 700 - result.n_a + 1), rel=1e-12)
+    assert result.p_a_lower == pytest.approx(beta.ppf(0.01, result.n_a, 700 - result.n_a + 1), rel=MARGIN)
     assert result.radius == pytest.approx(0.5 * PHI.inv_cdf(result.p_a_lower), rel=1e-9)
 
 

