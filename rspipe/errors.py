@@ -96,12 +96,19 @@ def first_line(error: BaseException) -> str:
 _WRITTEN_OUT = {"lambda": "lbd", "lamda": "lbd", "lam": "lbd", "epsilon": "eps", "learning_rate": "lr"}
 
 
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name nearest to a wrong one, whatever the case of either; None where none is near."""
+    names = {one.casefold(): one for one in sorted(valid)}
+    written_out = _WRITTEN_OUT.get(name.casefold(), "")
+    if written_out in names:
+        return names[written_out]
+    return next((names[one] for one in difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the valid name nearest to a wrong one, else the list of valid names."""
     names = sorted(valid)
     if not names:
         return "; there are none"
-    close = [_WRITTEN_OUT.get(name, "")]
-    if close[0] not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(names)}"
+    close = nearest_name(name, names)
+    return f"; valid names: {', '.join(names)}" if close is None else f"; did you mean {close!r}?"

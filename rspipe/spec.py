@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, TypeAlias
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
 
-from rspipe.errors import nearest
+from rspipe.errors import nearest, nearest_name
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -39,10 +42,11 @@ class Spec(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
+                    valid = (*cls.model_fields, *cls.also_written)
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key '{key}'{hint}",
-                        {"key": key, "hint": nearest(key, (*cls.model_fields, *cls.also_written))},
+                        {"key": key, "hint": nearest(key, valid), "meant": nearest_name(key, cls.model_fields)},
                     )
         return values
 
@@ -52,9 +56,78 @@ class Spec(BaseModel):
         return content_id(self.model_dump(mode="json"))
 
 
+PATTERNS = {
+    r"^[a-z][a-z0-9_]*$": "small letters, digits and _, a letter first",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or a digit first",
+    "^[0-9a-f]{64}$": "the 64 hex digits of a SHA-256",
+}
+"""What the patterns of texts ask for, in words."""
+
+
+_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than": lambda context: f"must be greater than {context['gt']:g}",
+    "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
+    "less_than": lambda context: f"must be less than {context['lt']:g}",
+    "less_than_equal": lambda context: f"must be at most {context['le']:g}",
+    "too_short": lambda context: (
+        "must not be empty" if context["min_length"] == 1 else f"must hold {context['min_length']} or more"
+    ),
+    "too_long": lambda context: f"must hold at most {context['max_length']}",
+    "string_pattern_mismatch": lambda context: f"must be {PATTERNS[context['pattern']]}",
+}
+
+_KINDS = {
+    "missing": "is missing",
+    "finite_number": "must be a finite number",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be a text",
+    "tuple": "must be a list",
+    "model": "must be a table",
+    "dataclass": "must be a table",
+    "dict": "must be a table",
+}
+
+_OWN_OF_PYDANTIC = {*get_args(ErrorType)} - {"value_error"}
+
+
+def wrong_value(error: ErrorDetails) -> tuple[str, bool]:
+    """Return what is wrong with a value, and whether that begins with a verb, such as "must be a number".
+
+    Never in pydantic's words, which speak of inputs and validation; the reasons of our own checks as they are.
+
+    Args:
+        error: One of those of a `ValidationError`.
+    """
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"]), False
+    if kind not in _OWN_OF_PYDANTIC:
+        return error["msg"], False
+    if kind == "literal_error":
+        valid = re.findall("'([^']*)'", context["expected"])
+        return f"is no valid name{nearest(str(error['input']), valid)}", True
+    if kind in _WORDS:
+        return _WORDS[kind](context), True
+    return _KINDS.get(kind) or _KINDS.get(kind.partition("_")[0], "is not of the right kind"), True
+
+
+def reason(error: ValidationError, *, subject: str | None = None) -> str:
+    """Return the first of the reasons of a refusal, said of a subject, or of the field by default."""
+    first = error.errors()[0]
+    words, is_verb = wrong_value(first)
+    return f"{subject or first['loc'][-1]} {words}" if is_verb else words
+
+
 def by_name(value: Any) -> Any:
     """Return a table for what may be given by its name alone."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def one_or_list(value: Any) -> str:
+    """Return the tag of an alternative, for a value that may be given alone or as a list: "One" or "List"."""
+    return "List" if isinstance(value, list | tuple) else "One"
 
 
 class ImageRange(Spec):

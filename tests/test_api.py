@@ -26,7 +26,7 @@ SIGNATURES = {
         ("models", "images", "labels"),
         {"sigma", "average", "draws", "n", "alpha", "seed", "examples", "precision"},
     ),
-    "read_run": (("path",), {"allow_code"}),
+    "read_run": (("path",), set()),
     "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
     "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
     "clopper_pearson_upper": (("successes", "n"), {"alpha"}),

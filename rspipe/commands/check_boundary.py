@@ -1,27 +1,31 @@
 """Attack certified classifiers of a finished run inside, on and beyond their certified radii."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from rspipe.commands.options import RunOptions, has_folder, run_to_read
+from rspipe.commands.options import ReadRun, run_to_read
 from rspipe.commands.terminal import Terminal, print_table
-from rspipe.errors import DataError
+from rspipe.data.spec import DigitsData
+from rspipe.errors import DataError, StoreError
 from rspipe.execution.worker import set_deterministic, worker_device
+from rspipe.networks.architectures import allow_code_in, code_in
 from rspipe.report.sections.attacks import attack_findings, attack_table
 from rspipe.smoothing.boundary import AttackSettings
 from rspipe.stages.attack import attack_classifier, chosen_classifiers
 from rspipe.stages.report import read_results, write_report
-from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 
 
 @dataclass(frozen=True)
 class Options:
     """Which classifiers to attack, and how."""
 
-    run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    run: ReadRun
+    """The run directory: a folder or an address."""
     classifier: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Part of a name as tables show it, e.g. "advmacer, seed 0"; the best model and the best ensemble by default."""
     images: int = 40
@@ -30,17 +34,22 @@ class Options:
     """Distances of the attacks, in units of each image's certified radius."""
     gpus: float = 0.0
     """1 to run on a GPU."""
+    data_folder: str | None = None
+    """Where the test images are, if no longer where they were when the study ran."""
+    allow_code: bool = False
+    """Let architectures that the run names as module:function, and TorchScript, run; a module is installed, or lies in
+    the working directory."""
     attack: AttackSettings = field(default_factory=AttackSettings)
 
 
 def main(options: Options) -> None:
     """Attack, print the outcome, keep it in the run directory, and write the report again."""
-    run = run_to_read(options.run)
-    if not has_folder(run.study):
-        raise DataError(f"{run.run_dir} does not say where its images are; name its study file with --study")
-    store, terminal = Store(run.run_dir), Terminal()
+    store, study = run_to_read(options.run)
+    _check_code(study, allow_code=options.allow_code)
+    study = _with_images(study, options.data_folder)
+    terminal = Terminal()
     set_deterministic(threads=1)
-    results = read_results(store, run.study)
+    results = read_results(store, study)
     device = worker_device(options.gpus)
     checks = [
         attack_classifier(
@@ -55,10 +64,30 @@ def main(options: Options) -> None:
         )
         for record in chosen_classifiers(results, options.classifier)
     ]
-    _, files = write_report(store, read_results(store, run.study))
+    _, files = write_report(store, read_results(store, study))
     terminal.stop()
     console = Console()
-    print_table(console, attack_table(checks), title=f"{run.study.name}: attacks around certified test images")
+    print_table(console, attack_table(checks), title=f"{study.name}: attacks around certified test images")
     for sentence in attack_findings(checks):
         console.print(escape(sentence), soft_wrap=True, highlight=False)
     console.print(f"Report: {files['report.html']}", soft_wrap=True, highlight=False)
+
+
+def _check_code(study: StudyConfig, *, allow_code: bool) -> None:
+    """Raise StoreError where a network of the study is code that is not allowed."""
+    if allow_code:
+        allow_code_in(Path.cwd())
+        return
+    sources = (code_in(group.architecture) for group in study.groups)
+    if source := next(filter(None, sources), None):
+        raise StoreError(f"attacks run code of {source}; pass --allow-code if you trust it and this run directory")
+
+
+def _with_images(study: StudyConfig, folder: str | None) -> StudyConfig:
+    """Return a study whose images are in a folder, where one is named, or where they were when it ran."""
+    if isinstance(study.data, DigitsData):
+        return study
+    place = Path(folder or study.data.folder).resolve()
+    if not place.is_dir():
+        raise DataError(f"{place}: there is no such folder of images; say where those of the study are, --data-folder")
+    return study.model_copy(update={"data": study.data.model_copy(update={"folder": str(place)})})

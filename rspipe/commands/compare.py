@@ -35,8 +35,6 @@ class Options:
     """Samples of derived certificates, at most; as many as both sides have of an image by default."""
     sigma: float | None = None
     """Noise level of logs; what their name, a column or their radii say by default."""
-    allow_code: bool = False
-    """Let studies name architectures as module:function; as when they were run."""
 
 
 def main(options: Options) -> None:
@@ -45,7 +43,7 @@ def main(options: Options) -> None:
         raise MismatchError("give two run directories or logs or more, or one and --against")
     console = Console(width=None if Console().is_terminal else 180)
     try:
-        runs = [read_run_or_log(text, allow_code=options.allow_code, sigma=options.sigma) for text in options.runs]
+        runs = [read_run_or_log(text, sigma=options.sigma) for text in options.runs]
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise MismatchError(str(error)) from error

@@ -1,23 +1,22 @@
 """Derive other certificates from the stored counts of a study, without sampling: no GPU, no Ray."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import tyro
 from rich.console import Console
 
-from rspipe.commands.options import RunOptions, run_to_read
+from rspipe.commands.options import ReadRun, run_to_read
 from rspipe.commands.terminal import print_table
 from rspipe.errors import StudyError
 from rspipe.smoothing.derivation import CertificateKind
 from rspipe.stages.report import write_derived
-from rspipe.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Options:
     """Which certificates to derive, and from which run directory."""
 
-    run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    run: ReadRun
+    """The run directory: a folder or an address; it is all that is needed."""
     certificate: CertificateKind = "certify"
     """certify: the rule's own; two_sided: bounds the runner-up, too; soft: of the mean probability instead of votes
     (another classifier); predict: PREDICT's class, without a radius. All but certify need counts that hold all samples
@@ -30,13 +29,11 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the derived results of every classifier, and write them image by image below the run directory."""
-    run = run_to_read(options.run)
+    store, study = run_to_read(options.run)
     try:
-        table, folder = write_derived(
-            Store(run.run_dir), run.study, kind=options.certificate, alpha=options.alpha, n=options.n
-        )
+        table, folder = write_derived(store, study, kind=options.certificate, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise StudyError(str(error)) from error
     console = Console()
-    print_table(console, table, title=f"{run.study.name}: {folder.name}")
+    print_table(console, table, title=f"{study.name}: {folder.name}")
     console.print(f"Image by image: {folder}", soft_wrap=True, highlight=False)

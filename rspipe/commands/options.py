@@ -9,7 +9,7 @@ import tyro
 
 from rspipe.errors import StoreError, StudyError, nearest
 from rspipe.execution.resources import Resources
-from rspipe.storage.opening import check_owner, read_study
+from rspipe.storage.opening import read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -25,6 +25,8 @@ Overrides = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(n
 RunDir = Annotated[str | None, tyro.conf.arg(metavar="PATH|ADDRESS")]
 
 StudyFile = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+
+ReadRun = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,6 @@ class StageOptions:
     ray_address: str | None = None
     """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
     resources: Resources = field(default_factory=Resources)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Command line of the commands that read what a study has produced."""
-
-    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
-    """The run directory, a folder or an address; runs/<study id> by default (see RSPIPE_RUNS)."""
-    run_dir: RunDir = None
-    """The same, by name."""
-    study: StudyFile = None
-    """The study file; the study that the run directory was made with by default, or digits where none is named."""
-    override: Overrides = ()
-    """The overrides of the study file that it was run with."""
-    allow_code: bool = False
-    """Let the study name architectures as module:function; as when it was run."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +73,6 @@ def study_path(name: str | None) -> Path:
     if text not in known:
         raise StudyError(f"{text}: no such study file, nor a study that comes with rspipe{nearest(text, known)}")
     return known[text]
-
-
-def has_folder(study: StudyConfig) -> bool:
-    """Return whether a study says where its images are; one that was read back from a run directory does not."""
-    return study.data.name == "digits" or bool(study.data.folder)
 
 
 def _only(given: str | None, named: str | None, *, option: str) -> str | None:
@@ -124,12 +105,6 @@ def resolve_run_dir(given: str | None, study: StudyConfig) -> StorePath:
     return chosen
 
 
-def _run_of_file(options: StageOptions | RunOptions, *, file: str | None, run_dir: str | None) -> StudyRun:
-    path = study_path(file)
-    study = load_study(path, overrides=options.override, allow_code=options.allow_code)
-    return StudyRun(study, resolve_run_dir(run_dir, study), path.read_text(encoding="utf-8"))
-
-
 def run_to_do(options: StageOptions) -> StudyRun:
     """Return the study to run, and its run directory, which need not exist.
 
@@ -137,23 +112,16 @@ def run_to_do(options: StageOptions) -> StudyRun:
         StudyError: The file or an override is wrong.
         StoreError: The run directory cannot be used.
     """
-    return _run_of_file(options, file=_only(options.file, options.study, option="--study"), run_dir=options.run_dir)
+    path = study_path(_only(options.file, options.study, option="--study"))
+    study = load_study(path, overrides=options.override, allow_code=options.allow_code)
+    return StudyRun(study, resolve_run_dir(options.run_dir, study), path.read_text(encoding="utf-8"))
 
 
-def run_to_read(options: RunOptions) -> StudyRun:
-    """Return an existing run directory, and its study: of the file where one is named, else as it is kept there.
+def run_to_read(run_dir: str) -> tuple[Store, StudyConfig]:
+    """Return an existing run directory, and the study that it was made with.
 
     Raises:
-        StudyError: The file or an override is wrong.
-        StoreError: It is no run directory, or of another study.
+        StoreError: It is no run directory, or of another version of rspipe.
     """
-    run_dir = _only(options.run, options.run_dir, option="--run-dir")
-    if run_dir is None or options.study is not None:
-        run = _run_of_file(options, file=options.study, run_dir=run_dir)
-        check_owner(Store(run.run_dir), run.study)
-        return run
-    if options.override:
-        raise StudyError("--set changes a study file, and none is named; add --study")
     store = Store(run_dir)
-    study = read_study(store, allow_code=options.allow_code)
-    return StudyRun(study, store.run_dir, (store.run_dir / "study.toml").read_text())
+    return store, read_study(store)

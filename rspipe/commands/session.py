@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from rspipe.commands.options import StageOptions, StudyRun, has_folder, run_to_do
+from rspipe.commands.options import StageOptions, StudyRun, run_to_do, run_to_read
 from rspipe.commands.terminal import Terminal, print_table
 from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
@@ -24,13 +24,14 @@ from rspipe.records import EnsembleWeights
 from rspipe.report.sections.results import result_table
 from rspipe.report.summaries import Summary
 from rspipe.search.trials import search_warnings
-from rspipe.spec import ImageChoice, choice_text, number_chosen
+from rspipe.spec import ImageChoice, choice_text
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.report import FigureFormat, finished_ensembles, known_models, read_results, write_report
 from rspipe.stages.search import run_searches
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.storage.environment import environment
+from rspipe.storage.locks import exclusive
 from rspipe.storage.opening import open_store
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -180,11 +181,7 @@ class Session:
 
     def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
         """Return those certified on all images: an index that shows a number keeps it."""
-        images = number_chosen(self.study.certify.images)
-        if images is None:
-            if not has_folder(self.study):
-                return []
-            images = len(load_dataset(self.study.data).test.chosen(self.study.certify.images))
+        images = self.store.images_to_certify()
         return [summary for summary in summaries if summary.images == images]
 
     def say(self, message: str) -> None:
@@ -243,15 +240,35 @@ def open_session(run: StudyRun, *, ray_address: str | None, resources: Resources
     Raises:
         RspipeError: Any of these fails; MLflow alone only costs a warning.
     """
-    terminal = Terminal()
-    handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    terminal = _logging_terminal()
     with (
         open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store,
         ExitStack() as exits,
     ):
         exits.callback(terminal.stop)
         yield Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
+
+
+@contextmanager
+def reopen_session(run_dir: str) -> Iterator[Session]:
+    """Open an existing run directory to report what is in it; its study, and what it was made with, stay as they are.
+
+    Raises:
+        StoreError: It is no run directory, of another version of rspipe, or in use by another process.
+    """
+    store, study = run_to_read(run_dir)
+    terminal = _logging_terminal()
+    with exclusive(store.run_dir), ExitStack() as exits:
+        exits.callback(terminal.stop)
+        yield Session(study, store, terminal, exits, ray_address=None, resources=Resources())
+
+
+def _logging_terminal() -> Terminal:
+    """Return a terminal that warnings of this process go to."""
+    terminal = Terminal()
+    handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    return terminal
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rspipe.spec import PositiveInt, Seed, Spec
+from rspipe.spec import PositiveInt, Seed, Spec, one_or_list
 
 
 class DigitsData(Spec):
@@ -36,7 +36,10 @@ class HeldOutData(Spec):
     """Of the files; torchvision's `root`. Absolute, or relative to the study file; not part of the identity."""
 
 
-FileNames = str | Annotated[tuple[str, ...], Field(min_length=1)]
+FileNames = Annotated[
+    Annotated[str, Tag("One")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("List")],
+    Discriminator(one_or_list),
+]
 
 
 def _is_none(value: object) -> bool:

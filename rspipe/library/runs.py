@@ -86,19 +86,17 @@ class Run:
         return "\n".join(lines + ([f"  ... and {more} more"] if more > 0 else []))
 
 
-def read_run(path: Path | str, *, allow_code: bool = False) -> Run:
+def read_run(path: Path | str) -> Run:
     """Return what a run directory holds: a folder, or an address in an object store.
 
     Args:
         path: Of the run.
-        allow_code: Whether its architectures may be `module:function`, whose module is then imported.
 
     Raises:
-        StoreError: It is no run directory, of another version of rspipe, names code that is not allowed, or nothing in
-            it is certified.
+        StoreError: It is no run directory, of another version of rspipe, or nothing in it is certified.
     """
     store = Store(path)
-    results = read_results(store, read_study(store, allow_code=allow_code))
+    results = read_results(store, read_study(store))
     if not results.summaries:
         raise StoreError(f"{store.run_dir}: nothing is certified in it yet; run the study to its end")
     return Run(str(store.run_dir), results)

@@ -1,22 +1,34 @@
 """Specs of networks: the name of an architecture, and a checkpoint that others trained."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from rspipe.errors import StudyError
 from rspipe.networks.architectures import code_in, find_architecture
 from rspipe.networks.checkpoints import CheckpointNormalization
-from rspipe.networks.normalization import Normalize
-from rspipe.spec import Spec
+from rspipe.networks.normalization import MeanStd, NormalizationName, Normalize
+from rspipe.spec import Spec, one_or_list
 
-NO_CODE = {"allow_code": False}
+
+def of_study_file(*, allow_code: bool) -> dict[str, bool]:
+    """Return the context in which the specs of a study file are validated.
+
+    Only there architectures are looked up, which may import modules. A spec that is read back from a run directory, or
+    made in Python, just names one, and whoever builds the network finds it.
+
+    Args:
+        allow_code: Whether an architecture may be code of the user's own.
+    """
+    return {"allow_code": allow_code}
 
 
 def _known_architecture(name: str, info: ValidationInfo) -> str:
-    if info.context == NO_CODE and (source := code_in(name)):
-        # Before anything is imported. Who makes a spec in Python has chosen the module already.
+    if info.context is None:
+        return name
+    if not info.context["allow_code"] and (source := code_in(name)):
+        # Before anything is imported.
         raise PydanticCustomError(
             "code_not_allowed",
             "this runs code of {source}; pass --allow-code if you trust it and this study file",
@@ -48,7 +60,11 @@ class Checkpoint(Spec):
     """Absolute, or relative to the study file. Not part of the identity."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the file; `load_study` computes it, and refuses another one than a study file names."""
-    normalization: Annotated[CheckpointNormalization, AfterValidator(_usable)]
+    normalization: Annotated[
+        Annotated[Literal[NormalizationName, "file"], Tag("One")] | Annotated[MeanStd, Tag("List")],
+        Discriminator(one_or_list),
+        AfterValidator(_usable),
+    ]
     """The one that the network was trained with: "architecture", "none", "centre", "file" (it lies in the file beside
     the network) or [means, standard deviations], which go before any network."""
     parameters: str | None = None

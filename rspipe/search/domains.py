@@ -7,7 +7,10 @@ from pydantic_core import PydanticCustomError
 
 from rspipe.spec import Spec
 
-Value: TypeAlias = float | int
+Value: TypeAlias = Annotated[
+    Annotated[int, Tag("Whole")] | Annotated[float, Tag("Real")],
+    Discriminator(lambda value: "Whole" if isinstance(value, int) else "Real"),
+]
 
 TRAINING = "training."
 """Before the names of training settings, apart from fields of the method."""

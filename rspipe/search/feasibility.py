@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from rspipe.errors import nearest
 from rspipe.search.domains import Domain, Range, Value
 from rspipe.search.space import CORNERS, Parameters, applied, choose, field_of, own_values, parents_first, searchable
+from rspipe.spec import reason
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import TrainingSpec, check_copies_fit
 
@@ -66,7 +67,7 @@ def _check_together(
             raise PydanticCustomError(
                 "values_clash",
                 "space: {place} do not fit together: {reason}; narrow a range, or vary one only `when` another allows",
-                {"place": place, "reason": error.errors()[0]["msg"]},
+                {"place": place, "reason": reason(error, subject="it")},
             ) from error
         check_copies_fit(changed, trained, place=f"space: {place}")
 
@@ -88,7 +89,7 @@ def check_space(space: Mapping[str, Domain], method: MethodSpec, training: Train
                 raise PydanticCustomError(
                     "value_out_of_range",
                     "space.{name}: {value} is no value of it: {reason}",
-                    {"name": name, "value": end, "reason": error.errors()[0]["msg"]},
+                    {"name": name, "value": end, "reason": reason(error, subject="it")},
                 ) from error
             check_copies_fit(changed, trained, place=f"space.{name}")
     for pair in itertools.combinations(sorted(space), 2):

@@ -20,6 +20,7 @@ from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.metrics import credited_radius, standard_error
 from rspipe.smoothing.noise import Noise, Stream
+from rspipe.spec import reason
 from rspipe.training.fitting import State, fit
 from rspipe.training.spec import ModelSpec
 from rspipe.training.validation import evaluate
@@ -148,7 +149,6 @@ def judged_trial(
     try:
         spec = trial_spec(search, parameters)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
         return Trial(
             search=search.id,
             index=index,
@@ -156,7 +156,7 @@ def judged_trial(
             objective=0.0,
             noisy_accuracy=0.0,
             status="invalid",
-            message=reason,
+            message=reason(error),
             seconds=0.0,
             passes=0,
             error=None,

@@ -65,6 +65,7 @@ def certify_classifiers(
     data = load_dataset(study.data)
     split = data.test.chosen(study.certify.images)
     check_images(split, classes=data.classes)
+    store.save_images_to_certify(len(split))
     keys = certification_keys(study, models, ensembles)
     candidates = candidates_of(models, ensembles)
     works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)

@@ -115,19 +115,17 @@ def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
     return {f"σ = {counts.sigma:g}, {display_name(record)}": counts for record, counts in _counted(store, study)}
 
 
-def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> CertifiedRun:
+def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     """Return the counts of a run directory for a comparison with others; its study is the one it was made with.
 
     Args:
         run_dir: A folder, or an address in an object store.
-        allow_code: Whether its architectures may be `module:function`, whose module is then imported.
 
     Raises:
-        StoreError: It is no run directory, of another version of rspipe, names code that is not allowed, or holds
-            no counts.
+        StoreError: It is no run directory, of another version of rspipe, or holds no counts.
     """
     store = Store(run_dir)
-    study = read_study(store, allow_code=allow_code)
+    study = read_study(store)
     groups: dict[tuple[str, float], list[CountTable]] = {}
     for record, counts in _counted(store, study):
         name = record.label if isinstance(record, TrainedModel) else entry_name(record)
@@ -136,12 +134,11 @@ def read_run(run_dir: StorePath | Path | str, *, allow_code: bool = False) -> Ce
     return CertifiedRun(store.run_dir.name, study.data, by_name, study.certify.images)
 
 
-def read_run_or_log(text: str, *, allow_code: bool = False, sigma: float | None = None) -> CertifiedRun:
+def read_run_or_log(text: str, *, sigma: float | None = None) -> CertifiedRun:
     """Return what is compared: the classifiers of a run directory, or the one of a certification log.
 
     Args:
         text: A folder, an address in an object store, or a file.
-        allow_code: As for `read_run`.
         sigma: Noise level of logs that do not say it.
 
     Raises:
@@ -150,7 +147,7 @@ def read_run_or_log(text: str, *, allow_code: bool = False, sigma: float | None 
     """
     path = Path(text)
     if not path.is_file():
-        return read_run(text, allow_code=allow_code)
+        return read_run(text)
     logged = read_logged(path, sigma=sigma)
     return CertifiedRun(path.name, None, {("log", logged.sigma): (logged,)}, logged.images)
 

@@ -10,16 +10,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from rspipe.errors import StoreError
-from rspipe.networks.architectures import allow_code_in
-from rspipe.networks.spec import NO_CODE
 from rspipe.spec import content_id
 from rspipe.storage.files import read_json, write_json
 from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import STUDY_FILE, Store
 from rspipe.study.config import StudyConfig
+from rspipe.study.mistakes import mistakes_in
 
 _log = logging.getLogger(__name__)
+
+
+_READ_OTHERWISE = "read it with the version that wrote it, or run the study again"
 
 
 @contextmanager
@@ -43,11 +45,53 @@ def open_store(
         yield store
 
 
-def check_owner(store: Store, study: StudyConfig) -> None:
-    """Raise StoreError unless a run directory is that of a study: for those who read it without opening it."""
-    run_dir = store.run_dir
-    if not (run_dir / STUDY_FILE).is_file():
-        raise StoreError(f"{run_dir} is no run directory; run the study first, or name another with --run-dir")
+def read_study(store: Store) -> StudyConfig:
+    """Return the study that a run directory was made with, whose data are where they were then.
+
+    Nothing that it names is imported: neither networks, nor images, nor checkpoints are needed for what is stored.
+
+    Raises:
+        StoreError: It is no run directory, or of another version of rspipe.
+    """
+    path = store.run_dir / STUDY_FILE
+    if not path.is_file():
+        raise StoreError(f"{store.run_dir} is no run directory; give one that a study was run in")
+    content = read_json(path)
+    try:
+        kept, known = dict(content["study"]), str(content["id"])
+        if kept["data"]["name"] != "digits":
+            kept["data"] = {**kept["data"], "folder": content.get("folder", "")}
+        study = StudyConfig.model_validate(kept)
+    except ValidationError as error:
+        raise StoreError(
+            f"{path}: written by another version of rspipe ({mistakes_in(error)[0]}); {_READ_OTHERWISE}"
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: written by another version of rspipe; {_READ_OTHERWISE}") from error
+    if study.id != known:
+        raise StoreError(f"{path}: {known} is {study.id} in this version of rspipe; {_READ_OTHERWISE}")
+    return study
+
+
+def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[str, str]) -> None:
+    """Mark a run directory as the study's, or find out that it is another's; warn of another environment."""
+    run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
+    if study.data.name != "digits":
+        # No part of the study, but whoever reads the run later may want to look at images.
+        content["folder"] = study.data.folder
+    first = run_dir / "environment.json"
+    if (run_dir / STUDY_FILE).is_file():
+        _check_owner(run_dir, study)
+        if first.is_file():
+            _note_changes(run_dir, read_json(first), environment)
+    if not first.is_file():
+        write_json(first, environment)
+    # The title of a study and the radii that it reports may change within its identity.
+    (run_dir / "study.toml").write_text(source)
+    write_json(run_dir / STUDY_FILE, content)
+
+
+def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
     known = read_json(run_dir / STUDY_FILE)
     if known.get("id") != study.id:
         identity = study.identity
@@ -56,55 +100,6 @@ def check_owner(store: Store, study: StudyConfig) -> None:
             f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
             f"({_first_difference(before, identity)}); choose another with --run-dir"
         )
-
-
-def read_study(store: Store, *, allow_code: bool = False) -> StudyConfig:
-    """Return the study that a run directory was made with. Paths of data, which are not kept, are empty.
-
-    Args:
-        store: The run directory.
-        allow_code: Whether an architecture may be `module:function`, whose module is then imported; it may lie in the
-            working directory.
-
-    Raises:
-        StoreError: It is no run directory, of another version of rspipe, or names code that is not allowed.
-    """
-    if allow_code:
-        allow_code_in(Path.cwd())
-    path = store.run_dir / STUDY_FILE
-    if not path.is_file():
-        raise StoreError(f"{store.run_dir} is no run directory; give one that a study was run in")
-    content = read_json(path)
-    try:
-        kept = dict(content["study"])
-        if kept["data"]["name"] != "digits":
-            kept["data"] = {"folder": "", **kept["data"]}
-        study = StudyConfig.model_validate(kept, context=None if allow_code else NO_CODE)
-        known = str(content["id"])
-    except ValidationError as error:
-        refused = [one["msg"] for one in error.errors() if one["type"] == "code_not_allowed"]
-        reason = refused[0] if refused else "written by another version of rspipe; run the study again"
-        raise StoreError(f"{path}: {reason}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: written by another version of rspipe; run the study again") from error
-    if study.id != known:
-        raise StoreError(f"{path}: {known} has become {study.id} in this version of rspipe; run the study again")
-    return study
-
-
-def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[str, str]) -> None:
-    """Mark a run directory as the study's, or find out that it is another's; warn of another environment."""
-    run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
-    first = run_dir / "environment.json"
-    if (run_dir / STUDY_FILE).is_file():
-        check_owner(store, study)
-        if first.is_file():
-            _note_changes(run_dir, read_json(first), environment)
-    if not first.is_file():
-        write_json(first, environment)
-    # The title of a study and the radii that it reports may change within its identity.
-    (run_dir / "study.toml").write_text(source)
-    write_json(run_dir / STUDY_FILE, content)
 
 
 def _note_changes(run_dir: StorePath, before: dict[str, str], now: dict[str, str]) -> None:

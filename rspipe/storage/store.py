@@ -7,7 +7,7 @@
     search/<id>/        trial-<k>.json, result.json; checkpoint-<hyper-parameters>.pt while a trial trains
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
-    certificates/       one Parquet part per finished block of images
+    certificates/       one Parquet part per finished block of images; images.json, how many there are to be
     boundary/<id>.json  attacks inside and beyond certified radii, where there were any
     lock                held by the running process
 
@@ -256,6 +256,15 @@ class Store:
             parts = pool.map(read, (self.run_dir / "certificates").glob("part-*.parquet"))
             tables = [table for table in parts if table is not None]
         return pa.concat_tables(tables) if tables else None
+
+    def save_images_to_certify(self, images: int) -> None:
+        """Store how many test images the study certifies, which its data set says."""
+        write_json(self.run_dir / "certificates" / "images.json", images)
+
+    def images_to_certify(self) -> int | None:
+        """Return how many test images the study certifies; None before certification has begun."""
+        images = read_json_if_there(self.run_dir / "certificates" / "images.json")
+        return images if isinstance(images, int) else None
 
     def counted(self) -> set[tuple[str, str, int]]:
         """Return the (classifier, key, example) triples that have counts."""

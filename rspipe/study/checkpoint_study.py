@@ -16,6 +16,7 @@ from rspipe.data.spec import DataSpec
 from rspipe.errors import StudyError, nearest
 from rspipe.networks.checkpoint_files import read_checkpoint
 from rspipe.networks.parameter_names import tensors_in
+from rspipe.study.mistakes import listed, mistakes_in
 
 _NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet", "tiny_imagenet")
 
@@ -171,7 +172,7 @@ def _held_out(data: Mapping[str, Any], folder: Path) -> int:
     try:
         spec: Any = TypeAdapter(DataSpec).validate_python({"folder": str(folder), **data} if "folder" in data else data)
     except ValidationError as error:
-        raise StudyError(f"--images: {error.errors()[0]['msg']}") from error
+        raise StudyError(listed(mistakes_in(error, within=("data",)))) from error
     if "folder" in data:
         spec = spec.model_copy(update={"folder": str((folder / data["folder"]).resolve())})
     return max(1, min(_MOST_HELD_OUT, len(load_dataset(spec).test) // _SHARE_HELD_OUT))

@@ -2,12 +2,12 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.ensembles.members import Member
@@ -20,8 +20,8 @@ from rspipe.spec import NonNegativeFloat, Spec, content_id
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.ensemble_groups import EnsembleGroup
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
-from rspipe.study.references import check_entries, check_members
-from rspipe.training.spec import AnyModelSpec, Label, ModelSpec
+from rspipe.study.references import check_members, unknown_entries
+from rspipe.training.spec import AnyModelSpec, ModelSpec
 
 SHARED = ("architecture", "training")
 """Keys that groups which train models inherit from the top of the file."""
@@ -41,7 +41,7 @@ class StudyConfig(Spec):
     certify: CertifySpec = CertifySpec()
     radii: tuple[NonNegativeFloat, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     """Radii at which certified accuracy is tabulated, in pixel units."""
-    baseline: Label | None = None
+    baseline: str | None = None
     """Label that the report compares every model with; the first model by default."""
     published: tuple[PublishedResult, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -171,12 +171,12 @@ class StudyConfig(Spec):
                 consensus_size=group.consensus if weights == "consensus" else 0,
             )
 
-    def _trained(self) -> dict[tuple[str, float], set[int]]:
-        """Return the seeds of the models, by label and noise level; raise where two models would have one name."""
+    def _twice(self) -> Iterator[PydanticCustomError]:
+        """Yield what is named twice: two models would have one name."""
         trained: dict[tuple[str, float], set[int]] = {}
         for group in self.groups:
             if len(set(group.seeds)) < len(group.seeds):
-                raise PydanticCustomError(
+                yield PydanticCustomError(
                     "seed_twice",
                     "'{label}' lists a seed twice in seeds = {seeds}; remove one",
                     {"label": group.label, "seeds": str(list(group.seeds))},
@@ -184,26 +184,31 @@ class StudyConfig(Spec):
             for sigma in group.sigma:
                 others = trained.setdefault((group.label, sigma), set())
                 if others and (not isinstance(group, CheckpointGroup) or not others.isdisjoint(group.seeds)):
-                    raise PydanticCustomError(
+                    yield PydanticCustomError(
                         "label_twice",
                         "two entries are labelled '{label}' at sigma {sigma}; give one another label",
                         {"label": group.label, "sigma": sigma},
                     )
                 others.update(group.seeds)
-        return trained
 
-    @model_validator(mode="after")
-    def _names_fit(self) -> "StudyConfig":
-        trained, labels = self._trained(), [group.label for group in self.groups]
+    def _unknown(self) -> Iterator[PydanticCustomError]:
+        """Yield references to models that the study does not have."""
+        trained: dict[tuple[str, float], set[int]] = {}
+        for group in self.groups:
+            for sigma in group.sigma:
+                trained.setdefault((group.label, sigma), set()).update(group.seeds)
         for index, ensemble in enumerate(self.ensembles):
-            check_members(ensemble, trained, place=f"ensembles[{index}]")
+            try:
+                check_members(ensemble, trained, place=f"ensembles[{index}]")
+            except PydanticCustomError as error:
+                yield error
+        labels = [group.label for group in self.groups]
         if self.baseline is not None and self.baseline not in labels:
-            raise PydanticCustomError(
+            yield PydanticCustomError(
                 "unknown_baseline",
                 "baseline: no model is labelled '{label}'{hint}",
                 {"label": self.baseline, "hint": nearest(self.baseline, labels)},
             )
-        return self
 
     def _ensemble_names(self) -> Iterable[str]:
         """Yield what the ensembles are called in tables, before any model is trained."""
@@ -215,12 +220,20 @@ class StudyConfig(Spec):
         ):
             yield ensemble_name(spec.label, spec.weights, spec.average)
 
-    @model_validator(mode="after")
-    def _entries_exist(self) -> "StudyConfig":
+    def _unknown_entries(self) -> Iterator[PydanticCustomError]:
+        """Yield what published results and claims are about, where the study does not have it."""
         references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
         for index, claim in enumerate(self.claims):
             references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
         # Forming hundreds of ensembles takes time that a study without references need not spend.
         entries = [*(group.label for group in self.groups), *self._ensemble_names()] if references else []
-        check_entries(references, entries)
+        yield from unknown_entries(references, entries)
+
+    @model_validator(mode="after")
+    def _entries_fit(self) -> "StudyConfig":
+        # Each is asked where the one before leaves no doubt what is meant.
+        mistakes = [*self._twice()] or [*self._unknown()] or [*self._unknown_entries()]
+        if mistakes:
+            lines = [InitErrorDetails(type=mistake, input=None) for mistake in mistakes]
+            raise ValidationError.from_exception_data("study", lines)
         return self

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -16,13 +16,8 @@ from pydantic_core import PydanticCustomError
 from rspipe.ensembles.members import Member, choices, ensemble_label, parse_ids, parse_members, subsets
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.errors import StudyError
-from rspipe.spec import Spec
+from rspipe.spec import Spec, one_or_list
 from rspipe.study.groups import Sigmas, as_tuple
-
-
-def _kind_of_members(value: Any) -> str:
-    return "Ids" if isinstance(value, list | tuple) else "Words"
-
 
 Subsets = Literal["first", "of_seeds", "all"]
 
@@ -30,9 +25,7 @@ Subsets = Literal["first", "of_seeds", "all"]
 class EnsembleGroup(Spec):
     """`[[ensembles]]`: the same members at every noise level (or at `sigma`), with each of the weightings."""
 
-    members: Annotated[
-        Annotated[str, Tag("Words")] | Annotated[tuple[str, ...], Tag("Ids")], Discriminator(_kind_of_members)
-    ]
+    members: Annotated[Annotated[str, Tag("One")] | Annotated[tuple[str, ...], Tag("List")], Discriminator(one_or_list)]
     """In the paper's words, or a list of models: ids, the digest of which may be left out."""
     subsets: Subsets = "first"
     """Which models of the labels: the first ones alone, every choice of as many seeds of each label, or every subset of

@@ -39,13 +39,17 @@ class ModelGroup(Spec):
     """`[[models]]`: one method at several noise levels and seeds."""
 
     also_written: ClassVar[tuple[str, ...]] = ("checkpoint",)
-    # Before the label, which is its name by default: the first error is the one reported.
     method: MethodSpec
     label: Label
     architecture: Architecture
     training: TrainingSpec
     sigma: Sigmas
     seeds: Seeds
+
+    @model_validator(mode="after")
+    def _batch_holds_copies(self) -> "ModelGroup":
+        check_copies_fit(self.method, self.training, place="method")
+        return self
 
     @property
     def source(self) -> str:

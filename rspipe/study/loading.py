@@ -1,23 +1,21 @@
 """A study file (TOML) says everything that determines a study's numbers; here it becomes specs."""
 
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import TypeAdapter, ValidationError
 
-from rspipe.data.spec import DataSpec, DigitsData
-from rspipe.errors import StudyError, nearest
-from rspipe.networks.architectures import allow_code_in
+from rspipe.data.spec import DigitsData
+from rspipe.errors import StudyError, nearest, nearest_name
+from rspipe.networks.architectures import ARCHITECTURES, allow_code_in
 from rspipe.networks.checkpoints import file_digest
-from rspipe.networks.spec import NO_CODE
-from rspipe.search.spec import AlgorithmSpec
-from rspipe.smoothing.sampling import RULES
+from rspipe.networks.spec import Architecture, of_study_file
 from rspipe.study.config import SHARED, StudyConfig
-from rspipe.training.methods import MethodSpec
-from rspipe.training.spec import TrainingSpec
+from rspipe.study.mistakes import listed, mistakes_in, renamed, unknown_keys
+from rspipe.training.spec import LABEL, TrainingSpec
 
 
 def _inherit(config: dict[str, Any]) -> dict[str, Any]:
@@ -39,11 +37,17 @@ def _inherit(config: dict[str, Any]) -> dict[str, Any]:
             method, own, inherited = entry.get("method"), entry.get("training", {}), shared.get("training", {})
             both = isinstance(own, dict) and isinstance(inherited, dict)
             filled = {**shared, **entry, "training": {**inherited, **own} if both else own or inherited}
-            if "label" not in entry and section == "models" and isinstance(method, dict) and "name" in method:
-                filled["label"] = method["name"]
+            if "label" not in entry and section == "models":
+                filled["label"] = _default_label(method)
             merged.append(filled)
         config[section] = merged
     return config
+
+
+def _default_label(method: object) -> str:
+    """Return the name of a method, or any label where that is none, which is a mistake of the method alone."""
+    name = method.get("name") if isinstance(method, dict) else None
+    return name if isinstance(name, str) and re.fullmatch(LABEL, name) else "unnamed"
 
 
 def _override(config: dict[str, Any], assignment: str) -> None:
@@ -75,21 +79,37 @@ def _override(config: dict[str, Any], assignment: str) -> None:
         raise StudyError(f"override {assignment!r}: there is no {last!r} in the study file")
 
 
-def _with_digests(config: dict[str, Any], folder: Path) -> None:
-    """Let every checkpoint of a parsed study file name its file, from a folder on, and the SHA-256 of it."""
+def _with_digests(config: dict[str, Any], folder: Path) -> list[str]:
+    """Let every checkpoint of a parsed study file name its file, from a folder on, and the SHA-256 of it.
+
+    Returns what is wrong with the files.
+    """
+    mistakes = []
     entries = config.get("models")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         checkpoint = entry.get("checkpoint") if isinstance(entry, dict) else None
         if not isinstance(checkpoint, dict):
             continue
         place = f"models[{index}].checkpoint"
+        complete = {**checkpoint, "sha256": _NO_FILE}
         if not isinstance(checkpoint.get("file"), str) or not checkpoint["file"]:
-            raise StudyError(f"{place}.file is missing; name the checkpoint")
-        found = dict(checkpoint)
+            mistakes.append(f"{place}.file is missing; name the checkpoint")
+            complete["file"] = ""
         for file, sha256 in (("file", "sha256"), ("denoiser", "denoiser_sha256")):
-            if checkpoint.get(file):
-                found[file], found[sha256] = _with_digest(checkpoint, folder, file=file, sha256=sha256, place=place)
-        entry["checkpoint"] = found
+            if not (isinstance(checkpoint.get(file), str) and checkpoint[file]):
+                continue
+            try:
+                complete[file], complete[sha256] = _with_digest(
+                    checkpoint, folder, file=file, sha256=sha256, place=place
+                )
+            except StudyError as error:
+                mistakes.append(str(error))
+        entry["checkpoint"] = complete
+    return mistakes
+
+
+_NO_FILE = "0" * 64
+"""Stands for the SHA-256 of a file that is missing, so that it is not missing, too."""
 
 
 def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256: str, place: str) -> tuple[str, str]:
@@ -105,61 +125,6 @@ def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256:
     if (named := checkpoint.get(sha256, digest)) != digest:
         raise StudyError(f"{place}.{sha256} = {named!r}, but {path} has {digest}; it is another file")
     return str(path), digest
-
-
-_TAGS = {
-    arg.model_fields["name"].annotation
-    for union in (MethodSpec, DataSpec, AlgorithmSpec)
-    for arg in get_args(get_args(union)[0])
-}
-
-_TAG_NAMES = {name for tag in _TAGS for name in get_args(tag)} | set(RULES)
-
-_TAGGED = ("method", "data", "rule", "algorithm")
-
-
-_UNION_TAGS = ("Range", "Choice", "Words", "Ids", "Number", "Numbers", "ModelGroup", "CheckpointGroup")
-"""Names of alternatives that are no part of a study file."""
-
-
-def _place(location: Sequence[str | int]) -> str:
-    text = ""
-    for position, part in enumerate(location):
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part in _TAG_NAMES and position and location[position - 1] in _TAGGED:
-            continue
-        elif part not in _UNION_TAGS:
-            text += f".{part}" if text else part
-    return text
-
-
-def _one_line(error: ErrorDetails) -> str:
-    place, value = _place(error["loc"]), error.get("input")
-    if error["type"] == "union_tag_invalid":
-        context = error["ctx"]
-        valid = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
-        return f"{place}: unknown {place.rpartition('.')[2]} {context['tag']!r}{nearest(str(context['tag']), valid)}"
-    if error["type"] == "union_tag_not_found":
-        return f"{place}: needs a name, e.g. {place.rpartition('.')[2]}.name"
-    if error["type"] == "value_error":
-        # Raised by a rule that other callers need, too: its own words are enough.
-        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    if isinstance(value, (int, float, str)):
-        return f"{place} = {value!r}: {error['msg']}"
-    return f"{place}: {error['msg']}" if place else error["msg"]
-
-
-def _refusal(path: Path, error: ValidationError, *, within: str = "") -> StudyError:
-    """Return the first of the errors as one line; `within` is the part of the file that was validated."""
-    first, *others = error.errors()
-    # A list whose only entry is wrong counts as empty, too.
-    others = [one for one in others if (one["type"], one["loc"]) != ("too_short", first["loc"][: len(one["loc"])])]
-    first["loc"] = (within, *first["loc"]) if within else first["loc"]
-    more = f" (and {len(others)} more)" if others else ""
-    return StudyError(f"{path}: {_one_line(first)}{more}")
 
 
 def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
@@ -200,26 +165,81 @@ def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow
         config = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
+    return study_of_content(config, path=path, overrides=overrides, allow_code=allow_code)
+
+
+def study_of_content(
+    config: dict[str, Any], *, path: Path, overrides: Iterable[str] = (), allow_code: bool = False
+) -> StudyConfig:
+    """Return the study that a parsed study file describes, as `study_of_text` does; `config` changes."""
     # An override of a key of the default data set needs no [data] in the file.
     config.setdefault("data", {"name": DigitsData().name})
     if allow_code:
         allow_code_in(path.parent)
     for assignment in overrides:
         _override(config, assignment)
-    if isinstance(shared := config.get("training"), dict):
-        # By itself first: what is wrong with it is not to be said of every entry that inherits it.
-        try:
-            TrainingSpec.model_validate(shared)
-        except ValidationError as error:
-            raise _refusal(path, error, within="training") from error
-    try:
-        _with_digests(config, path.parent)
-        study = StudyConfig.model_validate(_inherit(config), context=None if allow_code else NO_CODE)
-        if study.data.name != "digits" and not Path(study.data.folder).is_absolute():
-            folder = str((path.parent / study.data.folder).resolve())
-            study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
-        # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
-        _ = (study.model_specs, study.search_specs, study.ensemble_specs(study.model_specs))
-    except ValidationError as error:
-        raise _refusal(path, error) from error
+    context = of_study_file(allow_code=allow_code)
+    config, of_shared = _without_wrong_shared(config, context)
+    of_files = _with_digests(config, path.parent)
+    study, mistakes = _validated(_inherit(config), context)
+    if mistakes := [*of_shared, *of_files, *mistakes]:
+        raise StudyError(f"{path}: {listed(mistakes)}")
+    assert study is not None
+    if study.data.name != "digits" and not Path(study.data.folder).is_absolute():
+        folder = str((path.parent / study.data.folder).resolve())
+        study = study.model_copy(update={"data": study.data.model_copy(update={"folder": folder})})
+    # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
+    _ = (study.model_specs, study.search_specs, study.ensemble_specs(study.model_specs))
     return study
+
+
+def _without_wrong_shared(config: dict[str, Any], context: dict[str, bool]) -> tuple[dict[str, Any], list[str]]:
+    """Return a file whose shared settings are valid, and what was wrong with them: not to be said of every entry."""
+    mistakes: list[str] = []
+    valid = (*StudyConfig.model_fields, *SHARED)
+    for key in [key for key in config if key not in valid]:
+        mistakes.append(f"unknown key {key!r}{nearest(key, valid)}")
+        config = renamed(config, (key,), nearest_name(key, valid))
+    while "training" in config:
+        try:
+            TrainingSpec.model_validate(config["training"])
+            break
+        except ValidationError as error:
+            mistakes += mistakes_in(error, within=("training",))
+            wrong = unknown_keys(error) or {one["loc"]: None for one in error.errors()}
+            for location, meant in wrong.items():
+                config = renamed(config, ("training", *location), meant)
+    if "architecture" in config:
+        try:
+            TypeAdapter(Architecture).validate_python(config["architecture"], context=context)
+        except ValidationError as error:
+            mistakes += mistakes_in(error, within=("architecture",))
+            # Any will do: this is no study.
+            config = {**config, "architecture": next(iter(ARCHITECTURES))}
+    return config, mistakes
+
+
+_RELATED = {"name", "models", "search", "ensembles", "baseline", "published", "claims"}
+"""Parts of a file that others refer to, or that refer to others."""
+
+
+def _validated(content: dict[str, Any], context: dict[str, bool]) -> tuple[StudyConfig | None, list[str]]:
+    """Return what a parsed file describes, and all that is wrong with it: a study where that is nothing.
+
+    What entries say of each other is looked at where each of them is right by itself.
+    """
+    mistakes: list[str] = []
+    while True:
+        try:
+            return StudyConfig.model_validate(content, context=context), mistakes
+        except ValidationError as error:
+            # Unknown keys hide whatever else is wrong with their tables.
+            wrong = unknown_keys(error)
+            mistakes += mistakes_in(error, only_unknown_keys=bool(wrong))
+            if not wrong:
+                sections = {one["loc"][0] for one in error.errors() if one["loc"]}
+                if not sections or sections & _RELATED:
+                    return None, mistakes
+                wrong = {(section,): None for section in sections}
+            for location, meant in wrong.items():
+                content = renamed(content, location, meant)

@@ -1,6 +1,6 @@
 """References within a study file: the members of ensembles and the entries of claims must be trained."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from pydantic_core import PydanticCustomError
@@ -13,11 +13,11 @@ Trained: TypeAlias = Mapping[tuple[str, float], Collection[int]]
 """Seeds of a study's models, by label and noise level."""
 
 
-def check_entries(references: Iterable[tuple[str, str]], entries: Collection[str]) -> None:
-    """Raise a PydanticCustomError unless every name, given behind its place in the file, is an entry of the study."""
+def unknown_entries(references: Iterable[tuple[str, str]], entries: Collection[str]) -> Iterator[PydanticCustomError]:
+    """Yield an error for every name, given behind its place in the file, that is no entry of the study."""
     for place, name in references:
         if name not in entries:
-            raise PydanticCustomError(
+            yield PydanticCustomError(
                 "unknown_entry",
                 "{place}: there is no entry '{name}'{hint}",
                 {"place": place, "name": name, "hint": nearest(name, entries)},

@@ -36,7 +36,10 @@ class TrainingSpec(Spec):
     initial weights (of one architecture), order of batches, noise. By default labels are independent of each other."""
 
 
-Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+LABEL = r"^[a-z][a-z0-9_]*$"
+"""Pattern of a label."""
+
+Label = Annotated[str, Field(pattern=LABEL)]
 
 
 class _BaseClassifier(Spec):

@@ -3,18 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 import rspipe
-from rspipe.data.sources import load_dataset
 from rspipe.errors import StoreError
-from rspipe.smoothing.classifiers import BatchLimit
-from rspipe.stages.certify import _works
-from rspipe.stages.train import train_one
-from rspipe.storage.classifiers import candidates_of, certification_keys, load_network
-from rspipe.storage.counts import SCHEMA
 from rspipe.storage.opening import open_store
 from rspipe.study.loading import load_study
+from tests.run_builder import finished_run
 
 STUDY = """
 name = "read"
@@ -36,20 +30,7 @@ images = 4
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with two models, trained and certified without a cluster."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "study.toml").write_text(STUDY)
-    study = load_study(folder / "study.toml")
-    data = load_dataset(study.data)
-    with open_store(folder / "run", study, source=STUDY, environment={"commit": "none"}) as store:
-        models = [train_one(store, spec, data) for spec in study.model_specs]
-        split = data.test.evenly_spaced(study.certify.images)
-        keys = certification_keys(study, models, [])
-        (work,) = _works(candidates_of(models, []), split, set(), study, keys=keys, classes=10)
-        networks = [load_network(store, one.id, classes=10, device=torch.device("cpu")) for one in models]
-        for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
-            rows = work.sampling.run(networks, image, label, example, limit=BatchLimit())
-            store.save_counts(rows.select(SCHEMA.names))
-    return folder / "run"
+    return finished_run(tmp_path_factory.mktemp("runs") / "run", STUDY)
 
 
 def test_a_run_is_read_into_pandas(run_dir: Path) -> None:

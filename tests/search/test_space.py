@@ -201,7 +201,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ),
     (
         ("search.0.space={'training.lr'={low=0,high=2}}",),
-        "space.training.lr: 0.0 is no value of it: Input should be greater than 0",
+        "space.training.lr: 0.0 is no value of it: it must be greater than 0",
     ),
     (
         ("search.0.space={T={low=1,high=4},mix_step={low=0,high=1}}",),
@@ -219,7 +219,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ),
     (
         ("search.0.space={eta={low=1,high=2,when={t=2}},T={low=1,high=2}}",),
-        "space.eta.when: 't' is not varied beside it; valid names: T",
+        "space.eta.when: 't' is not varied beside it; did you mean 'T'?",
     ),
     (
         ("search.0.space={eta={low=1,high=2,when={T=9}},T={low=1,high=2}}",),
@@ -238,11 +238,14 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         "search[0].space.eta.when.T: give a list of values, or low, high or both",
     ),
     (("search.0.algorithm=tpee",), "search[0].algorithm: unknown algorithm 'tpee'; did you mean 'tpe'?"),
-    (("search.0.algorithm=tpe", "search.0.algorithm.startup=0"), "search[0].algorithm.startup = 0: Input should be"),
+    (
+        ("search.0.algorithm=tpe", "search.0.algorithm.startup=0"),
+        "search[0].algorithm.startup = 0 must be greater than 0",
+    ),
     (("search.0.algorithm={name='tpe', levels=3}",), "search[0].algorithm: unknown key 'levels'; "),
     (("search.0.objectives=['passes']",), "objectives = ['passes'] must begin with 'acr', which decides who wins"),
-    (("search.0.objectives=[]",), "search[0].objectives: Tuple should have at least 1 item"),
-    (("search.0.objectives=['acr','speed']",), "search[0].objectives[1] = 'speed': Input should be 'acr', 'accuracy'"),
+    (("search.0.objectives=[]",), "search[0].objectives must not be empty"),
+    (("search.0.objectives=['acr','speed']",), "search[0].objectives[1] = 'speed' is no valid name; "),
     (
         ("search.0.objectives=['acr','passes']", "search.0.early_stopping=true"),
         "early_stopping compares trials by ACR alone; leave it out, or all objectives but 'acr'",
@@ -251,12 +254,12 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         ("search.0.trial_epochs=4", "search.0.early_stopping={grace=4}"),
         "early_stopping.grace = 4 must be below the 4 epochs of a trial",
     ),
-    (("search.0.early_stopping={reduction=1}",), "search[0].early_stopping.reduction = 1: Input should be greater"),
+    (("search.0.early_stopping={reduction=1}",), "search[0].early_stopping.reduction = 1 must be at least 2"),
     (
         ("search.0.algorithm={name='grid',levels=9}", "search.0.trials=9"),
         "trials = 9 are too few for the 9 points of the grid and the study file's own settings; raise trials to 10",
     ),
-    (("search.0.trials=0",), "search[0].trials = 0: Input should be greater than or equal to 2"),
+    (("search.0.trials=0",), "search[0].trials = 0 must be at least 2"),
 ]
 
 

@@ -188,7 +188,7 @@ def test_a_killed_study_without_a_cluster_goes_on_and_an_unreachable_mlflow_is_o
 def in_this_process(script: str, *words: str) -> None:
     """Run a pipeline in this process, where no Ray answers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script, "--study", str(TINY), *words])
+        patch.setattr(sys, "argv", [script, *words])
         patch.setenv("RAY_ADDRESS", "127.0.0.1:9")
         patch.syspath_prepend(PIPELINES)
         runpy.run_path(str(PIPELINES / script), run_name="__main__")
@@ -196,7 +196,7 @@ def in_this_process(script: str, *words: str) -> None:
 
 def test_the_report_is_made_without_a_cluster(reference: tuple[Path, str], copied: Copied) -> None:
     run_dir = copied(without=("summary.tsv",))
-    in_this_process("report.py", "--run-dir", str(run_dir))
+    in_this_process("report.py", str(run_dir))
     assert_same_results(run_dir, reference[0])
 
 
@@ -205,7 +205,7 @@ def test_attacks_around_certified_images_are_kept_and_reported(
 ) -> None:
     run_dir = copied()
     words = ["--images", "5", "--factors", "0.5", "1", "6", "--attack.steps", "5", "--attack.draws", "16"]
-    in_this_process("check_boundary.py", "--run-dir", str(run_dir), *words, "--classifier", "gaussian x2 (uniform)")
+    in_this_process("check_boundary.py", str(run_dir), *words, "--classifier", "gaussian x2 (uniform)")
     (path,) = (run_dir / "boundary").glob("*.json")
     check = json.loads(path.read_text())
     assert path.stem.startswith("gaussian-x2-uniform-s0.25-")
@@ -216,14 +216,14 @@ def test_attacks_around_certified_images_are_kept_and_reported(
     said = "none of 10 predictions within the certified radius changed"
     assert said in capsys.readouterr().out
     assert said in (run_dir / "report.html").read_text(encoding="utf-8")
-    nobody = ["--study", str(TINY), "--run-dir", str(run_dir), "--classifier", "nobody"]
+    nobody = [str(run_dir), "--classifier", "nobody"]
     assert "no certified classifier is called nobody" in one_line("check_boundary.py", nobody, capsys)
 
 
 def derive(run_dir: Path, *words: str) -> Path:
     """Derive from a run directory, without Ray; return the folder of the files."""
     before = {path.name for path in run_dir.glob("derived/*")}
-    in_this_process("derive.py", "--run-dir", str(run_dir), *words)
+    in_this_process("derive.py", str(run_dir), *words)
     (made,) = [path for path in run_dir.glob("derived/*") if path.name not in before]
     return made
 
@@ -276,20 +276,13 @@ def test_other_certificates_are_derived_from_the_counts_without_sampling(
         (["--n", "5000"], "n must lie in [1, 2000]"),
         (["--alpha", "2"], "alpha"),
         (["--certificate", "soft", "--n", "1000"], "probabilities were not kept at n = 1000"),
-        (["--set", "certify.n=3000"], "belongs to study tiny-"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_what_cannot_be_derived_is_one_clear_line(
     words: Sequence[str], says: str, reference: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--study", str(TINY), "--run-dir", str(reference[0]), *words]
-    assert says in one_line("derive.py", given, capsys)
-
-
-def test_a_folder_without_counts_has_nothing_to_derive_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--study", str(TINY), "--run-dir", str(tmp_path)]
-    assert "is no run directory; run the study first" in one_line("derive.py", words, capsys)
+    assert says in one_line("derive.py", [str(reference[0]), *words], capsys)
 
 
 def test_a_stage_script_prints_its_options(tmp_path: Path) -> None:

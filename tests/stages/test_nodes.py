@@ -195,7 +195,7 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
         assert "going on with the" in ended(process)
         assert written(parts) - before, "certification had ended before the node was lost"
         assert not (run_dir / "summary.tsv").exists()
-        assert_quiet(ended(begin("report.py", workers=2, cluster=elsewhere)))
+        assert_quiet(ended(start("report.py", str(run_dir))))
 
     assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"

@@ -20,7 +20,7 @@ from rspipe.tracking.client import ui_command, without_secrets
 from tests.processes import TINY, descendants
 from tests.stages.test_full_study import Copied, one_line
 
-SCRIPTS = ("full_study.py", "tune.py", "train.py", "weigh.py", "certify.py", "report.py", "derive.py")
+SCRIPTS = ("full_study.py", "tune.py", "train.py", "weigh.py", "certify.py")
 PLACES = ("architecture", "models.1.architecture", "search.0.architecture")
 
 
@@ -70,9 +70,9 @@ def test_every_pipeline_refuses_code_with_one_line(
 def test_a_pipeline_takes_code_with_allow_code(
     code: Callable[[], bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = words_with_code(tmp_path / "run")
-    # It gets as far as the run directory, which is not there.
-    assert "is no run directory" in one_line("derive.py", [*words, "--allow-code"], capsys)
+    words = [*words_with_code(tmp_path / "run"), "--set", "certify.images=1000", "--allow-code"]
+    # It gets as far as the images, of which there are fewer.
+    assert "lower the number" in one_line("train.py", words, capsys)
     assert code()
 
 

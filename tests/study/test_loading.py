@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from itertools import combinations, product
@@ -26,7 +27,7 @@ from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import ImageRange, Spec, content_id
 from rspipe.study.config import StudyConfig
-from rspipe.study.loading import load_study
+from rspipe.study.loading import load_study, study_of_content, study_of_text
 from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.gaussian import Gaussian
@@ -273,12 +274,12 @@ def test_the_images_that_are_certified_are_part_of_the_identity_and_read_back(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("0", "certify.images = 0: Input should be greater than 0"),
-        ("{ skip = 0 }", "certify.images.skip = 0: "),
+        ("0", "certify.images = 0 must be greater than 0"),
+        ("{ skip = 0 }", "certify.images.skip = 0 must be greater than 0"),
         ("{ every = 20 }", "certify.images: unknown key 'every'"),
-        ("[]", "certify.images: "),
+        ("[]", "certify.images must not be empty"),
         ("[3, 3]", "certify.images: numbers of images must ascend, without repetition"),
-        ("[-1]", "certify.images[0] = -1: "),
+        ("[-1]", "certify.images[0] = -1 must be at least 0"),
     ],
 )
 def test_a_choice_of_images_that_makes_no_sense_is_one_line(given: str, told: str, tmp_path: Path) -> None:
@@ -599,10 +600,10 @@ def test_a_spec_cannot_be_changed() -> None:
 METHOD_NAMES = sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(MethodSpec)[0]))
 WRONG = [
     # Unknown keys.
-    ("cerify.n=1", "unknown key 'cerify'; did you mean 'certify'?"),
+    ("cerify.n=1000", "unknown key 'cerify'; did you mean 'certify'?"),
     ("trainig.epochs=2", "unknown key 'trainig'; did you mean 'training'?"),
     ("architectur='lenet'", "unknown key 'architectur'; did you mean 'architecture'?"),
-    ("certify.nn=5", "certify: unknown key 'nn'; did you mean 'n'?"),
+    ("certify.nn=500", "certify: unknown key 'nn'; did you mean 'n'?"),
     ("training.epoch=3", "training: unknown key 'epoch'; did you mean 'epochs'?"),
     ("models.1.method.lbdd=3", "models[1].method: unknown key 'lbdd'; did you mean 'lbd'?"),
     ("models.0.sigmas=3", "models[0]: unknown key 'sigmas'; did you mean 'sigma'?"),
@@ -627,31 +628,39 @@ WRONG = [
     ),
     (
         "ensembles.0.weights='unifrom'",
-        "ensembles[0].weights[0] = 'unifrom': "
-        "Input should be 'uniform', 'esbrs_ratio', 'esbrs_paper', 'esbrs_acr', 'sween', 'auto', 'mme' or 'consensus'",
+        "ensembles[0].weights[0] = 'unifrom' is no valid name; did you mean 'uniform'?",
     ),
-    ("ensembles.0.average='mean'", "ensembles[0].average = 'mean': Input should be 'probabilities' or 'logits'"),
+    (
+        "ensembles.0.average='mean'",
+        "ensembles[0].average = 'mean' is no valid name; valid names: logits, probabilities",
+    ),
     # Missing.
     ("models.1.method={}", "models[1].method: needs a name, e.g. method.name"),
-    ("models.0={}", "models[0].method is missing"),
-    ("data={name='parquet'}", "data.folder is missing"),
+    ("models.0={method={name='gaussian'}, seeds=1}", "models[0].sigma is missing"),
+    ("models.1.method.name='MACER'", "models[1].method: unknown method 'MACER'; did you mean 'macer'?"),
+    (
+        "ensembles.0.weights='ESBRS_RATIO'",
+        "ensembles[0].weights[0] = 'ESBRS_RATIO' is no valid name; did you mean 'esbrs_ratio'?",
+    ),
+    ("architecture='LeNet'", "architecture = 'LeNet': unknown architecture 'LeNet'; did you mean 'lenet'?"),
+    ("data={name='imagenet'}", "data.folder is missing"),
     ("search.0.space={lbd={low=1}}", "search[0].space.lbd.high is missing"),
     # Out of range.
-    ("models.1.sigma=0", "models[1].sigma[0] = 0: Input should be greater than 0"),
-    ("models.1.sigma=[0.25, -1]", "models[1].sigma[1] = -1: Input should be greater than 0"),
-    ("models.1.sigma=nan", "models[1].sigma[0] = nan: Input should be a finite number"),
-    ("models.1.sigma=[]", "models[1].sigma: Value should have at least 1 item after validation, not 0"),
-    ("models.1.seeds=-1", "models[1].seeds[0] = -1: Input should be greater than or equal to 0"),
-    ("models=[]", "models: Tuple should have at least 1 item after validation, not 0"),
-    ("training.epochs=0", "training.epochs = 0: Input should be greater than 0"),
-    ("models.1.method.m=0", "models[1].method.m = 0: Input should be greater than 0"),
-    ("models.1.method.gamma=-1", "models[1].method.gamma = -1: Input should be greater than 0"),
+    ("models.1.sigma=0", "models[1].sigma[0] = 0 must be greater than 0"),
+    ("models.1.sigma=[0.25, -1]", "models[1].sigma[1] = -1 must be greater than 0"),
+    ("models.1.sigma=nan", "models[1].sigma[0] = nan must be a finite number"),
+    ("models.1.sigma=[]", "models[1].sigma must not be empty"),
+    ("models.1.seeds=-1", "models[1].seeds[0] = -1 must be at least 0"),
+    ("models=[]", "models must not be empty"),
+    ("training.epochs=0", "training.epochs = 0 must be greater than 0"),
+    ("models.1.method.m=0", "models[1].method.m = 0 must be greater than 0"),
+    ("models.1.method.gamma=-1", "models[1].method.gamma = -1 must be greater than 0"),
     ("certify.n=9", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
     ("certify={n=10, alpha=1e-6}", "certify: n = 10 can never certify at alpha = 1e-06; use n >= 20"),
-    ("certify.alpha=1", "certify.alpha = 1: Input should be less than 1"),
-    ("certify.block_size=0", "certify.block_size = 0: Input should be greater than 0"),
-    ("certify.precision='float16'", "certify.precision = 'float16': Input should be 'float32' or 'bfloat16'"),
-    ("certify.batch_size=0", "certify.batch_size = 0: Input should be greater than 0"),
+    ("certify.alpha=1", "certify.alpha = 1 must be less than 1"),
+    ("certify.block_size=0", "certify.block_size = 0 must be greater than 0"),
+    ("certify.precision='float16'", "certify.precision = 'float16' is no valid name; did you mean 'bfloat16'?"),
+    ("certify.batch_size=0", "certify.batch_size = 0 must be greater than 0"),
     ("certify.batch_size=300", "certify: batch_size = 300 must divide block_size = 1000"),
     ("certify={block_size=500, batch_size=1000}", "certify: batch_size = 1000 must divide block_size = 500"),
     # Rules.
@@ -691,9 +700,9 @@ WRONG = [
     ),
     ("certify={rule='planned', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
     ("certify={rule='radius_grid', n=9}", "certify: n = 9 can never certify at alpha = 0.001; use n >= 10"),
-    ("weigh.draws=1", "weigh.draws = 1: Input should be greater than or equal to 2"),
-    ("radii=[-1]", "radii[0] = -1: Input should be greater than or equal to 0"),
-    ("search.0.trials=1", "search[0].trials = 1: Input should be greater than or equal to 2"),
+    ("weigh.draws=1", "weigh.draws = 1 must be at least 2"),
+    ("radii=[-1]", "radii[0] = -1 must be at least 0"),
+    ("search.0.trials=1", "search[0].trials = 1 must be at least 2"),
     ("search.0.n=9", "search[0]: n = 9 can never certify at alpha = 0.001; use n >= 10"),
     (
         "search.0.method.m=17",
@@ -704,7 +713,7 @@ WRONG = [
         "search[0]: space.m: m = 17 does not fit into batch_size = 16; raise training.batch_size or lower m",
     ),
     # Search spaces.
-    ("search.0.space={}", "search[0].space: Dictionary should have at least 1 item after validation, not 0"),
+    ("search.0.space={}", "search[0].space must not be empty"),
     ("search.0.space.lbdd={low=1, high=2}", "search[0]: advmacer has no hyper-parameter 'lbdd'; did you mean 'lbd'?"),
     (
         "search.0.space.lambda={low=1, high=2}",
@@ -722,55 +731,57 @@ WRONG = [
     ),
     (
         "search.0.space.lbd={low=-1, high=1}",
-        "search[0]: space.lbd: -1.0 is no value of it: Input should be greater than or equal to 0",
+        "search[0]: space.lbd: -1.0 is no value of it: it must be at least 0",
     ),
     (
         "search.0.space.T={low=0.5, high=2}",
-        "search[0]: space.T: 0.5 is no value of it: "
-        "Input should be a valid integer, got a number with a fractional part",
+        "search[0]: space.T: 0.5 is no value of it: it must be a whole number",
     ),
     (
         "search.0.space.T={choices=[1, 0]}",
-        "search[0]: space.T: 0 is no value of it: Input should be greater than 0",
+        "search[0]: space.T: 0 is no value of it: it must be greater than 0",
     ),
     (
         "search.0.space.lbd={choices=[]}",
-        "search[0].space.lbd.choices: Tuple should have at least 1 item after validation, not 0",
+        "search[0].space.lbd.choices must not be empty",
     ),
     # Wrong types.
     (
         "training=5",
-        "models[0].training = 5: Input should be a valid dictionary or instance of TrainingSpec",
+        "training = 5 must be a table",
     ),
     (
         "training.epochs=1.5",
-        "training.epochs = 1.5: Input should be a valid integer, got a number with a fractional part",
+        "training.epochs = 1.5 must be a whole number",
     ),
     (
         "training.lr=big",
-        "training.lr = 'big': Input should be a valid number, unable to parse string as a number",
+        "training.lr = 'big' must be a number",
     ),
-    ("models=5", "models = 5: Input should be a valid tuple"),
-    ("models={}", "models: Input should be a valid tuple"),
-    ("models.0=5", "models[0] = 5: Input should be a valid dictionary or instance of ModelGroup"),
-    ("models.0.architecture=5", "models[0].architecture = 5: Input should be a valid string"),
-    ("models.0.architecture=['lenet']", "models[0].architecture: Input should be a valid string"),
+    ("models=5", "models = 5 must be a list"),
+    ("models={}", "models must be a list"),
+    ("models.0=5", "models[0] = 5 must be a table"),
+    ("models.0.architecture=5", "models[0].architecture = 5 must be a text"),
+    ("models.0.architecture=['lenet']", "models[0].architecture must be a text"),
     (
         "models.1.method=macer",
-        "models[1].method = 'macer': Input should be a valid dictionary or object to extract fields from",
+        "models[1].method must be a table, e.g. { name = 'macer' }",
     ),
     (
         "models.1.seeds=0.5",
-        "models[1].seeds[0] = 0.5: Input should be a valid integer, got a number with a fractional part",
+        "models[1].seeds[0] = 0.5 must be a whole number",
     ),
-    ("search.0.space.lbd=3", "search[0].space.lbd = 3: Input should be a valid dictionary or instance of Range"),
-    ("ensembles.0.members=3", "ensembles[0].members = 3: Input should be a valid string"),
+    ("search.0.space.lbd=3", "search[0].space.lbd = 3 must be a table"),
+    ("ensembles.0.members=3", "ensembles[0].members = 3 must be a text"),
     # Names that cannot be file names.
-    ("models.0.label='A b'", "models[0].label = 'A b': String should match pattern '^[a-z][a-z0-9_]*$'"),
-    ("name='a b'", "name = 'a b': String should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
-    ("name='../a'", "name = '../a': String should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+    ("models.0.label='A b'", "models[0].label = 'A b' must be small letters, digits and _, a letter first"),
+    ("name='a b'", "name = 'a b' must be letters, digits, _, . and -, a letter or a digit first"),
+    ("name='../a'", "name = '../a' must be letters, digits, _, . and -, a letter or a digit first"),
     # Twice the same.
-    ("models.1.label=gaussian", "two entries are labelled 'gaussian' at sigma 0.25; give one another label"),
+    (
+        "models.1.label=gaussian\nensembles=[]",
+        "two entries are labelled 'gaussian' at sigma 0.25; give one another label",
+    ),
     ("search.0.label=macer", "two entries are labelled 'macer' at sigma 0.25; give one another label"),
     ("models.0.sigma=[0.25, 0.25]", "two entries are labelled 'gaussian' at sigma 0.25; give one another label"),
     ("models.0.seeds=[3, 3]", "'gaussian' lists a seed twice in seeds = [3, 3]; remove one"),
@@ -796,7 +807,7 @@ WRONG = [
         "add seeds to 'gaussian' or ask for fewer",
     ),
     # Consensus.
-    ("ensembles.0.consensus=1", "ensembles[0].consensus = 1: Input should be greater than or equal to 2"),
+    ("ensembles.0.consensus=1", "ensembles[0].consensus = 1 must be at least 2"),
     (
         "ensembles.0.weights=['uniform', 'consensus']",
         "ensembles[0].consensus = 2 must be below the 2 members of 'gaussian x1 + macer x1'",
@@ -810,7 +821,7 @@ WRONG = [
         "ensembles[0].members: 'macer x1' needs 1 models but sigma 0.5 has 0; add seeds to 'macer' or ask for fewer",
     ),
     # Lists of models, and all subsets.
-    ("ensembles.0.members=[3]", "ensembles[0].members[0] = 3: Input should be a valid string"),
+    ("ensembles.0.members=[3]", "ensembles[0].members[0] = 3 must be a text"),
     ("ensembles.0.members=['macer']", "ensembles[0].members: 'macer' is not of the form 'advmacer-s0.25-seed0'"),
     ("ensembles.0.members=[]", "ensembles[0].members: an ensemble has two or more members"),
     ("ensembles.0.members=['macer-s0.25-seed0']", "ensembles[0].members: an ensemble has two or more members"),
@@ -858,8 +869,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_place_and_remedy(
     path = write(tmp_path)
     with pytest.raises(StudyError) as refused:
         load_study(path, overrides=override.splitlines())
-    # Further errors are counted, not listed.
-    assert re.sub(r" \(and \d+ more\)$", "", str(refused.value)) == f"{path}: {message}"
+    assert str(refused.value) == f"{path}: {message}"
 
 
 def test_more_noisy_copies_than_a_batch_holds_are_refused(tmp_path: Path) -> None:
@@ -867,7 +877,7 @@ def test_more_noisy_copies_than_a_batch_holds_are_refused(tmp_path: Path) -> Non
     with pytest.raises(StudyError) as refused:
         load_study(write(tmp_path), overrides=[method, "ensembles=[]"])
     assert str(refused.value).endswith(
-        ": 'smoothadv': m = 17 does not fit into batch_size = 16; raise training.batch_size or lower m"
+        ": models[0]: method: m = 17 does not fit into batch_size = 16; raise training.batch_size or lower m"
     )
 
 
@@ -882,17 +892,151 @@ def test_an_ensemble_whose_members_share_no_noise_level_is_refused(tmp_path: Pat
     )
 
 
-def test_further_errors_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"certify\.n0 = -1: Input should be greater than 0 \(and 1 more\)$"):
-        load_study(write(tmp_path), overrides=["certify.n=0", "certify.n0=-1", "certify.alpha=0.1"])
+def mistakes_of(path: Path, *overrides: str) -> list[str]:
+    """Return what is said to be wrong with a study file, without its name."""
+    with pytest.raises(StudyError) as refused:
+        load_study(path, overrides=overrides)
+    first, *lines = str(refused.value).removeprefix(f"{path}: ").splitlines()
+    assert first == (f"{len(lines)} mistakes:" if lines else first)
+    return [line.removeprefix("  ") for line in lines] or [first]
 
 
-def test_one_mistake_in_the_only_entry_is_counted_once(tmp_path: Path) -> None:
-    path = tmp_path / "study.toml"
-    entry = 'method = { name = "macer", m = 0 }\narchitecture = "lenet"\ntraining = {}\nsigma = 0.5\nseeds = 0\n'
-    path.write_text(f'name = "one"\n[[models]]\n{entry}')
-    with pytest.raises(StudyError, match=r"models\[0\]\.method\.m = 0: Input should be greater than 0$"):
-        load_study(path)
+def test_all_mistakes_of_a_file_are_listed_together(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        BASE.replace("epochs = 2", "epocs = 2\nmomentum = -1")
+        .replace('name = "gaussian"', 'name = "gausian"')
+        .replace("seeds = 0", "seeds = [0, -3]\nnoise = 2")
+        .replace("m = 2 }\nsigma = 0.25\nseeds = [0, 1]", 'm = "two" }\nsigma = 0.25\nseeds = [0, 1]')
+        + "[certify]\nn = 0\nalpah = 0.5\nprecision = 5\n[wiegh]\ndraws = 1\n",
+    )
+    assert set(mistakes_of(path)) == {
+        "unknown key 'wiegh'; did you mean 'weigh'?",
+        "weigh.draws = 1 must be at least 2",
+        "training: unknown key 'epocs'; did you mean 'epochs'?",
+        "training.momentum = -1 must be at least 0",
+        "models[0].method: unknown method 'gausian'; did you mean 'gaussian'?",
+        "models[1]: unknown key 'noise'; valid names: architecture, checkpoint, label, method, seeds, sigma, training",
+        "models[1].seeds[1] = -3 must be at least 0",
+        "search[0].method.m = 'two' must be a whole number",
+        "certify: unknown key 'alpah'; did you mean 'alpha'?",
+        "certify.n = 0 must be greater than 0",
+        "certify.precision = 5 is no valid name; valid names: bfloat16, float32",
+    }
+
+
+def test_references_between_entries_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
+    overrides = ("certify.n=0", "baseline=Macr", "ensembles.0.members='gausian x1 + mazer x1'", "data.tset=100")
+    assert mistakes_of(write(tmp_path), *overrides) == [
+        "data: unknown key 'tset'; did you mean 'test'?",
+        "certify.n = 0 must be greater than 0",
+        "ensembles[0].members: no model is labelled 'gausian'; did you mean 'gaussian'?",
+        "baseline: no model is labelled 'Macr'; did you mean 'macer'?",
+    ]
+
+
+def test_a_mistake_in_what_entries_share_is_said_once(tmp_path: Path) -> None:
+    overrides = ("training.lr=0", "architecture=lenett")
+    assert mistakes_of(write(tmp_path), *overrides) == [
+        "training.lr = 0 must be greater than 0",
+        "architecture = 'lenett': unknown architecture 'lenett'; did you mean 'lenet'?",
+    ]
+
+
+def test_one_mistake_in_the_only_entry_is_said_once(tmp_path: Path) -> None:
+    entry = 'method = { name = "macer", m = 0 }\narchitecture = "lenet"\ntraining = {}\nsigma = 0\nseeds = 0\n'
+    path = write(tmp_path, f'name = "one"\n[[models]]\n{entry}')
+    assert mistakes_of(path) == [
+        "models[0].method.m = 0 must be greater than 0",
+        "models[0].sigma[0] = 0 must be greater than 0",
+    ]
+
+
+PYDANTICS = re.compile(
+    r"[Ii]nput|[Vv]alidat|[Pp]ydantic|instance of|dictionary|tuple|[Ss]tring|integer|[Ee]xtra|permitted|discriminator|"
+    r"parse|Union|Literal|\bint\b|\bstr\b|\bfloat\b|should|Field|errors\.pydantic"
+)
+
+STRANGE = (None, True, -1, 0, 1.5, 2**70, float("nan"), "word", "", [], [[]], [{}], {}, {"name": "word"}, {"a": [1]})
+
+
+def places_of(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the place of every value within parsed content."""
+    yield place
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from places_of(inner, (*place, key))
+
+
+def replaced(value: Any, place: tuple[str | int, ...], other: Any) -> Any:
+    """Return content with another value at a place, or without it where that is None."""
+    if not place:
+        return other
+    first, *rest = place
+    twin = value.copy()
+    if rest:
+        twin[first] = replaced(value[first], tuple(rest), other)
+    elif other is None:
+        del twin[first]
+    else:
+        twin[first] = other
+    return twin
+
+
+EVERYTHING = """
+name = "everything"
+architecture = "digits_cnn"
+radii = [0.0, 0.5]
+data = { name = "parquet", title = "t", folder = "f", train = ["a"], test = "b", classes = 2, mode = "L" }
+training = { epochs = 2, precision = "float32", compiled = false, grad_clip = 1.0 }
+weigh = { images = 5, draws = 20 }
+certify = { rule = { name = "planned", pilot = 200, eps = 0.1 }, images = { skip = 20 }, alpha = 0.01 }
+models = [
+    { method = { name = "smoothmix", T = 4, mix_step = 1 }, sigma = [0.25], seeds = [0, 1] },
+    { label = "loaded", checkpoint = { file = "FILE", normalization = [[0.5], [0.5]] }, sigma = 0.25, seeds = 0 },
+]
+[[search]]
+label = "tuned"
+method = { name = "macer", m = 2 }
+sigma = 0.25
+seeds = [0]
+space = { lbd = { low = 1.0, high = 4.0, log = true }, m = { choices = [1, 2], when = { lbd = { low = 2.0 } } } }
+algorithm = { name = "tpe", startup = 3 }
+objectives = ["acr", "passes"]
+[[ensembles]]
+members = "smoothmix x2"
+weights = ["uniform", "auto"]
+[[ensembles]]
+members = ["smoothmix-s0.25-seed0", "loaded-s0.25-seed0"]
+sigma = 0.25
+[[published]]
+entry = "smoothmix"
+sigma = 0.25
+acr = 0.5
+images = 10
+source = "others"
+[[claims]]
+first = "smoothmix"
+second = "loaded"
+sigma = 0.25
+by = 0.1
+"""
+
+
+def test_no_mistake_is_told_in_the_words_of_pydantic(tmp_path: Path) -> None:
+    """Every value of a file with all tables is taken away and replaced by values of all types, one after the other."""
+    (tmp_path / "FILE").write_bytes(b"weights")
+    whole = tomllib.loads(EVERYTHING)
+    study_of_text(EVERYTHING, path=tmp_path / "study.toml")
+    refused = 0
+    for place, other in product([place for place in places_of(whole) if place], STRANGE):
+        content = replaced(whole, place, other)
+        try:
+            study_of_content(content, path=tmp_path / "study.toml")
+        except StudyError as error:
+            refused += 1
+            mistakes = str(error).removeprefix(f"{tmp_path / 'study.toml'}: ")
+            assert not PYDANTICS.search(mistakes), (place, other, mistakes)
+    assert refused > 1000
 
 
 @pytest.mark.parametrize(
@@ -933,8 +1077,7 @@ def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_lacks_a_name(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"study\.toml: name is missing \(and 1 more\)$"):
-        load_study(write(tmp_path, ""))
+    assert mistakes_of(write(tmp_path, "")) == ["name is missing", "models is missing"]
 
 
 def test_the_smallest_n_that_certifies_is_accepted() -> None:
@@ -953,6 +1096,8 @@ def test_the_last_look_at_a_radius_grid_must_be_able_to_certify_by_its_share_of_
     ("name", "valid", "hint"),
     [
         ("sigm", ["sigma", "seed"], "; did you mean 'sigma'?"),
+        ("t", ["T", "m"], "; did you mean 'T'?"),
+        ("Lambda", ["lbd", "gamma"], "; did you mean 'lbd'?"),
         ("zzz", ["sigma", "seed"], "; valid names: seed, sigma"),
         ("sigma", [], "; there are none"),
     ],

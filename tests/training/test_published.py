@@ -278,7 +278,7 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
         ("models.2.checkpoint={file='one.pth.tar'}", r"models\[2\].checkpoint.normalization is missing"),
         (
             "models.2.checkpoint.normalization='cohen'",
-            r"models\[2\].checkpoint.normalization.* = 'cohen': Input should be",
+            r"models\[2\].checkpoint.normalization = 'cohen' is no valid name; did you mean 'centre'",
         ),
         (
             "models.2.checkpoint.normalization=[[0.5], [0.0]]",

@@ -1,0 +1,150 @@
+"""A run directory alone is enough for every command that reads one: no study file, data, checkpoint or own code."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rspipe
+from rspipe.commands.main import run
+from rspipe.commands.options import run_to_read
+from rspipe.data.sources import load_dataset
+from rspipe.networks.small_images import digits_cnn
+from rspipe.storage.store import Store
+from tests.run_builder import finished_run
+
+STUDY = """
+name = "alone"
+architecture = "nets_of_a_run:build"
+data = { name = "tensors", title = "levels", folder = "images", test = "levels.npz", classes = 2 }
+[[models]]
+label = "published"
+checkpoint = { file = "a.pt", normalization = "none" }
+sigma = 0.25
+seeds = 0
+[[models]]
+label = "other"
+checkpoint = { file = "b.pt", normalization = "none" }
+sigma = 0.25
+seeds = 0
+[certify]
+n0 = 20
+n = 200
+images = 6
+"""
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two checkpoints of somebody's own architecture, of which nothing but itself is left."""
+    folder = tmp_path_factory.mktemp("runs")
+    code = "from rspipe.networks.small_images import digits_cnn as build\n"
+    (folder / "nets_of_a_run.py").write_text(code, encoding="utf-8")
+    (folder / "images").mkdir()
+    levels = np.linspace(0, 1, 12, dtype=np.float32)[:, None, None] * np.ones((8, 8), np.float32)
+    np.savez(folder / "images" / "levels.npz", images=levels, labels=np.arange(12) // 6)
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.manual_seed(seed)
+        torch.save(digits_cnn(2).state_dict(), folder / name)
+    finished_run(folder / "run", STUDY, allow_code=True)
+    for path in ("study.toml", "nets_of_a_run.py", "images/levels.npz", "a.pt", "b.pt"):
+        (folder / path).unlink()
+    (folder / "images").rmdir()
+    (folder / "run").rename(folder / "moved")
+    sys.modules.pop("nets_of_a_run")
+    load_dataset.cache_clear()
+    return folder / "moved"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "shown"),
+    [
+        ("report", [], "ACR"),
+        ("derive", ["--alpha", "0.01"], "alpha0.01"),
+        ("compare", ["--against", "published"], "1 differences"),
+    ],
+)
+def test_what_is_stored_is_read_from_the_run_directory_alone(
+    command: str,
+    words: Sequence[str],
+    shown: str,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    before = {path: (run_dir / path).read_bytes() for path in ("study.json", "study.toml", "environment.json")}
+    run(command, [str(run_dir), *words])
+    assert shown in capsys.readouterr().out
+    assert {path: (run_dir / path).read_bytes() for path in before} == before
+    assert "nets_of_a_run" not in sys.modules
+
+
+def test_a_finished_run_is_read_in_python_without_its_code(run_dir: Path) -> None:
+    assert rspipe.read_run(run_dir).summaries.name.tolist() == ["published, seed 0", "other, seed 0"]
+    assert "nets_of_a_run" not in sys.modules
+
+
+def test_a_classifier_is_complete_where_all_images_of_its_study_are_certified(run_dir: Path) -> None:
+    assert Store(run_dir).images_to_certify() == 6
+
+
+@pytest.mark.parametrize("command", ["report", "derive", "compare", "check-boundary"])
+@pytest.mark.parametrize("words", [["--study", "digits"], ["--set", "certify.n=1000"], ["--run-dir", "x"]])
+def test_no_command_that_reads_a_run_takes_a_study_file(
+    command: str, words: Sequence[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(command, [str(run_dir), *words])
+    assert words[0] in capsys.readouterr().err
+
+
+def refused(run_dir: Path, *words: str, capsys: pytest.CaptureFixture[str], command: str = "check-boundary") -> str:
+    """Return the line with which a command ends."""
+    with pytest.raises(SystemExit) as ended:
+        run(command, [str(run_dir), *words])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_attacks_need_the_images_and_the_code_of_the_networks_and_say_so(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "error: attacks run code of module 'nets_of_a_run'; pass --allow-code if you trust it and this run directory"
+    assert refused(run_dir, capsys=capsys) == code
+    monkeypatch.setenv("RSPIPE_CODE", "")
+    gone = f"error: {run_dir.parent / 'images'}: there is no such folder of images; say where those of the study are"
+    assert refused(run_dir, "--allow-code", capsys=capsys).startswith(gone)
+    elsewhere = refused(run_dir, "--allow-code", "--data-folder", str(tmp_path), capsys=capsys)
+    assert elsewhere.startswith(f"error: {tmp_path / 'levels.npz'}: no such file")
+
+
+@pytest.mark.parametrize("command", ["report", "derive", "compare", "check-boundary"])
+def test_a_folder_that_is_no_run_directory_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--against", "gaussian"] if command == "compare" else []
+    assert "is no run directory; give one that" in refused(tmp_path, *words, command=command, capsys=capsys)
+
+
+def test_a_study_that_this_version_cannot_read_is_refused_with_what_it_cannot_read(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((run_dir / "study.json").read_text())
+    content["study"]["certify"]["later"] = 1
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    line = refused(tmp_path, command="report", capsys=capsys)
+    assert "written by another version of rspipe (certify: unknown key 'later'; valid names: " in line
+    assert line.endswith("); read it with the version that wrote it, or run the study again")
+
+
+def test_a_run_directory_knows_where_the_images_of_its_study_were(run_dir: Path) -> None:
+    store, study = run_to_read(str(run_dir))
+    assert study.data.folder == str(run_dir.parent / "images")  # type: ignore[union-attr]
+    assert study.id == json.loads((run_dir / "study.json").read_text())["id"]
+    assert store.run_dir.local_part == run_dir
