@@ -16,6 +16,7 @@ READMES = (
     "rspipe/README.md",
     "pipelines/README.md",
     "pipelines/studies/README.md",
+    "pipelines/examples/README.md",
     "pipelines/RESULTS.md",
 )
 

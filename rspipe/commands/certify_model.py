@@ -73,10 +73,15 @@ class Options:
     resources: Resources = field(default_factory=Resources)
 
 
+def study_text(options: Options) -> str:
+    """Return the study file that the options stand for; errors are those of `checkpoint_study`."""
+    wanted = CheckpointStudy(**{one.name: getattr(options, one.name) for one in fields(CheckpointStudy)})
+    return checkpoint_study(wanted, folder=Path.cwd())
+
+
 def main(options: Options) -> None:
     """Load, weigh, certify and report what is not finished yet."""
-    wanted = CheckpointStudy(**{one.name: getattr(options, one.name) for one in fields(CheckpointStudy)})
-    text = checkpoint_study(wanted, folder=Path.cwd())
+    text = study_text(options)
     # Relative paths start from the working directory.
     # Who names a function on the command line wants it to be called; what is in a file is another matter.
     named = any(":" in model for model in options.model) and not any(kind in RUNS_CODE for kind in options.model)
