@@ -13,7 +13,7 @@
     └── MissingPackageError   what is asked for needs a package of an extra that is not installed
         └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
 
-Messages are one line: the place, the value, the remedy.
+Messages are one line: the place, the value, the remedy. Several mistakes of a study file are a line each.
 """
 
 import difflib

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ErrorType
 
 from rspipe.errors import nearest, nearest_name
@@ -118,6 +118,34 @@ def reason(error: ValidationError, *, subject: str | None = None) -> str:
     first = error.errors()[0]
     words, is_verb = wrong_value(first)
     return f"{subject or first['loc'][-1]} {words}" if is_verb else words
+
+
+def refusals(*checks: Callable[[], object]) -> Iterator[ValueError]:
+    """Yield the errors of checks that are independent of each other."""
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            yield error
+
+
+def refuse(mistakes: Iterable[ValueError]) -> None:
+    """Raise all mistakes of a value together; do nothing where there are none.
+
+    Raises:
+        ValidationError: With a line for each.
+    """
+    lines = [
+        InitErrorDetails(
+            type=one
+            if isinstance(one, PydanticCustomError)
+            else PydanticCustomError("refused", "{reason}", {"reason": str(one)}),
+            input=None,
+        )
+        for one in mistakes
+    ]
+    if lines:
+        raise ValidationError.from_exception_data("study", lines)
 
 
 def by_name(value: Any) -> Any:

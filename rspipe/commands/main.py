@@ -51,7 +51,7 @@ def help_text() -> str:
 
 
 def _fail(message: str) -> None:
-    """Print one line to stderr, and exit with status 2."""
+    """Print what is wrong to stderr, and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -3,11 +3,11 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.ensembles.members import Member
@@ -16,7 +16,7 @@ from rspipe.errors import nearest
 from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.spec import NonNegativeFloat, Spec, content_id
+from rspipe.spec import NonNegativeFloat, Spec, content_id, refusals, refuse
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.ensemble_groups import EnsembleGroup
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
@@ -191,17 +191,18 @@ class StudyConfig(Spec):
                     )
                 others.update(group.seeds)
 
-    def _unknown(self) -> Iterator[PydanticCustomError]:
+    def _unknown(self) -> Iterator[ValueError]:
         """Yield references to models that the study does not have."""
         trained: dict[tuple[str, float], set[int]] = {}
         for group in self.groups:
             for sigma in group.sigma:
                 trained.setdefault((group.label, sigma), set()).update(group.seeds)
-        for index, ensemble in enumerate(self.ensembles):
-            try:
-                check_members(ensemble, trained, place=f"ensembles[{index}]")
-            except PydanticCustomError as error:
-                yield error
+        yield from refusals(
+            *(
+                partial(check_members, ensemble, trained, place=f"ensembles[{index}]")
+                for index, ensemble in enumerate(self.ensembles)
+            )
+        )
         labels = [group.label for group in self.groups]
         if self.baseline is not None and self.baseline not in labels:
             yield PydanticCustomError(
@@ -232,8 +233,5 @@ class StudyConfig(Spec):
     @model_validator(mode="after")
     def _entries_fit(self) -> "StudyConfig":
         # Each is asked where the one before leaves no doubt what is meant.
-        mistakes = [*self._twice()] or [*self._unknown()] or [*self._unknown_entries()]
-        if mistakes:
-            lines = [InitErrorDetails(type=mistake, input=None) for mistake in mistakes]
-            raise ValidationError.from_exception_data("study", lines)
+        refuse([*self._twice()] or [*self._unknown()] or [*self._unknown_entries()])
         return self

@@ -20,7 +20,7 @@ from rspipe.search.feasibility import check_space
 from rspipe.search.space import grid_size
 from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
 from rspipe.smoothing.certificates import check_can_certify
-from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec
+from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec, refusals, refuse
 from rspipe.training.methods import MethodSpec
 from rspipe.training.spec import Label, LoadedModelSpec, ModelSpec, TrainingSpec, check_copies_fit
 
@@ -169,10 +169,12 @@ class SearchGroup(Spec):
         return values
 
     @model_validator(mode="after")
-    def _space_fits_method(self) -> "SearchGroup":
-        check_can_certify(self.n, self.alpha)
-        check_copies_fit(self.method, self.training, place="method")
-        check_space(self.space, self.method, self.training)
+    def _can_proceed(self) -> "SearchGroup":
+        copies = [*refusals(lambda: check_copies_fit(self.method, self.training, place="method"))]
+        # Of a space, what it starts from must be trainable.
+        space = copies or [*refusals(lambda: check_space(self.space, self.method, self.training))]
+        others = refusals(lambda: check_can_certify(self.n, self.alpha), self._check_objectives, self._check_stopping)
+        refuse([*space, *others] or [*refusals(self._check_grid)])
         return self
 
     @property
@@ -182,34 +184,38 @@ class SearchGroup(Spec):
             return self.trials
         return 1 + grid_size(self.space, self.algorithm.levels, self.method, self.training)
 
-    @model_validator(mode="after")
-    def _can_proceed(self) -> "SearchGroup":
+    def _check_objectives(self) -> None:
         if self.objectives[0] != "acr" or len(set(self.objectives)) < len(self.objectives):
             raise PydanticCustomError(
                 "objectives",
                 "objectives = {given} must begin with 'acr', which decides who wins, and name none twice",
                 {"given": str(list(self.objectives))},
             )
-        if self.early_stopping is not None:
-            epochs = self.trial_epochs or self.training.epochs
-            if len(self.objectives) > 1:
-                raise PydanticCustomError(
-                    "stopping_by_several",
-                    "early_stopping compares trials by ACR alone; leave it out, or all objectives but 'acr'",
-                )
-            if (first := self.early_stopping.first_rung(epochs)) >= epochs:
-                raise PydanticCustomError(
-                    "grace_too_long",
-                    "early_stopping.grace = {grace} must be below the {epochs} epochs of a trial",
-                    {"grace": first, "epochs": epochs},
-                )
-        if self.algorithm.name == "grid" and self.trials <= (
-            size := grid_size(self.space, self.algorithm.levels, self.method, self.training)
-        ):
+
+    def _check_stopping(self) -> None:
+        if self.early_stopping is None:
+            return
+        epochs = self.trial_epochs or self.training.epochs
+        if len(self.objectives) > 1:
+            raise PydanticCustomError(
+                "stopping_by_several",
+                "early_stopping compares trials by ACR alone; leave it out, or all objectives but 'acr'",
+            )
+        if (first := self.early_stopping.first_rung(epochs)) >= epochs:
+            raise PydanticCustomError(
+                "grace_too_long",
+                "early_stopping.grace = {grace} must be below the {epochs} epochs of a trial",
+                {"grace": first, "epochs": epochs},
+            )
+
+    def _check_grid(self) -> None:
+        if self.algorithm.name != "grid":
+            return
+        size = grid_size(self.space, self.algorithm.levels, self.method, self.training)
+        if self.trials <= size:
             raise PydanticCustomError(
                 "grid_too_large",
                 "trials = {trials} are too few for the {size} points of the grid and the study file's own settings; "
                 "raise trials to {least}, or lower algorithm.levels",
                 {"trials": self.trials, "size": size, "least": size + 1},
             )
-        return self

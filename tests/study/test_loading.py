@@ -935,6 +935,16 @@ def test_references_between_entries_are_looked_at_beside_other_mistakes(tmp_path
     ]
 
 
+def test_all_that_does_not_fit_together_in_a_search_is_listed(tmp_path: Path) -> None:
+    overrides = ("search.0.n=9", "search.0.objectives=['passes']", "search.0.early_stopping={grace=2}")
+    assert mistakes_of(write(tmp_path), *overrides, "search.0.space.lbd={low=-1, high=1}") == [
+        "search[0]: space.lbd: -1.0 is no value of it: it must be at least 0",
+        "search[0]: n = 9 can never certify at alpha = 0.001; use n >= 10",
+        "search[0]: objectives = ['passes'] must begin with 'acr', which decides who wins, and name none twice",
+        "search[0]: early_stopping.grace = 2 must be below the 2 epochs of a trial",
+    ]
+
+
 def test_a_mistake_in_what_entries_share_is_said_once(tmp_path: Path) -> None:
     overrides = ("training.lr=0", "architecture=lenett")
     assert mistakes_of(write(tmp_path), *overrides) == [
@@ -957,7 +967,7 @@ PYDANTICS = re.compile(
     r"parse|Union|Literal|\bint\b|\bstr\b|\bfloat\b|should|Field|errors\.pydantic"
 )
 
-STRANGE = (None, True, -1, 0, 1.5, 2**70, float("nan"), "word", "", [], [[]], [{}], {}, {"name": "word"}, {"a": [1]})
+STRANGE = (None, True, -1.5, 2**70, float("nan"), "word", [], {"name": "word"})
 
 
 def places_of(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -1036,7 +1046,7 @@ def test_no_mistake_is_told_in_the_words_of_pydantic(tmp_path: Path) -> None:
             refused += 1
             mistakes = str(error).removeprefix(f"{tmp_path / 'study.toml'}: ")
             assert not PYDANTICS.search(mistakes), (place, other, mistakes)
-    assert refused > 1000
+    assert refused > 600
 
 
 @pytest.mark.parametrize(
