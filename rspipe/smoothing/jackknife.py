@@ -25,7 +25,8 @@ class PseudoValues:
     groups: tuple[FloatArray, ...]
     """Per label, sorted by name: [seed, image] S theta - (S - 1) theta without the seed.
 
-    Empty where procedures cannot be judged: every seed must be left out by at least one ensemble of each kind.
+    Empty where procedures cannot be judged: every seed must be left out by at least one ensemble of each kind, and no
+    two may always come together, for then there are fewer independent parts than seeds.
     """
 
 
@@ -58,8 +59,10 @@ def pseudo_values(first: Subsets, second: Subsets | None = None) -> PseudoValues
         raise ValueError(f"the credits of a subset must be [image], got {tables[0].shape[1:]}")
     everything = [np.ones(len(table), dtype=np.bool_) for table in tables]
     theta = _contrast(tables, everything)
-    groups = []
     members = sorted(frozenset().union(*(subset for kind in kinds for subset in kind)))
+    if not all(_separable(kind, members) for kind in kinds):
+        return PseudoValues(theta, ())
+    groups = []
     for label in dict.fromkeys(label for label, _ in members):
         seeds = [member for member in members if member[0] == label]
         without = [[np.array([seed not in subset for subset in kind]) for kind in kinds] for seed in seeds]
@@ -68,6 +71,13 @@ def pseudo_values(first: Subsets, second: Subsets | None = None) -> PseudoValues
         count = len(seeds)
         groups.append(np.stack([count * theta - (count - 1) * _contrast(tables, left) for left in without]))
     return PseudoValues(theta, tuple(groups))
+
+
+def _separable(kind: Subsets, members: Sequence[Member]) -> bool:
+    """Return whether no two members are in the same subsets of a kind."""
+    places = [tuple(member in subset for subset in kind) for member in members]
+    there = [place for place in places if any(place)]
+    return len({*there}) == len(there)
 
 
 def contrast_of_subsets(first: Subsets, second: Subsets | None = None, *, population: int | None = None) -> Difference:
