@@ -64,7 +64,7 @@ class CertifiedDataset:
 
     @cached_property
     def acr_interval(self) -> Interval:
-        """The average certified radius with its 95 % bootstrap interval over images."""
+        """The average certified radius with its 95 % interval over images."""
         return acr_interval(self.radius, self.correct)
 
     def curve(self, radii: ArrayLike) -> FloatArray:

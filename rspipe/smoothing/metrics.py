@@ -80,22 +80,6 @@ def resample_counts(size: int) -> NDArray[np.uint8]:
     return counts
 
 
-def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Return the mean of [example] values with a percentile bootstrap interval for the choice of examples.
-
-    The resamples are the same for every call of one size, and the order of the values does not matter: the interval
-    is a function of the values. Infinite for a single value, of which there is nothing to be learnt.
-    """
-    given = np.sort(np.asarray(values, dtype=np.float64))
-    mean = float(given.mean())
-    if given.size == 1:
-        return Interval(estimate=mean, low=-np.inf, high=np.inf)
-    # Without BLAS, whose sums depend on the number of threads.
-    parts = np.array_split(resample_counts(given.size), -(-RESAMPLES * given.size // 1_000_000))
-    means = np.concatenate([(counts * given).sum(1) for counts in parts]) / given.size
-    return percentile_interval(mean, means, confidence=confidence)
-
-
 def percentile_interval(estimate: float, resampled: FloatArray, *, confidence: float = 0.95) -> Interval:
     """Return an estimate with the interval between percentiles of the same quantity [resample] of resampled data."""
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])
@@ -103,8 +87,8 @@ def percentile_interval(estimate: float, resampled: FloatArray, *, confidence: f
 
 
 def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Return the ACR with a bootstrap interval for the choice of test images."""
-    return bootstrap_interval(credited_radius(radius, correct), confidence=confidence)
+    """Return the ACR with a t interval for the choice of test images."""
+    return mean_interval(credited_radius(radius, correct), confidence=confidence)
 
 
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
