@@ -194,12 +194,12 @@ def test_a_claim_is_open_where_every_one_of_the_ensembles_is_one_member_alone():
     assert "of which 2 are one member alone" in alone(2).comparison.first_label
 
 
-def test_the_number_of_members_is_judged_against_single_models_and_as_many_of_the_best_method():
+def test_the_number_of_members_is_judged_against_their_mean_and_as_many_of_the_best_method():
     table = size_table(made(), sigma=0.25)
     rows = {(row[0].text, row[1].text): row for row in table.rows}
     place = {column: at for at, column in enumerate(table.columns)}
     intra, mixed = rows["advmacer", "2"], rows["advmacer + gaussian", "2"]
     assert (intra[place["classifiers"]].text, mixed[place["classifiers"]].text) == ("3", "6")
     difference = only(made(), AVERAGING, first_label="advmacer x2").difference.procedures
-    assert intra[place["less one model, these procedures [95 %]"]].value == pytest.approx(difference.estimate)
+    assert intra[place["less its members' mean, these procedures [95 %]"]].value == pytest.approx(difference.estimate)
     assert mixed[place["less that, these procedures [95 %]"]].text != "not judged"

@@ -7,7 +7,7 @@ from rspipe.records import Interval, TrainedModel
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.tables import Cell, Table, Tone, bracketed, interval_cell
-from rspipe.smoothing.inference import Difference
+from rspipe.smoothing.inference import Difference, Relation, holm_by_scope, relation
 
 
 def _noise_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, Cell]]:
@@ -62,16 +62,18 @@ def _mixing_rows(structure: NoiseStructure, average: str) -> Iterator[dict[str, 
 
 
 def _sentences(structure: NoiseStructure, average: str) -> Iterator[str]:
-    """Yield for which mixtures the variance is lower or higher, by scope."""
-    for scope in ("procedures", "models"):
-        judged = [(mixture, label, getattr(change, scope)) for mixture, label, change in _changes(structure)]
-        known = [(f"{mixture} against {label} x2", one) for mixture, label, one in judged if one is not None]
-        for word, names in (
-            ("lowers", [name for name, one in known if one.high < 0]),
-            ("raises", [name for name, one in known if one.low > 0]),
-        ):
-            if names:
-                yield f"Of {average}, for these {scope}: mixing {word} the variance for {', '.join(names)}."
+    """Yield for which mixtures the variance is lower or higher, by scope; all of them are one family."""
+    changes = [*_changes(structure)]
+    holm = holm_by_scope([change for *_, change in changes])
+    for scope, sure in zip(("procedures", "models"), holm, strict=True):
+        names: dict[Relation, list[str]] = {"lower": [], "higher": []}
+        for (mixture, label, change), holds in zip(changes, sure.tolist(), strict=True):
+            judged = getattr(change, scope)
+            if judged is not None and relation(judged) in names:
+                names[relation(judged)].append(f"{mixture} against {label} x2{' (with Holm)' if holds else ''}")
+        for word, of_word in zip(("lowers", "raises"), names.values(), strict=True):
+            if of_word:
+                yield f"Of {average}, for these {scope}: mixing {word} the variance for {', '.join(of_word)}."
 
 
 def _structures(results: Results, sigma: float) -> Iterator[tuple[str, NoiseStructure]]:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from rspipe.arrays import FloatArray
 from rspipe.report.differences import Group
 from rspipe.report.figures import MARKERS, STYLE, draw_legend, drawn, label_colours, new_panel
+from rspipe.report.questions import mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.tables import Cell, Table, interval_cell, scope_cells
@@ -67,24 +68,36 @@ def _best_method(results: Results, labels: Iterable[str], *, sigma: float) -> st
     return max((label for label in labels if label in certified), key=accuracy, default="")
 
 
+def _means_of_members(results: Results, *, sigma: float) -> dict[tuple[frozenset[str], int], Group]:
+    """Return the mean of the members of each ensemble in `_groups`, by the methods of its members and their number."""
+    groups: dict[tuple[frozenset[str], int], Group] = {}
+    for composition in results.compositions(sigma):
+        if composition.method == "uniform" and composition.average == "probabilities":
+            whole = results.with_certified_members(composition)
+            if whole is not None:
+                place, mean = (frozenset(whole.labels), len(whole.labels)), mean_of_members(results, whole)
+                groups[place] = Group.union([groups[place], mean]) if place in groups else mean
+    return groups
+
+
 def _size_rows(results: Results, *, sigma: float) -> Iterator[dict[str, Cell]]:
-    groups = _groups(results, sigma=sigma)
+    groups, means = _groups(results, sigma=sigma), _means_of_members(results, sigma=sigma)
     for labels, sizes in groups.items():
-        single = [groups[label,][1] for label in labels if (label,) in groups]
         for size in sorted(sizes) if max(sizes) > 1 else ():
             group = sizes[size]
             # The methods mixed, each alone with as many models.
             alone = {label: groups.get((label,), {}).get(size) for label in labels} if len(labels) > 1 else {}
             there = {label: one for label, one in alone.items() if one is not None}
             best = _best_method(results, there, sigma=sigma)
-            less_one = results.compare(group, Group.union(single), sigma=sigma) if single and size > 1 else None
+            mean = means.get((frozenset(labels), size))
+            less_mean = None if mean is None else results.compare(group, mean, sigma=sigma)
             less_best = results.compare(group, there[best], sigma=sigma) if best else None
             yield {
                 "members of": Cell(" + ".join(labels)),
                 "k": Cell(f"{size}", size),
                 "classifiers": Cell(f"{len(group.credits)}", len(group.credits)),
                 "ACR [95 %]": interval_cell(contrast(group.mean_credits, ()).models if group.examples.size else None),
-                **scope_cells("less one model", None if less_one is None else less_one.difference),
+                **scope_cells("less its members' mean", None if less_mean is None else less_mean.difference),
                 "best method alone": Cell(f"{best} x{size}" if best else "–"),
                 **scope_cells("less that", None if less_best is None else less_best.difference),
             }
