@@ -37,19 +37,13 @@ method = { name = "gaussian" }
 sigma = 0.5
 seeds = [0]
 """
-LOADED = """
+ENTRY = """
 [[models]]
 label = "published"
 checkpoint = { file = "a.pt", normalization = "none" }
 sigma = 0.5
-seeds = [0]
-
-[[models]]
-label = "published"
-checkpoint = { file = "a.pt", normalization = "none" }
-sigma = 0.5
-seeds = [1]
 """
+LOADED = f"{ENTRY}seeds = [0]\n{ENTRY}seeds = [1]\n"
 ENSEMBLE = """
 [[ensembles]]
 members = "published x2"
