@@ -19,6 +19,7 @@ import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.columns import COLUMNS, PROVED, Columns, find_header, is_number, is_whole, unnamed_columns
+from rspipe.audit.tables import table_rows
 from rspipe.errors import LogError
 from rspipe.smoothing.certificates import ABSTAIN, Certificates
 from rspipe.smoothing.counts import CountTable
@@ -107,19 +108,48 @@ class Precision:
 
 
 def read_log(path: Path) -> CertificationLog:
-    """Return the log in a file.
+    """Return the log in a file, or in a table of logs; see `log_content`.
 
     Raises:
         LogError: It cannot be read, or is no certification log.
     """
+    return parse_log(log_content(path), name=str(path))
+
+
+def log_content(path: Path) -> bytes:
+    """Return the text of a log: of a file, or of one of the logs in a table, `FILE.parquet#NUMBER`.
+
+    Raises:
+        LogError: It cannot be read.
+    """
+    file, number = log_file(path)
     try:
-        size = path.stat().st_size
+        size = file.stat().st_size
         if size > _LARGEST_FILE:
-            raise LogError(f"{path}: {size / 1e6:,.0f} MB is too large for a certification log")
-        data = path.read_bytes()
+            raise LogError(f"{file}: {size / 1e6:,.0f} MB is too large for a certification log")
+        if file.suffix == ".parquet":
+            return write_log(table_rows(file, number)).encode()
+        return file.read_bytes()
     except OSError as error:
-        raise LogError(f"{path}: {error.strerror or error}; give the path of a certification log") from error
-    return parse_log(data, name=str(path))
+        raise LogError(f"{file}: {error.strerror or error}; give the path of a certification log") from error
+
+
+def log_file(path: Path) -> tuple[Path, int | None]:
+    """Return the file that a log is in, and its number there where the file is a table of several."""
+    file, _, number = str(path).rpartition("#")
+    return (Path(file), int(number)) if file.endswith(".parquet") and number.isdecimal() else (path, None)
+
+
+def parse_radii(data: bytes, *, name: str) -> CertificationLog:
+    """Return the log that a file's content holds, with a radius for each image.
+
+    Raises:
+        LogError: As `parse_log`, or it has no radii.
+    """
+    log = parse_log(data, name=name)
+    if log.kind != "certify":
+        raise LogError(f"{name}: has no radii, which a comparison of ACR needs")
+    return log
 
 
 def parse_log(data: bytes, *, name: str) -> CertificationLog:

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from rspipe.report.latex import latex
+from rspipe.report.published import compare_with_published
 from rspipe.report.results import Results
-from rspipe.report.sections.claims import claim_table, compare_with_published, judge_claims, published_table
+from rspipe.report.sections.claims import claim_table, judge_claims, published_table
 from rspipe.report.sections.results import choice_table, result_table, seed_table
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell

@@ -1,19 +1,21 @@
 """A certification log, ours or another's, beside runs: its radii, and the counts that these imply."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.audit.audit import Audit, audit_log
 from rspipe.audit.ladder import nearest_successes
-from rspipe.audit.log import read_log
+from rspipe.audit.log import CertificationLog, log_content, parse_radii
 from rspipe.audit.radii import Known
 from rspipe.audit.rows import TEST_SETS
 from rspipe.errors import LogError
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.sampling import FixedRule
 from rspipe.spec import ImageChoice, ImageRange
 
@@ -40,6 +42,15 @@ class LoggedCertificates:
     """What an audit finds wrong with the log."""
 
     @property
+    def credits(self) -> FloatArray:
+        """[image] radii as logged, 0 where the prediction is wrong."""
+        return credited_radius(self.radius, self.prediction == self.label)
+
+    def labels_of(self, examples: IntArray) -> IntArray:
+        """Return the labels of some of the images."""
+        return np.asarray(self.label[np.searchsorted(self.example, examples)], dtype=np.int64)
+
+    @property
     def images(self) -> ImageChoice:
         """Which images they are, as a study file would say it; a list where they are no regular subset.
 
@@ -64,15 +75,19 @@ def read_logged(path: Path, *, sigma: float | None = None) -> LoggedCertificates
     Raises:
         LogError: It cannot be read, has no radii, or its noise level is not known.
     """
-    log = read_log(path)
-    if log.kind != "certify":
-        raise LogError(f"{path}: has no radii, which a comparison of ACR needs")
+    return logged_certificates(parse_radii(log_content(path), name=str(path)), sigma=sigma)
+
+
+def logged_certificates(log: CertificationLog, *, sigma: float | None = None) -> LoggedCertificates:
+    """Return the certificates of a log of radii; see `read_logged`."""
     audit = audit_log(log, Known(sigma=sigma))
     if audit.sigma is None:
-        raise LogError(f"{path}: nothing says its noise level; name the file sigma_0.25.tsv, or the like, or give it")
+        raise LogError(
+            f"{log.name}: nothing says its noise level; name the file sigma_0.25.tsv, or the like, or give it"
+        )
     ladder = audit.ladder
     return LoggedCertificates(
-        id=str(path),
+        id=log.name,
         sigma=audit.sigma,
         example=audit.idx,
         label=audit.label,
@@ -80,7 +95,7 @@ def read_logged(path: Path, *, sigma: float | None = None) -> LoggedCertificates
         radius=audit.radius,
         n=None if ladder is None else ladder.n,
         alpha=None if ladder is None else ladder.alpha,
-        counts=_implied_counts(audit, name=path.name),
+        counts=_implied_counts(audit, name=PurePath(log.name).name),
         problems=audit.problems,
     )
 
@@ -125,6 +140,15 @@ def _implied_counts(audit: Audit, *, name: str) -> CountTable | None:
         batch_size=np.zeros(rows.size, np.int64),
         seconds=np.zeros(rows.size),
     )
+
+
+def differing_terms(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> str:
+    """Return in what two sides differ, in words: their values of each term, by its name; empty without anything.
+
+    What one side does not say is not known to differ.
+    """
+    different = [name for name in ours if ours[name] and theirs.get(name) and ours[name] != theirs[name]]
+    return ", ".join(f"{name} is {'/'.join(ours[name])} and {'/'.join(theirs[name])}" for name in different)
 
 
 def log_caveat(one: LoggedCertificates) -> str:

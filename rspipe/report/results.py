@@ -1,7 +1,7 @@
 """Everything a study has produced, and how it is looked up: by id and by noise level."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from rspipe.ensembles.members import names_seeds
 from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.compositions import Composition, compositions, other_choices
 from rspipe.report.differences import Comparison, Group, compare
+from rspipe.report.logged import LoggedCertificates
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.derivation import CertifiedClassifier
@@ -34,6 +35,8 @@ class Results:
     margins: tuple[MemberMargins, ...] = ()
     """Of the members of ensembles on the calibration images, where they were read."""
     attacks: tuple[BoundaryCheck, ...] = ()
+    logs: Mapping[str, LoggedCertificates] = field(default_factory=dict)
+    """The published logs that the study names, by the name there, where they were read."""
 
     @cached_property
     def _models(self) -> dict[str, TrainedModel]:

@@ -12,7 +12,7 @@ from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare, with_holm
-from rspipe.report.logged import LoggedCertificates
+from rspipe.report.logged import LoggedCertificates, differing_terms
 from rspipe.report.tables import Cell, Table, difference_cells, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
@@ -83,7 +83,7 @@ class Terms:
             samples: Of `common_samples`, by example; not needed where certificates are the rule's.
         """
         if self.by_rule and isinstance(one, LoggedCertificates) and one.alpha in (None, self.alpha):
-            return credited_radius(one.radius, one.prediction == one.label)
+            return one.credits
         counts = counts_of(one)
         assert self.alpha is not None
         if self.by_rule:
@@ -192,10 +192,7 @@ def _different_terms(a: CertifiedRun, b: CertifiedRun) -> str:
             "n0": sorted({f"{one.n0:,}" for one in every if isinstance(one, CountTable)}),
         }
 
-    ours, theirs = terms(a), terms(b)
-    # What a log does not say is not known to differ.
-    different = [name for name in ours if ours[name] and theirs[name] and ours[name] != theirs[name]]
-    return ", ".join(f"{name} is {'/'.join(ours[name])} and {'/'.join(theirs[name])}" for name in different)
+    return differing_terms(terms(a), terms(b))
 
 
 def compare_runs(

@@ -11,6 +11,8 @@ from rspipe.smoothing.judgement import Judgement
 
 Tone = Literal["", "good", "bad", "muted"]
 
+Words = Literal["of the first", "of the verdict"]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -152,24 +154,29 @@ def not_judged(difference: Difference) -> str:
     return "not judged: one seed" if 1 in difference.seeds else "not judged"
 
 
-def relation_text(judgement: Judgement[str], *, sure: bool) -> str:
-    """Return what a difference says of the first: "higher (with Holm)", or "undecided (detectable 0.0120)".
+def relation_text(judgement: Judgement[str], *, sure: bool, words: Words = "of the first") -> str:
+    """Return what a difference says: "higher (with Holm)", or "undecided (detectable 0.0120)".
 
     Args:
         judgement: For one scope.
         sure: Whether Holm's correction for the family leaves the verdict.
+        words: Whether it is said of the first, as "higher", or in the words of the scope's verdict, as "holds here".
     """
-    word = relation(judgement)
-    if word == "undecided":
+    sign = relation(judgement)
+    if sign == "undecided":
         return f"undecided (detectable {number(judgement.detectable, digits=4)})"
+    word = sign if words == "of the first" else judgement.verdict
     return f"{word} (with Holm)" if sure else word
 
 
-def relation_cell(difference: Difference, judgement: Judgement[str] | None, *, sure: bool) -> Cell:
-    """Return what a difference says of the first in one of its scopes, in colour where Holm's correction leaves it."""
+def relation_cell(
+    difference: Difference, judgement: Judgement[str] | None, *, sure: bool, words: Words = "of the first"
+) -> Cell:
+    """Return what a difference says in one of its scopes, in colour where Holm's correction leaves it."""
     if judgement is None:
         return Cell(not_judged(difference), tone="muted")
-    return Cell(relation_text(judgement, sure=sure), tone=TONES[relation(judgement)] if sure else "muted")
+    text = relation_text(judgement, sure=sure, words=words)
+    return Cell(text, tone=TONES[relation(judgement)] if sure else "muted")
 
 
 def difference_cells(difference: Difference, *, procedures: bool, models: bool) -> dict[str, Cell]:

@@ -1,7 +1,7 @@
 """Published figures: an ACR of which there is a number, not the credits, beside the credits measured here."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,12 +75,14 @@ def difference_from_figure(
             altogether. Where they are neither, as the first of them are not, no figure can be compared.
 
     Raises:
-        ValueError: Credits are not [seed, image], or more images than the figure's are said to be among them; or a
-            scatter of one seed is given.
+        ValueError: Credits are not [seed, image] or not finite, or more images than the figure's are said to be among
+            them; or a scatter of one seed is given.
     """
     own = np.asarray(credits_, dtype=np.float64)
     if own.ndim != 2 or 0 in own.shape:
         raise ValueError(f"credits must be [seed, image], got {own.shape}")
+    if not np.isfinite(own).all() or not np.isfinite(figure.acr):
+        raise ValueError("credits and the published figure must be finite")
     if figure.seed_sd is not None and figure.seeds < 2:
         raise ValueError(f"one published seed has no scatter, got seed_sd = {figure.seed_sd}")
     seeds, mean, rounding = len(own), own.mean(0), rounding_variance(figure.decimals)
@@ -105,6 +107,35 @@ def difference_from_figure(
         estimate, words=_FIGURE, seeds=part, images=of_images((own,)), rounding=rounding, counts=(seeds,), fixed=models
     )
     return FigureDifference(procedures=procedures, models=models)
+
+
+def difference_from_credits(own: ArrayLike, theirs: ArrayLike, *, population: int | None = None) -> FigureDifference:
+    """Judge the ACR measured here less a published one whose credits are known, image by image.
+
+    With two published seeds or more the recipes are compared, as any two procedures. One published seed is judged as
+    one more draw of the recipe here, on these images.
+
+    Args:
+        own: [seed, image] credits measured here.
+        theirs: [seed, image] published, of the same images in the same order.
+        population: As in `contrast`.
+
+    Raises:
+        ValueError: As in `difference`.
+    """
+    paired, theirs = difference(own, theirs, population=population), np.asarray(theirs, dtype=np.float64)
+    if len(theirs) > 1:
+        procedures = None if paired.procedures is None else _in_words_of_figures(paired.procedures)
+    else:
+        figure = Figure(acr=float(theirs.mean()), images=theirs.shape[1])
+        procedures = difference_from_figure(own, figure).procedures
+    return FigureDifference(procedures=procedures, models=_in_words_of_figures(paired.models))
+
+
+def _in_words_of_figures(judgement: Judgement[str]) -> Judgement[FigureVerdict]:
+    higher, lower, neither = _FIGURE
+    word = higher if judgement.low > 0 else lower if judgement.high < 0 else neither
+    return cast("Judgement[FigureVerdict]", replace(judgement, verdict=word))
 
 
 def difference_from_published(

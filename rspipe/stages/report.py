@@ -5,12 +5,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from rspipe.audit.log import certification_log
+from rspipe.audit.log import certification_log, log_file
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import StoreError
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
-from rspipe.report.logged import read_logged
+from rspipe.report.logged import LoggedCertificates, logged_certificates, read_logged
 from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
 from rspipe.report.summaries import Summary, display_name, entry_name
@@ -146,7 +146,7 @@ def read_run_or_log(text: str, *, sigma: float | None = None) -> CertifiedRun:
         LogError: It is a file, and no log with radii.
     """
     path = Path(text)
-    if not path.is_file():
+    if not log_file(path)[0].is_file():
         return read_run(text)
     logged = read_logged(path, sigma=sigma)
     return CertifiedRun(path.name, None, {("log", logged.sigma): (logged,)}, logged.images)
@@ -172,6 +172,13 @@ def write_derived(
     return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
 
 
+def published_logs(store: Store, study: StudyConfig) -> dict[str, LoggedCertificates]:
+    """Return the published logs that a study names and its run directory has, by the name in the study."""
+    named = {log: one.sigma for one in study.published for log in one.logs}
+    kept = {name: log for name in named if (log := store.published(name)) is not None}
+    return {name: logged_certificates(log, sigma=named[name]) for name, log in kept.items()}
+
+
 def write_report(
     store: Store, results: Results, *, figures: tuple[FigureFormat, ...] = ("svg",)
 ) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
@@ -184,7 +191,7 @@ def write_report(
     from rspipe.report.page import render_report, report_chapters
 
     margins = member_margins(store, results.study, finished_ensembles(store, results.study))
-    results = replace(results, margins=margins)
+    results = replace(results, margins=margins, logs=published_logs(store, results.study))
     chapters = report_chapters(results)
     texts = {
         "summary.tsv": summary_tsv(results.summaries),

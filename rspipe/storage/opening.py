@@ -38,6 +38,7 @@ def open_store(
 
     Raises:
         StoreError: It belongs to another study, is in use by another process, or cannot be written.
+        LogError: A published log that the study names cannot be read.
     """
     store = Store(run_dir)
     with exclusive(store.run_dir):
@@ -84,6 +85,8 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
         _check_owner(run_dir, study)
         if first.is_file():
             _note_changes(run_dir, read_json(first), environment)
+    for log in dict.fromkeys(log for published in study.published for log in published.logs):
+        store.keep_published(log)
     if not first.is_file():
         write_json(first, environment)
     # The title of a study and the radii that it reports may change within its identity.

@@ -8,6 +8,7 @@
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
     certificates/       one Parquet part per finished block of images; images.json, how many there are to be
+    published/<id>.tsv  logs of others that the study compares with
     boundary/<id>.json  attacks inside and beyond certified radii, where there were any
     lock                held by the running process
 
@@ -30,7 +31,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from rspipe.errors import DamagedError, StoreError, first_line
+from rspipe.audit.log import CertificationLog, log_content, parse_radii
+from rspipe.errors import DamagedError, LogError, StoreError, first_line
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.search.space import Parameters
 from rspipe.smoothing.counts import CountTable
@@ -300,6 +302,37 @@ class Store:
             StoreError: An example has two different counts under one key.
         """
         return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
+
+    # --- published ------------------------------------------------------------------------------------------------
+
+    def _published(self, log: str) -> StorePath:
+        return self.run_dir / "published" / f"{content_id(log)}.tsv"
+
+    def keep_published(self, log: str) -> None:
+        """Keep a copy of a published log, named as in the study: what is reported needs nothing else.
+
+        Raises:
+            LogError: It cannot be read, and no copy is there; or it is no log with radii.
+        """
+        copy = self._published(log)
+        try:
+            content = log_content(Path(log))
+        except LogError:
+            if copy.is_file():
+                return
+            raise
+        parse_radii(content, name=log)
+        if not copy.is_file() or copy.read_bytes() != content:
+            copy.write_bytes(content)
+
+    def published(self, log: str) -> CertificationLog | None:
+        """Return the copy of a published log, None without one.
+
+        Raises:
+            LogError: It is no certification log with radii.
+        """
+        copy = self._published(log)
+        return parse_radii(copy.read_bytes(), name=log) if copy.is_file() else None
 
     # --- attacks --------------------------------------------------------------------------------------------------
 

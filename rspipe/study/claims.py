@@ -1,10 +1,12 @@
 """Published results, and claims to judge: `[[published]]` and `[[claims]]` of a study file."""
 
-from pydantic import model_validator
+from typing import Annotated
+
+from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
-from rspipe.study.groups import Sigmas
+from rspipe.study.groups import Sigmas, as_tuple
 
 
 class PublishedResult(Spec):
@@ -17,8 +19,11 @@ class PublishedResult(Spec):
     (uniform)".
     """
     sigma: PositiveFloat
-    acr: NonNegativeFloat
-    """Mean over their seeds, where there are several."""
+    acr: NonNegativeFloat | None = None
+    """Mean over their seeds, where there are several; None where their logs say it."""
+    logs: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Published certification logs, one per seed: files, or logs in a table, as `FILE.parquet#NUMBER`. Absolute, or
+    relative to the study file. The run directory keeps a copy."""
     seeds: PositiveInt = 1
     low: NonNegativeFloat | None = None
     """The least ACR of their seeds, of which there are two to five where it is given with `high`."""
@@ -34,6 +39,16 @@ class PublishedResult(Spec):
     """In what the entry differs from what was published; empty where it is the same recipe."""
 
     @model_validator(mode="after")
+    def _figure_or_logs(self) -> "PublishedResult":
+        if (self.acr is None) == (not self.logs):
+            raise PydanticCustomError("published_what", "needs acr, or the logs that say it; give one of the two")
+        figure = {"seeds": 1, "low": None, "high": None, "decimals": None, "images": 10_000, "every": 1}
+        repeated = [name for name, default in figure.items() if getattr(self, name) != default]
+        if self.logs and repeated:
+            raise PydanticCustomError("published_both", "{name}: the logs say it; drop it", {"name": repeated[0]})
+        return self
+
+    @model_validator(mode="after")
     def _in_order(self) -> "PublishedResult":
         low, high = self.low, self.high
         if (low is None) != (high is None):
@@ -41,7 +56,7 @@ class PublishedResult(Spec):
                 "published_span", "low and high of their seeds belong together; give both or none"
             )
         if low is not None and high is not None:
-            if not low <= self.acr <= high:
+            if self.acr is not None and not low <= self.acr <= high:
                 raise PydanticCustomError(
                     "published_order",
                     "low = {low}, acr = {acr} and high = {high} must ascend",
@@ -89,3 +104,8 @@ class Claim(Spec):
         if self.by is not None and (self.sigma is None or len(self.sigma) != 1):
             raise PydanticCustomError("claim_sigma", "by = {by} needs a single sigma beside it", {"by": self.by})
         return self
+
+    @property
+    def size(self) -> float | None:
+        """By how much the entry that was published as the larger one is larger."""
+        return None if self.by is None else abs(self.by)

@@ -127,6 +127,16 @@ def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256:
     return str(path), digest
 
 
+def _with_log_paths(config: dict[str, Any], folder: Path) -> None:
+    """Let every published log of a parsed study file be named by its path from a folder on."""
+    entries = config.get("published")
+    for entry in entries if isinstance(entries, list) else []:
+        logs = entry.get("logs") if isinstance(entry, dict) else None
+        texts = [logs] if isinstance(logs, str) else logs
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            entry["logs"] = [str((folder / text).resolve()) for text in texts]
+
+
 def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
     """Return the study that a TOML file describes, with `dotted.key=value` overrides applied.
 
@@ -181,6 +191,7 @@ def study_of_content(
     context = of_study_file(allow_code=allow_code)
     config, of_shared = _without_wrong_shared(config, context)
     of_files = _with_digests(config, path.parent)
+    _with_log_paths(config, path.parent)
     study, mistakes = _validated(_inherit(config), context)
     if mistakes := [*of_shared, *of_files, *mistakes]:
         raise StudyError(f"{path}: {listed(mistakes)}")

@@ -67,6 +67,9 @@ def test_one_seed_here_says_nothing_of_the_recipe():
 def test_figures_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match=r"\[seed, image\]"):
         difference_from_figure(OWN[0], Figure(acr=1.5, images=400))
+    for own, acr in ((np.where(OWN < 1.5, np.nan, OWN), 1.5), (OWN, np.nan)):
+        with pytest.raises(ValueError, match="must be finite"):
+            difference_from_figure(own, Figure(acr=acr, images=400))
     with pytest.raises(ValueError, match="population must be at least"):
         difference_from_figure(OWN, Figure(acr=1.5, images=50))
     with pytest.raises(ValueError, match="no scatter"):

@@ -6,20 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from rspipe.report.differences import Comparison, Group, with_holm
+from rspipe.report.differences import Comparison, with_holm
+from rspipe.report.published import PublishedComparison, compare_with_published
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import TONES, Cell, Table, ends_cell, not_judged, number, number_cell
+from rspipe.report.tables import TONES, Cell, Table, ends_cell, number, number_cell, relation_cell
 from rspipe.smoothing.judgement import Judgement
-from rspipe.smoothing.published import (
-    Figure,
-    FigureDifference,
-    SizeVerdict,
-    difference_from_figure,
-    difference_from_published,
-    seed_sd_of_range,
-)
-from rspipe.study.claims import Claim, PublishedResult
+from rspipe.smoothing.published import SizeVerdict, difference_from_published
+from rspipe.study.claims import Claim
 
 Reproduction = Literal["reproduced", "contradicted", "undecided", "not judged", "other data", "one member alone"]
 
@@ -31,8 +25,6 @@ class JudgedClaim:
     claim: Claim
     comparison: Comparison
     """Of the entry that was published as the larger one, less the other."""
-    by: float | None
-    """That it was published to be larger by."""
     size: Judgement[SizeVerdict] | None
     """Of the measured difference against the published one; None where a side has one seed, or none was published."""
     procedures_hold: bool
@@ -56,18 +48,6 @@ class JudgedClaim:
         return "reproduced" if judged.verdict == "holds here" else "contradicted"
 
 
-@dataclass(frozen=True)
-class PublishedComparison:
-    """A published ACR beside the measured one."""
-
-    published: PublishedResult
-    group: Group
-    difference: FigureDifference | None
-    """Measured minus published; None where the images do not allow a comparison."""
-    images: str
-    """Those certified here, and those of the published ACR, in words."""
-
-
 def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
     """Return every claim at every noise level where both its entries are certified, with its verdicts.
 
@@ -85,7 +65,6 @@ def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
         JudgedClaim(
             claim=claim,
             comparison=comparison,
-            by=_size(claim),
             size=_judged_size(results, claim, comparison),
             procedures_hold=procedures,
             models_hold=models,
@@ -93,10 +72,6 @@ def judge_claims(results: Results) -> tuple[JudgedClaim, ...]:
         )
         for (claim, _), (comparison, procedures, models) in zip(pairs, family, strict=True)
     )
-
-
-def _size(claim: Claim) -> float | None:
-    return None if claim.by is None else abs(claim.by)
 
 
 def _compared(results: Results, claim: Claim) -> Iterator[tuple[Claim, Comparison]]:
@@ -112,7 +87,7 @@ def _compared(results: Results, claim: Claim) -> Iterator[tuple[Claim, Compariso
 
 def _judged_size(results: Results, claim: Claim, comparison: Comparison) -> Judgement[SizeVerdict] | None:
     """Return the measured difference against the published one, where procedures have the published sign."""
-    by, judged = _size(claim), comparison.difference.procedures
+    by, judged = claim.size, comparison.difference.procedures
     groups, names = results.groups(comparison.sigma), (comparison.first, comparison.second)
     # Of labels alone: an ensemble's difference has seeds of both sides in common.
     if by is None or judged is None or judged.verdict != "holds here" or not {*names} <= {*groups}:
@@ -129,59 +104,13 @@ def _judged_size(results: Results, claim: Claim, comparison: Comparison) -> Judg
     )
 
 
-def compare_with_published(results: Results) -> tuple[PublishedComparison, ...]:
-    """Return every published result whose entry is certified, beside the measured one."""
-    comparisons = []
-    for one in results.study.published:
-        group = results.groups(one.sigma).get(one.entry)
-        if group is not None and group.examples.size:
-            comparisons.append(_beside_figure(results, one, group))
-    return tuple(comparisons)
-
-
-def _beside_figure(results: Results, one: PublishedResult, group: Group) -> PublishedComparison:
-    """Return a published ACR beside a group's, over its images where these allow it.
-
-    Ours are all of theirs, a sample of them, or a sample of the same test set; the first images are no sample of any.
-    """
-    own, theirs = group.examples, np.asarray(one.examples)
-    count = own.size
-    shared = np.intersect1d(own, theirs).size
-    ours_are_first = results.population(count) is not None or bool(np.array_equal(own, np.arange(count)))
-    if shared == count == theirs.size:
-        images: Literal["among theirs", "others", ""] = "among theirs"
-        words = f"the same {count:,}"
-    elif shared == count:
-        images = "" if ours_are_first else "among theirs"
-        words = f"{count:,} of their {theirs.size:,}"
-    else:
-        # The first images of a longer test set are no sample of it either.
-        images = "" if ours_are_first or one.every == 1 else "others"
-        words = f"{count:,}, of theirs {shared:,} of {theirs.size:,}"
-    if not images:
-        return PublishedComparison(one, group, None, f"{words}: no sample of each other, not compared")
-    seed_sd = None
-    if one.low is not None and one.high is not None:
-        seed_sd = seed_sd_of_range(one.low, one.high, seeds=one.seeds)
-    figure = Figure(acr=one.acr, images=theirs.size, decimals=one.rounded_to, seeds=one.seeds, seed_sd=seed_sd)
-    return PublishedComparison(one, group, difference_from_figure(group.credits, figure, images=images), words)
-
-
-def _word(judgement: Judgement[str], *, sure: bool) -> Cell:
-    """Return a verdict in words: with Holm's correction where it leaves it, or with what could have been detected."""
-    if judgement.verdict == "undecided":
-        return Cell(f"undecided (detectable {number(judgement.detectable, digits=4)})", tone="muted")
-    tone = TONES["higher" if judgement.low > 0 else "lower"]
-    return Cell(f"{judgement.verdict} (with Holm)", tone=tone) if sure else Cell(judgement.verdict, tone="muted")
-
-
 def claim_table(claims: Sequence[JudgedClaim]) -> Table:
     """Return one row per claim and noise level: published and measured difference, and the verdicts of both scopes."""
-    numbers = any(one.by is not None for one in claims)
+    numbers = any(one.claim.size is not None for one in claims)
     sources = any(one.claim.source or one.claim.differs for one in claims)
 
     def row(one: JudgedClaim) -> dict[str, Cell]:
-        comparison, by = one.comparison, one.by
+        comparison, by = one.comparison, one.claim.size
         difference = comparison.difference
         judged = difference.procedures
         size = one.size
@@ -195,12 +124,8 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
             "larger ACR": Cell(comparison.first_label),
             "than": Cell(comparison.second_label),
             "measured": number_cell(difference.estimate, digits=4, signed=True),
-            "procedures": (
-                Cell(not_judged(difference), tone="muted")
-                if judged is None
-                else _word(judged, sure=one.procedures_hold)
-            ),
-            "models": _word(difference.models, sure=one.models_hold),
+            "procedures": relation_cell(difference, judged, sure=one.procedures_hold, words="of the verdict"),
+            "models": relation_cell(difference, difference.models, sure=one.models_hold, words="of the verdict"),
             "the claim itself": Cell(one.reproduction, tone=TONES.get(one.reproduction, "muted")),
             **(published if numbers else {}),
             "these procedures [95 %]": Cell("–") if judged is None else ends_cell(judged),
@@ -213,13 +138,14 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
 
 
 def claim_sentence(claims: Sequence[JudgedClaim]) -> str:
-    """Return how many claims hold, in both scopes, with Holm's correction."""
-    judged = [one for one in claims if one.comparison.difference.procedures is not None]
+    """Return how many claims hold, in both scopes, with Holm's correction; one about one member alone is no claim."""
+    asked = [one for one in claims if not one.no_ensemble]
+    judged = [one for one in asked if one.comparison.difference.procedures is not None]
     procedures = sum(one.procedures_hold and one.comparison.difference.estimate > 0 for one in judged)
-    models = sum(one.models_hold and one.comparison.difference.estimate > 0 for one in claims)
+    models = sum(one.models_hold and one.comparison.difference.estimate > 0 for one in asked)
     return (
         f"With Holm's correction for all of them, {procedures} of {len(judged)} judged claims hold here for "
-        f"procedures, and {models} of {len(claims)} for these models."
+        f"procedures, and {models} of {len(asked)} for these models."
     )
 
 
@@ -228,7 +154,7 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
 
     def row(one: PublishedComparison) -> dict[str, Cell]:
         published, difference = one.published, one.difference
-        digits = max(4, published.rounded_to)
+        digits = 4 if published.acr is None else max(4, published.rounded_to)
         span = ""
         if published.low is not None and published.high is not None:
             span = f" [{number(published.low, digits=digits)}, {number(published.high, digits=digits)}]"
@@ -236,15 +162,16 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
 
         def word(judgement: Judgement[str] | None) -> Cell:
             if judgement is None:
-                return Cell("not judged: one seed" if difference is not None else "–", tone="muted")
-            terms = " (under other terms)" if published.differs else ""
+                reason = "not judged: one seed" if len(one.group.seeds) == 1 else "not judged"
+                return Cell("–" if difference is None else reason, tone="muted")
+            terms = " (under other terms)" if one.differs else ""
             return Cell(f"{judgement.verdict}{terms}", tone="muted" if terms else "")
 
         return {
             "σ": number_cell(published.sigma, digits=2),
             "entry": Cell(one.group.label),
-            "published ACR": Cell(f"{number(published.acr, digits=digits)}{span}", published.acr),
-            "their seeds": number_cell(published.seeds, digits=0),
+            "published ACR": Cell(f"{number(one.acr, digits=digits)}{span}", one.acr),
+            "their seeds": number_cell(one.seeds, digits=0),
             "measured": number_cell(one.group.acr, digits=4),
             "this recipe, less published [95 %]": Cell("–") if judged is None else ends_cell(judged),
             "this recipe is": word(judged),
@@ -252,7 +179,7 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
             "these models are": word(models),
             "images": Cell(one.images),
             "source": Cell(published.source),
-            "other than published": Cell(published.differs or "nothing"),
+            "other than published": Cell(one.differs or "nothing"),
         }
 
     return Table.of(map(row, comparisons))

@@ -9,10 +9,10 @@ from scipy.stats import t
 from rspipe.errors import StudyError
 from rspipe.report.export import summary_markdown
 from rspipe.report.page import render_report, report_chapters
+from rspipe.report.published import compare_with_published
 from rspipe.report.sections.claims import (
     claim_sentence,
     claim_table,
-    compare_with_published,
     judge_claims,
     published_table,
 )
@@ -52,6 +52,9 @@ def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_n
     alone = replace(made, ensembles=left)
     (claim,) = judge_claims(alone)
     assert claim.reproduction == "one member alone"
+    assert "0 of 0 judged claims" in claim_sentence([claim])
+    assert "0 of 1 for these models" in claim_sentence([before])
+    assert "0 of 0 for these models" in claim_sentence([claim])
     assert claim.comparison.first_label == "advmacer x2 (esbrs_ratio) = advmacer, seed 1"
     assert claim.comparison.difference == before.comparison.difference
     page = render_report(alone, report_chapters(alone))
@@ -88,7 +91,13 @@ def test_the_first_images_of_more_are_no_sample_and_are_not_compared() -> None:
         one = beside(images=images)
         assert one.difference is None
         assert one.images == f"60 of their {images:,}: no sample of each other, not compared"
-    assert beside(images=30).difference is None
+
+
+def test_where_the_published_images_are_among_ours_they_alone_are_compared() -> None:
+    one = beside(images=30)
+    assert one.images == "the same 30"
+    assert one.difference.models.estimate == pytest.approx(credit("advmacer")[:, :30].mean() - 0.4)
+    assert one.difference.procedures.image_variance == 0
 
 
 def test_images_spread_over_the_test_set_are_compared_as_a_sample_of_it() -> None:
@@ -134,7 +143,7 @@ def test_a_claim_is_judged_for_procedures_and_for_these_models_at_every_noise_le
 def test_a_published_difference_below_zero_is_judged_by_its_order() -> None:
     claims = [{"first": "gaussian", "second": "advmacer", "sigma": 0.25, "by": by} for by in (-0.1, 0.1)]
     turned, wrong = judge_claims(results_with(claims=claims))
-    assert (turned.comparison.first, turned.by) == ("advmacer", 0.1)
+    assert (turned.comparison.first, turned.claim.size) == ("advmacer", 0.1)
     assert turned.comparison.difference.estimate == pytest.approx(-wrong.comparison.difference.estimate)
     assert turned.comparison.difference.estimate > 0
 
