@@ -139,7 +139,7 @@ def _logged_credits(results: Results, log: LoggedCertificates) -> FloatArray:
 def _terms(results: Results, log: LoggedCertificates) -> str:
     """Return in what the certificates of a log are others than those of the study, in words."""
     certify = results.study.certify
-    ours = {"rule": [certify.rule.name], "n": [f"{certify.n:,}"], "alpha": [f"{certify.alpha:g}"]}
+    ours: dict[str, list[str]] = {"rule": [certify.rule.name], "n": [f"{certify.n:,}"], "alpha": [f"{certify.alpha:g}"]}
     theirs: dict[str, list[str]] = {"rule": ["fixed"]}
     if log.n is not None and log.alpha is not None and log.n != certify.n:
         theirs |= {"n": [f"{log.n:,}"], "alpha": [f"{log.alpha:g}"]}
