@@ -1033,12 +1033,14 @@ by = 0.1
 
 
 def test_no_mistake_is_told_in_the_words_of_pydantic(tmp_path: Path) -> None:
-    """Every value of a file with all tables is taken away and replaced by values of all types, one after the other."""
+    """Every value of a file with all tables is taken away or replaced, one at a time, by values of other types."""
     (tmp_path / "FILE").write_bytes(b"weights")
     whole = tomllib.loads(EVERYTHING)
     study_of_text(EVERYTHING, path=tmp_path / "study.toml")
     refused = 0
-    for place, other in product([place for place in places_of(whole) if place], STRANGE):
+    places = [place for place in places_of(whole) if place]
+    for number, place in enumerate(places * 4):
+        other = STRANGE[(number + number // len(places)) % len(STRANGE)]
         content = replaced(whole, place, other)
         try:
             study_of_content(content, path=tmp_path / "study.toml")
@@ -1046,7 +1048,7 @@ def test_no_mistake_is_told_in_the_words_of_pydantic(tmp_path: Path) -> None:
             refused += 1
             mistakes = str(error).removeprefix(f"{tmp_path / 'study.toml'}: ")
             assert not PYDANTICS.search(mistakes), (place, other, mistakes)
-    assert refused > 600
+    assert refused > 300
 
 
 @pytest.mark.parametrize(
