@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rspipe.networks.checkpoints import check_clean_accuracy as check_clean_accuracy
     from rspipe.networks.checkpoints import load_checkpoint as load_checkpoint
     from rspipe.networks.deployment import deploy as deploy
+    from rspipe.smoothing.cascades import CascadeCertificates as CascadeCertificates
+    from rspipe.smoothing.cascades import cascade as cascade
+    from rspipe.smoothing.cascades import predict_cascade as predict_cascade
     from rspipe.smoothing.certificates import ABSTAIN as ABSTAIN
     from rspipe.smoothing.certificates import certified_radius as certified_radius
     from rspipe.smoothing.certificates import clopper_pearson_lower as clopper_pearson_lower
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from rspipe.smoothing.metrics import certified_accuracy as certified_accuracy
     from rspipe.study import StudyConfig as StudyConfig
     from rspipe.study import load_study as load_study
+    from rspipe.tracking.load import load_cascade as load_cascade
     from rspipe.tracking.load import load_classifier as load_classifier
     from rspipe.training.losses import macer_loss as macer_loss
 
@@ -45,6 +49,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ABSTAIN": "smoothing.certificates",
     "Calibration": "ensembles.calibration",
+    "CascadeCertificates": "smoothing.cascades",
     "Certificate": "smoothing.certify",
     "CertifiedDataset": "library.certified",
     "Ensemble": "smoothing.ensemble",
@@ -52,6 +57,7 @@ _HOME = {
     "StudyConfig": "study",
     "WeightSolution": "ensembles.weights",
     "average_certified_radius": "smoothing.metrics",
+    "cascade": "smoothing.cascades",
     "certified_accuracy": "smoothing.metrics",
     "certified_radius": "smoothing.certificates",
     "certify": "smoothing.certify",
@@ -63,12 +69,14 @@ _HOME = {
     "contrast": "smoothing.inference",
     "deploy": "networks.deployment",
     "difference": "smoothing.inference",
+    "load_cascade": "tracking.load",
     "load_checkpoint": "networks.checkpoints",
     "load_classifier": "tracking.load",
     "load_study": "study",
     "macer_loss": "training.losses",
     "margin_moments": "ensembles.calibration",
     "predict": "smoothing.certify",
+    "predict_cascade": "smoothing.cascades",
     "read_run": "library.runs",
     "solve_weights": "ensembles.weights",
 }

@@ -161,6 +161,35 @@ class EnsembleWeights(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cascade(Record):
+    """A cascade over noise levels of certified classifiers, in the order of its levels."""
+
+    name: str
+    """In a study file: of all cascades that differ in the seed of their models alone."""
+    sigmas: tuple[float, ...]
+    classifiers: tuple[str, ...]
+    """Ids of a model or an ensemble of each level."""
+    seed: int | None
+    """Of its models, where a level is a label; None where all levels are ensembles."""
+
+    @property
+    def id(self) -> str:
+        """Readable, and unique in a study."""
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return f"{self.name.replace(', ', '-').replace(' + ', '+').replace(' ', '-')[:190]}{seed}"
+
+    @property
+    def sigma(self) -> float:
+        """Of the first level, beside which it stands in tables."""
+        return self.sigmas[0]
+
+    @property
+    def label(self) -> str:
+        """As the name."""
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoundaryCheck(Record):
     """Attacks on a certified classifier, inside, on and beyond the certified radius of test images."""
 

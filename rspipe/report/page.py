@@ -15,6 +15,7 @@ from rspipe.report.section import Section
 from rspipe.report.sections import (
     accuracy,
     attacks,
+    cascades,
     changes,
     claims,
     combinations,
@@ -45,6 +46,7 @@ CHAPTERS: Mapping[str, Sequence[Callable[[Results], Section | None]]] = {
     "Findings": (findings.section,),
     "Results": (results.section,),
     "Certified accuracy": (accuracy.section,),
+    "Cascades over noise levels": (cascades.section,),
     "Where the ACR comes from": (distribution.section,),
     "Paired differences": (differences.section, pairs.section),
     "ACR against cost": (cost.section,),

@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
-from rspipe.records import BoundaryCheck, EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.records import BoundaryCheck, Cascade, EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.compositions import Composition, compositions, other_choices
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.logged import LoggedCertificates
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
+from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.jackknife import Member
 from rspipe.spec import number_chosen, samples_all
@@ -37,6 +39,7 @@ class Results:
     attacks: tuple[BoundaryCheck, ...] = ()
     logs: Mapping[str, LoggedCertificates] = field(default_factory=dict)
     """The published logs that the study names, by the name there, where they were read."""
+    cascades: tuple[CertifiedCascade, ...] = ()
 
     @cached_property
     def _models(self) -> dict[str, TrainedModel]:
@@ -44,7 +47,7 @@ class Results:
 
     @cached_property
     def _certified(self) -> dict[str, CertifiedClassifier]:
-        return {classifier.id: classifier for classifier in self.certified}
+        return {classifier.id: classifier for classifier in (*self.certified, *(c.classifier for c in self.cascades))}
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
@@ -123,7 +126,8 @@ class Results:
 
     def _groups_at(self, sigma: float) -> dict[str, Group]:
         groups = {label: self.label_group(label, classifiers) for label, classifiers in self.models_at(sigma).items()}
-        return groups | {name: composition.group for name, composition in self.ensembles_by_name(sigma).items()}
+        groups |= {name: composition.group for name, composition in self.ensembles_by_name(sigma).items()}
+        return groups | {name: self.cascade_group(cascades) for name, cascades in self.cascades_at(sigma).items()}
 
     def ensembles_by_name(self, sigma: float) -> dict[str, Composition]:
         """Return the certified ensembles at a noise level by the name in a study file.
@@ -141,6 +145,49 @@ class Results:
         group = Group.of(classifiers, id_=label, label=seeds_label(label, len(classifiers)))
         ids = tuple(classifier.id for classifier in classifiers)
         return replace(group, seeds=ids, members=tuple(frozenset({(label, self._models[id_].seed)}) for id_ in ids))
+
+    def cascade_records(self) -> tuple[Cascade, ...]:
+        """Return the cascades of the study whose levels are certified: of labels one per seed that all levels have."""
+        records = []
+        for group in self.study.cascades:
+            levels, seeds = group.levels(self.study.sigmas), set[int]()
+            of_level: list[dict[int | None, str]] = []
+            for sigma, entry in levels:
+                models = self.models_at(sigma).get(entry, ())
+                at: dict[int | None, str] = {self._models[one.id].seed: one.id for one in models}
+                named = [record.id for record, _ in self.ensembles_at(sigma) if entry_name(record) == entry]
+                of_level.append(at or ({None: named[0]} if named else {}))
+            for at in of_level:
+                seeds |= {seed for seed in at if seed is not None}
+            every: list[int | None] = [*sorted(seeds)]
+            for seed in every or [None]:
+                ids = [at.get(seed, at.get(None)) for at in of_level]
+                if None not in ids:
+                    sigmas, name = tuple(sigma for sigma, _ in levels), group.name(self.study.sigmas)
+                    records.append(Cascade(name=name, sigmas=sigmas, classifiers=tuple(map(str, ids)), seed=seed))
+        return tuple(records)
+
+    def cascades_at(self, sigma: float) -> dict[str, list[CertifiedCascade]]:
+        """Return the cascades that begin at a noise level by name, one per seed, in the order of the study."""
+        cascades: dict[str, list[CertifiedCascade]] = {}
+        for one in self.cascades:
+            if one.record.sigma == sigma:
+                cascades.setdefault(one.record.name, []).append(one)
+        return cascades
+
+    def cascade_group(self, cascades: Sequence[CertifiedCascade]) -> Group:
+        """Return the group of cascades that differ in the seed of their models alone."""
+        name = cascades[0].record.name
+        group = Group.of([one.classifier for one in cascades], id_=name, label=seeds_label(name, len(cascades)))
+        members = [frozenset(map(self.member, self.models_of(one.record.id))) for one in cascades]
+        return replace(group, members=tuple(members) if len({*members}) == len(members) else ())
+
+    def models_of(self, id_: str) -> tuple[str, ...]:
+        """Return the ids of the models that a classifier is made of: of a cascade, of all its levels."""
+        for one in self.cascades:
+            if one.record.id == id_:
+                return tuple(dict.fromkeys(chain.from_iterable(map(self.models_of, one.record.classifiers))))
+        return next((record.members for record in self.ensembles if record.id == id_), (id_,))
 
     def compositions(self, sigma: float) -> tuple[Composition, ...]:
         """Return the certified ensembles at a noise level by what they are made of, in the order of the study."""
@@ -183,18 +230,18 @@ class Results:
 
     @cached_property
     def summaries(self) -> tuple[Summary, ...]:
-        """One per certified classifier: by noise level, models before ensembles, in the study's order.
+        """One per certified classifier: by noise level, models, ensembles, cascades, in the study's order.
 
         A classifier that no record names (its training or weighing is not finished) is left out.
         """
         summaries = []
         for sigma in self.sigmas:
             certified = (c for classifiers in self.models_at(sigma).values() for c in classifiers)
-            records: list[TrainedModel | EnsembleWeights] = [self._models[c.id] for c in certified]
+            records: list[TrainedModel | EnsembleWeights | Cascade] = [self._models[c.id] for c in certified]
             records += [record for record, _ in self.ensembles_at(sigma)]
+            records += [one.record for cascades in self.cascades_at(sigma).values() for one in cascades]
             for record in records:
-                members = record.members if isinstance(record, EnsembleWeights) else (record.id,)
-                trained = [model for member in members if (model := self.model(member)) is not None]
+                trained = [model for member in self.models_of(record.id) if (model := self.model(member)) is not None]
                 classifier = self._certified[record.id]
                 summaries.append(summarize(classifier, record, trained=trained, radii=self.study.radii))
         return tuple(summaries)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rspipe.ensembles.members import named_model
 from rspipe.ensembles.spec import ensemble_name
-from rspipe.records import EnsembleWeights, Interval, Record, TrainedModel
+from rspipe.records import Cascade, EnsembleWeights, Interval, Record, TrainedModel
 from rspipe.report.differences import Group
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import contrast
@@ -20,13 +20,15 @@ def entry_name(record: EnsembleWeights) -> str:
     return ensemble_name(record.label, record.method, record.average)
 
 
-def display_name(record: TrainedModel | EnsembleWeights) -> str:
+def display_name(record: TrainedModel | EnsembleWeights | Cascade) -> str:
     """Return a classifier's name in tables and figures: short, and unique at its noise level.
 
     An ensemble that one member has all the weight of is named as what it is: "advmacer x2 (auto) = advmacer, seed 1".
     """
     if isinstance(record, TrainedModel):
         return _model_name(record.label, record.seed)
+    if isinstance(record, Cascade):
+        return record.name if record.seed is None else _model_name(record.name, record.seed)
     if record.sole_member is None:
         return entry_name(record)
     model = named_model(record.sole_member)
@@ -40,14 +42,15 @@ def _model_name(label: str, seed: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Record):
-    """The numbers of one certified classifier (base model or ensemble)."""
+    """The numbers of one certified classifier: a base model, an ensemble, or a cascade."""
 
     id: str
     name: str
     """In tables and figures: short, and unique at its noise level."""
     label: str
-    kind: Literal["model", "ensemble"]
+    kind: Literal["model", "ensemble", "cascade"]
     sigma: float
+    """Of a cascade, that of its first level."""
     images: int
     acr: Interval
     accuracy: float
@@ -69,7 +72,7 @@ class Summary(Record):
     saturated: float
     """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
     seed: int | None = None
-    """Of a model's training."""
+    """Of a model's training, or of those of a cascade's models."""
     members: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     weighting: str = ""
@@ -78,7 +81,7 @@ class Summary(Record):
 
 def summarize(
     classifier: CertifiedClassifier,
-    record: TrainedModel | EnsembleWeights,
+    record: TrainedModel | EnsembleWeights | Cascade,
     *,
     trained: Sequence[TrainedModel],
     radii: Sequence[float],
@@ -87,7 +90,7 @@ def summarize(
 
     Args:
         classifier: Its certificates.
-        record: The model or the ensemble that was certified.
+        record: The model, ensemble or cascade that was certified.
         trained: The models that it is made of, whose training is its cost.
         radii: Where certified accuracy is reported.
     """
@@ -111,8 +114,8 @@ def summarize(
         rule=classifier.rule,
         acr_two_sided=classifier.two_sided,
         saturated=float(classifier.saturated.mean()),
-        seed=record.seed if isinstance(record, TrainedModel) else None,
-        members=ensemble.members if ensemble else (),
+        seed=None if isinstance(record, EnsembleWeights) else record.seed,
+        members=ensemble.members if ensemble else record.classifiers if isinstance(record, Cascade) else (),
         weights=ensemble.weights if ensemble else (),
         weighting=ensemble.method if ensemble else "",
         average=ensemble.average if ensemble else "",

@@ -53,7 +53,8 @@ _LARGEST_IN_UNITS = 10.0
 """Whole numbers above this, with a smaller sigma, are bytes: such noise would not show on them."""
 
 
-def _check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 1) -> None:
+def check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 1) -> None:
+    """Raise ValueError unless numbers and the input can be sampled with."""
     check_alpha(alpha)
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -119,7 +120,7 @@ def certify(
         ValueError: An argument is out of range, n is too small to certify anything at alpha, or x is no input.
         ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
     """
-    _check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n)
+    check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n)
     check_can_certify(n, alpha)
     noise = Noise(seed, example, block_size, batch_size)
     selection = class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0)
@@ -157,7 +158,7 @@ def predict(
     With probability at least 1 - alpha over the noise, the class returned is the smoothed classifier's. Arguments
     and errors are those of `certify`.
     """
-    _check_sampling(x, sigma=sigma, alpha=alpha, n=n)
+    check_sampling(x, sigma=sigma, alpha=alpha, n=n)
     check_can_predict(n, alpha)
     noise = Noise(seed, example, block_size, batch_size)
     counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)

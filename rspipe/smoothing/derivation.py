@@ -199,8 +199,9 @@ class CertifiedClassifier:
     """The certificates of one classifier (a base model or an ensemble), ordered by example."""
 
     id: str
-    kind: Literal["model", "ensemble"]
+    kind: Literal["model", "ensemble", "cascade"]
     sigma: float
+    """Of a cascade, that of its first level."""
     example: IntArray
     """[example], position in the test part of the data set."""
     label: IntArray
@@ -210,9 +211,9 @@ class CertifiedClassifier:
     radius: FloatArray
     """[example], pixel units, 0 where abstained."""
     n_a: IntArray
-    """[example], estimation samples of the selected class."""
+    """[example], estimation samples of the selected class; of a cascade, at the level that answers."""
     p_a_lower: FloatArray
-    """[example]."""
+    """[example]; NaN of a cascade, whose radius several bounds limit."""
     n: IntArray
     """[example], estimation samples."""
     samples: IntArray

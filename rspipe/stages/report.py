@@ -1,5 +1,6 @@
 """The records of a run directory read back, and the reports made from them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from rspipe.report.results import Results
 from rspipe.report.runs import CertifiedRun
 from rspipe.report.summaries import Summary, display_name, entry_name
 from rspipe.report.tables import Table
+from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertificateKind, derive
 from rspipe.stages.weigh import member_margins
@@ -78,7 +80,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
     keys = certification_keys(study, models, ensembles)
-    return Results(
+    results = Results(
         study=study,
         environment=read_json(store.run_dir / "environment.json"),
         models=tuple(models),
@@ -89,6 +91,17 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         # Of classifiers that are no longer what was attacked, nothing is known.
         attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
     )
+    return replace(results, cascades=_certified_cascades(store, results, keys)) if study.cascades else results
+
+
+def _certified_cascades(store: Store, results: Results, keys: Mapping[str, str]) -> tuple[CertifiedCascade, ...]:
+    """Return the cascades all of whose levels are certified, from the counts of these."""
+    records = results.cascade_records()
+    levels = {id_ for record in records for id_ in record.classifiers}
+    counts = {one.id: one for one in store.classifier_counts({id_: keys[id_] for id_ in sorted(levels)})}
+    whole = (record for record in records if counts.keys() >= {*record.classifiers})
+    certified = (certified_cascade(record, [counts[id_] for id_ in record.classifiers]) for record in whole)
+    return tuple(one for one in certified if one is not None)
 
 
 def _counted(store: Store, study: StudyConfig) -> list[tuple[TrainedModel | EnsembleWeights, CountTable]]:
@@ -208,6 +221,9 @@ def write_report(
     texts["report.html"] = render_report(results, chapters)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
+    for cascade in results.cascades:
+        keys = certification_keys(results.study, results.models, results.ensembles)
+        store.save_cascade(cascade, keys=keys, alpha=results.study.certify.alpha)
     for name, picture in pictures.items():
         (store.run_dir / name).write_bytes(picture)
     return results.summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

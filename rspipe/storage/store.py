@@ -8,6 +8,7 @@
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
     certificates/       one Parquet part per finished block of images; images.json, how many there are to be
+    cascades/<id>.json  what cascades over noise levels claim by these
     published/<id>.tsv  logs of others that the study compares with
     boundary/<id>.json  attacks inside and beyond certified radii, where there were any
     lock                held by the running process
@@ -35,6 +36,7 @@ from rspipe.audit.log import CertificationLog, log_content, parse_radii
 from rspipe.errors import DamagedError, LogError, StoreError, first_line
 from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
 from rspipe.search.space import Parameters
+from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.spec import content_id
@@ -302,6 +304,18 @@ class Store:
             StoreError: An example has two different counts under one key.
         """
         return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
+
+    def save_cascade(self, cascade: CertifiedCascade, *, keys: Mapping[str, str], alpha: float) -> None:
+        """Store the claims of a cascade, with the keys of the counts that they follow from, for whoever checks them."""
+        classifier, record = cascade.classifier, cascade.record
+        claims = {
+            "example": classifier.example.tolist(),
+            "level": cascade.level.tolist(),
+            "prediction": classifier.prediction.tolist(),
+            "radius": classifier.radius.tolist(),
+        }
+        content = {**record.to_json(), "keys": [keys[id_] for id_ in record.classifiers], "alpha": alpha, **claims}
+        write_json(self.run_dir / "cascades" / f"{record.id}.json", content)
 
     # --- published ------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from rspipe.ensembles.spec import EnsembleSpec, WeighSpec, ensemble_name
 from rspipe.errors import nearest
 from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
+from rspipe.smoothing.cascades import check_cascade_rule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id, refusals, refuse
+from rspipe.study.cascade_groups import CascadeGroup
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.ensemble_groups import EnsembleGroup
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
@@ -37,6 +39,8 @@ class StudyConfig(Spec):
     models: Annotated[tuple[AnyModelGroup, ...], Field(min_length=1)]
     search: tuple[SearchGroup, ...] = ()
     ensembles: tuple[EnsembleGroup, ...] = ()
+    # Part of the identity, although they need no samples: who could add one to a finished run could choose the best.
+    cascades: tuple[CascadeGroup, ...] = Field(default=(), exclude_if=lambda groups: not groups)
     weigh: WeighSpec = WeighSpec()
     certify: CertifySpec = CertifySpec()
     radii: tuple[NonNegativeFloat, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -211,15 +215,38 @@ class StudyConfig(Spec):
                 {"label": self.baseline, "hint": nearest(self.baseline, labels)},
             )
 
-    def _ensemble_names(self) -> Iterable[str]:
-        """Yield what the ensembles are called in tables, before any model is trained."""
-        for spec in self._ensembles(
+    def _named_ensembles(self) -> tuple[EnsembleSpec, ...]:
+        """Return the ensembles, before any model is trained."""
+        return self._ensembles(
             (sigma, group.label, seed, f"{group.label}-s{sigma:g}-seed{seed}")
             for group in self.groups
             for sigma in group.sigma
             for seed in group.seeds
-        ):
-            yield ensemble_name(spec.label, spec.weights, spec.average)
+        )
+
+    def _unfit_cascades(self) -> Iterator[PydanticCustomError]:
+        """Yield why cascades cannot be made of what the study certifies."""
+        if not self.cascades:
+            return
+        try:
+            check_cascade_rule(self.certify.rule)
+        except ValueError as error:
+            yield PydanticCustomError("cascade_rule", "cascades: {error}", {"error": str(error)})
+        at: dict[float, set[str]] = {}
+        for group in self.groups:
+            for sigma in group.sigma:
+                at.setdefault(sigma, set()).add(group.label)
+        for spec in self._named_ensembles():
+            at.setdefault(spec.sigma, set()).add(ensemble_name(spec.label, spec.weights, spec.average))
+        for index, cascade in enumerate(self.cascades):
+            try:
+                levels = cascade.levels(self.sigmas)
+            except PydanticCustomError as error:
+                yield error
+                continue
+            for sigma, entry in levels:
+                place = f"cascades[{index}].classifiers at sigma {sigma:g}"
+                yield from unknown_entries([(place, entry)], at.get(sigma, ()))
 
     def _unknown_entries(self) -> Iterator[PydanticCustomError]:
         """Yield what published results and claims are about, where the study does not have it."""
@@ -227,11 +254,13 @@ class StudyConfig(Spec):
         for index, claim in enumerate(self.claims):
             references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
         # Forming hundreds of ensembles takes time that a study without references need not spend.
-        entries = [*(group.label for group in self.groups), *self._ensemble_names()] if references else []
+        entries = [group.label for group in self.groups] + [one.name(self.sigmas) for one in self.cascades]
+        named = self._named_ensembles() if references else ()
+        entries += [ensemble_name(spec.label, spec.weights, spec.average) for spec in named]
         yield from unknown_entries(references, entries)
 
     @model_validator(mode="after")
     def _entries_fit(self) -> "StudyConfig":
         # Each is asked where the one before leaves no doubt what is meant.
-        refuse([*self._twice()] or [*self._unknown()] or [*self._unknown_entries()])
+        refuse([*self._twice()] or [*self._unknown()] or [*self._unfit_cascades()] or [*self._unknown_entries()])
         return self

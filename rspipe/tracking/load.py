@@ -8,6 +8,7 @@ network is built by this package, and its parameters must be those of the run's 
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,8 @@ from rspipe.storage.store import Store
 from rspipe.tracking.client import connect_mlflow, tracking_uri, without_secrets
 
 R = TypeVar("R", bound=Record)
+
+T = TypeVar("T")
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})/?")
 
@@ -58,6 +61,27 @@ def load_classifier(
         ModelError: Its network cannot be built, or cannot be deployed in this precision.
         StudyError: This version of rspipe does not know its architecture.
     """
+    return _loaded(run, uri, allow_code, classes, lambda source, id_: source.classifier(id_, device, precision))
+
+
+def load_cascade(
+    run: str,
+    *,
+    uri: str | None = None,
+    device: str = "cpu",
+    precision: Precision | None = None,
+    classes: int | None = None,
+    allow_code: bool = False,
+) -> list[tuple[float, nn.Module]]:
+    """Return the levels of the MLflow run of a cascade, sigma and base classifier, for `rspipe.predict_cascade`.
+
+    Arguments and errors are those of `load_classifier`.
+    """
+    return _loaded(run, uri, allow_code, classes, lambda source, id_: source.cascade(id_, device, precision))
+
+
+def _loaded(run: str, uri: str | None, allow_code: bool, classes: int | None, load: Callable[["_Source", str], T]) -> T:
+    """Return what is loaded of a run by its id."""
     match = _RUN.fullmatch(run)
     if match is None:
         raise StoreError(f"{run!r} is no run; give runs:/<id> with the 32 hex digits that MLflow shows")
@@ -68,7 +92,7 @@ def load_classifier(
         raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _Source(address, Path(folder), allow_code, classes).classifier(run_id, device, precision)
+            return load(_Source(address, Path(folder), allow_code, classes), run_id)
     except RspipeError:
         raise
     except Exception as error:  # MLflow's, of the database or of the network
@@ -88,6 +112,8 @@ class _Source:
     def classifier(self, run_id: str, device: str, precision: Precision | None) -> nn.Module:
         run = self._client.get_run(run_id)
         kind = run.data.tags.get("rspipe.kind", "something else")
+        if kind == "cascade":
+            raise StoreError(f"run {run_id} is of a cascade, which has a classifier per level; use rspipe.load_cascade")
         if kind not in ("model", "ensemble"):
             raise StoreError(f"run {run_id} is of {_article(kind)}; give that of a model or an ensemble")
         wanted = precision or run.data.params.get("certify.precision", "float32")
@@ -103,16 +129,30 @@ class _Source:
             networks.append(self._network(member_run, str(position), device, wanted))
         return Ensemble.of(networks, classifier).eval()
 
+    def cascade(self, run_id: str, device: str, precision: Precision | None) -> list[tuple[float, nn.Module]]:
+        run = self._client.get_run(run_id)
+        if run.data.tags.get("rspipe.kind") != "cascade":
+            raise StoreError(f"run {run_id} is of no cascade; use rspipe.load_classifier")
+        parameters, levels = run.data.params, list[tuple[float, nn.Module]]()
+        while f"level.{len(levels)}.key" in parameters:
+            place, key = f"level.{len(levels)}", parameters[f"level.{len(levels)}.key"]
+            level = self._keyed(run, key, f"its level {parameters[f'{place}.classifier']}")
+            network = self.classifier(level.info.run_id, device, precision)
+            levels.append((float(parameters[f"{place}.sigma"]), network))
+        return levels
+
     def _member(self, run: Any, member: str, checksum: str) -> Any:
         """Return the run of a member of an ensemble, in the same experiment."""
-        key = f"model/{member}/{checksum}"
+        return self._keyed(run, f"model/{member}/{checksum}", f"its member {member} with checksum {checksum}")
+
+    def _keyed(self, run: Any, key: str, what: str) -> Any:
+        """Return the run of a key, in the experiment of another one."""
         if not re.fullmatch(r"[\w./+-]+", key):
-            raise StoreError(f"run {run.info.run_id}: {member!r} is no name of a model")
+            raise StoreError(f"run {run.info.run_id}: {key!r} is no name of a model")
         runs = self._client.search_runs([run.info.experiment_id], f"tags.`rspipe.key` = '{key}'", max_results=1)
         if not runs:
             raise StoreError(
-                f"run {run.info.run_id}: there is no run of its member {member} with checksum {checksum}; "
-                "pipelines/report.py publishes it again"
+                f"run {run.info.run_id}: there is no run of {what}; pipelines/report.py publishes it again"
             )
         return runs[0]
 

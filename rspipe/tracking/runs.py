@@ -1,6 +1,6 @@
 """The MLflow runs of a study, with tags, parameters, metrics and files, made from the records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from rspipe.report.results import Results
 from rspipe.report.summaries import Summary, display_name
 from rspipe.report.tables import flattened
 from rspipe.search.sensitivity import best_so_far
+from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import certified_accuracy
@@ -48,9 +49,17 @@ class TrackedRun:
     """Duration, for MLflow's column of it; None where it is not known."""
     is_classifier: bool = False
     """Whether `rspipe.load_classifier` takes it."""
+    is_cascade: bool = False
+    """Whether `rspipe.load_cascade` does."""
 
     def note(self, run_id: str) -> str:
         """Return the description of the run that the UI shows."""
+        if self.is_cascade:
+            return (
+                "The levels, for `rspipe.predict_cascade`:\n\n```python\n"
+                f'levels = rspipe.load_cascade("runs:/{run_id}")\n'
+                "prediction = rspipe.predict_cascade(levels, x)\n```\n"
+            )
         if not self.is_classifier:
             return ""
         return (
@@ -172,6 +181,19 @@ def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> 
         yield _ensemble_run(
             results.study, ensemble, results.certificates(ensemble.id), summarized.get(ensemble.id), store
         )
+    keys = {model.id: _model_key(model) for model in results.models}
+    keys |= {ensemble.id: _ensemble_key(ensemble) for ensemble in results.ensembles}
+    for cascade in results.cascades:
+        if summary := summarized.get(cascade.record.id):
+            yield _cascade_run(results.study, cascade, summary, keys)
+
+
+def _model_key(model: TrainedModel) -> str:
+    return f"model/{model.id}/{model.checksum}"
+
+
+def _ensemble_key(ensemble: EnsembleWeights) -> str:
+    return f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}"
 
 
 def _certify_parameters(study: StudyConfig) -> dict[str, Any]:
@@ -189,7 +211,7 @@ def _model_run(
     tags = _tags("model", model.label, model.source, model.train_sigma, stage=stage, data=study.data.name)
     folder = store.model_dir(model.id)
     return TrackedRun(
-        key=f"model/{model.id}/{model.checksum}",
+        key=_model_key(model),
         name=f"{display_name(model)}, sigma {model.train_sigma:g}",
         status="FINISHED" if model.status == "finished" else "FAILED",
         tags=tags | {"rspipe.seed": str(model.seed), "rspipe.device": model.device},
@@ -239,7 +261,7 @@ def _ensemble_run(
     drawn = {"images": ensemble.images, "draws": ensemble.draws}
     stage = "certify" if summary else "weigh"
     return TrackedRun(
-        key=f"ensemble/{ensemble.id}/{content_id([ensemble.checksums, ensemble.weights])}",
+        key=_ensemble_key(ensemble),
         name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
         status="FINISHED",
         tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=study.data.name),
@@ -247,4 +269,24 @@ def _ensemble_run(
         points=(*_ensemble_points(ensemble), *_certificate_points(study, certified, summary)),
         files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
         is_classifier=True,
+    )
+
+
+def _cascade_run(
+    study: StudyConfig, cascade: CertifiedCascade, summary: Summary, keys: Mapping[str, str]
+) -> TrackedRun:
+    """Return the run of a cascade, whose parameters name the runs of its levels by key."""
+    record = cascade.record
+    levels = {
+        f"level.{position}": {"sigma": sigma, "classifier": id_, "key": keys[id_]}
+        for position, (sigma, id_) in enumerate(zip(record.sigmas, record.classifiers, strict=True))
+    }
+    return TrackedRun(
+        key=f"cascade/{record.id}/{content_id([keys[id_] for id_ in record.classifiers])}",
+        name=display_name(record),
+        status="FINISHED",
+        tags=_tags("cascade", record.label, "cascade", record.sigma, stage="certify", data=study.data.name),
+        parameters=flattened({**levels, **_certify_parameters(study)}),
+        points=tuple(_certificate_points(study, cascade.classifier, summary)),
+        is_cascade=True,
     )

@@ -17,6 +17,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from pipelines import check_run
 from rspipe.smoothing.certificates import clopper_pearson_lower
 from tests.processes import (
     PATIENCE,
@@ -93,6 +94,12 @@ def test_every_base_model_and_every_ensemble_is_certified_on_every_image(referen
         assert (sum(row["selection"]), sum(row["estimation"])) == (row["n0"], row["n"]) == (100, 2000)  # type: ignore[call-overload]
     assert len(summary_of(run_dir)) == len(classifiers)
     assert "<svg" in (run_dir / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_radius_is_proven_again_without_rspipe_and_an_image_counted_again(
+    reference: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_run.main([str(reference[0]), "--recount", "1"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])

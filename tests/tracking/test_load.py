@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -13,7 +14,9 @@ from mlflow.entities import Run
 import rspipe
 from rspipe.errors import ModelError, StoreError
 from rspipe.networks.architectures import build_network
+from rspipe.records import Cascade
 from rspipe.report.results import Results
+from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.classifiers import Classifier, classify
 from rspipe.storage.files import checksum, write_json
 from rspipe.storage.store import Store
@@ -46,6 +49,11 @@ def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
     ids, sums = zip(*((model.id, model.checksum) for model in models[:2]), strict=True)
     ensemble = replace(built.ensemble("advmacer x2", 0.5, ids, weights=WEIGHTS), checksums=sums)
     store.save_ensemble_weights(ensemble)
+    # Its sigmas are what a test looks for; no certificate is made from them.
+    cascade = Cascade(
+        name="both over 0.5, 0.25", sigmas=(0.5, 0.25), classifiers=(models[2].id, ensemble.id), seed=None
+    )
+    of_cascade = built.certified(cascade.id, "cascade", 0.5, skill=0.8, seed=2)
     content = built.results(
         study=built.study(certify={"n0": built.N0, "n": built.N, "alpha": built.ALPHA, "precision": "bfloat16"}),
         models=(*models, diverged),
@@ -53,6 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
         trials=(),
         ensembles=(ensemble,),
         certified=tuple(built.certified(model.id, "model", 0.5, skill=0.8, seed=1) for model in models),
+        cascades=(CertifiedCascade(cascade, of_cascade, np.zeros(60, np.int64)),),
     )
     tracker = Tracker(store, content.study)
     tracker.publish(content, content.summaries)
@@ -104,6 +113,24 @@ def test_an_ensemble_comes_back_with_its_members_and_weights(published: Publishe
     assert torch.equal(loaded(noisy).argmax(1), scores.classes)
     assert not torch.equal(logits[0].argmax(1), scores.classes)
     assert sum(rspipe.certify(loaded, IMAGES[0], sigma=0.5, n0=50, n=500).estimation) == 500
+
+
+def test_a_cascade_comes_back_as_its_levels_and_predicts_by_one_call(published: Published, source: Store) -> None:
+    run = run_of(published, "both over 0.5, 0.25")
+    assert f'load_cascade("{address(run)}")' in run.data.tags["mlflow.note.content"]
+    levels = rspipe.load_cascade(address(run), precision="float32")
+    assert [sigma for sigma, _ in levels] == [0.5, 0.25]
+    for (_, loaded), name in zip(levels, ("gaussian, seed 0", "advmacer x2"), strict=True):
+        alone = load_classifier(address(run_of(published, name)), precision="float32")
+        assert torch.equal(loaded(IMAGES), alone(IMAGES))
+    sure = torch.tensor([[9.0, 0.0]])
+    constant = [(sigma, lambda batch: sure.repeat(len(batch), 1)) for sigma, _ in levels]
+    assert rspipe.predict_cascade(constant, IMAGES[0], n=100) == 0
+    assert rspipe.predict_cascade(levels, IMAGES[0], n=100, alpha=0.1) in range(-1, 10)
+    with pytest.raises(StoreError, match=r"use rspipe\.load_cascade"):
+        load_classifier(address(run))
+    with pytest.raises(StoreError, match=r"use rspipe\.load_classifier"):
+        rspipe.load_cascade(address(run_of(published, "gaussian, seed 0")))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import accuracy_band, certified_accuracy
 
 
-def _draw_curve(
+def draw_curve(
     axes: Axes,
     classifiers: Sequence[CertifiedClassifier],
     grid: FloatArray,
@@ -40,7 +40,8 @@ def _draw_curve(
         axes.fill_between(grid, low, high, step="pre", color=colour, alpha=0.13, linewidth=0)
 
 
-def _radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure, Axes, FloatArray]:
+def radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure, Axes, FloatArray]:
+    """Return a figure for certified accuracy at a noise level, and the radii to draw it at."""
     classifiers = [c for c in results.certified if c.sigma == sigma]
     alpha = results.study.certify.alpha
     cap = radius_cap(sigma=sigma, n=results.study.certify.n, alpha=alpha)
@@ -71,11 +72,11 @@ def certified_accuracy_figure(results: Results, *, sigma: float) -> Figure | Non
         return None
     styles = label_colours([model.label for model in results.models])
     with mpl.rc_context(STYLE):
-        figure, axes, grid = _radius_panel(results, sigma=sigma, title="Models")
+        figure, axes, grid = radius_panel(results, sigma=sigma, title="Models")
         for label, classifiers in models.items():
             name = seeds_label(label, len(classifiers)) if len(classifiers) > 1 else label
             colour, line = styles[label]
-            _draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
+            draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
         draw_legend(figure)
     return figure
 
@@ -91,15 +92,15 @@ def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -
     best = sorted(ensembles, key=lambda one: -np.mean([c.credited_radius.mean() for c in one.classifiers]))[:most]
     shown = f"{len(best)} of {len(ensembles)} ensembles with the largest ACR" if len(ensembles) > most else "Ensembles"
     with mpl.rc_context(STYLE):
-        figure, axes, grid = _radius_panel(results, sigma=sigma, title=shown)
+        figure, axes, grid = radius_panel(results, sigma=sigma, title=shown)
         if baseline := results.models_at(sigma).get(results.baseline):
             name = f"{results.baseline} (baseline)"
-            _draw_curve(axes, baseline, grid, name=name, colour="#888888", line="-", width=1.2, band=False)
+            draw_curve(axes, baseline, grid, name=name, colour="#888888", line="-", width=1.2, band=False)
         colours = label_colours([one.words for one in ensembles])
         methods = list(dict.fromkeys(record.method for record in results.ensembles))
         for one in best:
             line = LINE_STYLES[methods.index(one.method) % len(LINE_STYLES)]
-            _draw_curve(axes, one.classifiers, grid, name=one.label, colour=colours[one.words][0], line=line)
+            draw_curve(axes, one.classifiers, grid, name=one.label, colour=colours[one.words][0], line=line)
         draw_legend(figure)
     return figure
 

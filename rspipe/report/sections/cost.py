@@ -37,7 +37,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
     if not at:
         return None
     models = label_colours([s.label for s in summaries if s.kind == "model"])
-    ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind == "ensemble"))
+    ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind != "model"))
     title = "training time of all members (s)" if cost == "training_seconds" else "passes of all members in training"
     with mpl.rc_context(STYLE):
         entries = len({(summary.label, summary.weighting == "uniform") for summary in at})
@@ -58,7 +58,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
                 yerr=half if np.isfinite(half) else None,
                 fmt=marker,
                 color=colour,
-                markerfacecolor="white" if summary.kind == "ensemble" and uniform else colour,
+                markerfacecolor="white" if summary.kind != "model" and uniform else colour,
                 markersize=5.5,
                 elinewidth=0.6,
                 label="_" if name in named else legend_text(name),

@@ -1,0 +1,105 @@
+"""Section: cascades over noise levels, beside the levels that they are made of."""
+
+from collections.abc import Iterator, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours
+from rspipe.report.results import Results, seeds_label
+from rspipe.report.section import Section
+from rspipe.report.sections.accuracy import draw_curve, radius_panel
+from rspipe.report.tables import Cell, Table, number_cell, percent_cell
+from rspipe.smoothing.cascades import CertifiedCascade
+from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.metrics import certified_accuracy
+
+
+def _levels(results: Results, cascades: Sequence[CertifiedCascade]) -> Iterator[tuple[str, list[CertifiedClassifier]]]:
+    """Yield the single levels by name, each with the classifiers of all cascades."""
+    for position, sigma in enumerate(cascades[0].record.sigmas):
+        ids = dict.fromkeys(one.record.classifiers[position] for one in cascades)
+        classifiers = [classifier for id_ in ids if (classifier := results.certificates(id_)) is not None]
+        yield f"σ = {sigma:g} alone", classifiers
+
+
+def handed_on(cascades: Sequence[CertifiedCascade]) -> tuple[float, float, float]:
+    """Return of the answers that were handed on: their share of the images, how many are right, and median radius."""
+    later = np.concatenate([one.level > 0 for one in cascades])
+    if not later.any():
+        return 0.0, float("nan"), float("nan")
+    right = np.concatenate([one.classifier.correct for one in cascades])[later]
+    radius = np.concatenate([one.classifier.radius for one in cascades])[later]
+    return float(later.mean()), float(right.mean()), float(np.median(radius))
+
+
+def cascade_table(results: Results) -> Table:
+    """Return a row per cascade, averaged over seeds, followed by a row for each of its levels alone."""
+
+    def row(name: str, sigma: float, classifiers: Sequence[CertifiedClassifier]) -> dict[str, Cell]:
+        radii = results.study.radii
+        shares = np.mean([certified_accuracy(one.radius, one.correct, [0.0, *radii]) for one in classifiers], axis=0)
+        return {
+            "σ": number_cell(sigma, digits=2),
+            "classifier": Cell(name),
+            "ACR": number_cell(float(np.mean([one.credited_radius.mean() for one in classifiers])), digits=4),
+            "accuracy": number_cell(float(shares[0]), digits=4),
+            **{f"CA({r:g})": number_cell(float(share)) for r, share in zip(radii, shares[1:], strict=True) if r > 0},
+            "abstained": percent_cell(float(np.mean([(one.prediction < 0).mean() for one in classifiers]))),
+        }
+
+    def rows() -> Iterator[dict[str, Cell]]:
+        for sigma in results.sigmas:
+            for name, cascades in results.cascades_at(sigma).items():
+                share, right, median = handed_on(cascades)
+                none = {"handed on": Cell("–"), "of these right": Cell("–"), "their median radius": Cell("–")}
+                yield row(seeds_label(name, len(cascades)), sigma, [one.classifier for one in cascades]) | {
+                    "handed on": percent_cell(share),
+                    "of these right": percent_cell(right),
+                    "their median radius": number_cell(median),
+                }
+                for text, classifiers in _levels(results, cascades):
+                    yield row(text, classifiers[0].sigma, classifiers) | none
+
+    return Table.of(rows())
+
+
+def cascade_sentences(results: Results) -> Iterator[str]:
+    """Yield of each cascade what it changes against its first level alone."""
+    for sigma in results.sigmas:
+        for name, cascades in results.cascades_at(sigma).items():
+            _, first = next(iter(_levels(results, cascades)))
+            pairs = [[one.classifier for one in cascades], first]
+            at = [0.0, *(radius for radius in results.study.radii if radius >= 0.25)]
+            own, alone = (
+                np.mean([certified_accuracy(c.radius, c.correct, at) for c in classifiers], axis=0)
+                for classifiers in pairs
+            )
+            change = 100 * (own - alone)
+            lost = f", and loses at most {max(0.0, -change[1:].min()):.1f} at radii from .25 on" if len(at) > 1 else ""
+            yield (f"{name}: certifies {change[0]:+.1f} points of clean accuracy against σ = {sigma:g} alone{lost}.")
+
+
+def cascade_figure(results: Results, name: str, cascades: Sequence[CertifiedCascade]) -> Figure:
+    """Return certified accuracy against radius of a cascade and of its levels alone, averaged over seeds."""
+    sigma = cascades[0].record.sigma
+    curves = [(seeds_label(name, len(cascades)), [one.classifier for one in cascades]), *_levels(results, cascades)]
+    colours = label_colours([label for label, _ in curves])
+    with mpl.rc_context(STYLE):
+        figure, axes, grid = radius_panel(results, sigma=sigma, title="Cascade")
+        for label, classifiers in curves:
+            colour, line = colours[label]
+            draw_curve(axes, classifiers, grid, name=label, colour=colour, line=line)
+        draw_legend(figure)
+    return figure
+
+
+def section(results: Results) -> Section | None:
+    """Return the section; None where no cascade is certified."""
+    if not results.cascades:
+        return None
+    every = [pair for sigma in results.sigmas for pair in results.cascades_at(sigma).items()]
+    figures = {f"cascade-{position}": cascade_figure(results, *pair) for position, pair in enumerate(every)}
+    content = {"table_of_cascades": cascade_table(results), "sentences": [*cascade_sentences(results)]}
+    return Section("cascades", content, drawn(figures))
