@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from rspipe.smoothing.certify import Certificate as Certificate
     from rspipe.smoothing.certify import certify as certify
     from rspipe.smoothing.certify import predict as predict
+    from rspipe.smoothing.decisions import Decision as Decision
+    from rspipe.smoothing.decisions import decide as decide
+    from rspipe.smoothing.decisions import decision_looks as decision_looks
     from rspipe.smoothing.ensemble import Ensemble as Ensemble
     from rspipe.smoothing.inference import contrast as contrast
     from rspipe.smoothing.inference import difference as difference
@@ -52,6 +55,7 @@ _HOME = {
     "CascadeCertificates": "smoothing.cascades",
     "Certificate": "smoothing.certify",
     "CertifiedDataset": "library.certified",
+    "Decision": "smoothing.decisions",
     "Ensemble": "smoothing.ensemble",
     "Run": "library.runs",
     "StudyConfig": "study",
@@ -67,6 +71,8 @@ _HOME = {
     "clopper_pearson_lower": "smoothing.certificates",
     "clopper_pearson_upper": "smoothing.certificates",
     "contrast": "smoothing.inference",
+    "decide": "smoothing.decisions",
+    "decision_looks": "smoothing.decisions",
     "deploy": "networks.deployment",
     "difference": "smoothing.inference",
     "load_cascade": "tracking.load",

@@ -36,6 +36,14 @@ SIGNATURES = {
     "average_certified_radius": (("radius", "correct"), set()),
     "certified_accuracy": (("radius", "correct", "radii"), set()),
     "check_clean_accuracy": (("network", "images", "labels"), {"expected", "tolerance", "batch_size"}),
+    "decide": (
+        ("base_classifier", "x", "radius"),
+        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size"},
+    ),
+    "decision_looks": (
+        ("radius",),
+        {"sigma", "n", "alpha", "early_share", "first", "growth", "step", "futility"},
+    ),
     "deploy": (("network",), {"precision"}),
     "load_checkpoint": (("path",), {"architecture", "classes", "normalization", "parameters", "denoiser"}),
     "load_cascade": (("run",), {"uri", "device", "precision", "classes", "allow_code"}),

@@ -192,7 +192,7 @@ def class_counts(
     counts: IntArray | None = None
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
-            logits = _logits(base_classifier, noisy)
+            logits = checked_logits(base_classifier, noisy)
             batch = np.bincount(logits[:use].argmax(1).cpu().numpy(), minlength=logits.shape[1])
             counts = batch if counts is None else counts + batch
             if advance is not None:
@@ -201,7 +201,7 @@ def class_counts(
     return counts
 
 
-def _logits(base_classifier: BaseClassifier, noisy: Tensor) -> Tensor:
+def checked_logits(base_classifier: BaseClassifier, noisy: Tensor) -> Tensor:
     """Return the checked logits of a batch; what the classifier itself raises is one line with the likely cause."""
     try:
         output = base_classifier(noisy)
