@@ -76,4 +76,4 @@ def test_every_name_that_a_readme_calls_is_public(name: str) -> None:
 
 
 def test_the_library_page_calls_what_the_library_has() -> None:
-    assert len(set(re.findall(r"\brspipe\.(\w+)\(", text_of("rspipe/README.md")))) == 20
+    assert len(set(re.findall(r"\brspipe\.(\w+)\(", text_of("rspipe/README.md")))) == 24
