@@ -14,7 +14,7 @@ from rspipe.networks.architectures import ARCHITECTURES, allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.spec import Architecture, of_study_file
 from rspipe.study.config import SHARED, StudyConfig
-from rspipe.study.mistakes import listed, mistakes_in, renamed, unknown_keys
+from rspipe.study.mistakes import listed, mistakes_in, renamed, unknown_keys, with_nearest_names
 from rspipe.training.spec import LABEL, TrainingSpec
 
 
@@ -189,11 +189,12 @@ def study_of_content(
     for assignment in overrides:
         _override(config, assignment)
     context = of_study_file(allow_code=allow_code)
+    config, of_names = with_nearest_names(config)
     config, of_shared = _without_wrong_shared(config, context)
     of_files = _with_digests(config, path.parent)
     _with_log_paths(config, path.parent)
     study, mistakes = _validated(_inherit(config), context)
-    if mistakes := [*of_shared, *of_files, *mistakes]:
+    if mistakes := [*of_names, *of_shared, *of_files, *mistakes]:
         raise StudyError(f"{path}: {listed(mistakes)}")
     assert study is not None
     if study.data.name != "digits" and not Path(study.data.folder).is_absolute():

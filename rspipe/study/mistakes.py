@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rspipe.data.spec import DataSpec
-from rspipe.errors import nearest
+from rspipe.errors import nearest, nearest_name
 from rspipe.search.spec import AlgorithmSpec
 from rspipe.smoothing.sampling import RULES
 from rspipe.spec import wrong_value
@@ -17,14 +17,15 @@ from rspipe.training.methods import MethodSpec
 Location = tuple[str | int, ...]
 """Keys and positions in a parsed study file, among them the tags of alternatives."""
 
-_TAG_NAMES = {
-    name
-    for union in (MethodSpec, DataSpec, AlgorithmSpec)
-    for kind in get_args(get_args(union)[0])
-    for name in get_args(kind.model_fields["name"].annotation)
-} | set(RULES)
 
-_TAGGED = ("method", "data", "rule", "algorithm")
+def _names(union: Any) -> set[str]:
+    """Return the names of the alternatives of a union of specs."""
+    kinds = get_args(get_args(union)[0])
+    return {name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)}
+
+
+_NAMED = {"method": _names(MethodSpec), "data": _names(DataSpec), "algorithm": _names(AlgorithmSpec), "rule": {*RULES}}
+"""Tables of a study file whose name says what else they hold, and the names."""
 
 _UNION_TAGS = ("Range", "Choice", "Real", "Whole", "One", "List", "Number", "Numbers", "ModelGroup", "CheckpointGroup")
 """Names of alternatives that are no part of a study file."""
@@ -35,7 +36,7 @@ def _in_file(location: Location) -> Location:
     return tuple(
         part
         for position, part in enumerate(location)
-        if part not in _UNION_TAGS and not (part in _TAG_NAMES and position and location[position - 1] in _TAGGED)
+        if part not in _UNION_TAGS and not (position and part in _NAMED.get(str(location[position - 1]), ()))
     )
 
 
@@ -107,6 +108,28 @@ def renamed(content: Any, location: Sequence[str | int], name: str | None) -> An
         return {**content, first: renamed(content[first], rest, name)}
     others = {key: value for key, value in content.items() if key != first}
     return others if name is None else {name: content[first], **others}
+
+
+def with_nearest_names(content: Any, location: Location = ()) -> tuple[Any, list[str]]:
+    """Return parsed content with the nearest names in place of unknown ones, and what is said of each.
+
+    An unknown name of a table hides whatever else is wrong with the table.
+    """
+    if isinstance(content, list):
+        pairs = [with_nearest_names(value, (*location, position)) for position, value in enumerate(content)]
+        return [value for value, _ in pairs], [line for _, lines in pairs for line in lines]
+    if not isinstance(content, dict):
+        return content, []
+    changed, mistakes = {}, []
+    for key, value in content.items():
+        changed[key], lines = with_nearest_names(value, (*location, key))
+        mistakes += lines
+        table = {"name": value} if isinstance(value, str) and key in ("rule", "algorithm") else value
+        name = table.get("name") if key in _NAMED and isinstance(table, dict) else None
+        if isinstance(name, str) and name not in _NAMED[key] and (meant := nearest_name(name, _NAMED[key])):
+            mistakes.append(f"{_place((*location, key))}: unknown {key} {name!r}{nearest(name, _NAMED[key])}")
+            changed[key] = {**table, "name": meant}
+    return changed, mistakes
 
 
 def listed(mistakes: Iterable[str]) -> str:

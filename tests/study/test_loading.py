@@ -945,6 +945,16 @@ def test_all_that_does_not_fit_together_in_a_search_is_listed(tmp_path: Path) ->
     ]
 
 
+def test_what_hides_behind_a_wrong_name_is_listed_beside_it(tmp_path: Path) -> None:
+    overrides = ("models.1.method={name='MACER', m=0}", "certify.rule={name='Planned', eps=-1}", "baseline='mcer'")
+    assert mistakes_of(write(tmp_path), *overrides) == [
+        "models[1].method: unknown method 'MACER'; did you mean 'macer'?",
+        "certify.rule: unknown rule 'Planned'; did you mean 'planned'?",
+        "models[1].method.m = 0 must be greater than 0",
+        "certify.rule: eps = -1.0 must be a finite number, at least 0",
+    ]
+
+
 def test_a_mistake_in_what_entries_share_is_said_once(tmp_path: Path) -> None:
     overrides = ("training.lr=0", "architecture=lenett")
     assert mistakes_of(write(tmp_path), *overrides) == [
