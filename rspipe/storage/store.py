@@ -7,7 +7,8 @@
     search/<id>/        trial-<k>.json, result.json; checkpoint-<hyper-parameters>.pt while a trial trains
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
-    certificates/       one Parquet part per finished block of images; images.json, how many there are to be
+    certificates/       one Parquet part per finished block of images
+    images.json         how many images are certified in the end
     cascades/<id>.json  what cascades over noise levels claim by these
     published/<id>.tsv  logs of others that the study compares with
     boundary/<id>.json  attacks inside and beyond certified radii, where there were any
@@ -263,11 +264,11 @@ class Store:
 
     def save_images_to_certify(self, images: int) -> None:
         """Store how many test images the study certifies, which its data set says."""
-        write_json(self.run_dir / "certificates" / "images.json", images)
+        write_json(self.run_dir / "images.json", images)
 
     def images_to_certify(self) -> int | None:
         """Return how many test images the study certifies; None before certification has begun."""
-        images = read_json_if_there(self.run_dir / "certificates" / "images.json")
+        images = read_json_if_there(self.run_dir / "images.json")
         return images if isinstance(images, int) else None
 
     def counted(self) -> set[tuple[str, str, int]]:
