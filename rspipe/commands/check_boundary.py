@@ -10,9 +10,9 @@ from rich.markup import escape
 from rspipe.commands.options import ReadRun, run_to_read
 from rspipe.commands.terminal import Terminal, print_table
 from rspipe.data.spec import DigitsData
-from rspipe.errors import DataError, StoreError
+from rspipe.errors import DataError
 from rspipe.execution.worker import set_deterministic, worker_device
-from rspipe.networks.architectures import allow_code_in, code_in
+from rspipe.networks.architectures import allow_code_in
 from rspipe.report.sections.attacks import attack_findings, attack_table
 from rspipe.smoothing.boundary import AttackSettings
 from rspipe.stages.attack import attack_classifier, chosen_classifiers
@@ -45,7 +45,8 @@ class Options:
 def main(options: Options) -> None:
     """Attack, print the outcome, keep it in the run directory, and write the report again."""
     store, study = run_to_read(options.run)
-    _check_code(study, allow_code=options.allow_code)
+    if options.allow_code:
+        allow_code_in(Path.cwd())
     study = _with_images(study, options.data_folder)
     terminal = Terminal()
     set_deterministic(threads=1)
@@ -71,16 +72,6 @@ def main(options: Options) -> None:
     for sentence in attack_findings(checks):
         console.print(escape(sentence), soft_wrap=True, highlight=False)
     console.print(f"Report: {files['report.html']}", soft_wrap=True, highlight=False)
-
-
-def _check_code(study: StudyConfig, *, allow_code: bool) -> None:
-    """Raise StoreError where a network of the study is code that is not allowed."""
-    if allow_code:
-        allow_code_in(Path.cwd())
-        return
-    sources = (code_in(group.architecture) for group in study.groups)
-    if source := next(filter(None, sources), None):
-        raise StoreError(f"attacks run code of {source}; pass --allow-code if you trust it and this run directory")
 
 
 def _with_images(study: StudyConfig, folder: str | None) -> StudyConfig:

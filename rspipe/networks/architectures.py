@@ -131,6 +131,11 @@ def allow_code_in(folder: Path) -> None:
     os.environ[CODE_FOLDERS] = os.pathsep.join(dict.fromkeys([*folders, str(folder.resolve())]))
 
 
+def code_is_allowed() -> bool:
+    """Return whether the user of this process, or of the one that started it, allowed architectures to be code."""
+    return bool(os.environ.get(CODE_FOLDERS))
+
+
 def _find_own(name: str) -> Builder:
     module_name, _, function = name.partition(":")
     if not function.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):

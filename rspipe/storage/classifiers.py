@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rspipe.errors import ModelError, first_line
-from rspipe.networks.architectures import build_network
+from rspipe.errors import ModelError, StoreError, first_line
+from rspipe.networks.architectures import build_network, code_in, code_is_allowed
 from rspipe.networks.deployment import Precision, deploy
 from rspipe.networks.normalization import set_normalization
 from rspipe.records import EnsembleWeights, TrainedModel
@@ -97,9 +97,17 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
 
     Raises:
         ModelError: The architecture is no longer the one that was trained: its parameters or normalization do not fit.
+        StoreError: It is code, which nobody allowed to run.
     """
     record = store.existing_model(model)
-    network = build_network(str(record.spec["architecture"]), classes=classes, seed=0)
+    architecture = str(record.spec["architecture"])
+    # A run directory may be a stranger's.
+    if (source := code_in(architecture)) and not code_is_allowed():
+        raise StoreError(
+            f"{store.model_dir(model)}: this network runs code of {source}; pass --allow-code if you trust it and this "
+            "run directory"
+        )
+    network = build_network(architecture, classes=classes, seed=0)
     if record.normalization is not None:
         # The parameters do not hold it, and it need not be the one that the architecture has by now.
         network = set_normalization(network, record.normalization)

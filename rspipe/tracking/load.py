@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rspipe.errors import ModelError, RspipeError, StoreError, first_line
-from rspipe.networks.architectures import code_in
+from rspipe.networks.architectures import allow_code_in, code_in
 from rspipe.networks.deployment import Precision
 from rspipe.records import EnsembleWeights, Record, TrainedModel
 from rspipe.smoothing.ensemble import Ensemble
@@ -53,8 +53,8 @@ def load_classifier(
         device: Where the network runs.
         precision: Of the forward pass; that of the run's study by default. Another one is another classifier.
         classes: How many there are, where the shapes of the parameters do not say.
-        allow_code: Whether the architecture may be a function of an installed module that the run names, which is
-            imported and called.
+        allow_code: Whether the architecture may be a function of a module that the run names, installed or in the
+            working directory, which is imported and called.
 
     Raises:
         StoreError: There is no such run, it is of something else, or its files are not what it says they are.
@@ -169,6 +169,8 @@ class _Source:
                 f"run {id_}: its network is made by code, that of {code}; say allow_code=True if you trust it and this "
                 "run"
             )
+        if code:
+            allow_code_in(Path.cwd())
         parameters = load_torch(StorePath.of(weights))
         # Both files could be another model's; the run's own tag is not among them.
         if run.data.tags.get("rspipe.key", "").rpartition("/")[2] != record.checksum:

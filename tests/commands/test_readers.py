@@ -13,7 +13,10 @@ import rspipe
 from rspipe.commands.main import run
 from rspipe.commands.options import run_to_read
 from rspipe.data.sources import load_dataset
+from rspipe.errors import StoreError, StudyError
+from rspipe.networks.architectures import CODE_FOLDERS
 from rspipe.networks.small_images import digits_cnn
+from rspipe.storage.classifiers import trained_network
 from rspipe.storage.store import Store
 from tests.run_builder import finished_run
 
@@ -112,16 +115,23 @@ def refused(run_dir: Path, *words: str, capsys: pytest.CaptureFixture[str], comm
     return line
 
 
-def test_attacks_need_the_images_and_the_code_of_the_networks_and_say_so(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = "error: attacks run code of module 'nets_of_a_run'; pass --allow-code if you trust it and this run directory"
-    assert refused(run_dir, capsys=capsys) == code
-    monkeypatch.setenv("RSPIPE_CODE", "")
+def test_attacks_need_the_images_and_say_so(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = f"error: {run_dir.parent / 'images'}: there is no such folder of images; say where those of the study are"
-    assert refused(run_dir, "--allow-code", capsys=capsys).startswith(gone)
-    elsewhere = refused(run_dir, "--allow-code", "--data-folder", str(tmp_path), capsys=capsys)
+    assert refused(run_dir, capsys=capsys).startswith(gone)
+    elsewhere = refused(run_dir, "--data-folder", str(tmp_path), capsys=capsys)
     assert elsewhere.startswith(f"error: {tmp_path / 'levels.npz'}: no such file")
+
+
+def test_a_network_that_is_code_runs_only_where_that_is_allowed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, study = run_to_read(str(run_dir))
+    model, cpu = study.model_specs[0].id, torch.device("cpu")
+    monkeypatch.delenv(CODE_FOLDERS, raising=False)
+    with pytest.raises(StoreError, match="runs code of module 'nets_of_a_run'; pass --allow-code if you trust it"):
+        trained_network(store, model, classes=2, device=cpu)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(CODE_FOLDERS, str(run_dir))
+    with pytest.raises(StudyError, match="module 'nets_of_a_run' cannot be imported"):
+        trained_network(store, model, classes=2, device=cpu)
 
 
 @pytest.mark.parametrize("command", ["report", "derive", "compare", "check-boundary"])
