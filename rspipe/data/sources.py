@@ -1,10 +1,14 @@
 """Data sets by their specs: digits, Parquet files, folders of pictures, arrays, and what torchvision reads."""
 
+import gzip
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from rspipe.arrays import FloatArray
 from rspipe.data.folders import picture_dataset
 from rspipe.data.parquet import parquet_dataset
 from rspipe.data.spec import (
@@ -22,12 +26,22 @@ from rspipe.data.torchvision_sets import torchvision_dataset
 from rspipe.errors import DataError
 
 
-def _digits(spec: DigitsData) -> Dataset:
-    from sklearn.datasets import load_digits
+def _digits_table() -> FloatArray:
+    """Return scikit-learn's digits as they lie in its package, [1797, 65]: 64 grey values of 0 to 16, and the label.
 
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images / 16.0).astype(np.float32)).unsqueeze(1)
-    whole = whole_split(images, torch.from_numpy(bunch.target.astype(np.int64)))
+    To import scikit-learn for them takes each process a hundred times as long as to read them.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits are part of scikit-learn, which is not installed; `pip install 'rspipe[pipeline]'`")
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        return np.loadtxt(file, delimiter=",")
+
+
+def _digits(spec: DigitsData) -> Dataset:
+    table = _digits_table()
+    images = torch.from_numpy((table[:, :-1] / 16.0).astype(np.float32).reshape(-1, 1, 8, 8))
+    whole = whole_split(images, torch.from_numpy(table[:, -1].astype(np.int64)))
     order = np.random.default_rng(spec.seed).permutation(len(whole))
     if spec.test >= len(order):
         raise DataError(f"data.test = {spec.test} leaves no training image of {len(order)}; lower it")

@@ -1,6 +1,7 @@
 """How a worker process computes: its device, determinism, memory."""
 
 import ctypes
+import os
 
 import torch
 
@@ -21,7 +22,9 @@ def set_deterministic(*, threads: int = 1) -> None:
     """Ask this process for bit-reproducible results in float32 proper."""
     # The order of sums depends on the number of threads. Workers are many; each has one.
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As `use_deterministic_algorithms` does, without the compiler, whose import takes each process more than a second.
+    torch.set_deterministic_debug_mode("warn")
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
     # A debugging aid for operators that read what nobody wrote; it costs a tenth of a training.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
