@@ -21,25 +21,6 @@ def test_a_job_runs_the_whole_study_on_a_head_started_in_the_repository(referenc
     assert "<svg" in (submitted / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_job_with_a_working_directory_does_nothing_again_of_a_finished_study(
-    head: Head, copied: Copied, tmp_path: Path
-) -> None:
-    run_dir = copied()
-    before = {
-        path: path.stat().st_mtime_ns
-        for folder in ("models", "search", "certificates", "weights", "moments")
-        for path in (run_dir / folder).rglob("*")
-        if path.is_file()
-    }
-    words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(run_dir))
-    done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "train: 0/0 models" in done.stdout
-    # Ray names the head by another of its addresses.
-    assert re.search(rf"Ray at [\d.]+:{head.address.rpartition(':')[2]}\b", done.stdout)
-
-
 def test_a_job_that_fails_says_so_with_its_exit_status(head: Head, tmp_path: Path) -> None:
     words = ("pipelines/full_study.py", "--study", str(TINY), "--run-dir", str(tmp_path / "r"), "--set", "certify.n=5")
     done = submit(head, *words, cwd=tmp_path)
@@ -84,7 +65,7 @@ def job(head: Head, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_job_that_was_stopped_is_resumed_by_the_same_command(
+def test_a_job_that_was_stopped_goes_on_with_a_working_directory_and_does_nothing_again_that_is_finished(
     head: Head, reference: tuple[Path, str], copied: Copied, tmp_path: Path
 ) -> None:
     run_dir = copied(without=("certificates",))
@@ -97,10 +78,18 @@ def test_a_job_that_was_stopped_is_resumed_by_the_same_command(
         time.sleep(0.1)
     job(head, "stop", "to-be-stopped")
     assert "'to-be-stopped' was stopped" in job(head, "status", "to-be-stopped")
-    stopped = {path: path.stat().st_mtime_ns for path in run_dir.glob("certificates/part-*.parquet")}
-    done = submit(head, *words, cwd=tmp_path)
+    before = {
+        path: path.stat().st_mtime_ns
+        for folder in ("models", "search", "certificates", "weights", "moments")
+        for path in (run_dir / folder).rglob("*")
+        if path.is_file()
+    }
+    done = submit(head, *words, options=("--working-dir", str(REPOSITORY)), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert {path: path.stat().st_mtime_ns for path in stopped} == stopped, "a certificate was made again"
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "a finished result was made again"
+    assert "train: 0/0 models" in done.stdout
+    # Ray names the head by another of its addresses.
+    assert re.search(rf"Ray at [\d.]+:{head.address.rpartition(':')[2]}\b", done.stdout)
     assert_same_results(run_dir, reference[0])
 
 

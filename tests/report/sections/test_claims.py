@@ -42,6 +42,7 @@ def published(acr, **changes):
     return {"entry": "advmacer", "sigma": 0.25, "acr": acr, "source": SOURCE, **changes}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_no_claim_on_ensembles():
     made = results_with(
         claims=[{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)", "sigma": 0.25}]
@@ -210,6 +211,7 @@ def test_an_ensemble_is_named_as_in_tables() -> None:
     assert [one.comparison.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_and_summary_show_claims_and_published_results_with_their_verdicts() -> None:
     results = results_with(
         published=[published(0.9, images=60, differs="fewer epochs")],
