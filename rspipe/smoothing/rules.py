@@ -1,10 +1,10 @@
 """Sampling rules of certification: how many samples an image gets, and what its counts prove.
 
-All rules claim by the Clopper-Pearson lower bound on p, the probability of the selected class. Fixed: n fresh samples
-(CERTIFY of Cohen et al. 2019). Planned: a pilot, drawn apart from the estimation samples, chooses their number (after
-Chen et al. 2021, arXiv 2112.12084). Radius grid: looks at the growing estimation counts, each with its share of alpha,
-until the answer at every radius of a grid is clear (a Bonferroni group-sequential test). Futility stops cost power, no
-alpha: only a claim can be false.
+All rules here claim by the Clopper-Pearson lower bound on p, the probability of the selected class. Fixed: n fresh
+samples (CERTIFY of Cohen et al. 2019). Planned: a pilot, drawn apart from the estimation samples, chooses their number
+(after Chen et al. 2021, arXiv 2112.12084). Radius grid: looks at the growing estimation counts, each with its share of
+alpha, until the answer at every radius of a grid is clear (a Bonferroni group-sequential test). Decisions at given
+radii are those of `rspipe.smoothing.decisions`. Futility stops cost power, no alpha: only a claim can be false.
 
 A claim is false when its bound is at least 1/2, which certifies a radius, and exceeds p. At p < 1/2 any claim counts
 as false, although the class may still be the most probable one. Radii are in units of sigma where no sigma is given.
@@ -216,9 +216,9 @@ def grid_cell(bound: FloatArray, *, sigma: float, grid: Sequence[float]) -> IntA
 
 
 def optimistic_bound(n_a: IntArray, look: Look, last: Look, *, futility: float) -> FloatArray:
-    """Return the bound that the last look can hardly exceed: the least of those that `settled` describes."""
-    likely = clopper_pearson_upper(n_a, look.n, alpha=futility)
-    return np.minimum(likely, clopper_pearson_lower(n_a + (last.n - look.n), last.n, alpha=last.alpha))
+    """Return the bound that the last look can hardly exceed, as `settled` describes it."""
+    likely = np.ceil(last.n * clopper_pearson_upper(n_a, look.n, alpha=futility)).astype(np.int64)
+    return clopper_pearson_lower(np.minimum(likely, n_a + (last.n - look.n)), last.n, alpha=last.alpha)
 
 
 def settled(
@@ -227,8 +227,8 @@ def settled(
     """Return whether further looks would hardly change the certified accuracies at 0 and the radii of the grid: [...].
 
     So it is after the last look, and where the proven bound and the optimistic one answer alike at every radius. The
-    optimistic bound is the upper bound on p from the current look at level `futility`, or the lower bound that the
-    last look would give if all samples to come fell on the class, whichever is less.
+    optimistic bound is the lower bound that the last look would give if the class had as many of all samples as the
+    upper bound on p from the current look at level `futility` allows, and no more than if all to come fell on it.
 
     Args:
         n_a: [..., look] samples on the selected class among the first `look.n`, for the first looks of the schedule.

@@ -4,6 +4,7 @@ The networks are affine maps of two numbers in float64, one product and one sum 
 its batch. The expected counts come from `class_counts` of each classifier alone, and from replays of the rules by hand.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cache
@@ -340,8 +341,8 @@ def replay(classifier: Classifier, spec: CertifySpec) -> tuple[int, float]:
         k = alone(classifier, spec, Stream.ESTIMATION, look.n)[chosen]
         best = max(best, lower(k, look.n, look.alpha))
         likely = float(beta.isf(rule.futility, k + 1, look.n - k)) if k < look.n else 1.0
-        at_best = lower(k + spec.n - look.n, spec.n, schedule[-1].alpha)
-        if look.n == spec.n or sum(answers(best)) >= sum(answers(min(likely, at_best))):
+        at_best = lower(min(math.ceil(spec.n * likely), k + spec.n - look.n), spec.n, schedule[-1].alpha)
+        if look.n == spec.n or sum(answers(best)) >= sum(answers(at_best)):
             break
     proven = [radius for radius, yes in zip((0.0, *rule.grid), answers(best), strict=True) if yes]
     return look.n, max(proven, default=-1.0)
