@@ -1,14 +1,11 @@
 """Prove every certified radius of run directories again, from the counts: python pipelines/check_run.py RUN...
 
-It needs NumPy, SciPy and, to read Parquet, pyarrow; it imports nothing of rspipe, which computed the radii. A row of
+It needs NumPy, SciPy and, for Parquet, pyarrow; it imports nothing of rspipe, which computed the radii. A row of
 certificates/part-*.parquet claims: by n0 selection samples class c was chosen; of n samples drawn apart from those, k
-fell on c; hence, but for a chance of alpha, the smoothed classifier answers c wherever ||d||_2 < R.
-
-rspipe computes R = sigma Phi^-1(L) from Clopper and Pearson's bound L, a quantile. Here the claim is turned round. Were
-p, the probability of c, p0 = Phi(R / sigma) or less, k or more of n samples would fall on c with probability
-P(Bin(n, p0) >= k) at most. Where that is at most alpha, the claim p > p0 is false with probability alpha at most,
-however R was found; and p > p0 is a radius above R (Cohen et al. 2019, theorem 1). So is p_a_lower. A rule that may
-claim at several looks gives each a share of alpha, and one of them must prove the radius at its share.
+fell on c; hence, but for a chance of alpha, the smoothed classifier answers c wherever ||d||_2 < R. rspipe gets R from
+a quantile; here the claim is turned round. Were p, the probability of c, p0 = Phi(R / sigma) or less, k or more of n
+would fall on c with probability P(Bin(n, p0) >= k) at most. Where that is at most alpha, the claim p > p0 is false with
+probability alpha at most, however R was found; and p > p0 is a radius above R (Cohen et al. 2019, theorem 1).
 
 It CANNOT check that the counts came from the stated network, image, noise level and seed (`--recount K` does for K
 images, by rspipe); that selection and estimation shared no sample; that labels are right; that images and classifiers
@@ -18,7 +15,6 @@ Exit status: 0 everything is proven; 1 something is not, and the first such row 
 
 import json
 import sys
-from itertools import chain
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace as Rows
@@ -26,7 +22,7 @@ from types import SimpleNamespace as Rows
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import betainc, ndtr
+from scipy.special import betainc, betaincc, betaln, ndtr
 
 ABSTAIN, ROUNDING = -1, 1e-9  # The second: the share of alpha that SciPy's tail may err by; bounds keep a wider margin.
 COUNTS = ("selection", "pilot", "estimation")
@@ -46,6 +42,15 @@ def looks(n, alpha):
     return [*((m, 0.4 * alpha / len(early)) for m in early), (n, (0.6 if early else 1.0) * alpha)]
 
 
+def bets(r, p0, early):
+    """Return [row] whether a noted count proves p > p0 by rule decide: any may, by bets, and that of n by its tail."""
+    k, t, p, n, a = r.noted, r.marks, np.clip(p0, 1e-9, 1 - 1e-16)[:, None], r.n[:, None], r.alpha[:, None]
+    # The uniform mixture over (p, 1) of likelihood ratios ever reaches 1 / a with probability a at most (Ville).
+    ratio = betaln(k + 1, t - k + 1) - np.log1p(-p) - k * np.log(p) - (t - k) * np.log1p(-p)
+    ratio += np.log(np.maximum(betaincc(k + 1, t - k + 1, p), 1e-300))
+    return ((t == n) & proves(k, t, (1 - early) * a, p) | (k > p * t) & (ratio >= -np.log(early * a))).any(1)
+
+
 def read(run):
     """Return rows as arrays: [row], counts [row, class], noted ones [row, mark, class], which go on with the last."""
     parts = [pq.read_table(part, partitioning=None) for part in sorted(run.glob("certificates/part-*.parquet"))]
@@ -53,24 +58,22 @@ def read(run):
         return None
     table = pa.concat_tables(parts)
     rows = Rows(**{name: np.array(table[name].to_pylist()) for name in (*NUMBERS, *TEXTS, *COUNTS)})
-    marks, prefix, whole = table["marks"].to_pylist(), table["prefix"].to_pylist(), rows.estimation.tolist()
-    most = max(map(len, marks))
-    rows.marks = np.array([[*at, *[sum(e)] * (most - len(at))] for at, e in zip(marks, whole, strict=True)])
-    flat = [[*p, *e * (most - len(at))] for p, at, e in zip(prefix, marks, whole, strict=True)]
-    rows.prefix = np.array(flat).reshape(len(marks), most, -1)
+    noted = [*zip(table["marks"].to_pylist(), table["prefix"].to_pylist(), rows.estimation.tolist(), strict=True)]
+    most = max(len(at) for at, _, _ in noted)
+    rows.marks = np.array([[*at, *[sum(e)] * (most - len(at))] for at, _, e in noted])
+    rows.prefix = np.array([[*p, *e * (most - len(at))] for at, p, e in noted]).reshape(len(noted), most, -1)
     rows.drawn, rows.selected = rows.estimation.sum(1), rows.selection.argmax(1)
+    rows.noted = rows.prefix[np.arange(len(noted)), :, rows.selected]
     return rows
 
 
 def well_formed(r, study):
     """Yield what must hold whatever the rule, in words, and [row] whether it does."""
     yield "no count is negative", np.all([(vars(r)[name] >= 0).all(1) for name in COUNTS], axis=0)
-    yield "there are n0 samples of the selection and n others at most", (r.selection.sum(1) == r.n0) & (r.drawn <= r.n)
-    yield "samples are those of all counts", r.samples == r.n0 + r.pilot.sum(1) + r.drawn
+    yield "samples add up", (r.selection.sum(1) == r.n0) & (r.samples == r.n0 + r.pilot.sum(1) + r.drawn)
     yield "the class is the selected one", (r.prediction == r.selected) | (r.prediction == ABSTAIN)
-    yield "an abstention has no radius", (r.prediction != ABSTAIN) | (r.radius == 0)
-    yield "a radius is finite, and at least 0", np.isfinite(r.radius) & (r.radius >= 0) & (r.sigma > 0)
-    yield "n_a counts the selected class", r.n_a == r.estimation[np.arange(len(r.n)), r.selected]
+    yield "a radius is finite, 0 if none", (r.radius / r.sigma >= 0) & (r.radius <= 1e9 * (r.prediction != ABSTAIN))
+    yield "n_a counts the selected class", (r.n_a == r.estimation[range(len(r.n)), r.selected]) & (r.drawn <= r.n)
     yield "noted counts sum to their numbers", (r.prefix.sum(2) == r.marks).all(1)
     yield "noted counts never fall", (np.diff(r.prefix, axis=1, append=r.estimation[:, None]) >= 0).all((1, 2))
     _, first, back = np.unique(r.example, return_index=True, return_inverse=True)
@@ -79,28 +82,27 @@ def well_formed(r, study):
     _, first, back = np.unique(names, return_index=True, return_inverse=True)
     yield "a classifier has one count at an image", (r.estimation == r.estimation[first[back]]).all(1)
     yield "n0, n and alpha are the study's", np.all([vars(r)[x] == study[x] for x in ("n0", "n", "alpha")], axis=0)
-    yield "the rule is the study's", np.array([json.loads(text) == study["rule"] for text in r.rule_parameters])
+    known = study["rule"]["name"] in ("fixed", "planned", "radius_grid", "decide")
+    yield "the rule is the study's", np.array([known and json.loads(x) == study["rule"] for x in r.rule_parameters])
 
 
 def radii(r, study):
     """Yield that radii and bounds are proven, by rule."""
     rule, pilot = study["rule"], r.pilot.sum(1)
     missed = rule["label_stop"] & (r.stop == "label") & (r.selected != r.label) & (r.drawn == 0) & (pilot == 0)
-    planned = rule["pilot"] - r.n0 if rule["name"] == "planned" else 0
-    yield "the pilot has its size", (pilot == planned) | missed
-    yield "this program knows the rule", np.full(len(r.n), rule["name"] in ("fixed", "planned", "radius_grid"))
-    if rule["name"] == "fixed":
-        yield "n samples were drawn, but where the label was missed", (r.drawn == r.n) | missed
+    yield "the pilot has its size", (pilot == rule.get("pilot", r.n0) - r.n0) | missed
+    yield "all n samples were drawn by rule fixed", (r.drawn == r.n) | missed | (rule["name"] != "fixed")
+    yield "the radius was asked for", np.isin(r.radius, np.append(rule.get("grid", rule.get("radii", r.radius)), 0.0))
     shown = [(r.n_a, r.drawn, r.alpha)]  # Counts, samples and level. A plan rests on the pilot, apart from these.
     if rule["name"] == "radius_grid":
-        yield "the radius is one of the grid", np.isin(r.radius, [0.0, *rule["grid"]])
-        at = r.prefix[np.arange(len(r.n)), :, r.selected]
-        schedule = enumerate(looks(study["n"], study["alpha"])[: at.shape[1]])
-        shown = [(at[:, i], np.where(r.marks[:, i] == m, m, 0), share) for i, (m, share) in schedule]
-    # A claim of radius 0 is one, too: that p is above 1/2.
+        schedule = enumerate(looks(study["n"], study["alpha"])[: r.noted.shape[1]])
+        shown = [(r.noted[:, i], np.where(r.marks[:, i] == m, m, 0), share) for i, (m, share) in schedule]
+    # A claim of radius 0 is one, too: that p is above 1/2. By rule decide a radius counts where all smaller ones do.
     claimed = np.where(r.prediction == ABSTAIN, 0.0, np.maximum(ndtr(r.radius / r.sigma), 0.5))
-    for what, p0 in (("the radius", claimed), ("p_a_lower", r.p_a_lower)):
-        yield f"{what} is proven", np.any([p0 <= 0, *(proves(*one, p0) for one in shown)], axis=0)
+    smaller = [(f"radius {x}", np.minimum(claimed, ndtr(x / r.sigma))) for x in rule.get("radii", ())]
+    for what, p0 in (("the radius", claimed), ("p_a_lower", r.p_a_lower), *smaller):
+        proofs = [bets(r, p0, rule["early_share"])] if rule["name"] == "decide" else [proves(*x, p0) for x in shown]
+        yield f"{what} is proven", np.any([p0 <= 0, *proofs], axis=0)
 
 
 def cascades(r, study, run):
@@ -110,20 +112,18 @@ def cascades(r, study, run):
     place = {name: at for at, name in enumerate(zip(r.classifier, r.key, r.example, strict=True))}
     for file in sorted(run.glob("cascades/*.json")):
         own = Rows(**json.loads(file.read_text(encoding="utf-8")))
-        prediction, level, radius, sigmas = map(np.array, (own.prediction, own.level, own.radius, own.sigmas))
-        names = zip(own.classifiers, own.keys, strict=True)
-        at = np.array([[place[id_, key, image] for image in own.example] for id_, key in names])  # [level, image]
+        prediction, level, radius = map(np.array, (own.prediction, own.level, own.radius))
+        at = np.array([[place[*name, x] for x in own.example] for name in zip(own.classifiers, own.keys, strict=True)])
         majority, planned = 2 * r.selection[at].max(2) > r.n0[at], study["rule"]["name"] == "planned"
         majority[-1] = True
         alpha = study["alpha"] * np.where(np.arange(len(at))[:, None] == majority.argmax(0), 0.9, 0.1 / (len(at) - 1))
         # That a level hands on is shown by a plan's pilot where it gave up, else by the estimate: each has half.
         counts = np.where((r.stop[at] == "futility")[..., None], r.pilot[at], r.estimation[at])
-        n, p0 = counts.sum(2), np.maximum(ndtr(radius / sigmas[:, None]), 0.5)
+        n, p0 = counts.sum(2), np.maximum(ndtr(radius / r.sigma[at]), 0.5)
         on = proves(n - counts.max(2), n, alpha[:, None] * (0.5 if planned else 1.0), p0)  # [level j, level i, image]
         answers = proves(r.n_a[at], r.drawn[at], alpha, p0) & (prediction == r.selected[at])
         claims = [answers[j] & on[j, :j].all(0) & (radius > 0) for j in range(len(at))]
-        none = (prediction == ABSTAIN) & (radius == 0)
-        holds = np.choose(level + 1, [none, *claims]) & (sigmas[:, None] == r.sigma[at]).all(0)
+        holds = np.choose(level + 1, [(prediction == ABSTAIN) & (radius == 0), *claims])
         yield f"{file.name} is proven", np.isin(np.arange(len(r.n)), at[0][~holds], invert=True)
 
 
@@ -135,7 +135,7 @@ def main(words):
             print(f"{run}: there are no certificates")
             return 2
         study = json.loads((run / "study.json").read_text(encoding="utf-8"))["study"]["certify"]
-        for what, holds in chain(well_formed(rows, study), radii(rows, study), cascades(rows, study, run)):
+        for what, holds in (*well_formed(rows, study), *radii(rows, study), *cascades(rows, study, run)):
             if not np.all(holds):
                 shown = {name: vars(rows)[name][np.argmin(holds)].tolist() for name in (*TEXTS, *NUMBERS, *COUNTS)}
                 print(f"{run}: it is not so that {what}: {shown}")

@@ -46,7 +46,7 @@ class Options:
     held_out: int | None = None
     """Images that are held out for the weights, and not certified; a fifth of them and 200 at most by default."""
     rule: str = "fixed"
-    """fixed (CERTIFY), planned (fewer samples, as sound) or radius_grid (certified accuracies alone)."""
+    """fixed (CERTIFY), planned (fewer samples, as sound), radius_grid or decide (certified accuracies alone)."""
     n0: int = 100
     n: int = 100_000
     alpha: float = 0.001

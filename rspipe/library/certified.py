@@ -18,7 +18,7 @@ from rspipe.report.tables import Cell, Table, estimate_cell, number_cell, percen
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
-from rspipe.smoothing.metrics import accuracy_band, acr_interval, certified_accuracy
+from rspipe.smoothing.metrics import accuracy_band, acr_by_rule, certified_accuracy
 
 _RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -65,13 +65,15 @@ class CertifiedDataset:
     @cached_property
     def acr_interval(self) -> Interval:
         """The average certified radius with its 95 % interval over images."""
-        return acr_interval(self.radius, self.correct)
+        return acr_by_rule(self.radius, self.correct, rule=self.counts.rule.name)
 
     def curve(self, radii: ArrayLike) -> FloatArray:
         """Return certified accuracy at each of some radii: the share of images right with at least such a radius."""
         return certified_accuracy(self.radius, self.correct, radii)
 
     def _table(self, radii: Sequence[float]) -> Table:
+        rule = self.counts.rule
+        radii = rule.radii if rule.name == "decide" else radii
         return Table.of(
             {
                 "classifier": Cell(one.name),

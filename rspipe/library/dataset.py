@@ -57,7 +57,7 @@ def certify_dataset(
         sigma: Standard deviation of the noise, in the units of the images.
         weights: Of the ensemble, one per model; uniform by default.
         average: What the ensemble averages.
-        rule: "fixed" (CERTIFY), "planned" or "radius_grid", or a table of the name and its parameters.
+        rule: "fixed" (CERTIFY), "planned", "radius_grid" or "decide", or a table of the name and its parameters.
         n0: Samples that select the class.
         n: Samples that estimate its probability, at most.
         alpha: Failure probability of each certificate.

@@ -81,6 +81,12 @@ def _weak_certificates(results: Results) -> Iterator[str]:
             "Rule radius_grid proves radii at the grid alone, rounded down: read the certified accuracies there. The "
             "ACR is a lower bound, not to be compared with that of other rules."
         )
+    if results.decided:
+        yield (
+            "Rule decide answers at the radii that it is asked for alone: certified accuracies there, and no ACR. "
+            "Where none of them is 0, nothing is said of clean accuracy."
+        )
+        return
     if capped := [summary for summary in results.summaries if summary.saturated >= _SATURATED]:
         most = max(capped, key=lambda summary: summary.saturated)
         yield (

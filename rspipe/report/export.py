@@ -16,7 +16,7 @@ from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
 from rspipe.smoothing.certificates import Certificates
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.metrics import acr_interval, certified_accuracy
+from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
 
 def derived_table(
@@ -27,10 +27,11 @@ def derived_table(
     def row(name: str, counts: CountTable, certificates: Certificates) -> dict[str, Cell]:
         correct = certificates.prediction == counts.label
         shown = radii if with_radius else [0.0]
+        acr = acr_by_rule(certificates.radius, correct, rule=counts.rule.name)
         accuracy = zip(shown, certified_accuracy(certificates.radius, correct, shown), strict=True)
         return {
             "classifier": Cell(name),
-            **({"ACR ± 95 %": estimate_cell(acr_interval(certificates.radius, correct))} if with_radius else {}),
+            **({"ACR ± 95 %": estimate_cell(acr)} if with_radius and not np.isnan(acr.estimate) else {}),
             **{
                 f"CA({radius:g})" if with_radius else "accuracy": number_cell(float(share))
                 for radius, share in accuracy

@@ -68,7 +68,22 @@ CHAPTERS: Mapping[str, Sequence[Callable[[Results], Section | None]]] = {
 }
 """The sections of the page by chapter, in order."""
 
-RULES = {"fixed": "CERTIFY (Cohen et al. 2019)", "planned": "planned CERTIFY", "radius_grid": "radius grid"}
+_OF_DECISIONS = (
+    "Results",
+    "Certified accuracy",
+    "Search",
+    "Training",
+    "How to read this; guarantees and limits",
+    "Parameters and environment",
+)
+"""Chapters that need no ACR."""
+
+RULES = {
+    "fixed": "CERTIFY (Cohen et al. 2019)",
+    "planned": "planned CERTIFY",
+    "radius_grid": "radius grid",
+    "decide": "decisions",
+}
 """The rules in words, by name."""
 
 Chapters = Mapping[str, Sequence[Section]]
@@ -76,9 +91,11 @@ Chapters = Mapping[str, Sequence[Section]]
 
 def report_chapters(study_results: Results) -> Chapters:
     """Return the sections of the report by chapter; sections and chapters without content are left out."""
+    wanted = _OF_DECISIONS if study_results.decided else CHAPTERS
     chapters = {
         title: [section for build in builders if (section := build(study_results)) is not None]
         for title, builders in CHAPTERS.items()
+        if title in wanted
     }
     return {title: sections for title, sections in chapters.items() if sections}
 
@@ -141,6 +158,7 @@ def render_report(study_results: Results, chapters: Chapters) -> str:
         classifiers=len(study_results.summaries),
         models=len(study_results.models),
         ensembles=len(study_results.ensembles),
+        cascades=len(study_results.cascades),
         caveats=caveats(study_results),
         chapters={title: [section_html(section) for section in sections] for title, sections in chapters.items()},
     )

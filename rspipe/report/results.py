@@ -55,6 +55,17 @@ class Results:
         return tuple(sorted({*self.study.sigmas, *(c.sigma for c in self.certified)}))
 
     @property
+    def decided(self) -> bool:
+        """Whether the rule asks for given radii alone, so that there is no ACR."""
+        return self.study.certify.rule.name == "decide"
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Where certified accuracy is tabulated: the study's radii, or those that its rule asks for."""
+        rule = self.study.certify.rule
+        return rule.radii if rule.name == "decide" else self.study.radii
+
+    @property
     def baseline(self) -> str:
         """The label that every other is compared with."""
         return self.study.baseline or self.study.models[0].label
@@ -117,8 +128,11 @@ class Results:
         return composition.of(whole) if whole else None
 
     def groups(self, sigma: float) -> dict[str, Group]:
-        """Return every label and every ensemble that is certified at a noise level by the name in a study file."""
-        return self._groups.get(sigma, {})
+        """Return every label and every ensemble that is certified at a noise level by the name in a study file.
+
+        They are compared by their ACR, so by rule decide, which gives none, there are none.
+        """
+        return {} if self.decided else self._groups.get(sigma, {})
 
     @cached_property
     def _groups(self) -> dict[float, dict[str, Group]]:
@@ -243,7 +257,7 @@ class Results:
             for record in records:
                 trained = [model for member in self.models_of(record.id) if (model := self.model(member)) is not None]
                 classifier = self._certified[record.id]
-                summaries.append(summarize(classifier, record, trained=trained, radii=self.study.radii))
+                summaries.append(summarize(classifier, record, trained=trained, radii=self.radii))
         return tuple(summaries)
 
     @cached_property
@@ -277,7 +291,7 @@ class Results:
             for sigma in self.sigmas
             for label, classifiers in self.models_at(sigma).items()
         ]
-        return tuple(average for average in averages if average is not None)
+        return tuple(average for average in averages if average is not None and not self.decided)
 
 
 def seeds_label(label: str, seeds: int) -> str:

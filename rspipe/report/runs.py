@@ -98,9 +98,9 @@ class Terms:
 def _free_samples(counts: CountTable) -> IntArray:
     """Return [row] estimation samples whose number does not depend on them; n where an image is given up as 0 anyway.
 
-    A plan is made from the pilot. The looks of rule radius_grid end by what they see, all but the first.
+    A plan is made from the pilot. The looks of rules radius_grid and decide end by what they see, all but the first.
     """
-    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name == "radius_grid" else counts.drawn
+    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name in ("radius_grid", "decide") else counts.drawn
     return np.asarray(np.where(np.isin(counts.stop, ["label", "futility"]), counts.n, drawn), dtype=np.int64)
 
 
@@ -140,6 +140,10 @@ def agreed_terms(
         if (ours := tested_images(first.data)) != (theirs := tested_images(other.data)):
             raise MismatchError(f"{first.name} and {other.name} are of different test images: {ours} and {theirs}")
     every = [one for run in runs for one in run.all_certified]
+    if any(isinstance(one, CountTable) and one.rule.name == "decide" for one in every):
+        raise MismatchError(
+            "rule decide asks for given radii and gives no ACR to compare; compare certified accuracies in summary.tsv"
+        )
     if not rederive:
         if alpha is not None or n is not None:
             raise ValueError("another alpha or n needs certificates derived from the counts: say --rederive, too")

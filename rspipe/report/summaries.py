@@ -12,7 +12,7 @@ from rspipe.records import Cascade, EnsembleWeights, Interval, Record, TrainedMo
 from rspipe.report.differences import Group
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import contrast
-from rspipe.smoothing.metrics import acr_interval, certified_accuracy
+from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
 
 def entry_name(record: EnsembleWeights) -> str:
@@ -53,8 +53,9 @@ class Summary(Record):
     """Of a cascade, that of its first level."""
     images: int
     acr: Interval
+    """NaN by rule decide, which gives none."""
     accuracy: float
-    """Certified accuracy at radius 0: predicted correctly and not abstained."""
+    """Certified accuracy at radius 0: predicted correctly and not abstained. NaN where a rule asks for others alone."""
     abstained: float
     """Share of images; those given up as wrong after the selection are not among them."""
     radii: tuple[float, ...]
@@ -103,8 +104,8 @@ def summarize(
         kind=classifier.kind,
         sigma=classifier.sigma,
         images=classifier.example.size,
-        acr=acr_interval(classifier.radius, classifier.correct),
-        accuracy=float(accuracy[0]),
+        acr=acr_by_rule(classifier.radius, classifier.correct, rule=classifier.rule),
+        accuracy=float("nan") if classifier.rule == "decide" and 0 not in radii else float(accuracy[0]),
         abstained=float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
         radii=tuple(radii),
         certified_accuracy=tuple(accuracy[1:].tolist()),

@@ -226,8 +226,8 @@ def certified_cascade(record: Cascade, levels: Sequence[CountTable]) -> Certifie
 
 def check_cascade_rule(rule: Rule) -> None:
     """Raise ValueError unless a rule leaves the counts that cascades are made from."""
-    if rule.name == "radius_grid":
-        raise ValueError("rule radius_grid stops by its estimation samples, which a cascade may not use; use fixed")
+    if rule.name in ("radius_grid", "decide"):
+        raise ValueError(f"rule {rule.name} stops by its estimation samples, which a cascade may not use; use fixed")
     if rule.label_stop:
         raise ValueError(
             "a cascade needs the counts of a level that misses the label, which the next one may not miss; set "

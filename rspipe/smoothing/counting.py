@@ -5,6 +5,7 @@ therefore depends on itself alone, not on which others are counted beside it; a 
 classifiers that it belongs to still draws.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rspipe.arrays import IntArray
+from rspipe.arrays import BoolArray, IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.smoothing.counts import NO_LABEL, CountTable
@@ -50,7 +51,11 @@ class _Source:
 
     def noisy(self, stream: Stream, n: int) -> Iterator[tuple[Tensor, int]]:
         """Yield noisy inputs and how many of them count."""
-        noise = Noise(self.spec.seed, self.example, self.spec.block_size, self.spec.batch_size)
+        batch_size, rule = self.spec.batch_size, self.spec.rule
+        if batch_size is None and rule.name == "decide":
+            # Most images end at one of the first looks.
+            batch_size = math.gcd(rule.step, self.spec.block_size)
+        noise = Noise(self.spec.seed, self.example, self.spec.block_size, batch_size)
         return noisy_batches(self.x, noise, stream, sigma=self.sigma, n=n)
 
     def count(self, stream: Stream, n: int, active: IntArray) -> IntArray:
@@ -118,7 +123,7 @@ def count_image(
     estimate = _Estimate(source, selected, targets)
     with evaluating(*networks):
         estimate.run()
-    if rule.name == "radius_grid":
+    if rule.name in ("radius_grid", "decide"):
         stop[(stop == "") & (estimate.targets < spec.n)] = "settled"
     rows = len(classifiers)
     return CountTable(
@@ -153,8 +158,17 @@ class _Estimate:
         self._source, self._selected = source, selected
         self._schedule = looks(spec.n, spec.alpha)
         self.marks = np.array([look.n for look in self._schedule])
-        self.targets = targets
-        self._looking = spec.rule.name == "radius_grid"
+        self.targets, rule = targets, spec.rule
+        if rule.name == "decide":
+            decisions = rule.looks(sigma=source.sigma, n=spec.n, alpha=spec.alpha)
+            self.marks = decisions[0].t
+            # [look, radius], of which every classifier has proven and given up some.
+            self._accept, self._give_up = (
+                np.stack([getattr(d, at) for d in decisions], 1) for at in ("accept", "give_up")
+            )
+            self._proven = np.zeros((shape[0], len(decisions)), dtype=bool)
+            self._lost = np.zeros_like(self._proven)
+        self._looking = rule.name in ("radius_grid", "decide")
         if self._looking:
             self.targets = np.minimum(targets, self.marks[0])
         self.counts = np.zeros(shape, np.int64)
@@ -201,7 +215,17 @@ class _Estimate:
     def _look(self, those: IntArray, mark: int) -> None:
         """Let classifiers whose answer is not clear yet go on to the next look."""
         rule, source = self._source.spec.rule, self._source
-        assert rule.name == "radius_grid"
         n_a = self.prefix[those, : mark + 1, self._selected[those]]
-        done = settled(n_a, self._schedule, sigma=source.sigma, grid=rule.grid, futility=rule.futility)
+        if rule.name == "decide":
+            done = self._decided(those, n_a[:, -1:], mark)
+        else:
+            assert rule.name == "radius_grid"
+            done = settled(n_a, self._schedule, sigma=source.sigma, grid=rule.grid, futility=rule.futility)
         self.targets[those[~done]] = self.marks[mark + 1]
+
+    def _decided(self, those: IntArray, n_a: IntArray, mark: int) -> BoolArray:
+        """Return whether classifiers with counts [row, 1] need no further look: beyond a lost radius none counts."""
+        proven = self._proven[those] | (n_a >= self._accept[mark])
+        lost = self._lost[those] | (~proven & (n_a <= self._give_up[mark]))
+        self._proven[those], self._lost[those] = proven, lost
+        return np.asarray((proven | np.logical_or.accumulate(lost, axis=1)).all(1), dtype=np.bool_)

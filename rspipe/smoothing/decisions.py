@@ -78,11 +78,8 @@ def decision_looks(
     while times[-1] < n:
         times.append(min(n, max(times[-1] + step, math.ceil(times[-1] * growth / step) * step)))
     t, p0 = np.array(times, dtype=np.int64), needed_probability(radius, sigma=sigma)
-    # Beyond what rounding can add.
-    goal, least = -math.log(early_share * alpha) + 1e-9, np.floor(p0 * t).astype(np.int64) + 1
-    accept = _first(lambda k: (k >= least) & (log_bets(np.clip(k, np.minimum(least, t), t), t, p0) >= goal), t)
+    accept = _first(lambda k: proves_radius(k, t, p0, n=n, alpha=alpha, early_share=early_share), t)
     last = int(_first(lambda k: clopper_pearson_lower(k, n, alpha=(1 - early_share) * alpha) >= p0, np.array([n]))[0])
-    accept[-1] = min(accept[-1], last)
     likely = _first(lambda k: clopper_pearson_upper(np.minimum(k, t), t, alpha=futility) >= last / n, t) - 1
     give_up = np.minimum(accept - 1, np.maximum(likely, last - 1 - (n - t)))
     give_up[-1] = accept[-1] - 1
@@ -92,6 +89,25 @@ def decision_looks(
 def needed_probability(radius: float, *, sigma: float) -> float:
     """Return a number just above Phi(radius / sigma), below 1: p beyond it has at least this radius."""
     return min(float(ndtr(radius / sigma)) * (1 + 1e-12), 1 - 2.0**-53)
+
+
+def proves_radius(k: IntArray, t: IntArray, p0: float, *, n: int, alpha: float, early_share: float) -> BoolArray:
+    """Return [...] whether k successes in t samples prove p > p0: by bets at any t, or at the last look, t = n.
+
+    Args:
+        k: Successes; below 0 where there are none to look at.
+        t: Samples.
+        p0: Of `needed_probability`.
+        n: Samples of the last look.
+        alpha: Failure probability.
+        early_share: Share of alpha for the bets.
+    """
+    least = np.minimum(np.floor(p0 * t).astype(np.int64) + 1, t)
+    # Beyond what rounding can add.
+    bets = log_bets(np.clip(k, least, t), t, p0) >= -math.log(early_share * alpha) + 1e-9
+    last = (k >= 0) & (t == n)
+    bound = clopper_pearson_lower(np.where(last, np.minimum(k, n), 0), n, alpha=(1 - early_share) * alpha)
+    return np.asarray(((k > p0 * t) & bets) | (last & (bound >= p0)), dtype=np.bool_)
 
 
 def log_bets(k: IntArray, t: IntArray, p0: float) -> FloatArray:

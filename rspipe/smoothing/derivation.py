@@ -16,6 +16,7 @@ import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.smoothing.certificates import (
+    ABSTAIN,
     Certificates,
     certificates_from_bounds,
     certify_counts,
@@ -27,6 +28,7 @@ from rspipe.smoothing.certificates import (
     two_sided_counts,
 )
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.decisions import needed_probability, proves_radius
 from rspipe.smoothing.metrics import average_certified_radius, credited_radius, saturated
 from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
 
@@ -111,6 +113,8 @@ def derive(
         return two_sided_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
     if chosen.rule.name == "radius_grid":
         return _grid_certificates(chosen, alpha=level)
+    if chosen.rule.name == "decide":
+        return _decisions(chosen, alpha=level)
     return certify_counts(chosen.selection, chosen.estimation, sigma=chosen.sigma, alpha=level)
 
 
@@ -130,9 +134,10 @@ def _check_whole(counts: CountTable, kind: CertificateKind) -> None:
     the selected class the image counts 0 in any case.
     """
     name = _NAMES[kind]
-    if counts.rule.name == "radius_grid":
+    if counts.rule.name in ("radius_grid", "decide"):
         raise ValueError(
-            f"rule radius_grid stops by its estimation samples, which {name} may not use again; certify with rule fixed"
+            f"rule {counts.rule.name} stops by its estimation samples, which {name} may not use again; "
+            "certify with rule fixed"
         )
     early = (counts.drawn < counts.n) & ((counts.stop != "label") | (kind == "predict"))
     if early.any():
@@ -162,6 +167,33 @@ def _grid_certificates(counts: CountTable, *, alpha: float) -> Certificates:
     n_final = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
     result = certificates_from_bounds(selected, n_final, bound, sigma=counts.sigma)
     return replace(result, radius=floor_to_grid(result.radius, counts.rule.grid))
+
+
+def _decisions(counts: CountTable, *, alpha: float) -> Certificates:
+    """Return the largest radius of the rule up to which all are proven, by any count that was noted or by the last."""
+    rule = counts.rule
+    assert rule.name == "decide"
+    selected = counts.selection.argmax(-1)
+    n_final = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
+    noted = np.take_along_axis(counts.prefix, selected[:, None, None], -1)[..., 0]
+    k, t = (
+        np.append(noted, n_final[:, None], axis=1),
+        np.append(np.tile(counts.marks, (len(noted), 1)), counts.drawn[:, None], axis=1),
+    )
+    steps, needed = (
+        np.array([0.0, *rule.radii]),
+        np.array([0.0, *(needed_probability(r, sigma=counts.sigma) for r in rule.radii)]),
+    )
+    proven = [
+        proves_radius(k, t, p0, n=counts.n, alpha=alpha, early_share=rule.early_share).any(1) for p0 in needed[1:]
+    ]
+    reached = np.logical_and.accumulate(proven, axis=0).sum(0)
+    return Certificates(
+        prediction=np.where(reached > 0, selected, ABSTAIN).astype(np.int64),
+        radius=steps[reached],
+        n_a=n_final,
+        p_a_lower=needed[reached],
+    )
 
 
 def soft_counts(counts: CountTable, *, alpha: float) -> Certificates:

@@ -91,6 +91,12 @@ def acr_interval(radius: ArrayLike, correct: ArrayLike, *, confidence: float = 0
     return mean_interval(credited_radius(radius, correct), confidence=confidence)
 
 
+def acr_by_rule(radius: ArrayLike, correct: ArrayLike, *, rule: str) -> Interval:
+    """Return `acr_interval` of certificates by a rule; NaN by `decide`, which asks for given radii alone."""
+    unknown = float("nan")
+    return Interval(estimate=unknown, low=unknown, high=unknown) if rule == "decide" else acr_interval(radius, correct)
+
+
 def accuracy_band(share: ArrayLike, examples: int, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Return pointwise Wilson intervals (low, high) of shares over `examples` images."""
     p, z = np.asarray(share, dtype=np.float64), float(ndtri(0.5 + confidence / 2))

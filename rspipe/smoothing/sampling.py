@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from rspipe.errors import nearest
 from rspipe.smoothing.certificates import check_alpha, check_can_certify
+from rspipe.smoothing.decisions import DecisionLooks, decision_looks
 from rspipe.smoothing.rules import looks
 
 
@@ -64,12 +65,49 @@ class RadiusGridRule:
         _check_chance(self.futility)
 
 
+@dataclass(frozen=True)
+class DecideRule:
+    """Certified accuracies at one or a few radii alone: bets at growing looks, and a last look at all n samples."""
+
+    name: Literal["decide"] = "decide"
+    radii: tuple[float, ...] = (0.25,)
+    """The radii, in pixel units, ascending; 0 asks for the class alone."""
+    early_share: float = 0.2
+    """Of alpha, for all looks before the last."""
+    first: int = 100
+    """Samples of the first look."""
+    growth: float = 1.1
+    """Factor between looks, rounded up to multiples of `step`, which is the least distance."""
+    step: int = 100
+    futility: float = 1e-3
+    """Chance, at most, at each look that a radius that could still be proven is given up."""
+    label_stop: bool = True
+    """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is out of range."""
+        if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
+            raise ValueError(f"radii = {list(self.radii)} must hold one radius or more, none below 0")
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError(f"radii = {list(self.radii)} must ascend, without repetition")
+        _check_chance(self.futility)
+        if not 0 < self.early_share < 1:
+            raise ValueError(f"early_share = {self.early_share} must lie in (0, 1)")
+        if self.first < 1 or self.step < 1 or not 1 <= self.growth < math.inf:
+            raise ValueError(f"first = {self.first}, step = {self.step} and growth = {self.growth} must be at least 1")
+
+    def looks(self, *, sigma: float, n: int, alpha: float) -> tuple[DecisionLooks, ...]:
+        """Return the looks of every radius, all at the same numbers of samples."""
+        given = {name: getattr(self, name) for name in ("early_share", "first", "growth", "step", "futility")}
+        return tuple(decision_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
+
+
 def _check_chance(futility: float) -> None:
     if not 0 < futility < 1:
         raise ValueError(f"futility = {futility} must lie in (0, 1)")
 
 
-Rule = FixedRule | PlannedRule | RadiusGridRule
+Rule = FixedRule | PlannedRule | RadiusGridRule | DecideRule
 
 RULES: dict[str, type[Rule]] = {kind().name: kind for kind in get_args(Rule)}
 
@@ -95,8 +133,9 @@ def rule_of(given: Rule | str | Mapping[str, Any]) -> Rule:
     if (name := str(values.get("name"))) not in RULES:
         raise ValueError(f"unknown rule {name!r}{nearest(name, RULES)}")
     check_rule_keys(values)
-    if "grid" in values:
-        values["grid"] = tuple(map(float, values["grid"]))
+    for name in ("grid", "radii"):
+        if name in values:
+            values[name] = tuple(map(float, values[name]))
     return RULES[name](**values)
 
 
@@ -124,8 +163,12 @@ class Sampling:
         for name in ("n0", "n", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        whole = self.rule.name != "radius_grid"
-        check_can_certify(self.n, self.alpha if whole else looks(self.n, self.alpha)[-1].alpha)
+        last = self.alpha
+        if self.rule.name == "radius_grid":
+            last = looks(self.n, self.alpha)[-1].alpha
+        elif self.rule.name == "decide":
+            last = (1 - self.rule.early_share) * self.alpha
+        check_can_certify(self.n, last)
         if self.rule.name == "planned" and self.rule.pilot <= self.n0:
             raise ValueError(f"rule.pilot = {self.rule.pilot} includes the selection and must exceed n0 = {self.n0}")
         if self.batch_size is not None and (self.batch_size < 1 or self.block_size % self.batch_size):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from rspipe.networks.deployment import Precision
-from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Sampling, check_rule_keys
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Sampling, check_rule_keys
 from rspipe.spec import ImageChoice, PositiveInt, Seed, Spec, by_name
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -20,7 +20,7 @@ def _rule_by_name(value: Any) -> Any:
     return table
 
 
-RuleSpec = Annotated[FixedRule | PlannedRule | RadiusGridRule, Field(discriminator="name")]
+RuleSpec = Annotated[FixedRule | PlannedRule | RadiusGridRule | DecideRule, Field(discriminator="name")]
 
 
 class CertifySpec(Spec):

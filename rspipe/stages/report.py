@@ -182,7 +182,9 @@ def write_derived(
     rows = {name: (counts, derive(counts, kind=kind, alpha=alpha, n=n)) for name, counts in all_counts.items()}
     for counts, certificates in rows.values():
         (folder / f"{counts.id}.tsv").write_text(certification_log(counts, certificates))
-    return derived_table(rows, radii=study.radii, with_radius=kind != "predict"), folder
+    rule = study.certify.rule
+    radii = rule.radii if rule.name == "decide" else study.radii
+    return derived_table(rows, radii=radii, with_radius=kind != "predict"), folder
 
 
 def published_logs(store: Store, study: StudyConfig) -> dict[str, LoggedCertificates]:

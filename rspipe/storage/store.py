@@ -290,8 +290,8 @@ class Store:
         rules = self.counts(["rule"])
         if rules is None:
             return ()
-        grid = "radius_grid" in pc.unique(rules["rule"]).to_pylist()
-        rows = self.counts(needed_columns(marks=complete or grid, soft=complete))
+        looking = not {"radius_grid", "decide"}.isdisjoint(pc.unique(rules["rule"]).to_pylist())
+        rows = self.counts(needed_columns(marks=complete or looking, soft=complete))
         assert rows is not None
         wanted = pc.is_in(rows["key"], pa.array(sorted(set(keys.values()))))
         # Each is a copy of everything.

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
-from torch import Tensor
+from torch import Tensor, nn
 
 from rspipe.smoothing.certificates import ABSTAIN, clopper_pearson_lower
+from rspipe.smoothing.classifiers import Classifier
+from rspipe.smoothing.counting import count_image
+from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.decisions import DecisionLooks, decide, decision_looks, log_bets
+from rspipe.smoothing.derivation import derive
+from rspipe.smoothing.sampling import DecideRule, Sampling
 
 PHI = NormalDist()
 FINE = {"first": 32, "growth": 1.1, "step": 32}
@@ -122,6 +127,80 @@ def test_a_decision_does_not_depend_on_the_batch_size() -> None:
         decide(classifier, x, 0.33, sigma=0.5, n=5000, block_size=500, batch_size=size) for size in (10, 100, 250, 500)
     )
     assert others == [first] * 3
+
+
+class Line(nn.Module):
+    """Two classes by the first number."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return torch.stack([-batch[:, 0], batch[:, 0]], dim=1)
+
+
+def counted(distance: float, rule: DecideRule, *, n: int = 5000, **call: Any) -> CountTable:
+    spec = Sampling(rule=rule, n=n, block_size=500, **call)
+    shared: dict[str, Any] = {"label": 1, "sigma": 0.5, "example": 3, "classes": 2}
+    return count_image([Line()], [Classifier("a", (0,), (1.0,))], torch.tensor([distance, 0.0]), spec=spec, **shared)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.2, 0.36, 0.45, 0.8])
+def test_a_pass_by_rule_decide_draws_and_says_what_decide_does(radius: float) -> None:
+    for distance in (0.4, 0.05):
+        counts = counted(distance, DecideRule(radii=(radius,), label_stop=False))
+        classifier, x = linear(distance)
+        alone = decide(classifier, x, radius, sigma=0.5, n=5000, example=3, block_size=500)
+        own = derive(counts)
+        assert (own.prediction[0], own.radius[0], own.n_a[0]) == (alone.prediction, alone.radius, alone.n_a)
+        assert counts.drawn[0] == alone.samples
+        assert counts.stop[0] == ("settled" if alone.samples < 5000 else "")
+        # The bound is what the radius needs, and no more.
+        assert own.p_a_lower[0] == (pytest.approx(PHI.cdf(radius / 0.5), rel=1e-9) if alone.proven else 0)
+
+
+def test_of_several_radii_those_count_up_to_the_first_that_is_not_proven() -> None:
+    radii = (0.1, 0.2, 0.36, 0.45)
+    counts = counted(0.4, DecideRule(radii=radii))
+    single = [counted(0.4, DecideRule(radii=(radius,))) for radius in radii]
+    assert counts.drawn[0] == max(one.drawn[0] for one in single)
+    proven = [radius for radius, one in zip(radii, single, strict=True) if derive(one).prediction[0] == 1]
+    assert derive(counts).radius[0] == max(proven) == 0.36
+    # A radius that is proven early stays so, whatever the counts to come: it is proven by those that were noted.
+    assert len(counts.marks) == len(decision_looks(0.1, sigma=0.5, n=5000, alpha=0.001).t)
+    # A radius beyond the first that was given up takes no samples.
+    lost = counted(0.4, DecideRule(radii=(0.8, 0.9)))
+    assert lost.drawn[0] == counted(0.4, DecideRule(radii=(0.8,))).drawn[0]
+    assert derive(lost).prediction[0] == ABSTAIN
+
+
+def test_counts_by_rule_decide_do_not_depend_on_the_batch_size() -> None:
+    rule = DecideRule(radii=(0.2, 0.36))
+    first, *others = (counted(0.4, rule, batch_size=size) for size in (None, 50, 500))
+    for other in others:
+        assert np.array_equal(first.prefix, other.prefix)
+        assert np.array_equal(first.estimation, other.estimation)
+
+
+def test_other_certificates_are_not_derived_from_decisions() -> None:
+    counts = counted(0.4, DecideRule(radii=(0.2,)))
+    with pytest.raises(ValueError, match="rule decide stops by its estimation samples"):
+        derive(counts, kind="two_sided")
+    assert derive(counts, alpha=0.5).radius[0] == 0.2
+    assert derive(counts, alpha=1e-9).prediction[0] == ABSTAIN
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"radii": ()}, "one radius or more"),
+        ({"radii": (0.5, 0.25)}, "must ascend"),
+        ({"radii": (-0.1,)}, "none below 0"),
+        ({"futility": 0.0}, "futility"),
+        ({"early_share": 1.0}, "early_share"),
+        ({"growth": 0.5}, "growth"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        DecideRule(**given)
 
 
 def test_false_decisions_are_as_rare_as_alpha_says() -> None:

@@ -21,7 +21,7 @@ from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
-from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Rule
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.counts import count_rows
 from rspipe.storage.files import checksum, load_torch, save_torch
@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned", pilot=200, eps=0.05),
     "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.25, 0.5)),
+    "decide": DecideRule(radii=(0.25, 0.5)),
 }
 
 
@@ -339,14 +340,16 @@ def test_counts_come_back_as_they_were_made(tmp_path: Path, rule: str, complete:
         for name in ("selection", "pilot", "estimation", "stop", "batch_size"):
             assert np.array_equal(getattr(counts, name), made(name)), name
             assert getattr(counts, name).dtype.kind == made(name).dtype.kind
-        noted = complete or rule == "radius_grid"
+        noted = complete or rule in ("radius_grid", "decide")
         prefix = made("prefix")
         reached = int((prefix[..., 0] >= 0).any(0).sum()) if noted else 0
-        assert counts.marks.tolist() == [200, 500, 1000, 2000, 3000][:reached]
+        assert counts.marks.tolist() == counted[0].marks[:reached].tolist()
         assert np.array_equal(counts.prefix, prefix[:, :reached])
         for name in ("probability_sum", "probability_square"):
             assert np.array_equal(getattr(counts, name), made(name) if complete else np.zeros((3, 0))), name
-    early = {"fixed": set(), "planned": {"label", "planned"}, "radius_grid": {"label", "settled"}}[rule]
+    early = {"fixed": set(), "planned": {"label", "planned"}, "radius_grid": {"label", "settled"}}.get(
+        rule, {"label", "settled"}
+    )
     assert {str(one) for counts in stored for one in counts.stop} - {""} == early
 
 

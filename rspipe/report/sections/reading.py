@@ -11,6 +11,7 @@ def section(results: Results) -> Section:
     content = {
         "alpha": certify.alpha,
         "rule": certify.rule.name,
+        "radii": results.radii,
         "images": images,
         "failures": certify.alpha * images,
         "seeds": dict.fromkeys((min(seeds), max(seeds))),

@@ -17,6 +17,7 @@ def result_table(summaries: Sequence[Summary]) -> Table:
     Radii that no classifier reaches are left out.
     """
     several = len({summary.sigma for summary in summaries}) > 1
+    averaged = any(summary.rule != "decide" for summary in summaries)
     reached = {r for one in summaries for r, share in zip(one.radii, one.certified_accuracy, strict=True) if share}
 
     def row(summary: Summary) -> dict[str, Cell]:
@@ -25,11 +26,11 @@ def result_table(summaries: Sequence[Summary]) -> Table:
         return {
             **sigma,
             "classifier": Cell(summary.name),
-            "ACR ± 95 %": estimate_cell(summary.acr),
+            **({"ACR ± 95 %": estimate_cell(summary.acr)} if averaged else {}),
             **{f"CA({radius:g})": number_cell(share) for radius, share in accuracy if radius in reached or not reached},
             "abstained": percent_cell(summary.abstained),
             "saturated": percent_cell(summary.saturated),
-            "two-sided ACR": number_cell(summary.acr_two_sided),
+            **({"two-sided ACR": number_cell(summary.acr_two_sided)} if averaged else {}),
             "samples": Cell(quantity(summary.samples), summary.samples),
             "training": Cell(duration(summary.training_seconds), summary.training_seconds),
             "passes": Cell(quantity(summary.passes), summary.passes),
@@ -96,7 +97,7 @@ def section(results: Results) -> Section:
     sigmas = [sigma for sigma in results.sigmas if results.summaries_at(sigma)]
     content = {
         "averages": seed_table(results.seed_averages),
-        "choices": choice_table(results),
+        "choices": Table.of(()) if results.decided else choice_table(results),
         "levels": [Level(sigma, result_table(results.listed_at(sigma))) for sigma in sigmas],
         "caps": {sigma: radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma in sigmas},
     }
