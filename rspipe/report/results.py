@@ -192,7 +192,8 @@ class Results:
     def cascade_group(self, cascades: Sequence[CertifiedCascade]) -> Group:
         """Return the group of cascades that differ in the seed of their models alone."""
         name = cascades[0].record.name
-        group = Group.of([one.classifier for one in cascades], id_=name, label=seeds_label(name, len(cascades)))
+        label = cascades_label(cascades)
+        group = Group.of([one.classifier for one in cascades], id_=name, label=label)
         members = [frozenset(map(self.member, self.models_of(one.record.id))) for one in cascades]
         return replace(group, members=tuple(members) if len({*members}) == len(members) else ())
 
@@ -292,6 +293,12 @@ class Results:
             for label, classifiers in self.models_at(sigma).items()
         ]
         return tuple(average for average in averages if average is not None and not self.decided)
+
+
+def cascades_label(cascades: Sequence[CertifiedCascade]) -> str:
+    """Return the name of cascades that differ in their seed, with the number of seeds where they have any."""
+    record = cascades[0].record
+    return record.name if record.seed is None else seeds_label(record.name, len(cascades))
 
 
 def seeds_label(label: str, seeds: int) -> str:

@@ -23,7 +23,7 @@ from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
 from rspipe.errors import StudyError, nearest
 from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
-from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import ImageRange, Spec, content_id
 from rspipe.study.config import StudyConfig
@@ -290,7 +290,14 @@ def test_a_choice_of_images_that_makes_no_sense_is_one_line(given: str, told: st
 
 
 def test_rules_are_parts_of_the_identity(tmp_path: Path) -> None:
-    rules = ["fixed", "planned", "radius_grid", "{name='fixed', label_stop=true}", "{name='planned', eps=0.02}"]
+    rules = [
+        "fixed",
+        "planned",
+        "radius_grid",
+        "decide",
+        "{name='fixed', label_stop=true}",
+        "{name='planned', eps=0.02}",
+    ]
     assert len({load_study(write(tmp_path), overrides=[f"certify.rule={rule}"]).id for rule in rules}) == len(rules)
 
 
@@ -563,6 +570,7 @@ SPECS: tuple[Spec, ...] = (
     CertifySpec(images=100),
     CertifySpec(rule=PlannedRule(name="planned"), batch_size=500),
     CertifySpec(rule=RadiusGridRule(name="radius_grid")),
+    CertifySpec(rule=DecideRule()),
 )
 
 
@@ -666,7 +674,7 @@ WRONG = [
     # Rules.
     ("certify.rule='plannd'", "certify.rule: unknown rule 'plannd'; did you mean 'planned'?"),
     ("certify.rule={name='radiusgrid'}", "certify.rule: unknown rule 'radiusgrid'; did you mean 'radius_grid'?"),
-    ("certify.rule='zzz'", "certify.rule: unknown rule 'zzz'; valid names: fixed, planned, radius_grid"),
+    ("certify.rule='zzz'", "certify.rule: unknown rule 'zzz'; valid names: fixed, planned, radius_grid, decide"),
     ("certify.rule={eps=0.1}", "certify.rule: needs a name, e.g. rule.name"),
     ("certify.rule={name='planned', epss=1}", "certify.rule: unknown key 'epss'; did you mean 'eps'?"),
     ("certify.rule={name='fixed', pilot=9}", "certify.rule: unknown key 'pilot'; valid names: label_stop, name"),

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours
-from rspipe.report.results import Results, seeds_label
+from rspipe.report.results import Results, cascades_label
 from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
 from rspipe.report.tables import Cell, Table, number_cell, percent_cell
@@ -51,10 +51,10 @@ def cascade_table(results: Results) -> Table:
 
     def rows() -> Iterator[dict[str, Cell]]:
         for sigma in results.sigmas:
-            for name, cascades in results.cascades_at(sigma).items():
+            for cascades in results.cascades_at(sigma).values():
                 share, right, median = handed_on(cascades)
                 none = {"handed on": Cell("–"), "of these right": Cell("–"), "their median radius": Cell("–")}
-                yield row(seeds_label(name, len(cascades)), sigma, [one.classifier for one in cascades]) | {
+                yield row(cascades_label(cascades), sigma, [one.classifier for one in cascades]) | {
                     "handed on": percent_cell(share),
                     "of these right": percent_cell(right),
                     "their median radius": number_cell(median),
@@ -81,10 +81,10 @@ def cascade_sentences(results: Results) -> Iterator[str]:
             yield (f"{name}: certifies {change[0]:+.1f} points of clean accuracy against σ = {sigma:g} alone{lost}.")
 
 
-def cascade_figure(results: Results, name: str, cascades: Sequence[CertifiedCascade]) -> Figure:
+def cascade_figure(results: Results, cascades: Sequence[CertifiedCascade]) -> Figure:
     """Return certified accuracy against radius of a cascade and of its levels alone, averaged over seeds."""
     sigma = cascades[0].record.sigma
-    curves = [(seeds_label(name, len(cascades)), [one.classifier for one in cascades]), *_levels(results, cascades)]
+    curves = [(cascades_label(cascades), [one.classifier for one in cascades]), *_levels(results, cascades)]
     colours = label_colours([label for label, _ in curves])
     with mpl.rc_context(STYLE):
         figure, axes, grid = radius_panel(results, sigma=sigma, title="Cascade")
@@ -99,7 +99,7 @@ def section(results: Results) -> Section | None:
     """Return the section; None where no cascade is certified."""
     if not results.cascades:
         return None
-    every = [pair for sigma in results.sigmas for pair in results.cascades_at(sigma).items()]
-    figures = {f"cascade-{position}": cascade_figure(results, *pair) for position, pair in enumerate(every)}
+    every = [cascades for sigma in results.sigmas for cascades in results.cascades_at(sigma).values()]
+    figures = {f"cascade-{position}": cascade_figure(results, cascades) for position, cascades in enumerate(every)}
     content = {"table_of_cascades": cascade_table(results), "sentences": [*cascade_sentences(results)]}
     return Section("cascades", content, drawn(figures))
