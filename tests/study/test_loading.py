@@ -237,6 +237,7 @@ RULES = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned"),
     "radius_grid": RadiusGridRule(name="radius_grid"),
+    "decide": DecideRule(),
 }
 
 
@@ -674,7 +675,7 @@ WRONG = [
     # Rules.
     ("certify.rule='plannd'", "certify.rule: unknown rule 'plannd'; did you mean 'planned'?"),
     ("certify.rule={name='radiusgrid'}", "certify.rule: unknown rule 'radiusgrid'; did you mean 'radius_grid'?"),
-    ("certify.rule='zzz'", "certify.rule: unknown rule 'zzz'; valid names: fixed, planned, radius_grid, decide"),
+    ("certify.rule='zzz'", "certify.rule: unknown rule 'zzz'; valid names: decide, fixed, planned, radius_grid"),
     ("certify.rule={eps=0.1}", "certify.rule: needs a name, e.g. rule.name"),
     ("certify.rule={name='planned', epss=1}", "certify.rule: unknown key 'epss'; did you mean 'eps'?"),
     ("certify.rule={name='fixed', pilot=9}", "certify.rule: unknown key 'pilot'; valid names: label_stop, name"),
