@@ -133,9 +133,9 @@ def rule_of(given: Rule | str | Mapping[str, Any]) -> Rule:
     if (name := str(values.get("name"))) not in RULES:
         raise ValueError(f"unknown rule {name!r}{nearest(name, RULES)}")
     check_rule_keys(values)
-    for name in ("grid", "radii"):
-        if name in values:
-            values[name] = tuple(map(float, values[name]))
+    for key in ("grid", "radii"):
+        if key in values:
+            values[key] = tuple(map(float, values[key]))
     return RULES[name](**values)
 
 

@@ -15,7 +15,7 @@ from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.decisions import DecisionLooks, decide, decision_looks, log_bets
 from rspipe.smoothing.derivation import derive
-from rspipe.smoothing.sampling import DecideRule, Sampling
+from rspipe.smoothing.sampling import DecideRule, Sampling, rule_of
 
 PHI = NormalDist()
 FINE = {"first": 32, "growth": 1.1, "step": 32}
@@ -185,6 +185,11 @@ def test_other_certificates_are_not_derived_from_decisions() -> None:
         derive(counts, kind="two_sided")
     assert derive(counts, alpha=0.5).radius[0] == 0.2
     assert derive(counts, alpha=1e-9).prediction[0] == ABSTAIN
+
+
+def test_the_rule_is_given_by_its_name_or_a_table() -> None:
+    assert rule_of("decide") == DecideRule()
+    assert rule_of({"name": "decide", "radii": [0, 1]}) == DecideRule(radii=(0.0, 1.0))
 
 
 @pytest.mark.parametrize(
