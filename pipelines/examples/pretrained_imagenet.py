@@ -61,6 +61,7 @@ def command(pictures: Path, *, sigma: tuple[float, ...], images: int, n: int, ru
         *("--mean", *[f"{MEAN:.4f}"] * 3, "--std", *[f"{STD:.4f}"] * 3),
         *("--images", str(pictures), "--size", "224", "--resize", "256"),
         *("--sigma", *map(str, sigma), "--n", str(n), "--set", f"certify.images={images}"),
+        *("--set", "radii=[0, 0.05, 0.1, 0.15, 0.25, 0.5]"),
         *("--name", "efficientnet_lite0", "--run-dir", str(run_dir)),
     ]
 
@@ -69,7 +70,7 @@ def main(
     pictures: tyro.conf.Positional[Path],
     *,
     sigma: tuple[float, ...] = (0.05, 0.25),
-    images: int = 25,
+    images: int = 16,
     n: int = 500,
     run_dir: Path = Path("runs/efficientnet_lite0"),
 ) -> None:
