@@ -103,6 +103,15 @@ def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
     p = np.stack([first, 0.6 * (1 - first), 0.4 * (1 - first)], axis=1)
     estimation = np.stack([rng.multinomial(1000, one) for one in p])
     early = np.stack([rng.multivariate_hypergeometric(one, 200) for one in estimation])
+    prefix, futile, pilot = (
+        np.stack([early, estimation], axis=1),
+        np.zeros(IMAGES, bool),
+        np.zeros((IMAGES, 3), np.int64),
+    )
+    if rule.name == "planned":
+        # Every other image whose class has less than a half was given up.
+        futile, pilot = (first < 0.5) & (np.arange(IMAGES) % 2 == 0), np.stack([rng.multinomial(900, one) for one in p])
+        estimation[futile], prefix[futile] = 0, -1
     return CountTable(
         sigma=sigma,
         rule=rule,
@@ -115,11 +124,11 @@ def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
         example=np.arange(IMAGES),
         label=np.zeros(IMAGES, np.int64),
         selection=np.stack([rng.multinomial(100, one) for one in p]),
-        pilot=np.zeros((IMAGES, 3), np.int64),
+        pilot=pilot,
         estimation=estimation,
-        stop=np.full(IMAGES, ""),
+        stop=np.where(futile, "futility", ""),
         marks=np.array([200, 1000]),
-        prefix=np.stack([early, estimation], axis=1),
+        prefix=prefix,
         probability_sum=np.zeros((IMAGES, 3)),
         probability_square=np.zeros((IMAGES, 3)),
         batch_size=np.full(IMAGES, 100),
@@ -127,11 +136,10 @@ def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
     )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> tuple[Store, Results, dict[str, CountTable]]:
+def written(run_dir: Path, text: str) -> tuple[Store, Results, dict[str, CountTable]]:
     """Return a run directory with counts of every model, its results, and the counts."""
-    study, counts = load(), {}
-    with open_store(tmp_path, study, source=STUDY, environment={"cpu": "none"}) as store:
+    study, counts = load(text), {}
+    with open_store(run_dir, study, source=text, environment={"cpu": "none"}) as store:
         records = [trained(spec) for spec in study.model_specs]
         keys = certification_keys(study, records, [])
         for position, record in enumerate(records):
@@ -140,6 +148,12 @@ def run(tmp_path: Path) -> tuple[Store, Results, dict[str, CountTable]]:
             store.save_counts(count_rows(table, keys=[keys[record.id]] * IMAGES, spec=study.certify, device="cpu"))
             counts[record.id] = table
         return store, read_results(store, study), counts
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Store, Results, dict[str, CountTable]]:
+    """Return a run directory under rule fixed."""
+    return written(tmp_path, STUDY)
 
 
 Run = tuple[Store, Results, dict[str, CountTable]]
@@ -205,6 +219,25 @@ def test_what_is_stored_is_proven_without_rspipe_and_nothing_more(
             file.write_text(json.dumps({**claims, name: [*claims[name][:at], other, *claims[name][at + 1 :]]}))
             assert check_run.main([str(tmp_path)]) == 1, (name, at)
     assert f"{file.name} is proven" in capsys.readouterr().out
+
+
+def test_a_plan_that_gave_up_hands_on_by_its_pilot_and_that_is_proven_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = '\nrule = { name = "planned", label_stop = false }\n'
+    store, results, counts = written(tmp_path, STUDY + rule)
+    write_report(store, results, figures=())
+    assert check_run.main([str(tmp_path)]) == 0, capsys.readouterr().out
+    one = results.cascades[0]
+    given_up = counts[one.record.classifiers[0]].stop == "futility"
+    assert set(one.level[given_up].tolist()) == {-1, 1}
+    # A claim of all of the share would be refuted.
+    file = tmp_path / "cascades" / f"{one.record.id}.json"
+    claims = json.loads(file.read_text())
+    at = int(np.flatnonzero(given_up & (one.level == 1))[0])
+    claims["radius"][at] *= 1 + 1e-6
+    file.write_text(json.dumps(claims))
+    assert check_run.main([str(tmp_path)]) == 1
 
 
 @pytest.mark.parametrize(
