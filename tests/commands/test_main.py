@@ -80,7 +80,9 @@ def test_certify_with_checkpoints_is_certify_model(capsys: pytest.CaptureFixture
 
 def test_every_command_is_a_script_too() -> None:
     files = {command: command.replace("-", "_") for command in COMMANDS} | {"study": "full_study"}
-    assert {path.stem for path in PIPELINES.glob("*.py")} == set(files.values())
+    # What checks rspipe is none of its commands.
+    scripts = {path.stem for path in PIPELINES.glob("*.py")} - {"check_run", "recount"}
+    assert scripts == set(files.values())
     for command, file in files.items():
         assert f'run("{command}")' in (PIPELINES / f"{file}.py").read_text(encoding="utf-8")
 
