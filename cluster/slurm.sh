@@ -31,19 +31,22 @@ hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
 # An address, not a name: on some systems a host's name is its own loopback address. `read` takes the first of several.
 read -r address _ <<< "$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname -I)"
-# Below the ports of Ray's workers, and another for every job.
-port=$((6379 + SLURM_JOB_ID % 3000))
+# Another for every job; between the ports of Ray's workers and those that the system hands out.
+port=$((20000 + SLURM_JOB_ID % 10000))
+export RSPIPE_HEAD="$address:$port"
 
 # `ray symmetric-run` ends with 0 although its Ray did not start: the study itself says how it ended.
 status=$(mktemp "$PWD/.rspipe-$SLURM_JOB_ID.XXXXXX")
 trap 'rm -f "$status"' EXIT
 export RSPIPE_STATUS="$status"
 
+# It tells the study no address either, and without one the study would start a Ray of its own on the first node.
 # shellcheck disable=SC2016
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-  ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  ray symmetric-run --address "$RSPIPE_HEAD" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" -- \
-  bash -c 'python -u pipelines/full_study.py "$@"; code=$?; echo "$code" > "$RSPIPE_STATUS"; exit "$code"' study "$@" ||
+  bash -c 'RAY_ADDRESS="$RSPIPE_HEAD" python -u pipelines/full_study.py "$@"; code=$?; echo "$code" > "$RSPIPE_STATUS"; exit "$code"' study "$@" ||
   echo "srun ended with $?" >&2
 
 if [[ ! -s "$status" ]]; then

@@ -5,6 +5,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from jsonschema.exceptions import ValidationError
 import rspipe
 from rspipe.commands.options import StageOptions
 from rspipe.study.loading import load_study
+from tests.processes import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -357,7 +360,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     pretend(tools, "hostname", "echo '10.1.2.3 192.168.0.1 '")
     ray = 'echo "ray $RAY_AUTH_MODE: $*" >> told; [[ "$1" != symmetric-run || -f broken ]] && exit 0\n'
     pretend(tools, "ray", ray + 'while [[ "$1" != -- ]]; do shift; done; shift; exec "$@"')
-    pretend(tools, "python", 'echo "python: $*" >> told; exit "$(cat ends)"')
+    pretend(tools, "python", 'echo "python at $RAY_ADDRESS: $*" >> told; exit "$(cat ends)"')
     return {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": "active",
@@ -382,9 +385,9 @@ def test_a_slurm_job_ends_as_its_study_does(ends: int, slurm: dict[str, str], tm
     assert done.returncode == ends, done.stderr
     told = (tmp_path / "told").read_text()
     assert "ray token: get-auth-token --generate" in told
-    run = "symmetric-run --address 10.1.2.3:8090 --min-nodes 2 --num-cpus=8 --num-gpus=1 -- bash -c"
+    run = "symmetric-run --address 10.1.2.3:24711 --min-nodes 2 --num-cpus=8 --num-gpus=1 -- bash -c"
     assert f"ray token: {run}" in told
-    assert "python: -u pipelines/full_study.py --run-dir /shared/a b --set certify.n=10\n" in told
+    assert "python at 10.1.2.3:24711: -u pipelines/full_study.py --run-dir /shared/a b --set certify.n=10\n" in told
     assert not list(tmp_path.glob(".rspipe-*"))
 
 
@@ -407,6 +410,46 @@ def test_symmetric_run_and_ray_start_take_what_the_slurm_script_gives_them() -> 
     assert len(words) == 4
     assert {option for parameter in start.params for option in parameter.opts} >= set(handed_on)
     assert len(curate_and_validate_ray_start_args(shlex.split(call))) == len(handed_on) == 2
+
+
+def test_a_study_on_slurm_runs_on_the_ray_that_the_script_started(
+    own_ray: None, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    """With real ray, in a process namespace of its own, since `ray symmetric-run` ends every Ray that it sees."""
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs unshare (util-linux) and the right to make namespaces")
+    tools = Path(slurm["PATH"].partition(os.pathsep)[0])
+    pretend(tools, "hostname", "echo 127.0.0.1")
+    for name in ("ray", "python"):
+        (tools / name).unlink()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{slurm['PATH']}"
+    # A study that joins as every study does, and says where it is.
+    (tmp_path / "pipelines").mkdir()
+    said = (
+        "from pathlib import Path\n"
+        "from rspipe.execution.connection import connect\n"
+        "from rspipe.execution.resources import Resources\n"
+        "with connect(address=None, resources=Resources(), log=Path('log')) as joined:\n"
+        "    print('study at', joined.address, len(joined.nodes))\n"
+    )
+    (tmp_path / "pipelines" / "full_study.py").write_text(said, encoding="utf-8")
+    script = [str(CLUSTER / "slurm.sh")]
+    environment = {**slurm, "HOME": str(tmp_path), "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "1"}
+    # Sockets want a short path.
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        done = subprocess.run(
+            [*alone, *script],
+            env={**environment, "SLURM_GPUS_ON_NODE": "0", "RAY_TMPDIR": short, "PATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Ray names the head by another of its addresses.
+    assert re.search(r"study at [\d.]+:24711 1$", done.stdout, re.MULTILINE), done.stdout
 
 
 # --- all --------------------------------------------------------------------------------------------------------------
