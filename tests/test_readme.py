@@ -36,7 +36,11 @@ def test_the_result_tables_are_of_the_default_study_as_it_is_now() -> None:
     claims = [sigma for claim in study.claims for sigma in (levels if claim.sigma is None else {claim.sigma})]
     ensembles = [spec for spec in study.ensemble_specs(specs) if not names_seeds(spec.label)]
     choices = sum(len(group.weights) for group in study.ensembles if group.subsets == "of_seeds") * len(levels)
-    assert len(rows) == len(claims) + len(labels) + choices + len(specs) + len(ensembles)
+    # A label has a cascade of each of its seeds.
+    cascades = [spec for cascade in study.cascades for spec in specs if spec.label == cascade.classifiers[0]]
+    cascades_of_ensembles = [one for one in study.cascades if one.classifiers[0] not in {spec.label for spec in specs}]
+    count = len(cascades) // len(levels) + len(cascades_of_ensembles)
+    assert len(rows) == len(claims) + len(labels) + choices + len(specs) + len(ensembles) + count
 
 
 def test_the_study_of_the_readme_is_one(tmp_path: Path) -> None:
