@@ -20,7 +20,7 @@ from rspipe.execution.resources import Cluster
 _log = logging.getLogger(__name__)
 
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.25
 
 # Each of them may have waited a minute for resources that somebody else holds.
 _FRUITLESS_GROUPS = 5

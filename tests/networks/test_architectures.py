@@ -17,6 +17,7 @@ from rspipe.data.spec import DigitsData
 from rspipe.errors import MissingPackageError, ModelError, StudyError
 from rspipe.networks.architectures import ARCHITECTURES, build_network, check_input, find_architecture
 from rspipe.networks.normalization import CIFAR10, IMAGENET, Normalize, normalization, set_normalization
+from rspipe.networks.spec import of_study_file
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.spec import ModelSpec, TrainingSpec
 
@@ -36,15 +37,17 @@ def flat(network: nn.Module) -> torch.Tensor:
 
 
 def spec(architecture: object) -> ModelSpec:
-    return ModelSpec(
-        label="a",
-        data=DigitsData(),
-        architecture=architecture,  # type: ignore[arg-type]
-        method=Gaussian(name="gaussian"),
-        training=TrainingSpec(),
-        train_sigma=0.5,
-        seed=0,
-    )
+    """Return the spec of a study file that names an architecture, whose user allows its code."""
+    content = {
+        "label": "a",
+        "data": DigitsData(),
+        "architecture": architecture,
+        "method": Gaussian(name="gaussian"),
+        "training": TrainingSpec(),
+        "train_sigma": 0.5,
+        "seed": 0,
+    }
+    return ModelSpec.model_validate(content, context=of_study_file(allow_code=True))
 
 
 def test_every_architecture_has_an_input_size_here() -> None:

@@ -25,11 +25,17 @@ class Nodes:
     """A head that computes nothing and nodes of one CPU each; every node has a home and temporary files of its own."""
 
     def __init__(self, folder: Path, *, others: int, environment: Mapping[str, str] | None = None) -> None:
+        self._folder, self._others, self._environment = folder, others, environment or {}
+        self._started = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start a head and nodes; once more after the head was lost, on other machines."""
         self.homes: list[Path] = []
-        self._folder, self._environment = folder, environment or {}
+        self._started += 1
         self._cluster = Cluster()
         try:
-            for cpus in (0, *[1] * others):
+            for cpus in (0, *[1] * self._others):
                 self.add(cpus=cpus)
         except BaseException:
             self.close()
@@ -52,7 +58,7 @@ class Nodes:
 
     def add(self, *, cpus: int = 1) -> Node:
         """Start a node and wait until it has joined."""
-        home = self._folder / f"node-{len(self.homes)}"
+        home = self._folder / f"node-{self._started}-{len(self.homes)}"
         (home / "tmp").mkdir(parents=True)
         self.homes.append(home)
         own = {**os.environ, **self._environment, "HOME": str(home), "TMPDIR": str(home / "tmp")}

@@ -12,6 +12,7 @@ from rspipe.commands import certify_model, session
 from rspipe.data.sources import load_dataset
 from rspipe.execution.resources import Cluster
 from rspipe.networks.architectures import build_network
+from rspipe.report.section import Section
 
 
 @pytest.fixture
@@ -29,6 +30,8 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -
         torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "connect", lambda **_: _connected(cluster))
+    # To draw them takes most of the time of a report.
+    monkeypatch.setattr(Section, "pictures", {})
     return tmp_path
 
 

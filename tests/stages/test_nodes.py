@@ -5,9 +5,9 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
+import pytest
 from pyarrow import fs
 
 from rspipe.data.sources import load_dataset
@@ -27,6 +27,110 @@ KEPT = ("models/", "search/", "moments/", "weights/", "figures/", "summary.", "r
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_head_ends_with_the_same_numbers(
+    nodes: Nodes, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+
+    def written(pattern: str) -> set[Path]:
+        return set(run_dir.glob(pattern))
+
+    def begin(script: str, *, workers: int) -> "subprocess.Popen[str]":
+        words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", str(workers))
+        # How long a driver looks for its head.
+        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        # Of a driver that was killed.
+        nodes.wait_until_idle()
+        return start(script, *words, "--ray-address", nodes.address, environment=impatient)
+
+    def more(pattern: str, process: "subprocess.Popen[str]") -> None:
+        """Wait for another result."""
+        before = written(pattern)
+        wait_until(lambda: written(pattern) - before, process)
+
+    def lose_node(worker: str, result: str, process: "subprocess.Popen[str]") -> None:
+        """Replace the node of a worker by another while there is no result of the stage yet."""
+        lost = nodes.at_work(worker, process)
+        # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
+        assert not written(result), f"there was a {result} before the node was lost"
+        nodes.lose(lost)
+        nodes.add()
+
+    def ended(process: "subprocess.Popen[str]") -> str:
+        """Wait for a script that goes on by itself."""
+        status, output = finish(process)
+        assert status == 0, output
+        assert "(raylet)" not in output, "Ray's own messages reached the terminal"
+        return output
+
+    def killed(process: "subprocess.Popen[str]") -> str:
+        process.kill()
+        _, output = finish(process)
+        assert not (run_dir / "report.html").exists(), "the study had ended before its driver was killed"
+        return output
+
+    # Where one worker does everything, what comes after its end was done by another.
+    trials, models, parts = "search/*/trial-*.json", "models/*/model.json", "certificates/part-*.parquet"
+    process = begin("tune.py", workers=1)
+    more(trials, process)
+    killed(process)
+    assert not written("search/*/result.json"), "the search had ended before its driver was killed"
+
+    process = begin("full_study.py", workers=1)
+    lose_node("ray::ImplicitFunc", "search/*/result.json", process)
+    lose_node("ray::RayTrainWorker", models, process)
+    assert written("search/*/result.json")
+    more(models, process)
+    assert nodes.kill_worker("ray::RayTrainWorker"), "the models were trained before a worker was killed"
+    more(models, process)
+    assert "going on with those that are left" in killed(process)
+    finished = {path: path.stat().st_mtime_ns for path in written(models)}
+    assert len(finished) < 5, "the models were trained before the driver was killed"
+
+    assert_quiet(ended(begin("train.py", workers=2)))
+    assert len(written(models)) == 5
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+
+    process = begin("weigh.py", workers=1)
+    nodes.at_work("ray::MapWorker", process)
+    assert not written("moments/*"), "the moments were there before the driver was killed"
+    process.kill()
+    finish(process)
+    process = begin("full_study.py", workers=2)
+    lose_node("ray::MapWorker", "moments/*", process)
+    more(parts, process)
+    assert len(written("weights/*.json")) == 5
+    assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
+    more(parts, process)
+    nodes.lose_head()
+    status, output = finish(process)
+    assert status != 0, output
+    nodes.start()
+    process = begin("certify.py", workers=2)
+    lost = nodes.at_work("ray::MapWorker", process)
+    more(parts, process)
+    before = written(parts)
+    nodes.lose(lost)
+    assert "going on with the" in ended(process)
+    assert written(parts) - before, "certification had ended before the node was lost"
+    assert not (run_dir / "summary.tsv").exists()
+    nodes.add()
+    assert_quiet(ended(start("report.py", str(run_dir))))
+
+    assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    # The other process runs it meanwhile.
+    reference, _ = request.getfixturevalue("reference")
+    assert_same_results(run_dir, reference)
+    study, store = load_study(TINY), Store(run_dir)
+    model = store.existing_model(study.model_specs[0].id)
+    core = expected_rows(store, study, load_dataset(study.data), [model], [Classifier(model.id, (0,), (1.0,))])
+    stored = rows(store)
+    assert len(core) == study.certify.images
+    for key, expected in core.items():
+        assert {name: stored[key][name] for name in expected} == expected, key
 
 
 def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(nodes: Nodes, tmp_path: Path) -> None:
@@ -106,104 +210,3 @@ def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_fold
     assert [*ours.certified] == [*theirs.certified]
     table, folder = write_derived(Store(run_dir), study, kind="two_sided", alpha=0.01, n=1000)
     assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10
-
-
-def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_head_ends_with_the_same_numbers(
-    nodes: Nodes, reference: tuple[Path, str], tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "run"
-
-    def written(pattern: str) -> set[Path]:
-        return set(run_dir.glob(pattern))
-
-    def begin(script: str, *, workers: int, cluster: Nodes = nodes) -> "subprocess.Popen[str]":
-        words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", str(workers))
-        # How long a driver looks for its head.
-        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-        # Of a driver that was killed.
-        cluster.wait_until_idle()
-        return start(script, *words, "--ray-address", cluster.address, environment=impatient)
-
-    def more(pattern: str, process: "subprocess.Popen[str]") -> None:
-        """Wait for another result."""
-        before = written(pattern)
-        wait_until(lambda: written(pattern) - before, process)
-
-    def lose_node(worker: str, result: str, process: "subprocess.Popen[str]", *, cluster: Nodes = nodes) -> None:
-        """Replace the node of a worker by another while there is no result of the stage yet."""
-        lost = cluster.at_work(worker, process)
-        # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
-        assert not written(result), f"there was a {result} before the node was lost"
-        cluster.lose(lost)
-        cluster.add()
-
-    def ended(process: "subprocess.Popen[str]") -> str:
-        """Wait for a script that goes on by itself."""
-        status, output = finish(process)
-        assert status == 0, output
-        assert "(raylet)" not in output, "Ray's own messages reached the terminal"
-        return output
-
-    def killed(process: "subprocess.Popen[str]") -> str:
-        process.kill()
-        _, output = finish(process)
-        assert not (run_dir / "report.html").exists(), "the study had ended before its driver was killed"
-        return output
-
-    # Where one worker does everything, what comes after its end was done by another.
-    trials, models, parts = "search/*/trial-*.json", "models/*/model.json", "certificates/part-*.parquet"
-    process = begin("tune.py", workers=1)
-    more(trials, process)
-    killed(process)
-    assert not written("search/*/result.json"), "the search had ended before its driver was killed"
-
-    process = begin("full_study.py", workers=1)
-    lose_node("ray::ImplicitFunc", "search/*/result.json", process)
-    lose_node("ray::RayTrainWorker", models, process)
-    assert written("search/*/result.json")
-    more(models, process)
-    assert nodes.kill_worker("ray::RayTrainWorker"), "the models were trained before a worker was killed"
-    more(models, process)
-    assert "going on with those that are left" in killed(process)
-    finished = {path: path.stat().st_mtime_ns for path in written(models)}
-    assert len(finished) < 5, "the models were trained before the driver was killed"
-
-    assert_quiet(ended(begin("train.py", workers=2)))
-    assert len(written(models)) == 5
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
-
-    process = begin("weigh.py", workers=1)
-    nodes.at_work("ray::MapWorker", process)
-    assert not written("moments/*"), "the moments were there before the driver was killed"
-    process.kill()
-    finish(process)
-    process = begin("full_study.py", workers=2)
-    lose_node("ray::MapWorker", "moments/*", process)
-    more(parts, process)
-    assert len(written("weights/*.json")) == 5
-    assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
-    more(parts, process)
-    nodes.lose_head()
-    status, output = finish(process)
-    assert status != 0, output
-    with closing(Nodes(tmp_path / "elsewhere", others=2)) as elsewhere:
-        process = begin("certify.py", workers=2, cluster=elsewhere)
-        lost = elsewhere.at_work("ray::MapWorker", process)
-        more(parts, process)
-        before = written(parts)
-        elsewhere.lose(lost)
-        assert "going on with the" in ended(process)
-        assert written(parts) - before, "certification had ended before the node was lost"
-        assert not (run_dir / "summary.tsv").exists()
-        assert_quiet(ended(start("report.py", str(run_dir))))
-
-    assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
-    assert_same_results(run_dir, reference[0])
-    study, store = load_study(TINY), Store(run_dir)
-    model = store.existing_model(study.model_specs[0].id)
-    core = expected_rows(store, study, load_dataset(study.data), [model], [Classifier(model.id, (0,), (1.0,))])
-    stored = rows(store)
-    assert len(core) == study.certify.images
-    for key, expected in core.items():
-        assert {name: stored[key][name] for name in expected} == expected, key

@@ -16,7 +16,6 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from rspipe.commands.options import study_path
 from rspipe.data.spec import DigitsData, ParquetData
 from rspipe.ensembles.members import parse_members
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
@@ -1138,5 +1137,5 @@ def test_a_hint_names_the_nearest_valid_name_or_all_of_them(name: str, valid: li
 
 
 def test_a_rule_named_by_one_override_takes_its_parameters_from_another() -> None:
-    study = load_study(study_path(None), overrides=["certify.rule=planned", "certify.rule.eps=0.02"])
+    study = load_study(TINY, overrides=["certify.rule=planned", "certify.rule.eps=0.02"])
     assert study.certify.rule == PlannedRule(name="planned", eps=0.02)
