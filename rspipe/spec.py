@@ -61,7 +61,7 @@ PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or a digit first",
     "^[0-9a-f]{64}$": "the 64 hex digits of a SHA-256",
 }
-"""What the patterns of texts ask for, in words."""
+"""The patterns of texts, in words."""
 
 
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -200,8 +200,8 @@ def results(**changes):
         ):
             ensembles.append(record)
             certificates.append(certified(record.id, "ensemble", sigma, skill=0.88, seed=len(record.id)))
-        found, tried = search(sigma)
-        searches.append(found)
+        searched, tried = search(sigma)
+        searches.append(searched)
         trials += tried
     content = {
         "study": study(),

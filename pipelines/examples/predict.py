@@ -1,4 +1,4 @@
-"""What is certified is what is deployed: certificates and predictions of single images. Takes seconds."""
+"""One classifier, certified and deployed: certificates and predictions of single images. Takes seconds."""
 
 from digits import digits, trained
 

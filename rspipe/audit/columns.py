@@ -20,7 +20,7 @@ _CALLED: Mapping[str, tuple[str, ...]] = {
     "time": ("time", "time_forward", "seconds", "elapsed"),
     PROVED: (PROVED,),
 }
-"""What our columns are called elsewhere, the usual names first."""
+"""Names of our columns elsewhere, the usual names first."""
 
 _NEEDED = ("idx", "label", "predict")
 
@@ -31,7 +31,7 @@ _WHOLE = re.compile(r"[+-]?\d{1,15}(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 _LAST = re.compile(r"[^\s:>\]|]+$")
-"""What is left of a cell when that is cut off which a logger writes before each line: "INFO:root:17"."""
+"""Matches the rest of a cell when that is cut off which a logger writes before each line: "INFO:root:17"."""
 
 
 def is_whole(text: str) -> bool:

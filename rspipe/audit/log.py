@@ -33,7 +33,7 @@ _CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII
 _ABSTAINED = ("abstain", "abstained", "abstention")
 
 _NOTHING = ("", "nan", "none", "null", "na", "n/a", "-inf", *_ABSTAINED)
-"""What stands in the place of a radius where nothing is certified, beside negative numbers."""
+"""Texts that stand in the place of a radius where nothing is certified, beside negative numbers."""
 
 _WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
 """For `correct`."""

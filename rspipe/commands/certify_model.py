@@ -42,7 +42,7 @@ class Options:
     ensemble: tuple[Weighting, ...] = ()
     """Weightings with which all are certified together, too, e.g. esbrs_ratio; solved on images that are held out."""
     average: Average = "probabilities"
-    """What an ensemble averages."""
+    """The kind of output that an ensemble averages."""
     held_out: int | None = None
     """Images that are held out for the weights, and not certified; a fifth of them and 200 at most by default."""
     rule: str = "fixed"

@@ -19,7 +19,7 @@ from rspipe.stages.report import read_run_or_log
 
 @dataclass(frozen=True)
 class Options:
-    """What to compare, and on which terms."""
+    """The runs to compare, and the terms."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run directories, folders or addresses, and certification logs; the first is what the others are compared with,

@@ -38,7 +38,7 @@ class LabelledPictures:
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     notes: tuple[str, ...] = ()
-    """What was left out, and how classes are numbered where that can surprise."""
+    """The files that were left out, and how classes are numbered where that can surprise."""
 
 
 def _some(folder: Path, paths: Sequence[str]) -> str:

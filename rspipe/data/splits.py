@@ -94,7 +94,7 @@ class Dataset:
     calibration: Split
     test: Split
     notes: tuple[str, ...] = ()
-    """What its user should know: files that were left out, or how classes are numbered."""
+    """Notes for its user: files that were left out, or how classes are numbered."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What ensembles give, from their members' margins on the calibration images: changes of ACR, and limits."""
+"""The gain of ensembles, from their members' margins on the calibration images: changes of ACR, and limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

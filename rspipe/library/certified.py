@@ -1,4 +1,4 @@
-"""What certifying a data set gives: certificates of one classifier, and what is made of them."""
+"""A certified data set: certificates of one classifier, and what is made of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

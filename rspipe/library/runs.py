@@ -16,7 +16,7 @@ from rspipe.storage.store import Store
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """What a run directory holds of a study."""
+    """The content of a run directory: a study, finished or not."""
 
     path: str
     results: Results

@@ -35,7 +35,7 @@ class Fitting:
     parameters: Parameters
     """By the network's names."""
     beside: Parameters
-    """What else lies in the same dictionary, by the file's names without the prefix."""
+    """All else that lies in the same dictionary, by the file's names without the prefix."""
 
 
 def fitting_parameters(

@@ -33,7 +33,7 @@ class Composition:
 
     @property
     def average(self) -> str:
-        """What is averaged."""
+        """The kind of output that is averaged."""
         return self.records[0].average
 
     @property

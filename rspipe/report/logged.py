@@ -39,7 +39,7 @@ class LoggedCertificates:
     counts: CountTable | None
     """Of two classes or more, by the number of samples whose radius is nearest to the logged one; None without n."""
     problems: int
-    """What an audit finds wrong with the log."""
+    """Number of problems that an audit finds in the log."""
 
     @property
     def credits(self) -> FloatArray:

@@ -29,7 +29,7 @@ Name = tuple[str, float]
 
 
 Certified = CountTable | LoggedCertificates
-"""What is known of one classifier."""
+"""One classifier: its counts, or its log."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rspipe.arrays import FloatArray, IntArray
 ABSTAIN = -1
 
 _BOUND_MARGIN = 1e-11
-"""What a bound on a probability gives up: a lower one as a share of itself, an upper one absolutely."""
+"""The part of a probability that a bound gives up: a lower one as a share of itself, an upper one absolutely."""
 
 _RADIUS_MARGIN = 1e-12
 """The share that a radius gives up."""

@@ -136,7 +136,7 @@ class Decision:
     prediction: int
     """The class where it is proven, or ABSTAIN = -1."""
     radius: float
-    """What was asked for where it is proven, else 0: no certified radius to be averaged with others."""
+    """The radius asked for where it is proven, else 0: no certified radius to be averaged with others."""
     n_a: int
     """Samples on the selected class."""
     samples: int

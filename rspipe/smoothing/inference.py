@@ -1,4 +1,4 @@
-"""What a difference says of the models at hand, and of the procedures that trained them: the one home of comparisons.
+"""Differences, as verdicts on the models at hand and on the procedures that trained them: the one home of comparisons.
 
 A credit is a mean of its label, plus what the image, the training seed, and both together add. Two scopes are judged,
 and each verdict names its own. *These models*: the networks as they are, on other images. *These procedures*: trained
@@ -29,7 +29,7 @@ BorrowedVerdict = Literal[
     "would be opposite if seeds scatter as in the other labels",
     "undecided",
 ]
-"""What the procedures' verdict would be with the scatter of all labels; never a verdict by itself."""
+"""The procedures' verdict as it would be with the scatter of all labels; never a verdict by itself."""
 
 _PROCEDURES: tuple[ProcedureVerdict, ProcedureVerdict, ProcedureVerdict] = ("holds here", "opposite here", "undecided")
 _MODELS: tuple[ModelVerdict, ModelVerdict, ModelVerdict] = (
@@ -45,7 +45,7 @@ _BORROWED: tuple[BorrowedVerdict, BorrowedVerdict, BorrowedVerdict] = (
 
 
 Relation = Literal["higher", "lower", "undecided"]
-"""What an interval of first minus second says of the first."""
+"""The verdict that an interval of first minus second gives on the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ def rule_of(given: Rule | str | Mapping[str, Any]) -> Rule:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the counts of a classifier at an image depend on, beside the two, sigma and the device."""
+    """All that the counts of a classifier at an image depend on, beside the two, sigma and the device."""
 
     rule: Rule = FixedRule()
     """How many samples each estimate gets."""

@@ -47,7 +47,7 @@ class CertifySpec(Spec):
 
     @property
     def sampling(self) -> Sampling:
-        """What counts depend on.
+        """The values that counts depend on.
 
         Raises:
             ValueError: The numbers do not fit together, or could never certify anything.

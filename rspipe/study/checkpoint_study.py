@@ -31,7 +31,7 @@ _SHARE_HELD_OUT = 5
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStudy:
-    """What is known of the networks and the images; the rest follows from the files."""
+    """All that is known of the networks and the images; the rest follows from the files."""
 
     checkpoint: tuple[str, ...]
     images: str

@@ -1,4 +1,4 @@
-"""What is wrong with a study file: all of it together, each with its place, its value and the remedy."""
+"""The mistakes of a study file: all of it together, each with its place, its value and the remedy."""
 
 import datetime
 from collections.abc import Iterable, Sequence

@@ -80,9 +80,9 @@ def test_defects_are_found(cells, told):
 def test_the_acr_at_another_alpha_is_that_of_the_same_counts():
     audit = audited(rows(alpha=0.01, written=rounded_down))
     expected = audited(rows(alpha=0.001, written=rounded_down)).acr.estimate
-    (found,) = re.findall(r"ACR at 0.001 is (\d\.\d+)", problems(audit))
+    (stated,) = re.findall(r"ACR at 0.001 is (\d\.\d+)", problems(audit))
     # Printed with four decimals, of radii rounded down at the sixth.
-    assert float(found) == pytest.approx(expected, abs=5e-5 + 2e-6)
+    assert float(stated) == pytest.approx(expected, abs=5e-5 + 2e-6)
 
 
 def test_radii_rounded_up_are_a_problem():

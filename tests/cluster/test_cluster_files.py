@@ -49,8 +49,8 @@ def text_of(name: str) -> str:
 
 
 def pinned(package: str) -> str:
-    (found,) = re.findall(rf"^{package}==(\S+)$", text_of("constraints.txt"), re.MULTILINE)
-    return str(found)
+    (release,) = re.findall(rf"^{package}==(\S+)$", text_of("constraints.txt"), re.MULTILINE)
+    return str(release)
 
 
 def launcher(name: str) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def launcher(name: str) -> dict[str, Any]:
 def manifests() -> dict[tuple[str, str], dict[str, Any]]:
     """The Kubernetes objects by kind and name."""
     documents = list(yaml.safe_load_all(text_of("rayjob.yaml")))
-    found = {(one["kind"], one["metadata"]["name"]): one for one in documents}
-    assert len(found) == len(documents)
-    return found
+    named = {(one["kind"], one["metadata"]["name"]): one for one in documents}
+    assert len(named) == len(documents)
+    return named
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_a_cell_that_holds_no_picture_is_named_by_its_file_and_row(folder: Path,
 
 
 def test_the_test_part_is_read_first(folder: Path) -> None:
-    """What is wrong with it is seen before minutes of decoding."""
+    """Its mistakes are seen before minutes of decoding."""
     write(folder / "train.parquet", [b"broken"], [0])
     write(folder / "test.parquet", [b"broken"], [0])
     with pytest.raises(DataError, match=r"test\.parquet: row 0"):

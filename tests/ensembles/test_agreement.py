@@ -33,23 +33,23 @@ def covered(interval, value):
 @pytest.mark.parametrize("slope", [1.0, 0.5])
 def test_the_slope_is_found_again_in_spite_of_noisy_predictions(slope):
     rng, families = np.random.default_rng(1), 150
-    found = [agreement(*changes(rng, images=400, slope=slope), MEMBERS) for _ in range(families)]
-    slopes = np.array([one.models.estimate for one in found if one.models is not None])
+    agreements = [agreement(*changes(rng, images=400, slope=slope), MEMBERS) for _ in range(families)]
+    slopes = np.array([one.models.estimate for one in agreements if one.models is not None])
     assert len(slopes) > 0.9 * families
     # The ratio of noisy sums is skewed: its median is what is not.
     assert np.median(slopes) == pytest.approx(slope, abs=4 * 1.2533 * slopes.std() / len(slopes) ** 0.5)
-    misses = sum(not covered(one.models, slope) for one in found if one.models is not None)
+    misses = sum(not covered(one.models, slope) for one in agreements if one.models is not None)
     assert misses / len(slopes) <= 0.05 + 3 * (0.05 * 0.95 / families) ** 0.5
-    assert all(one.procedures.low <= one.models.low for one in found if one.procedures is not None)
+    assert all(one.procedures.low <= one.models.low for one in agreements if one.procedures is not None)
 
 
 def test_right_predictions_are_seldom_refused_though_ensembles_share_their_members():
     rng, families = np.random.default_rng(2), 200
-    found = [agreement(*changes(rng, images=100), MEMBERS) for _ in range(families)]
-    refused = sum(one.p < 0.05 for one in found)
+    agreements = [agreement(*changes(rng, images=100), MEMBERS) for _ in range(families)]
+    refused = sum(one.p < 0.05 for one in agreements)
     assert refused / families <= 0.05 + 3 * (0.05 * 0.95 / families) ** 0.5
     # One in twenty on average, but by no means independently: of 28, 5 or more would be 1 % if they were.
-    beyond = np.array([one.beyond for one in found])
+    beyond = np.array([one.beyond for one in agreements])
     assert beyond.mean() / len(PAIRS) == pytest.approx(0.05, abs=4 * beyond.std() / len(PAIRS) / families**0.5 + 0.005)
     assert (beyond >= 5).mean() > 0.05
 

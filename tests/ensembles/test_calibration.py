@@ -24,19 +24,19 @@ def test_a_radius_is_that_of_the_share_of_draws_at_which_the_label_beats_every_c
     """Of four draws the first member is right at two (one competitor wins each of the others), the average at three."""
     first = [[1.0, 1.0], [-1.0, 1.0], [1.0, -3.0], [2.0, 2.0]]
     second = [[1.0, 1.0], [2.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
-    found = drawn(np.stack([first, second], axis=-1)[None])
-    assert found.radii(np.array([1.0, 0.0])) == pytest.approx(ndtri([2.5 / 5]))
-    assert found.radii(np.array([0.5, 0.5])) == pytest.approx(ndtri([3.5 / 5]))
-    assert found.radii(np.array([0.0, 1.0])) == pytest.approx(ndtri([4.5 / 5]))
+    calibrated = drawn(np.stack([first, second], axis=-1)[None])
+    assert calibrated.radii(np.array([1.0, 0.0])) == pytest.approx(ndtri([2.5 / 5]))
+    assert calibrated.radii(np.array([0.5, 0.5])) == pytest.approx(ndtri([3.5 / 5]))
+    assert calibrated.radii(np.array([0.0, 1.0])) == pytest.approx(ndtri([4.5 / 5]))
 
 
 def test_weights_at_several_points_have_a_row_each() -> None:
-    found = drawn(np.random.default_rng(0).normal(0.5, 1, (6, 40, 3, 2)))
+    calibrated = drawn(np.random.default_rng(0).normal(0.5, 1, (6, 40, 3, 2)))
     grid = np.array([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5]])
-    rows = found.radii(grid)
+    rows = calibrated.radii(grid)
     assert rows.shape == (3, 6)
     for row, weights in zip(rows, grid, strict=True):
-        assert np.array_equal(row, found.radii(weights))
+        assert np.array_equal(row, calibrated.radii(weights))
 
 
 def test_radii_lie_between_nothing_and_the_cap() -> None:
@@ -48,56 +48,56 @@ def test_images_that_are_right_at_all_draws_are_those_whose_radii_end() -> None:
     """Of 200 draws no more is seen than Phi^-1(200.5 / 201) = 2.81, whatever the radius is."""
     always, nearly = np.ones((3, 200, 2, 2)), np.ones((1, 200, 2, 2))
     nearly[0, 17, 1] = -1.0
-    found = drawn(np.concatenate([always, nearly]))
+    calibrated = drawn(np.concatenate([always, nearly]))
     average = np.full(2, 0.5)
-    assert found.largest_radius == pytest.approx(ndtri(200.5 / 201))
-    assert found.largest_radius == pytest.approx(2.81, abs=0.005)
-    assert found.radii(average)[:3] == pytest.approx([found.largest_radius] * 3)
-    assert found.radii(average)[3] == pytest.approx(ndtri(199.5 / 201))
-    assert found.saturated(average) == 0.75
-    assert replace(found, margins=None).largest_radius == CAP
+    assert calibrated.largest_radius == pytest.approx(ndtri(200.5 / 201))
+    assert calibrated.largest_radius == pytest.approx(2.81, abs=0.005)
+    assert calibrated.radii(average)[:3] == pytest.approx([calibrated.largest_radius] * 3)
+    assert calibrated.radii(average)[3] == pytest.approx(ndtri(199.5 / 201))
+    assert calibrated.saturated(average) == 0.75
+    assert replace(calibrated, margins=None).largest_radius == CAP
 
 
 @pytest.mark.parametrize("t", [0.3, 1.0, 1.8])
 def test_with_gaussian_margins_and_one_competitor_both_estimates_are_the_ratio(t: float) -> None:
     draws = 20_000
     samples = np.random.default_rng(1).normal(t, 1, (1, draws, 1, 1))
-    found = drawn(samples)
+    calibrated = drawn(samples)
     p = 0.5 + abs(0.5 - np.mean(samples > 0))
     # Six standard errors: of a share through the quantile function, and of a sample's ratio.
     error = 6 * np.sqrt(p * (1 - p) / draws) * np.sqrt(2 * np.pi) * np.exp(t**2 / 2)
-    assert found.radii(np.ones(1)) == pytest.approx([t], abs=error)
-    assert found.gaussian_radii(np.ones(1)) == pytest.approx([t], abs=6 * np.sqrt((1 + t**2 / 2) / draws))
+    assert calibrated.radii(np.ones(1)) == pytest.approx([t], abs=error)
+    assert calibrated.gaussian_radii(np.ones(1)) == pytest.approx([t], abs=6 * np.sqrt((1 + t**2 / 2) / draws))
 
 
 def test_margins_that_saturate_are_counted_and_not_taken_for_gaussian() -> None:
     """.9 at 85 % of the draws, else -.1: Phi^-1(.85) = 1.04 is the truth, mean / sd = .75 / .357 = 2.1 is not."""
     samples = np.where(np.arange(1000) < 850, 0.9, -0.1)[None, :, None, None]
-    found = drawn(samples)
-    assert found.radii(np.ones(1)) == pytest.approx(ndtri([850.5 / 1001]))
-    assert found.gaussian_radii(np.ones(1)) == pytest.approx([0.75 / 0.357], rel=1e-3)
+    calibrated = drawn(samples)
+    assert calibrated.radii(np.ones(1)) == pytest.approx(ndtri([850.5 / 1001]))
+    assert calibrated.gaussian_radii(np.ones(1)) == pytest.approx([0.75 / 0.357], rel=1e-3)
 
 
 def test_several_competitors_are_worse_than_the_strongest_alone() -> None:
     """Three independent competitors with ratio 1: all lose with probability Phi(1)^3 = .595; Gaussian margins see 1."""
-    found = drawn(np.random.default_rng(2).normal(1, 1, (1, 20_000, 3, 1)))
-    assert found.radii(np.ones(1)) == pytest.approx(ndtri([0.8413**3]), abs=0.06)
-    assert found.gaussian_radii(np.ones(1)) == pytest.approx([1.0], abs=0.06)
+    calibrated = drawn(np.random.default_rng(2).normal(1, 1, (1, 20_000, 3, 1)))
+    assert calibrated.radii(np.ones(1)) == pytest.approx(ndtri([0.8413**3]), abs=0.06)
+    assert calibrated.gaussian_radii(np.ones(1)) == pytest.approx([1.0], abs=0.06)
 
 
 def test_where_margins_were_not_kept_they_are_taken_for_gaussian() -> None:
-    found = replace(drawn(np.random.default_rng(3).normal(0.5, 1, (6, 40, 3, 2))), margins=None)
+    calibrated = replace(drawn(np.random.default_rng(3).normal(0.5, 1, (6, 40, 3, 2))), margins=None)
     grid = np.array([[0.2, 0.8], [1.0, 0.0]])
-    assert np.array_equal(found.radii(grid), np.stack([found.gaussian_radii(one) for one in grid]))
-    assert np.array_equal(found.radii(grid[0]), found.gaussian_radii(grid[0]))
+    assert np.array_equal(calibrated.radii(grid), np.stack([calibrated.gaussian_radii(one) for one in grid]))
+    assert np.array_equal(calibrated.radii(grid[0]), calibrated.gaussian_radii(grid[0]))
 
 
 def test_members_and_images_are_selected_alike_everywhere() -> None:
     whole = drawn(np.random.default_rng(4).normal(0.5, 1, (8, 30, 3, 4)))
     whole = replace(whole, label_probability=np.random.default_rng(5).uniform(size=(8, 30, 4)))
-    found: Any = whole.of_members([2, 0]).of_images(np.array([5, 1]))
+    calibrated: Any = whole.of_members([2, 0]).of_images(np.array([5, 1]))
     given: Any = whole
     for name in ("mean", "label_probability", "margins"):
-        assert np.array_equal(getattr(found, name), getattr(given, name)[[5, 1]][..., [2, 0]]), name
-    assert np.array_equal(found.covariance[..., 0, 1], given.covariance[[5, 1]][..., 2, 0])
-    assert np.array_equal(found.radii(np.array([0.3, 0.7])), given.radii(np.array([0.7, 0, 0.3, 0]))[[5, 1]])
+        assert np.array_equal(getattr(calibrated, name), getattr(given, name)[[5, 1]][..., [2, 0]]), name
+    assert np.array_equal(calibrated.covariance[..., 0, 1], given.covariance[[5, 1]][..., 2, 0])
+    assert np.array_equal(calibrated.radii(np.array([0.3, 0.7])), given.radii(np.array([0.7, 0, 0.3, 0]))[[5, 1]])

@@ -136,21 +136,23 @@ def test_every_weighting_of_a_study_gives_weights_on_the_simplex() -> None:
 
 
 def test_the_programs_are_those_of_their_modules() -> None:
-    found = calibration(weak=0.8)
-    found.mean[:5] *= -1
-    together = (found.mean / np.sqrt((found.mean**2).mean((0, 1)))).mean(-1)
-    strongest, rows = together.argmin(1), np.arange(len(found.mean))
-    pairs = found.mean[rows, strongest], found.covariance[rows, strongest]
+    calibrated = calibration(weak=0.8)
+    calibrated.mean[:5] *= -1
+    together = (calibrated.mean / np.sqrt((calibrated.mean**2).mean((0, 1)))).mean(-1)
+    strongest, rows = together.argmin(1), np.arange(len(calibrated.mean))
+    pairs = calibrated.mean[rows, strongest], calibrated.covariance[rows, strongest]
     right = together.min(1) > 0
     assert not right.all()
     expected = {
         "esbrs_ratio": solve_weights(pairs[0][right], pairs[1][right]),
-        "esbrs_paper": solve_weights(found.mean, found.covariance, method="esbrs_paper", draws=found.draws),
-        "esbrs_acr": solve_acr(found.mean, found.covariance, cap=CAP),
-        "sween": solve_sween(found.label_probability if found.label_probability is not None else []),
+        "esbrs_paper": solve_weights(
+            calibrated.mean, calibrated.covariance, method="esbrs_paper", draws=calibrated.draws
+        ),
+        "esbrs_acr": solve_acr(calibrated.mean, calibrated.covariance, cap=CAP),
+        "sween": solve_sween(calibrated.label_probability if calibrated.label_probability is not None else []),
     }
     for weighting, solution in expected.items():
-        assert np.array_equal(choose_weights(weighting, found).weights, solution.weights)  # type: ignore[arg-type]
+        assert np.array_equal(choose_weights(weighting, calibrated).weights, solution.weights)  # type: ignore[arg-type]
 
 
 def test_members_that_are_alike_are_averaged_and_the_record_says_why() -> None:
@@ -162,38 +164,38 @@ def test_members_that_are_alike_are_averaged_and_the_record_says_why() -> None:
 
 
 def test_a_member_that_is_clearly_weak_is_found_out() -> None:
-    found = calibration(weak=-0.2)
-    solution = choose_weights("auto", found)
+    calibrated = calibration(weak=-0.2)
+    solution = choose_weights("auto", calibrated)
     assert solution.weights[2] < 0.05
     assert solution.objective > solution.uniform_objective
-    assert solution.objective == pytest.approx(found.radii(solution.weights).mean())
+    assert solution.objective == pytest.approx(calibrated.radii(solution.weights).mean())
     assert "cross-fitted gain +" in solution.status
-    assert prunable(found).tolist() == [False, False, True]
+    assert prunable(calibrated).tolist() == [False, False, True]
 
 
 def test_auto_says_how_many_images_can_show_no_gain() -> None:
     """Margins that are positive at all 50 draws of a third of the images: their radii end at Phi^-1(50.5 / 51)."""
-    found = calibration()
+    calibrated = calibration()
     margins = np.random.default_rng(4).normal(1.0, 0.8, (60, 50, 3, 3))
     margins[:20] = np.abs(margins[:20])
     margins[20:, 0] = -np.abs(margins[20:, 0])
-    found = replace(found, margins=margins)
-    status = choose_weights("auto", found).status
-    assert found.saturated(np.full(3, 1 / 3)) == pytest.approx(1 / 3)
+    calibrated = replace(calibrated, margins=margins)
+    status = choose_weights("auto", calibrated).status
+    assert calibrated.saturated(np.full(3, 1 / 3)) == pytest.approx(1 / 3)
     assert "; 33 % of the images end at 2.33 σ, where none can gain)" in status
 
 
 def test_candidates_are_judged_on_images_that_they_were_not_fitted_to() -> None:
     """The gain is the mean over quarters of what weights fitted to the other three gain there."""
-    found = calibration(weak=0.5, images=40)
+    calibrated = calibration(weak=0.5, images=40)
     fold, uniform = np.arange(40) % 4, np.full(3, 1 / 3)
     gains = np.zeros(40)
     for held_out in range(4):
         here = fold == held_out
-        weights = solve_acr(found.mean[~here], found.covariance[~here], cap=CAP).weights
-        judged = found.of_images(here)
+        weights = solve_acr(calibrated.mean[~here], calibrated.covariance[~here], cap=CAP).weights
+        judged = calibrated.of_images(here)
         gains[here] = judged.radii((weights + uniform) / 2) - judged.radii(uniform)
-    (candidate,) = [one for one in cross_fitted(found) if one.name == "esbrs_acr halfway to uniform"]
+    (candidate,) = [one for one in cross_fitted(calibrated) if one.name == "esbrs_acr halfway to uniform"]
     assert candidate.gain == pytest.approx(gains.mean())
     assert candidate.error == pytest.approx(gains.std(ddof=1) / np.sqrt(40))
 
@@ -213,8 +215,8 @@ def test_with_too_few_images_to_judge_auto_is_uniform() -> None:
 
 
 def test_members_that_get_nothing_right_are_averaged_by_auto() -> None:
-    found = calibration()
-    wrong = Calibration(-found.mean, found.covariance, found.draws, CAP)
+    calibrated = calibration()
+    wrong = Calibration(-calibrated.mean, calibrated.covariance, calibrated.draws, CAP)
     assert choose_weights("auto", wrong).status == "uniform: no candidate has a solution"
 
 
@@ -232,10 +234,10 @@ def test_fewer_than_ten_samples_per_member_draw_the_weights_to_uniform(weighting
 @pytest.mark.parametrize("factor", [0.05, 30.0])
 def test_a_member_with_other_logits_gets_the_weight_that_makes_up_for_it(weighting: Any, factor: float) -> None:
     """From images to weights: neither which pairs count nor where an ascent starts depends on a member's scale."""
-    found = calibration(weak=0.7)
+    calibrated = calibration(weak=0.7)
     d = np.array([1.0, factor, 1.0])
-    scaled = Calibration(found.mean * d, found.covariance * np.outer(d, d), found.draws, CAP)
-    expected, solution = choose_weights(weighting, found), choose_weights(weighting, scaled)
+    scaled = Calibration(calibrated.mean * d, calibrated.covariance * np.outer(d, d), calibrated.draws, CAP)
+    expected, solution = choose_weights(weighting, calibrated), choose_weights(weighting, scaled)
     back = solution.weights * d
     np.testing.assert_allclose(back / back.sum(), expected.weights, atol=0.01)
     assert solution.objective == pytest.approx(expected.objective, rel=1e-4)
@@ -256,8 +258,8 @@ def test_auto_goes_by_what_is_counted_and_not_by_gaussian_margins() -> None:
     moments = Calibration(samples.mean(1), covariance, draws, CAP)
     counted = Calibration(samples.mean(1), covariance, draws, CAP, margins=samples)
     gains = {
-        which: {one.name: one.gain for one in cross_fitted(found)}
-        for which, found in (("Gaussian", moments), ("counted", counted))
+        which: {one.name: one.gain for one in cross_fitted(calibrated)}
+        for which, calibrated in (("Gaussian", moments), ("counted", counted))
     }
     # Solved weights are 2 to 1 for the first, whose outliers the second outweighs at uniform weights.
     assert gains["Gaussian"]["esbrs_ratio"] > 0.01
@@ -267,9 +269,9 @@ def test_auto_goes_by_what_is_counted_and_not_by_gaussian_margins() -> None:
 
 
 def test_log_loss_weights_need_probabilities() -> None:
-    found = calibration()
+    calibrated = calibration()
     with pytest.raises(ValueError, match="probabilities of the label, which were not kept"):
-        choose_weights("sween", Calibration(found.mean, found.covariance, found.draws, CAP))
+        choose_weights("sween", Calibration(calibrated.mean, calibrated.covariance, calibrated.draws, CAP))
 
 
 @pytest.mark.parametrize("weighting", ["esbrs_ratio", "esbrs_paper", "esbrs_acr"])

@@ -130,14 +130,14 @@ def test_a_covariance_needs_two_samples() -> None:
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_the_margins_of_every_draw_are_kept_beside_their_moments(average: str) -> None:
-    found = margins_of(networks(), X, 1, Noise(1, 1, block_size=100), average=average, sigma=0.5, draws=300)
-    assert found.margins.shape == (300, 2, 2)
-    kept = found.margins.astype(np.float64)
+    estimated = margins_of(networks(), X, 1, Noise(1, 1, block_size=100), average=average, sigma=0.5, draws=300)
+    assert estimated.margins.shape == (300, 2, 2)
+    kept = estimated.margins.astype(np.float64)
     # Rounded to eleven bits, of margins below 8.
-    np.testing.assert_allclose(kept.mean(0), found.moments.mean, atol=8 * 2.0**-11)
-    np.testing.assert_allclose(np.cov(kept[:, 0].T), found.moments.covariance[0], rtol=0.01, atol=1e-3)
+    np.testing.assert_allclose(kept.mean(0), estimated.moments.mean, atol=8 * 2.0**-11)
+    np.testing.assert_allclose(np.cov(kept[:, 0].T), estimated.moments.covariance[0], rtol=0.01, atol=1e-3)
     if average == "probabilities":
-        sums = found.label_probability * 3 - kept.sum(1)
+        sums = estimated.label_probability * 3 - kept.sum(1)
         # p_y - p_c over the others c: 2 p_y - (1 - p_y).
         np.testing.assert_allclose(sums, 1, atol=3 * 2.0**-11)
 
@@ -257,12 +257,12 @@ def test_probabilities_and_logits_come_from_the_same_forward_passes() -> None:
     members, in_hundreds = [Counting(network) for network in networks()], Noise(1, 1, block_size=100)
     both = image_margins(members, X, 1, in_hundreds, averages=("probabilities", "logits"), **call)
     assert [member.samples for member in members] == [300, 300]
-    for average, found in both.items():
+    for average, estimated in both.items():
         alone = margins_of(networks(), X, 1, in_hundreds, average=average, **call)
-        assert np.array_equal(found.moments.mean, alone.moments.mean)
-        assert np.array_equal(found.moments.scatter, alone.moments.scatter)
-        assert np.array_equal(found.margins, alone.margins)
-        assert np.array_equal(found.label_probability, alone.label_probability)
+        assert np.array_equal(estimated.moments.mean, alone.moments.mean)
+        assert np.array_equal(estimated.moments.scatter, alone.moments.scatter)
+        assert np.array_equal(estimated.margins, alone.margins)
+        assert np.array_equal(estimated.label_probability, alone.label_probability)
     assert not np.allclose(both["logits"].moments.mean, both["probabilities"].moments.mean)
 
 

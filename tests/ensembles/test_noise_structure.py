@@ -28,9 +28,9 @@ def two_methods(within: tuple[float, float], across: float, variances: tuple[flo
     return Calibration(np.ones((30, 1, 4)), (scale * scatter)[:, None], 200, CAP)
 
 
-def across(found: NoiseStructure) -> Across:
+def across(structure: NoiseStructure) -> Across:
     """The two methods' covariance and mixing, where all pairs are of one kind."""
-    (only,) = found.across
+    (only,) = structure.across
     assert (only.first, only.second) == ("a", "b")
     return only
 
@@ -39,52 +39,54 @@ def test_pairs_with_a_seed_in_common_are_never_averaged_with_others() -> None:
     """Equal seeds covary by .8, others by .3: a0 b0 and a1 b1 against a0 b1 and a1 b0."""
     scatter = np.array([[1.0, 0.5, 0.8, 0.3], [0.5, 1.0, 0.3, 0.8], [0.8, 0.3, 1.0, 0.5], [0.3, 0.8, 0.5, 1.0]])
     calibration = Calibration(np.ones((30, 1, 4)), np.tile(scatter, (30, 1, 1, 1)), 200, CAP)
-    found = noise_structure(calibration, METHODS, common_seeds=(0, 1, 0, 1))
-    assert found is not None
-    assert {one.common_seed: one.covariance.estimate for one in found.across} == pytest.approx({False: 0.3, True: 0.8})
-    changes = {one.common_seed: one.less_first.estimate for one in found.across if one.less_first is not None}
+    structure = noise_structure(calibration, METHODS, common_seeds=(0, 1, 0, 1))
+    assert structure is not None
+    assert {one.common_seed: one.covariance.estimate for one in structure.across} == pytest.approx(
+        {False: 0.3, True: 0.8}
+    )
+    changes = {one.common_seed: one.less_first.estimate for one in structure.across if one.less_first is not None}
     # (2 + 2 c) / 4 of the mixed average, less (2 + 1) / 4.
     assert changes == pytest.approx({False: -0.1, True: 0.15})
 
 
 @pytest.mark.parametrize("seeds", [None, (None,) * 4, (0, 1, 2, 3), (0, 1, None, None)])
 def test_members_are_independent_unless_both_have_the_seed_in_common(seeds: tuple[int | None, ...] | None) -> None:
-    found = noise_structure(two_methods((0.6, 0.4), 0.3), METHODS, common_seeds=seeds)
-    assert found is not None
-    assert not across(found).common_seed
+    structure = noise_structure(two_methods((0.6, 0.4), 0.3), METHODS, common_seeds=seeds)
+    assert structure is not None
+    assert not across(structure).common_seed
 
 
 def test_variances_and_covariances_are_averages_over_models_and_images() -> None:
     calibration = two_methods((0.6, 0.4), 0.3, (1.0, 0.8))
-    found = noise_structure(calibration, METHODS)
-    assert found is not None
+    structure = noise_structure(calibration, METHODS)
+    assert structure is not None
     scale = calibration.covariance[:, 0, 0, 0].mean()
-    assert found.variance["a"].estimate == pytest.approx(scale)
-    assert found.variance["b"].estimate == pytest.approx(0.8 * scale)
-    assert found.covariance["a"].estimate == pytest.approx(0.6 * scale)
-    assert found.covariance["b"].estimate == pytest.approx(0.4 * scale)
-    mixed = across(found)
+    assert structure.variance["a"].estimate == pytest.approx(scale)
+    assert structure.variance["b"].estimate == pytest.approx(0.8 * scale)
+    assert structure.covariance["a"].estimate == pytest.approx(0.6 * scale)
+    assert structure.covariance["b"].estimate == pytest.approx(0.4 * scale)
+    mixed = across(structure)
     assert mixed.covariance.estimate == pytest.approx(0.3 * scale)
-    assert found.floor["b"].estimate == pytest.approx(0.5)
+    assert structure.floor["b"].estimate == pytest.approx(0.5)
     # Averages of A and B: (1 + .8 + .6) / 4; of two A: (2 + 1.2) / 4; of two B: (1.6 + .8) / 4.
     assert mixed.less_first is not None
     assert mixed.less_second is not None
     assert mixed.less_first.estimate == pytest.approx((0.6 - 0.8) * scale)
     assert mixed.less_second.estimate == pytest.approx((0.6 - 0.6) * scale, abs=1e-12)
-    assert (found.models, found.images) == ({"a": 2, "b": 2}, 30)
+    assert (structure.models, structure.images) == ({"a": 2, "b": 2}, 30)
 
 
 def test_the_difference_of_mixing_is_that_of_the_variances_of_the_averages() -> None:
     calibration = two_methods((0.6, 0.4), 0.3, (1.0, 0.8))
-    found = noise_structure(calibration, METHODS)
-    assert found is not None
+    structure = noise_structure(calibration, METHODS)
+    assert structure is not None
     pooled = calibration.covariance.mean((0, 1))
 
     def variance(*members: int) -> float:
         w = np.bincount(members, minlength=4) / len(members)
         return float(w @ pooled @ w)
 
-    mixed = across(found)
+    mixed = across(structure)
     assert mixed.less_first is not None
     assert mixed.less_second is not None
     assert mixed.less_first.estimate == pytest.approx(variance(0, 2) - variance(0, 1))
@@ -110,9 +112,9 @@ def test_a_covariance_within_a_method_never_exceeds_the_variance() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         root = rng.normal(size=(10, 1, 4, 6))
-        found = noise_structure(Calibration(np.ones((10, 1, 4)), root @ np.swapaxes(root, 2, 3), 200, CAP), METHODS)
-        assert found is not None
-        assert all(found.covariance[name].estimate <= found.variance[name].estimate for name in ("a", "b"))
+        structure = noise_structure(Calibration(np.ones((10, 1, 4)), root @ np.swapaxes(root, 2, 3), 200, CAP), METHODS)
+        assert structure is not None
+        assert all(structure.covariance[name].estimate <= structure.variance[name].estimate for name in ("a", "b"))
 
 
 def test_intervals_are_those_of_a_bootstrap_over_images() -> None:
@@ -121,8 +123,8 @@ def test_intervals_are_those_of_a_bootstrap_over_images() -> None:
     mean = rng.uniform(0.5, 1.5, (images, 1, 4)) + rng.uniform(0, 1, (images, 1, 1))
     root = rng.normal(size=(images, 1, 4, 12)) + rng.normal(size=(images, 1, 1, 12))
     covariance = root @ np.swapaxes(root, 2, 3) / 12
-    found = noise_structure(Calibration(mean, covariance, 200, CAP), METHODS)
-    assert found is not None
+    structure = noise_structure(Calibration(mean, covariance, 200, CAP), METHODS)
+    assert structure is not None
     m, s = mean[:, 0], covariance[:, 0]
 
     def statistics(chosen: np.ndarray) -> list[float]:
@@ -133,9 +135,15 @@ def test_intervals_are_those_of_a_bootstrap_over_images() -> None:
         return [v_a, c[0, 1], c[0, 1] / v_a, chi, (v_b + 2 * chi - v_a - 2 * c[0, 1]) / 4]
 
     resampled = np.array([statistics(rng.integers(images, size=images)) for _ in range(2000)])
-    mixed = across(found)
+    mixed = across(structure)
     assert mixed.less_first is not None
-    intervals = found.variance["a"], found.covariance["a"], found.floor["a"], mixed.covariance, mixed.less_first.models
+    intervals = (
+        structure.variance["a"],
+        structure.covariance["a"],
+        structure.floor["a"],
+        mixed.covariance,
+        mixed.less_first.models,
+    )
     for interval, expected, deviation in zip(intervals, statistics(np.arange(images)), resampled.std(0), strict=True):
         assert interval.estimate == pytest.approx(expected)
         # 2000 resamples know a standard deviation to 1.6 %; first order, of 300 images, is some 3 % off.
@@ -149,8 +157,8 @@ def test_mixing_is_judged_of_procedures_by_leaving_out_one_seed_after_the_other(
     mean = np.ones((images, 1, 5)) * rng.uniform(0.8, 1.2, (images, 1, 1))
     root = rng.normal(size=(images, 1, 5, 12)) + rng.normal(size=(images, 1, 1, 12))
     covariance = root @ np.swapaxes(root, 2, 3) / 12
-    found = noise_structure(Calibration(mean, covariance, 200, CAP), names)
-    assert found is not None
+    structure = noise_structure(Calibration(mean, covariance, 200, CAP), names)
+    assert structure is not None
     c = covariance.mean((0, 1)) / mean.mean() ** 2
 
     def mixing(of: set[int]) -> float:
@@ -165,21 +173,21 @@ def test_mixing_is_judged_of_procedures_by_leaving_out_one_seed_after_the_other(
         size = len(group)
         pseudo = [size * theta - (size - 1) * mixing(everything - {one}) for one in group]
         variance += np.var(pseudo, ddof=1) / size
-    change = across(found).less_first
+    change = across(structure).less_first
     assert change is not None
     assert change.procedures is not None
     assert change.estimate == pytest.approx(theta)
     assert change.procedures.seed_variance == pytest.approx(variance)
     # Two models of b leave no pair of them without one.
-    back = across(found).less_second
+    back = across(structure).less_second
     assert back is not None
     assert back.procedures is None
 
 
 def test_procedures_with_common_seeds_are_not_judged() -> None:
-    found = noise_structure(two_methods((0.6, 0.4), 0.3), METHODS, common_seeds=(0, 1, 0, 1))
-    assert found is not None
-    judged = [change for one in found.across for change in (one.less_first, one.less_second)]
+    structure = noise_structure(two_methods((0.6, 0.4), 0.3), METHODS, common_seeds=(0, 1, 0, 1))
+    assert structure is not None
+    judged = [change for one in structure.across for change in (one.less_first, one.less_second)]
     assert len(judged) == 4
     assert all(change is not None and change.procedures is None for change in judged)
 
@@ -187,11 +195,11 @@ def test_procedures_with_common_seeds_are_not_judged() -> None:
 def test_a_member_without_a_positive_mean_margin_is_left_out() -> None:
     calibration = two_methods((0.6, 0.6), 0.6)
     calibration.mean[..., 3] = -0.5
-    found = noise_structure(calibration, METHODS)
-    assert found is not None
-    assert found.models == {"a": 2, "b": 1}
-    assert "b" not in found.covariance
-    assert "b" not in found.floor
+    structure = noise_structure(calibration, METHODS)
+    assert structure is not None
+    assert structure.models == {"a": 2, "b": 1}
+    assert "b" not in structure.covariance
+    assert "b" not in structure.floor
 
 
 def test_without_images_that_are_right_there_is_no_structure() -> None:

@@ -44,8 +44,8 @@ def test_the_objective_is_the_mean_over_images_of_their_bounds_in_units_of_a_mem
         bound = sum(a * (w @ one @ w) for a, one in zip(inverse, s, strict=True))
         members = sum(a * np.trace(one) / 3 for a, one in zip(inverse, s, strict=True))
         expected += bound / members / len(mean)
-    found = paper_objective(mean, covariance, draws=np.inf)
-    assert w @ found.pooled @ w == pytest.approx(expected, rel=1e-12)
+    objective = paper_objective(mean, covariance, draws=np.inf)
+    assert w @ objective.pooled @ w == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
@@ -122,10 +122,10 @@ def test_pairs_of_equal_influence_are_all_effective_and_one_that_decides_is_one(
 def test_images_without_noise_have_no_say_and_no_influence() -> None:
     mean, covariance = images(4, 2, count=3)
     covariance[0] = 0.0
-    found = paper_objective(mean, covariance, draws=200)
+    objective = paper_objective(mean, covariance, draws=200)
     rest = paper_objective(mean[1:], covariance[1:], draws=200)
-    assert found.effective_pairs == pytest.approx(rest.effective_pairs)
-    np.testing.assert_allclose(found.pooled, 2 / 3 * rest.pooled)
+    assert objective.effective_pairs == pytest.approx(rest.effective_pairs)
+    np.testing.assert_allclose(objective.pooled, 2 / 3 * rest.pooled)
     assert solved(mean, np.zeros_like(covariance)).tolist() == [0.5, 0.5]
 
 
@@ -147,11 +147,11 @@ def test_the_spread_of_two_members_weights_is_that_of_the_delta_method() -> None
     rng, n = np.random.default_rng(5), 400
     variances = rng.uniform(0.02, 0.2, (n, 2))
     covariance = (variances[:, :, None] * np.eye(2))[:, None]
-    found = paper_objective(np.ones((n, 1, 2)), covariance, draws=np.inf)
-    a, b = np.diagonal(found.quadratic, axis1=1, axis2=2).T
+    objective = paper_objective(np.ones((n, 1, 2)), covariance, draws=np.inf)
+    a, b = np.diagonal(objective.quadratic, axis1=1, axis2=2).T
     w = b.mean() / (a + b).mean()
     error = np.std(b - w * (a + b)) / (a + b).mean() / np.sqrt(n)
-    spread = weight_spread(found)
+    spread = weight_spread(objective)
     assert spread is not None
     # 200 resamples know a standard deviation to 5 %; four of these.
     np.testing.assert_allclose(spread, error, rtol=0.2)

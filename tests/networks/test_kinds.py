@@ -260,7 +260,7 @@ def test_the_logits_of_a_users_own_network_are_found_when_it_trains_too(
 
 
 class FakeTimm(types.ModuleType):
-    """What of timm is used."""
+    """The part of timm that is used."""
 
     def list_models(self) -> list[str]:
         return ["resnet18", "vit_tiny"]

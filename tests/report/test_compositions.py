@@ -77,8 +77,8 @@ def mean_over(values, models):
 
 
 def only(results, question, **where):
-    found = [one for one in answer_questions(results) if one.question == question]
-    (one,) = [one for one in found if all(text in getattr(one, place) for place, text in where.items())]
+    answered = [one for one in answer_questions(results) if one.question == question]
+    (one,) = [one for one in answered if all(text in getattr(one, place) for place, text in where.items())]
     return one
 
 

@@ -180,7 +180,7 @@ def test_hostile_text_stays_text(made):
         models=models,
         ensembles=ensembles,
         environment={HOSTILE: HOSTILE},
-        searches=tuple(replace(found, label=HOSTILE) for found in made.searches),
+        searches=tuple(replace(answered, label=HOSTILE) for answered in made.searches),
     )
     page = render(hostile)
     parsed = Page(page)
@@ -269,9 +269,9 @@ def test_a_sentence_names_both_sides_where_the_first_is_compared_twice():
 
 def test_every_comparison_is_answered_under_its_question(made):
     comparisons = answer_questions(made)
-    found = answers(comparisons)
-    assert set(found) == {one.question for one in comparisons}
-    assert all(len(sentences) == len(SIGMAS) for sentences in found.values())
+    answered = answers(comparisons)
+    assert set(answered) == {one.question for one in comparisons}
+    assert all(len(sentences) == len(SIGMAS) for sentences in answered.values())
 
 
 def test_the_best_classifier_is_named_with_what_the_choice_is_worth(made):

@@ -72,8 +72,8 @@ def run(name, **labels):
 
 
 def credit(one, *, alpha=ALPHA):
-    found = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=alpha)
-    return np.where(found.prediction == one.label, found.radius, 0.0)
+    compared = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=alpha)
+    return np.where(compared.prediction == one.label, compared.radius, 0.0)
 
 
 A, B = counts(0.8, seed=1), counts(0.9, seed=2)
@@ -81,35 +81,35 @@ A, B = counts(0.8, seed=1), counts(0.9, seed=2)
 
 def test_a_difference_is_that_of_credited_radii_image_by_image():
     first, second = run("one", m=[A]), run("two", m=[B])
-    (found,) = compare_runs([first, second], agreed_terms([first, second]))
-    assert found.difference.models == difference([credit(B)], [credit(A)]).models
-    assert (found.first_label, found.second_label) == ("two: m", "one: m")
-    assert (found.first_acr, found.second_acr) == pytest.approx((credit(B).mean(), credit(A).mean()))
-    assert found.difference.models.verdict == "holds for these models"
-    assert found.images == len(EXAMPLES)
+    (compared,) = compare_runs([first, second], agreed_terms([first, second]))
+    assert compared.difference.models == difference([credit(B)], [credit(A)]).models
+    assert (compared.first_label, compared.second_label) == ("two: m", "one: m")
+    assert (compared.first_acr, compared.second_acr) == pytest.approx((credit(B).mean(), credit(A).mean()))
+    assert compared.difference.models.verdict == "holds for these models"
+    assert compared.images == len(EXAMPLES)
 
 
 def test_seeds_are_averaged_image_by_image():
     other = counts(0.85, seed=3)
     first, second = run("one", m=[A]), run("two", m=[B, other])
-    (found,) = compare_runs([first, second], agreed_terms([first, second]))
-    assert found.first_acr == pytest.approx((credit(B).mean() + credit(other).mean()) / 2)
-    assert found.first_label == "two: m (mean of 2 seeds)"
+    (compared,) = compare_runs([first, second], agreed_terms([first, second]))
+    assert compared.first_acr == pytest.approx((credit(B).mean() + credit(other).mean()) / 2)
+    assert compared.first_label == "two: m (mean of 2 seeds)"
 
 
 def test_a_run_does_not_differ_from_itself():
-    (found,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
-    assert (found.difference.models.low, found.difference.models.high) == (0.0, 0.0)
-    assert found.difference.models.verdict == "undecided"
+    (compared,) = compare_runs([run("one", m=[A]), run("again", m=[A])], agreed_terms([run("one", m=[A])]))
+    assert (compared.difference.models.low, compared.difference.models.high) == (0.0, 0.0)
+    assert compared.difference.models.verdict == "undecided"
 
 
 def test_seeds_judge_procedures_and_the_same_models_are_paired():
     a, b = [counts(0.8, seed=seed) for seed in (1, 2, 3)], [counts(0.9, seed=seed) for seed in (4, 5, 6)]
     first, second = run("one", m=a), run("two", m=b)
-    (found,) = compare_runs([first, second], agreed_terms([first, second]))
-    assert found.difference == difference([credit(one) for one in b], [credit(one) for one in a])
-    assert found.difference.procedures is not None
-    words = dict(zip(comparison_table([found]).columns, comparison_table([found]).rows[0], strict=True))
+    (compared,) = compare_runs([first, second], agreed_terms([first, second]))
+    assert compared.difference == difference([credit(one) for one in b], [credit(one) for one in a])
+    assert compared.difference.procedures is not None
+    words = dict(zip(comparison_table([compared]).columns, comparison_table([compared]).rows[0], strict=True))
     assert words["seeds"].text == "3 and 3"
     (same,) = compare_runs([first, run("again", m=a)], agreed_terms([first]))
     assert same.difference.seeds == (3,)
@@ -118,21 +118,21 @@ def test_seeds_judge_procedures_and_the_same_models_are_paired():
 
 def test_the_first_images_are_judged_alone():
     runs = [replace(run(name, m=[one]), images=ImageRange(first=60)) for name, one in (("one", A), ("two", B))]
-    (found,) = compare_runs(runs, agreed_terms(runs))
-    assert (found.difference.population, found.difference.models.low) == (60, found.difference.estimate)
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert (compared.difference.population, compared.difference.models.low) == (60, compared.difference.estimate)
     (sampled,) = compare_runs([run("one", m=[A]), runs[1]], agreed_terms(runs))
     assert sampled.difference.population is None
 
 
 def test_three_runs_are_each_compared_with_the_first_name_by_name():
     runs = [run("one", a=[A], b=[B]), run("two", a=[B], b=[A]), run("three", b=[B], c=[A])]
-    found = compare_runs(runs, agreed_terms(runs))
-    assert [(one.first_label, one.second_label) for one in found] == [
+    compared = compare_runs(runs, agreed_terms(runs))
+    assert [(one.first_label, one.second_label) for one in compared] == [
         ("two: a", "one: a"), ("two: b", "one: b"), ("three: b", "one: b")
     ]  # fmt: skip
-    table = comparison_table(found)
+    table = comparison_table(compared)
     assert len(table.rows) == 3
-    assert [row[1].text for row in table.rows] == [one.first_label for one in found]
+    assert [row[1].text for row in table.rows] == [one.first_label for one in compared]
 
 
 def test_without_a_common_name_every_classifier_is_compared_with_every_one():
@@ -142,8 +142,8 @@ def test_without_a_common_name_every_classifier_is_compared_with_every_one():
 
 def test_one_classifier_can_be_compared_with_all_others_of_all_runs():
     runs = [run("one", a=[A], b=[B]), run("two", a=[B])]
-    found = compare_runs(runs, agreed_terms(runs), against="a")
-    assert [(one.first_label, one.second_label) for one in found] == [("one: b", "one: a"), ("two: a", "one: a")]
+    compared = compare_runs(runs, agreed_terms(runs), against="a")
+    assert [(one.first_label, one.second_label) for one in compared] == [("one: b", "one: a"), ("two: a", "one: a")]
     with pytest.raises(MismatchError, match=r"one has no classifier 'c'; it has a, b"):
         compare_runs(runs, agreed_terms(runs), against="c")
 
@@ -173,9 +173,9 @@ def test_other_images_are_refused_unless_the_common_ones_are_asked_for():
     terms = agreed_terms(runs)
     with pytest.raises(MismatchError, match=r"certified on different images \(50 and 60, 50 in common\); --rederive"):
         compare_runs(runs, terms)
-    (found,) = compare_runs(runs, terms, common_images=True)
-    assert found.images == 50
-    assert found.second_acr == pytest.approx(credit(A)[10:].mean())
+    (compared,) = compare_runs(runs, terms, common_images=True)
+    assert compared.images == 50
+    assert compared.second_acr == pytest.approx(credit(A)[10:].mean())
     apart = [run("one", m=[A]), run("two", m=[counts(0.9, seed=2, examples=EXAMPLES + 1)])]
     with pytest.raises(MismatchError, match="no images in common"):
         compare_runs(apart, terms, common_images=True)
@@ -192,8 +192,8 @@ def test_another_alpha_is_derived_from_the_counts_for_all():
     runs = [run("one", m=[A]), run("two", m=[other])]
     terms = agreed_terms(runs, rederive=True)
     assert (terms.alpha, terms.n, terms.by_rule) == (0.001, N, True)
-    (found,) = compare_runs(runs, terms, common_images=True)
-    assert found.first_acr == pytest.approx(credit(B, alpha=0.001).mean())
+    (compared,) = compare_runs(runs, terms, common_images=True)
+    assert compared.first_acr == pytest.approx(credit(B, alpha=0.001).mean())
     (looser,) = compare_runs(runs, agreed_terms(runs, rederive=True, alpha=0.05), common_images=True)
     assert looser.second_acr == pytest.approx(credit(A, alpha=0.05).mean())
 
@@ -202,9 +202,9 @@ def test_fewer_samples_are_the_first_ones_that_were_drawn():
     runs = [run("one", m=[A]), run("two", m=[counts(0.9, seed=4, n=4000)])]
     terms = agreed_terms(runs, rederive=True, n=MARK)
     assert (terms.n, terms.by_rule) == (MARK, False)
-    (found,) = compare_runs(runs, terms, common_images=True)
+    (compared,) = compare_runs(runs, terms, common_images=True)
     early = certify_counts(A.selection, A.prefix[:, 0], sigma=SIGMA, alpha=ALPHA)
-    assert found.second_acr == pytest.approx(np.where(early.prediction == A.label, early.radius, 0.0).mean())
+    assert compared.second_acr == pytest.approx(np.where(early.prediction == A.label, early.radius, 0.0).mean())
     assert agreed_terms(runs, rederive=True).n == N
 
 
@@ -226,10 +226,10 @@ def test_a_plan_is_compared_with_the_samples_that_it_has_of_each_image():
     runs = [run("one", m=[A]), run("two", m=[plan])]
     terms = agreed_terms(runs, rederive=True)
     assert (terms.n, terms.by_rule) == (N, False)
-    (found,) = compare_runs(runs, terms, common_images=True)
-    assert (found.difference.models.low, found.difference.models.high) == (0.0, 0.0)
+    (compared,) = compare_runs(runs, terms, common_images=True)
+    assert (compared.difference.models.low, compared.difference.models.high) == (0.0, 0.0)
     mixed = certify_counts(A.selection, early_samples(A, sizes), sigma=SIGMA, alpha=ALPHA)
-    assert found.second_acr == pytest.approx(np.where(mixed.prediction == A.label, mixed.radius, 0.0).mean())
+    assert compared.second_acr == pytest.approx(np.where(mixed.prediction == A.label, mixed.radius, 0.0).mean())
     both = common_samples([A, plan], terms)
     assert [both[example] for example in EXAMPLES.tolist()] == np.where(np.arange(60) == wrong, N, sizes).tolist()
 
@@ -237,9 +237,9 @@ def test_a_plan_is_compared_with_the_samples_that_it_has_of_each_image():
 def test_an_image_that_is_futile_counts_0_and_costs_the_other_side_nothing():
     plan = planned(A, sizes=np.full(60, N), given_up=[(0, "futility"), (7, "label")])
     runs = [run("one", m=[A]), run("two", m=[plan])]
-    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
-    assert found.second_acr == pytest.approx(credit(A).mean())
-    assert found.first_acr == pytest.approx(np.delete(credit(A), [0, 7]).sum() / 60)
+    (compared,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    assert compared.second_acr == pytest.approx(credit(A).mean())
+    assert compared.first_acr == pytest.approx(np.delete(credit(A), [0, 7]).sum() / 60)
 
 
 def test_looks_that_end_by_what_they_see_leave_the_first_look_alone():
@@ -248,9 +248,9 @@ def test_looks_that_end_by_what_they_see_leave_the_first_look_alone():
     runs = [run("one", m=[B]), run("two", m=[grid])]
     terms = agreed_terms(runs, rederive=True)
     assert set(common_samples([B, grid], terms).values()) == {MARK}
-    (found,) = compare_runs(runs, terms, common_images=True)
+    (compared,) = compare_runs(runs, terms, common_images=True)
     first = certify_counts(B.selection, B.prefix[:, 0], sigma=SIGMA, alpha=ALPHA)
-    assert found.second_acr == pytest.approx(np.where(first.prediction == B.label, first.radius, 0.0).mean())
+    assert compared.second_acr == pytest.approx(np.where(first.prediction == B.label, first.radius, 0.0).mean())
 
 
 def test_what_common_terms_cost_is_shown_for_both_sides():
@@ -258,21 +258,21 @@ def test_what_common_terms_cost_is_shown_for_both_sides():
     runs = [run("one", m=[A]), run("two", m=[planned(B, sizes=sizes)])]
     terms = agreed_terms(runs, rederive=True)
     table = costs_of_terms(runs, terms)
-    (found,) = compare_runs(runs, terms, common_images=True)
+    (compared,) = compare_runs(runs, terms, common_images=True)
     cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["classifier"].text for row in cells] == ["two: m", "one: m"]
     assert [row["own samples"].value for row in cells] == [sizes.mean(), N]
     assert [row["samples here"].value for row in cells] == [sizes.mean()] * 2
-    assert [row["ACR here"].value for row in cells] == [found.first_acr, found.second_acr]
-    assert cells[0]["own ACR"].value == found.first_acr
+    assert [row["ACR here"].value for row in cells] == [compared.first_acr, compared.second_acr]
+    assert cells[0]["own ACR"].value == compared.first_acr
     assert cells[1]["own ACR"].value == pytest.approx(credit(A).mean())
-    assert found.second_acr < credit(A).mean()
+    assert compared.second_acr < credit(A).mean()
 
 
 def logged(tmp_path, one, *, name="sigma_0.50.tsv", written="{:.6f}", keep=None):
     """Return a log of a classifier as a run, and its file."""
-    found = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=one.alpha)
-    rows = zip(one.example, one.label, found.prediction, found.radius, strict=True)
+    compared = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=one.alpha)
+    rows = zip(one.example, one.label, compared.prediction, compared.radius, strict=True)
     lines = [
         f"{i}\t{label}\t{c}\t{written.format(r - 5e-7 if r else r)}\t{int(c == label)}\t1" for i, label, c, r in rows
     ]
@@ -289,9 +289,9 @@ ROUNDED = 1e-6
 
 def test_a_log_is_compared_with_a_run_image_by_image(tmp_path):
     runs = [run("one", m=[C], other=[D]), logged(tmp_path, D)]
-    found = compare_runs(runs, agreed_terms(runs))
-    assert [one.first_label for one in found] == ["sigma_0.50.tsv: log"] * 2
-    against_c, against_d = found
+    compared = compare_runs(runs, agreed_terms(runs))
+    assert [one.first_label for one in compared] == ["sigma_0.50.tsv: log"] * 2
+    against_c, against_d = compared
     assert against_c.first_acr == pytest.approx(credit(D).mean(), abs=ROUNDED)
     assert against_c.second_acr == credit(C).mean()
     assert against_c.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
@@ -301,9 +301,9 @@ def test_a_log_is_compared_with_a_run_image_by_image(tmp_path):
 
 def test_two_logs_are_compared_with_each_other(tmp_path):
     runs = [logged(tmp_path, C), logged(tmp_path, D, name="noise_0.50.log")]
-    (found,) = compare_runs(runs, agreed_terms(runs))
-    assert (found.first_label, found.second_label) == ("noise_0.50.log: log", "sigma_0.50.tsv: log")
-    assert found.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert (compared.first_label, compared.second_label) == ("noise_0.50.log: log", "sigma_0.50.tsv: log")
+    assert compared.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
 
 
 def test_a_log_on_other_terms_is_refused_and_derived_again_from_the_counts_that_it_implies(tmp_path):
@@ -311,21 +311,21 @@ def test_a_log_on_other_terms_is_refused_and_derived_again_from_the_counts_that_
     runs = [run("one", m=[C]), logged(tmp_path, loose)]
     with pytest.raises(MismatchError, match=r"alpha is 0\.001 and 0\.01; --rederive derives"):
         agreed_terms(runs)
-    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    (compared,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
     # The same counts at the other alpha: a rung of the ladder is further from the next one than six decimals.
     abstained = certify_counts(D.selection, D.estimation, sigma=SIGMA, alpha=0.01).prediction == -1
-    assert found.first_acr == pytest.approx(np.where(abstained, 0, credit(D)).mean(), abs=1e-12)
+    assert compared.first_acr == pytest.approx(np.where(abstained, 0, credit(D)).mean(), abs=1e-12)
     (fewer,) = compare_runs(runs, agreed_terms(runs, rederive=True, n=MARK), common_images=True)
-    assert 0 < fewer.first_acr < found.first_acr
+    assert 0 < fewer.first_acr < compared.first_acr
 
 
 def test_a_log_of_some_images_is_compared_on_those_when_asked(tmp_path):
     runs = [run("one", m=[C]), logged(tmp_path, D, keep=200)]
     with pytest.raises(MismatchError, match=r"different images \(200 and 300, 200 in common\)"):
         compare_runs(runs, agreed_terms(runs))
-    (found,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
-    assert found.images == 200
-    assert found.second_acr == pytest.approx(credit(C)[:200].mean())
+    (compared,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
+    assert compared.images == 200
+    assert compared.second_acr == pytest.approx(credit(C)[:200].mean())
 
 
 def test_a_log_of_other_images_is_noticed_by_its_labels(tmp_path):
@@ -340,8 +340,8 @@ def test_a_log_that_does_not_tell_its_terms_is_taken_as_it_is(tmp_path):
     (log,) = runs[1].all_certified
     assert (log.n, log.alpha) == (None, None)
     assert "do not tell n and alpha" in log_caveat(log)
-    (found,) = compare_runs(runs, agreed_terms(runs))
-    assert found.first_acr == pytest.approx(credit(D).mean(), abs=0.05)
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert compared.first_acr == pytest.approx(credit(D).mean(), abs=0.05)
     with pytest.raises(MismatchError, match="nothing can be derived from it"):
         agreed_terms(runs, rederive=True)
 

@@ -142,19 +142,19 @@ def counted(rule, **changes):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_certified_classifier_is_what_its_counts_say(rule):
     counts = counted(rule)
-    found, own = certified_classifier(counts), derive(counts)
+    answered, own = certified_classifier(counts), derive(counts)
     for name in ("id", "sigma"):
-        assert getattr(found, name) == getattr(counts, name)
-    assert (found.rule, found.kind, found.seconds) == (rule, "ensemble", 2.5)
+        assert getattr(answered, name) == getattr(counts, name)
+    assert (answered.rule, answered.kind, answered.seconds) == (rule, "ensemble", 2.5)
     for name in ("example", "label"):
-        assert np.array_equal(getattr(found, name), getattr(counts, name))
+        assert np.array_equal(getattr(answered, name), getattr(counts, name))
     for name in ("prediction", "radius", "n_a", "p_a_lower"):
-        assert np.array_equal(getattr(found, name), getattr(own, name))
-    assert found.prediction.tolist() == [1, -1, -1]
-    assert found.n.tolist() == [500, 500, 0]
+        assert np.array_equal(getattr(answered, name), getattr(own, name))
+    assert answered.prediction.tolist() == [1, -1, -1]
+    assert answered.n.tolist() == [500, 500, 0]
     pilot = 900 if rule == "planned" else 0
-    assert found.samples.tolist() == [600 + pilot, 600 + pilot, 100]
-    assert found.stopped.tolist() == [False, False, True]
+    assert answered.samples.tolist() == [600 + pilot, 600 + pilot, 100]
+    assert answered.stopped.tolist() == [False, False, True]
 
 
 def test_the_two_sided_acr_stands_beside_the_rules_own():
@@ -243,8 +243,8 @@ def test_the_other_baseline_turns_the_sign(made):
 
 
 def test_searched_settings_are_compared_with_the_same_method_as_set(made):
-    found = [d for d in answer_questions(made) if d.question == SEARCH]
-    assert [(d.sigma, d.first, d.second) for d in found] == [(s, "advmacer_tuned", "advmacer") for s in SIGMAS]
+    answered = [d for d in answer_questions(made) if d.question == SEARCH]
+    assert [(d.sigma, d.first, d.second) for d in answered] == [(s, "advmacer_tuned", "advmacer") for s in SIGMAS]
 
 
 def test_a_label_with_an_entry_per_noise_level_is_compared_once(made):
@@ -252,16 +252,16 @@ def test_a_label_with_an_entry_per_noise_level_is_compared_once(made):
         return tuple(group.model_copy(update={"sigma": (sigma,)}) for group in groups for sigma in SIGMAS)
 
     study = made.study.model_copy(update={"models": split(made.study.models), "search": split(made.study.search)})
-    found = [d for d in answer_questions(replace(made, study=study)) if d.question == SEARCH]
-    assert [d.sigma for d in found] == list(SIGMAS)
+    answered = [d for d in answer_questions(replace(made, study=study)) if d.question == SEARCH]
+    assert [d.sigma for d in answered] == list(SIGMAS)
 
 
 def test_uniform_ensembles_are_compared_with_the_mean_of_their_members(made):
-    found = [d for d in answer_questions(made) if d.question == AVERAGING]
+    answered = [d for d in answer_questions(made) if d.question == AVERAGING]
     uniform = [record for record in made.ensembles if record.method == "uniform"]
-    assert [d.first for d in found] == [record.id for record in uniform]
+    assert [d.first for d in answered] == [record.id for record in uniform]
     acr = {c.id: average_certified_radius(c.radius, c.correct) for c in made.certified}
-    for difference, record in zip(found, uniform, strict=True):
+    for difference, record in zip(answered, uniform, strict=True):
         members = np.mean([acr[member] for member in record.members])
         assert difference.difference.estimate == pytest.approx(acr[record.id] - members)
 
@@ -276,8 +276,8 @@ def test_the_best_member_is_chosen_on_validation_images_not_by_its_test_result()
         classifier("lucky", [0.5, 0.7]),
         classifier(pair.id, [0.3, 0.3], kind="ensemble"),
     ]
-    found = answer_questions(small(certified, models=(good, lucky), ensembles=(pair,)))
-    (difference,) = [d for d in found if d.question == BEST_MEMBER]
+    answered = answer_questions(small(certified, models=(good, lucky), ensembles=(pair,)))
+    (difference,) = [d for d in answered if d.question == BEST_MEMBER]
     assert difference.second == "good"
     assert difference.difference.estimate == pytest.approx(0.15)
 
@@ -305,14 +305,14 @@ def test_other_combinations_are_compared_with_the_uniform_average_of_the_same_me
         ensembles=(*made.ensembles, same, logits),
         certified=(*made.certified, *(classifier(one.id, [0.1] * 60, kind="ensemble") for one in (same, logits))),
     )
-    (found,) = [d for d in answer_questions(extended) if d.question == COMBINING]
-    assert (found.first, found.second) == (same.id, made.ensembles[0].id)
+    (answered,) = [d for d in answer_questions(extended) if d.question == COMBINING]
+    assert (answered.first, answered.second) == (same.id, made.ensembles[0].id)
     assert len([d for d in answer_questions(extended) if d.question == WEIGHTS]) == 4
 
 
 def test_mixed_ensembles_are_compared_with_intra_model_ones_of_their_size(made):
-    found = [d for d in answer_questions(made) if d.question == MIXING]
-    assert [(d.sigma, d.first_label, d.second_label) for d in found] == [
+    answered = [d for d in answer_questions(made) if d.question == MIXING]
+    assert [(d.sigma, d.first_label, d.second_label) for d in answered] == [
         (sigma, "gaussian x1 + advmacer x1 (uniform)", "advmacer x2 (uniform)") for sigma in SIGMAS
     ]
     triple = ensemble("advmacer x3", 0.25, [*made.ensembles[0].members, "advmacer_tuned-s0.25-seed0"])

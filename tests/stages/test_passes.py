@@ -139,17 +139,17 @@ def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
         Classifier("mme", (0, 1), (0.5, 0.5), "probabilities", "mme"),
     )
     expected = expected_rows(store, study, data, models, classifiers)
-    found = rows(store)
-    assert found.keys() == expected.keys()
+    counted = rows(store)
+    assert counted.keys() == expected.keys()
     for key, wanted in expected.items():
-        assert {name: found[key][name] for name in wanted} == wanted, key
-        assert found[key]["rule"] == rule
+        assert {name: counted[key][name] for name in wanted} == wanted, key
+        assert counted[key]["rule"] == rule
     counts = store.classifier_counts(certification_keys(study, models, [ensemble(models), mme]), complete=True)
     for one in counts:
         certificates = derive(one)
         for position, example in enumerate(one.example.tolist()):
-            assert found[one.id, example]["radius"] == certificates.radius[position]
-            assert found[one.id, example]["prediction"] == certificates.prediction[position]
+            assert counted[one.id, example]["radius"] == certificates.radius[position]
+            assert counted[one.id, example]["prediction"] == certificates.prediction[position]
 
 
 def test_a_classifier_has_the_same_counts_alone_as_among_others(
@@ -223,10 +223,10 @@ def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
     assert len((store.run_dir / "moments").glob("*.npz")) == 1
     by_method = {record.method: record for record in records}
     (margins,) = member_margins(store, study, specs)
-    found = margins.of(records[0].members)
+    counted = margins.of(records[0].members)
     for method, record in by_method.items():
         assert record.members == tuple(model.id for model in reversed(trained[1]))
-        expected = choose_weights(method, found)  # type: ignore[arg-type]
+        expected = choose_weights(method, counted)  # type: ignore[arg-type]
         assert (record.weights, record.status) == (tuple(expected.weights), expected.status)
     assert by_method["esbrs_acr"].status == "local optimum"
     assert by_method["sween"].gap <= 1e-4
@@ -251,13 +251,13 @@ def test_moments_of_a_pool_of_two_are_those_of_the_core(
     for position, (image, label, example) in enumerate(
         zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
     ):
-        found = image_margins(
+        counted = image_margins(
             networks, image, label, Noise(0, example), averages=("probabilities",), sigma=0.25, draws=50
         )["probabilities"]
-        assert np.array_equal(arrays["mean"][position], found.moments.mean)
-        assert np.array_equal(arrays["covariance"][position], found.moments.covariance)
-        assert np.array_equal(arrays["label_probability"][position], found.label_probability)
-        assert np.array_equal(arrays["margins"][position], found.margins)
+        assert np.array_equal(arrays["mean"][position], counted.moments.mean)
+        assert np.array_equal(arrays["covariance"][position], counted.moments.covariance)
+        assert np.array_equal(arrays["label_probability"][position], counted.label_probability)
+        assert np.array_equal(arrays["margins"][position], counted.margins)
     for record in records:
         assert sum(record.weights) == pytest.approx(1)
         assert min(record.weights) >= 0
@@ -397,7 +397,7 @@ def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
 ) -> None:
     split = data.test.evenly_spaced(IMAGES)
     asked: list[list[int]] = []
-    found: list[int] = []
+    counted: list[int] = []
 
     class Nodes:
         def now(self) -> "Nodes":
@@ -413,12 +413,12 @@ def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
     work = Work(CountPass(0.25, ("a",), (), (), study.certify, 10), split)
 
     def on_block(rows: pa.Table) -> None:
-        found.extend(rows["example"].to_pylist())
+        counted.extend(rows["example"].to_pylist())
 
     with pytest.raises(WorkersLostError, match="a node is gone"):
         visit(Store(Path("/nowhere")), [work], classes=10, cluster=Nodes(), on_block=on_block)  # type: ignore[arg-type]
     assert len(asked) == pools
     for examples, before in zip(asked, [0, *np.cumsum(brought)], strict=False):
         assert examples == split.index.tolist()[before:]
-    assert found == split.index.tolist()[: sum(brought)]
+    assert counted == split.index.tolist()[: sum(brought)]
     assert f"going on with the {IMAGES} images left" in caplog.text

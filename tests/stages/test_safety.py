@@ -90,25 +90,25 @@ def test_code_in_the_records_of_a_strangers_run_directory_is_refused(copied: Cop
 
 def _listening() -> dict[str, list[str]]:
     """Return the local addresses of all TCP sockets that listen, by inode, in the kernel's hexadecimal."""
-    found: dict[str, list[str]] = {}
+    places: dict[str, list[str]] = {}
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
             words = line.split()
             if words[3] == "0A":
-                found.setdefault(words[9], []).append(words[1].partition(":")[0])
-    return found
+                places.setdefault(words[9], []).append(words[1].partition(":")[0])
+    return places
 
 
 def _sockets(pid: int) -> set[str]:
-    found = set()
+    places = set()
     for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
         try:
             target = str(descriptor.readlink())
         except OSError:
             continue
         if target.startswith("socket:["):
-            found.add(target[8:-1])
-    return found
+            places.add(target[8:-1])
+    return places
 
 
 def test_a_ray_of_our_own_listens_at_loopback_alone(cluster: Cluster) -> None:

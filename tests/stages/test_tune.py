@@ -109,8 +109,8 @@ def test_as_many_trials_are_proposed_as_there_is_room_for_and_none_twice(
     proposals: Proposals, ends: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def index(trial_id: str) -> int | None:
-        found = proposals.suggest(trial_id)
-        return None if found is None else int(found["work"].index)
+        proposal = proposals.suggest(trial_id)
+        return None if proposal is None else int(proposal["work"].index)
 
     assert [index("a"), index("b"), index("c")] == [0, 1, None]
     proposals.on_trial_complete("a", error=True)

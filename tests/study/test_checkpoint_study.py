@@ -1,4 +1,4 @@
-"""What one command makes of checkpoints and images: a study file like any other."""
+"""The study that one command makes of checkpoints and images: a study file like any other."""
 
 import tomllib
 from pathlib import Path

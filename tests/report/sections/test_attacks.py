@@ -52,7 +52,7 @@ def test_a_classifier_that_withstands_all_distances_is_said_to() -> None:
 def test_the_report_has_the_attacks_where_there_were_any() -> None:
     results = build.results()
     assert section(results) is None
-    found = section(replace(results, attacks=(CHECK,)))
-    assert found is not None
-    assert len(found.content["attacks"].rows) == 4
-    assert "20 steps, 64 noise samples, n = 1,000" in section_html(found)
+    shown = section(replace(results, attacks=(CHECK,)))
+    assert shown is not None
+    assert len(shown.content["attacks"].rows) == 4
+    assert "20 steps, 64 noise samples, n = 1,000" in section_html(shown)

@@ -35,14 +35,14 @@ def test_every_image_is_in_one_bin():
         [1, 1, 1, 1, 1, 1, 2, ABSTAIN, ABSTAIN, 1],
         stopped=[8],
     )
-    found = spread("a", [one])
-    assert (found.wrong, found.abstained, found.saturated) == pytest.approx((0.2, 0.1, 0.2))
-    assert found.bins == pytest.approx((0.1, 0.1, 0.2, 0.1, 0.0, 0.0))
-    assert len(found.bins) == len(EDGES) + 1
+    shares = spread("a", [one])
+    assert (shares.wrong, shares.abstained, shares.saturated) == pytest.approx((0.2, 0.1, 0.2))
+    assert shares.bins == pytest.approx((0.1, 0.1, 0.2, 0.1, 0.0, 0.0))
+    assert len(shares.bins) == len(EDGES) + 1
     credited = np.where(one.correct, one.radius, 0.0)
-    assert found.acr == pytest.approx(credited.mean())
-    assert found.of_saturated == pytest.approx(2 * one.radius[0] / credited.sum())
-    assert found.quartiles[1] == pytest.approx(np.median(one.p_a_lower[[0, 1, 2, 3, 4, 5, 9]]))
+    assert shares.acr == pytest.approx(credited.mean())
+    assert shares.of_saturated == pytest.approx(2 * one.radius[0] / credited.sum())
+    assert shares.quartiles[1] == pytest.approx(np.median(one.p_a_lower[[0, 1, 2, 3, 4, 5, 9]]))
 
 
 def test_two_classifiers_of_one_acr_are_told_apart():
@@ -67,11 +67,11 @@ def test_shares_are_averaged_over_seeds_and_sum_to_one():
 
 
 def test_a_classifier_that_is_never_right_has_no_quartiles_and_no_acr():
-    found = spread("lost", [classifier([built.N] * 3, [2] * 3)])
-    assert found.wrong == 1.0
-    assert found.of_saturated == 0.0
-    assert np.isnan(found.quartiles).all()
-    assert "–, –, –" in [cell.text for cell in spread_table([found]).rows[0]]
+    shares = spread("lost", [classifier([built.N] * 3, [2] * 3)])
+    assert shares.wrong == 1.0
+    assert shares.of_saturated == 0.0
+    assert np.isnan(shares.quartiles).all()
+    assert "–, –, –" in [cell.text for cell in spread_table([shares]).rows[0]]
 
 
 def test_bins_that_n_samples_cannot_reach_are_left_out_of_the_table():
@@ -84,9 +84,9 @@ def test_bins_that_n_samples_cannot_reach_are_left_out_of_the_table():
 def test_the_figure_has_a_row_per_entry_and_bars_that_fill_it():
     results = built.results()
     (axes,) = spread_figure(results, sigma=0.25).axes
-    found = spreads(results, sigma=0.25)
+    shares = spreads(results, sigma=0.25)
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert [label.rpartition("  ")[0] for label in labels] == [one.label for one in found]
+    assert [label.rpartition("  ")[0] for label in labels] == [one.label for one in shares]
     ends = [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)]
-    assert ends == pytest.approx([1.0] * len(found))
+    assert ends == pytest.approx([1.0] * len(shares))
     assert spread_figure(replace(results, certified=()), sigma=0.25) is None

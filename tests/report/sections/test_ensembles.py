@@ -23,8 +23,8 @@ from tests import results_builder as build
 
 
 def made(**changes: Any) -> Results:
-    found = build.results(margins=tuple(build.margins(sigma) for sigma in build.SIGMAS))
-    return replace(found, **changes)
+    shown = build.results(margins=tuple(build.margins(sigma) for sigma in build.SIGMAS))
+    return replace(shown, **changes)
 
 
 def noise(results: Results) -> Level:
@@ -84,15 +84,15 @@ def test_mme_is_named_as_in_the_paper() -> None:
 
 
 def test_methods_that_are_less_correlated_are_found_to_lower_the_variance() -> None:
-    found = noise(made())
-    assert texts(found.table, "methods") == ["advmacer, within", "gaussian, within", "advmacer and gaussian, across"]
-    within, _, across = column(found.table, "covariance of two [95 %]")
+    shown = noise(made())
+    assert texts(shown.table, "methods") == ["advmacer, within", "gaussian, within", "advmacer and gaussian, across"]
+    within, _, across = column(shown.table, "covariance of two [95 %]")
     # The builder's correlations.
-    variance = column(found.table, "variance of one [95 %]")[0]
+    variance = column(shown.table, "variance of one [95 %]")[0]
     assert variance is not None
     assert within == pytest.approx(0.7 * variance)
     assert across == pytest.approx(0.4 * variance)
-    assert found.sentences == (
+    assert shown.sentences == (
         "Of probabilities, for these models: mixing lowers the variance for advmacer + gaussian against advmacer x2 "
         "(with Holm).",
     )
@@ -108,16 +108,16 @@ def test_methods_that_are_more_correlated_than_models_of_one_raise_it() -> None:
 
 def test_measured_changes_are_paired_differences_against_the_members() -> None:
     results = made()
-    found = changes(results)
+    shown = changes(results)
     certified = {c.id: c for c in results.certified}
     record = results.ensembles[0]
     members = np.mean([certified[member].credited_radius for member in record.members], axis=0)
     change = certified[record.id].credited_radius - members
-    assert column(found.table, "measured [95 %]")[0] == pytest.approx(change.mean())
+    assert column(shown.table, "measured [95 %]")[0] == pytest.approx(change.mean())
     # Two of correlation 0.7 have a variance of 0.85.
-    assert column(found.table, "variance")[0] == pytest.approx(0.85)
-    assert "For these models, no ensemble is lower than its members" in found.sentences[0]
-    assert found.sentences[-1].startswith("As if Gaussian: off by more than 1.96 standard errors are ")
+    assert column(shown.table, "variance")[0] == pytest.approx(0.85)
+    assert "For these models, no ensemble is lower than its members" in shown.sentences[0]
+    assert shown.sentences[-1].startswith("As if Gaussian: off by more than 1.96 standard errors are ")
 
 
 LOST = "gaussian-x1-+-advmacer-x1-uniform-probabilities-s0.25"
@@ -149,8 +149,8 @@ def test_an_ensemble_that_lost_since_votes_do_not_follow_the_variance_is_explain
     margins = np.zeros((40, 60, 3, 3))
     margins[..., 0] = margins[..., 1] = np.where(np.arange(60) % 2 == 0, 0.7, 0.1)[:, None]
     margins[..., 2] = np.where(wrong, -0.8, 0.8)[:, None]
-    found = replace(known, calibration=replace(known.calibration, margins=margins))
-    sentences = lost(made(margins=(found,)))
+    shown = replace(known, calibration=replace(known.calibration, margins=margins))
+    sentences = lost(made(margins=(shown,)))
     assert "margins are not Gaussian, and members with large ones can outvote" in sentences[0]
 
 
@@ -168,10 +168,10 @@ def test_predictions_are_counted_where_margins_were_kept() -> None:
         *["Predicted"] * 2,
         *["As if Gaussian"] * 2,
     ]
-    found = build.margins(0.25, draws=100).of(made().ensembles[0].members)
-    change = 0.25 * (found.radii(np.array([0.5, 0.5])) - found.radii(np.eye(2)).mean(0))
+    shown = build.margins(0.25, draws=100).of(made().ensembles[0].members)
+    change = 0.25 * (shown.radii(np.array([0.5, 0.5])) - shown.radii(np.eye(2)).mean(0))
     assert column(counted.table, "predicted [95 %]")[0] == pytest.approx(change.mean())
-    assert column(counted.table, "saturated")[0] == pytest.approx(found.saturated(np.array([0.5, 0.5])))
+    assert column(counted.table, "saturated")[0] == pytest.approx(shown.saturated(np.array([0.5, 0.5])))
     before = changes(made(margins=(build.margins(0.25),)))
     assert "predicted [95 %]" not in before.table.columns
     assert column(before.table, "as if Gaussian [95 %]") == pytest.approx(
@@ -209,7 +209,7 @@ def test_radii_are_averaged_over_the_ensembles_of_a_size() -> None:
     np.testing.assert_allclose(sizes[1], (certified["advmacer-s0.25-seed0"] + certified["advmacer-s0.25-seed1"]) / 2)
     pairs = [r.id for r in results.ensembles if r.sigma == 0.25 and r.method == "uniform" and "gaussian" not in r.label]
     np.testing.assert_allclose(sizes[2], np.mean([certified[one] for one in pairs], axis=0))
-    assert {name: list(found) for name, found in curves.items()} == {"advmacer": [1, 2], "gaussian + advmacer": [2]}
+    assert {name: list(shown) for name, shown in curves.items()} == {"advmacer": [1, 2], "gaussian + advmacer": [2]}
 
 
 def test_mixed_ensembles_stand_beside_as_many_models_of_their_best_method() -> None:
@@ -236,10 +236,10 @@ def test_of_the_methods_mixed_the_better_one_on_validation_images_is_compared_wi
     results = subset(made(), ("gaussian-s0.25-seed0", "gaussian-s0.25-seed1"), "gaussian x2", 0.3)
     models = tuple(replace(model, noisy_accuracy=0.95 if model.label == better else 0.9) for model in results.models)
     table = size_table(replace(results, models=models), sigma=0.25)
-    found = dict(zip(zip(texts(table, "members of"), column(table, "k"), strict=True), table.rows, strict=True))
+    shown = dict(zip(zip(texts(table, "members of"), column(table, "k"), strict=True), table.rows, strict=True))
     best = table.columns.index("best method alone")
-    assert found["gaussian + advmacer", 2][best].text == f"{better} x2"
-    assert found["gaussian", 2][best].text == "–"
+    assert shown["gaussian + advmacer", 2][best].text == f"{better} x2"
+    assert shown["gaussian", 2][best].text == "–"
 
 
 def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
@@ -270,11 +270,11 @@ def test_the_grid_is_the_whole_simplex() -> None:
 
 def test_the_landscape_is_the_acr_counted_and_of_gaussian_margins() -> None:
     calibration = build.margins(0.25, draws=30).calibration
-    found = landscape(calibration, sigma=0.25)
-    point = found.weights[17]
-    assert found.counted[17] == pytest.approx(0.25 * calibration.radii(point).mean())
-    assert found.gaussian[17] == pytest.approx(0.25 * calibration.gaussian_radii(point).mean())
-    assert abs(found.counted - found.gaussian).max() > 0.01
+    shown = landscape(calibration, sigma=0.25)
+    point = shown.weights[17]
+    assert shown.counted[17] == pytest.approx(0.25 * calibration.radii(point).mean())
+    assert shown.gaussian[17] == pytest.approx(0.25 * calibration.gaussian_radii(point).mean())
+    assert abs(shown.counted - shown.gaussian).max() > 0.01
 
 
 def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings() -> None:

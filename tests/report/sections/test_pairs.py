@@ -64,9 +64,9 @@ def test_classifiers_that_are_not_finished_are_left_out(made):
         for name in ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
     })  # fmt: skip
     part = replace(made, certified=(short, *made.certified[1:]))
-    found = compare_all(part, sigma=short.sigma)
-    assert found.left_out == 1
-    assert found.images == 60
+    compared = compare_all(part, sigma=short.sigma)
+    assert compared.left_out == 1
+    assert compared.images == 60
 
 
 def test_methods_are_compared_by_their_seeds_and_as_one_family(made):

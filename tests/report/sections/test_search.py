@@ -83,10 +83,10 @@ def test_the_report_names_the_pareto_front_of_several_objectives() -> None:
 
 def test_a_response_is_drawn_with_its_band_and_the_trials() -> None:
     trials = drawn()
-    found = responses(spec(), trials)
-    figure = response_figure(trials, found, title="t")
+    fitted = responses(spec(), trials)
+    figure = response_figure(trials, fitted, title="t")
     assert figure is not None
-    for axes, response in zip(figure.axes, found, strict=True):
+    for axes, response in zip(figure.axes, fitted, strict=True):
         mean, dots = axes.lines
         assert np.array_equal(mean.get_ydata(), response.mean)
         assert len(dots.get_xdata()) == len(trials)
@@ -111,17 +111,16 @@ def test_figures_without_data_are_left_out() -> None:
 
 
 def test_a_warning_counts_the_trials_that_were_lost_and_names_the_first() -> None:
-    found, trials = trials_of_which_one_diverged(0.5)
-    (line,) = search_warnings(found.id, trials)
-    assert line == f"{found.id}: 1 of 3 trials diverged, the first of them trial 1 (lbd = 15, m = 1): loss is nan"
+    fitted, trials = trials_of_which_one_diverged(0.5)
+    (line,) = search_warnings(fitted.id, trials)
+    assert line == f"{fitted.id}: 1 of 3 trials diverged, the first of them trial 1 (lbd = 15, m = 1): loss is nan"
     again = [replace(trials[0], status="collapsed", message="knows one class"), replace(trials[1], index=7)]
     lost = [*trials, *again]
-    diverged, collapsed = search_warnings(found.id, lost)
-    assert diverged.startswith(f"{found.id}: 2 of 5 trials diverged, the first of them trial 1 ")
-    assert (
-        collapsed == f"{found.id}: 1 of 5 trials collapsed, the first of them trial 0 (lbd = 4, m = 2): knows one class"
-    )
-    assert list(search_warnings(found.id, [trials[0]])) == []
+    diverged, collapsed = search_warnings(fitted.id, lost)
+    assert diverged.startswith(f"{fitted.id}: 2 of 5 trials diverged, the first of them trial 1 ")
+    first = "the first of them trial 0 (lbd = 4, m = 2): knows one class"
+    assert collapsed == f"{fitted.id}: 1 of 5 trials collapsed, {first}"
+    assert list(search_warnings(fitted.id, [trials[0]])) == []
 
 
 def test_a_winner_is_judged_as_these_settings() -> None:
