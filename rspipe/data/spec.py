@@ -28,7 +28,7 @@ class HeldOutData(Spec):
     """Images held out of training for the search."""
     calibration: PositiveInt = 1000
     """Images held out of training, or of the test part, for ensemble weights."""
-    calibration_from: Literal["train", "test"] = Field(default="train", exclude_if=lambda part: part == "train")
+    calibration_from: Literal["train", "test"] = "train"
     """Part that they are held out of; "test" where there is no training part, or published networks have seen it."""
     seed: Seed = 0
     """Seed of the split."""
@@ -40,10 +40,6 @@ FileNames = Annotated[
     Annotated[str, Tag("One")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("List")],
     Discriminator(one_or_list),
 ]
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 def _check_size(size: int | None, resize: int | None) -> None:
@@ -65,12 +61,12 @@ class ParquetData(HeldOutData):
     """Files of the training part: a name, a pattern such as "train-*.parquet", or a list of these; none by default."""
     test: FileNames
     classes: PositiveInt
-    image_column: str = Field(default="image", exclude_if=lambda name: name == "image")
+    image_column: str = "image"
     """Bytes of encoded pictures, or structs with such `bytes`."""
-    label_column: str = Field(default="label", exclude_if=lambda name: name == "label")
-    size: PositiveInt | None = Field(default=None, exclude_if=_is_none)
+    label_column: str = "label"
+    size: PositiveInt | None = None
     """Side of the square that is cut out of the middle, in pixels; by default images are taken as they are."""
-    resize: PositiveInt | None = Field(default=None, exclude_if=_is_none)
+    resize: PositiveInt | None = None
     """Shorter side of the picture that it is cut out of; `size` by default."""
     mode: Literal["L", "RGB"] = "RGB"
     augment: Literal["none", "crop_flip"] = "none"

@@ -95,11 +95,20 @@ def drawn(figures: Mapping[str, Figure | None]) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
+def _lay_out(figure: Figure) -> None:
+    """Lay a figure out, once for all: `savefig` would draw it twice for that, which takes most of its time."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 def figure_svg(figure: Figure, *, name: str = "figure") -> str:
     """Return a figure as SVG to be put into a page: the same text for the same figure, ids prefixed by `name`."""
     text, prefix = io.StringIO(), name.replace(".", "_")
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context(STYLE):
+        _lay_out(figure)
         figure.savefig(text, format="svg", metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -113,5 +122,6 @@ def figure_pdf(figure: Figure) -> bytes:
     content = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
     with mpl.rc_context({**STYLE, "pdf.fonttype": 42}):
+        _lay_out(figure)
         figure.savefig(content, format="pdf", metadata=nothing)
     return content.getvalue()

@@ -40,7 +40,7 @@ class StudyConfig(Spec):
     search: tuple[SearchGroup, ...] = ()
     ensembles: tuple[EnsembleGroup, ...] = ()
     # Part of the identity, although they need no samples: who could add one to a finished run could choose the best.
-    cascades: tuple[CascadeGroup, ...] = Field(default=(), exclude_if=lambda groups: not groups)
+    cascades: tuple[CascadeGroup, ...] = ()
     weigh: WeighSpec = WeighSpec()
     certify: CertifySpec = CertifySpec()
     radii: tuple[NonNegativeFloat, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -697,12 +697,6 @@ def test_no_two_kinds_share_an_identity() -> None:
     assert len({spec.digest for spec in specs}) == 9
 
 
-def test_the_identity_of_the_older_kinds_stays() -> None:
-    assert DigitsData().digest == "0f8f8757"
-    parquet = spec_of(name="parquet", title="MNIST", folder="x", train="a.parquet", test="b.parquet", classes=10)
-    assert parquet.digest == "12e02a72"
-
-
 @pytest.mark.parametrize(
     ("name", "missing"),
     [
