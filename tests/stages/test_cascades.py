@@ -258,7 +258,6 @@ def test_what_is_no_cascade_is_refused(old: str, new: str, says: str) -> None:
     assert says in str(refused.value)
 
 
-def test_a_cascade_is_part_of_the_identity_and_a_study_without_one_keeps_its_id() -> None:
+def test_a_cascade_is_part_of_the_identity() -> None:
     without = load(STUDY[: STUDY.index("[[cascades]]")] + STUDY[STUDY.index("[certify]") :])
-    assert "cascades" not in without.identity
     assert without.id != load().id
