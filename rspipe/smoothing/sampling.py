@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from rspipe.errors import nearest
-from rspipe.smoothing.certificates import check_alpha, check_can_certify
+from rspipe.smoothing.certificates import check_alpha, least_to_certify
 from rspipe.smoothing.decisions import DecisionLooks, decision_looks
 from rspipe.smoothing.rules import looks
 
@@ -36,12 +36,12 @@ class PlannedRule:
     """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that is out of range."""
-        if self.pilot < 1:
-            raise ValueError(f"pilot = {self.pilot} must be at least 1")
-        if not 0 <= self.eps < math.inf:
-            raise ValueError(f"eps = {self.eps} must be a finite number, at least 0")
-        _check_chance(self.futility)
+        """Raise ValueError for all numbers that are out of range."""
+        _check(
+            (self.pilot >= 1, f"pilot = {self.pilot} must be at least 1"),
+            (0 <= self.eps < math.inf, f"eps = {self.eps} must be a finite number, at least 0"),
+            _chance(self.futility),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ class RadiusGridRule:
     """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that is out of range."""
-        if not self.grid or not all(0 < radius < math.inf for radius in self.grid):
-            raise ValueError(f"grid = {list(self.grid)} must hold one radius or more, all above 0")
-        if list(self.grid) != sorted(set(self.grid)):
-            raise ValueError(f"grid = {list(self.grid)} must ascend, without repetition")
-        _check_chance(self.futility)
+        """Raise ValueError for all numbers that are out of range."""
+        radii = list(self.grid)
+        positive = bool(radii) and all(0 < radius < math.inf for radius in radii)
+        _check(
+            (positive, f"grid = {radii} must hold one radius or more, all above 0"),
+            (radii == sorted(set(radii)), f"grid = {radii} must ascend, without repetition"),
+            _chance(self.futility),
+        )
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,17 @@ class DecideRule:
     """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that is out of range."""
-        if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
-            raise ValueError(f"radii = {list(self.radii)} must hold one radius or more, none below 0")
-        if list(self.radii) != sorted(set(self.radii)):
-            raise ValueError(f"radii = {list(self.radii)} must ascend, without repetition")
-        _check_chance(self.futility)
-        if not 0 < self.early_share < 1:
-            raise ValueError(f"early_share = {self.early_share} must lie in (0, 1)")
-        if self.first < 1 or self.step < 1 or not 1 <= self.growth < math.inf:
-            raise ValueError(f"first = {self.first}, step = {self.step} and growth = {self.growth} must be at least 1")
+        """Raise ValueError for all numbers that are out of range."""
+        radii = list(self.radii)
+        usable = bool(radii) and all(0 <= radius < math.inf for radius in radii)
+        growing = self.first >= 1 and self.step >= 1 and 1 <= self.growth < math.inf
+        _check(
+            (usable, f"radii = {radii} must hold one radius or more, none below 0"),
+            (radii == sorted(set(radii)), f"radii = {radii} must ascend, without repetition"),
+            _chance(self.futility),
+            (0 < self.early_share < 1, f"early_share = {self.early_share} must lie in (0, 1)"),
+            (growing, f"first = {self.first}, step = {self.step} and growth = {self.growth} must be at least 1"),
+        )
 
     def looks(self, *, sigma: float, n: int, alpha: float) -> tuple[DecisionLooks, ...]:
         """Return the looks of every radius, all at the same numbers of samples."""
@@ -102,9 +105,14 @@ class DecideRule:
         return tuple(decision_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
 
 
-def _check_chance(futility: float) -> None:
-    if not 0 < futility < 1:
-        raise ValueError(f"futility = {futility} must lie in (0, 1)")
+def _check(*conditions: tuple[bool, str]) -> None:
+    """Raise ValueError with all that is said of conditions that do not hold."""
+    if wrong := [text for holds, text in conditions if not holds]:
+        raise ValueError("; ".join(wrong))
+
+
+def _chance(futility: float) -> tuple[bool, str]:
+    return 0 < futility < 1, f"futility = {futility} must lie in (0, 1)"
 
 
 Rule = FixedRule | PlannedRule | RadiusGridRule | DecideRule
@@ -160,16 +168,19 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raise ValueError where the numbers do not fit together, or could never certify anything."""
         check_alpha(self.alpha)
-        for name in ("n0", "n", "block_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = {name: getattr(self, name) for name in ("n0", "n", "block_size")}
+        _check(*((count >= 1, f"{name} must be at least 1, got {count}") for name, count in counts.items()))
         last = self.alpha
         if self.rule.name == "radius_grid":
             last = looks(self.n, self.alpha)[-1].alpha
         elif self.rule.name == "decide":
             last = (1 - self.rule.early_share) * self.alpha
-        check_can_certify(self.n, last)
-        if self.rule.name == "planned" and self.rule.pilot <= self.n0:
-            raise ValueError(f"rule.pilot = {self.rule.pilot} includes the selection and must exceed n0 = {self.n0}")
-        if self.batch_size is not None and (self.batch_size < 1 or self.block_size % self.batch_size):
-            raise ValueError(f"batch_size = {self.batch_size} must divide block_size = {self.block_size}")
+        least, pilot, batch = least_to_certify(last), getattr(self.rule, "pilot", math.inf), self.batch_size
+        _check(
+            (self.n >= least, f"n = {self.n} can never certify at alpha = {last:g}; use n >= {least}"),
+            (pilot > self.n0, f"rule.pilot = {pilot} includes the selection and must exceed n0 = {self.n0}"),
+            (
+                batch is None or (batch >= 1 and self.block_size % batch == 0),
+                f"batch_size = {batch} must divide block_size = {self.block_size}",
+            ),
+        )

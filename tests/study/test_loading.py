@@ -1139,3 +1139,13 @@ def test_a_hint_names_the_nearest_valid_name_or_all_of_them(name: str, valid: li
 def test_a_rule_named_by_one_override_takes_its_parameters_from_another() -> None:
     study = load_study(TINY, overrides=["certify.rule=planned", "certify.rule.eps=0.02"])
     assert study.certify.rule == PlannedRule(name="planned", eps=0.02)
+
+
+def test_numbers_of_a_table_that_do_not_fit_are_told_together() -> None:
+    overrides = ["certify.n=5", "certify.batch_size=7", "certify.rule={name='planned', pilot=50}"]
+    with pytest.raises(StudyError) as refused:
+        load_study(TINY, overrides=overrides)
+    for said in ("use n >= 10", "rule.pilot = 50 includes the selection", "batch_size = 7 must divide block_size"):
+        assert said in str(refused.value)
+    with pytest.raises(StudyError, match=r"pilot = 0 must.*; eps = -1\.0 must.*; futility = 3\.0 must"):
+        load_study(TINY, overrides=["certify.rule={name='planned', pilot=0, eps=-1, futility=3}"])
