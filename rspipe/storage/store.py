@@ -293,7 +293,7 @@ class Store:
         looking = not {"radius_grid", "decide"}.isdisjoint(pc.unique(rules["rule"]).to_pylist())
         rows = self.counts(needed_columns(marks=complete or looking, soft=complete))
         assert rows is not None
-        wanted = pc.is_in(rows["key"], pa.array(sorted(set(keys.values()))))
+        wanted = pc.is_in(rows["key"], pa.array(sorted(set(keys.values())), pa.string()))
         # Each is a copy of everything.
         rows = rows if pc.all(wanted).as_py() else rows.filter(wanted)
         return tuple(count_tables(rows.combine_chunks(), keys, folder=self.run_dir / "certificates"))

@@ -425,6 +425,8 @@ def test_counts_under_several_rules_are_told_apart_by_their_keys(tmp_path: Path)
         assert counts.rule == rule
     assert store.classifier_counts({"a": "another"}) == ()
     assert store.classifier_counts({"b": "fixed"}) == ()
+    # As of a study of which no cascade has all its levels yet.
+    assert store.classifier_counts({}) == ()
 
 
 def test_a_directory_without_counts_has_no_classifiers(run_dir: StorePath) -> None:
