@@ -71,6 +71,12 @@ def trained_model(label, sigma, seed, **changes):
     return TrainedModel(**{**content, **changes})
 
 
+def trained_as(spec, **changes):
+    """Return the record of a model that was trained by a spec."""
+    content = spec.model_dump(mode="json")
+    return trained_model(spec.label, spec.train_sigma, spec.seed, id=spec.id, spec=content, **changes)
+
+
 def certified(id_, kind, sigma, *, skill, seed, images=60, first=0):
     """Return certificates with about the given skill; radii follow from counts as in CERTIFY."""
     rng = np.random.default_rng(seed)

@@ -82,7 +82,6 @@ def study_text(options: Options) -> str:
 def main(options: Options) -> None:
     """Load, weigh, certify and report what is not finished yet."""
     text = study_text(options)
-    # Relative paths start from the working directory.
     # Who names a function on the command line wants it to be called; what is in a file is another matter.
     named = any(":" in model for model in options.model) and not any(kind in RUNS_CODE for kind in options.model)
     allowed = options.allow_code or named

@@ -19,6 +19,7 @@ from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
 from rspipe.smoothing.metrics import accuracy_band, acr_by_rule, certified_accuracy
+from rspipe.smoothing.sampling import tabulated_radii
 
 _RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -72,8 +73,7 @@ class CertifiedDataset:
         return certified_accuracy(self.radius, self.correct, radii)
 
     def _table(self, radii: Sequence[float]) -> Table:
-        rule = self.counts.rule
-        radii = rule.radii if rule.name == "decide" else radii
+        radii = tabulated_radii(self.counts.rule, radii)
         return Table.of(
             {
                 "classifier": Cell(one.name),

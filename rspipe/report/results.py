@@ -18,6 +18,7 @@ from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.jackknife import Member
+from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.spec import number_chosen, samples_all
 from rspipe.study.config import StudyConfig
 
@@ -62,8 +63,7 @@ class Results:
     @property
     def radii(self) -> tuple[float, ...]:
         """Where certified accuracy is tabulated: the study's radii, or those that its rule asks for."""
-        rule = self.study.certify.rule
-        return rule.radii if rule.name == "decide" else self.study.radii
+        return tuple(tabulated_radii(self.study.certify.rule, self.study.radii))
 
     @property
     def baseline(self) -> str:

@@ -18,6 +18,7 @@ from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive, early_samples
 from rspipe.smoothing.metrics import credited_radius
+from rspipe.smoothing.sampling import LOOKING
 from rspipe.spec import ImageChoice, samples_all
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "calibration_from", "seed")
@@ -100,7 +101,7 @@ def _free_samples(counts: CountTable) -> IntArray:
 
     A plan is made from the pilot. The looks of rules radius_grid and decide end by what they see, all but the first.
     """
-    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name in ("radius_grid", "decide") else counts.drawn
+    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name in LOOKING else counts.drawn
     return np.asarray(np.where(np.isin(counts.stop, ["label", "futility"]), counts.n, drawn), dtype=np.int64)
 
 

@@ -44,7 +44,7 @@ from rspipe.smoothing.certify import BaseClassifier, check_sampling, class_count
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.noise import Noise, Stream
-from rspipe.smoothing.sampling import Rule
+from rspipe.smoothing.sampling import LOOKING, Rule
 
 LIKELY_SHARE = 0.9
 """Of alpha for the level at which the selection says that the cascade stops; the others share the rest equally."""
@@ -226,7 +226,7 @@ def certified_cascade(record: Cascade, levels: Sequence[CountTable]) -> Certifie
 
 def check_cascade_rule(rule: Rule) -> None:
     """Raise ValueError unless a rule leaves the counts that cascades are made from."""
-    if rule.name in ("radius_grid", "decide"):
+    if rule.name in LOOKING:
         raise ValueError(f"rule {rule.name} stops by its estimation samples, which a cascade may not use; use fixed")
     if rule.label_stop:
         raise ValueError(

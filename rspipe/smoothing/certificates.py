@@ -44,10 +44,16 @@ def least_to_predict(alpha: float) -> int:
     return max(1, math.ceil(1 - math.log2(alpha)))
 
 
+def cannot_certify(n: int, alpha: float) -> str:
+    """Return why n samples that all fall on one class do not certify it at level alpha; empty where they do."""
+    least = least_to_certify(alpha)
+    return "" if n >= least else f"n = {n} can never certify at alpha = {alpha:g}; use n >= {least}"
+
+
 def check_can_certify(n: int, alpha: float) -> None:
     """Raise ValueError unless n samples that all fall on one class certify it at level alpha."""
-    if n < (least := least_to_certify(alpha)):
-        raise ValueError(f"n = {n} can never certify at alpha = {alpha:g}; use n >= {least}")
+    if reason := cannot_certify(n, alpha):
+        raise ValueError(reason)
 
 
 def check_can_predict(n: int, alpha: float) -> None:

@@ -20,7 +20,7 @@ from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classif
 from rspipe.smoothing.counts import NO_LABEL, CountTable
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
-from rspipe.smoothing.sampling import Sampling
+from rspipe.smoothing.sampling import LOOKING, Sampling
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def count_image(
     estimate = _Estimate(source, selected, targets)
     with evaluating(*networks):
         estimate.run()
-    if rule.name in ("radius_grid", "decide"):
+    if rule.name in LOOKING:
         stop[(stop == "") & (estimate.targets < spec.n)] = "settled"
     rows = len(classifiers)
     return CountTable(
@@ -168,7 +168,7 @@ class _Estimate:
             )
             self._proven = np.zeros((shape[0], len(decisions)), dtype=bool)
             self._lost = np.zeros_like(self._proven)
-        self._looking = rule.name in ("radius_grid", "decide")
+        self._looking = rule.name in LOOKING
         if self._looking:
             self.targets = np.minimum(targets, self.marks[0])
         self.counts = np.zeros(shape, np.int64)

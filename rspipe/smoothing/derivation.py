@@ -31,6 +31,7 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.decisions import needed_probability, proves_radius
 from rspipe.smoothing.metrics import average_certified_radius, credited_radius, saturated
 from rspipe.smoothing.rules import Look, floor_to_grid, looks, proven
+from rspipe.smoothing.sampling import LOOKING
 
 CertificateKind = Literal["certify", "two_sided", "soft", "predict"]
 
@@ -134,7 +135,7 @@ def _check_whole(counts: CountTable, kind: CertificateKind) -> None:
     the selected class the image counts 0 in any case.
     """
     name = _NAMES[kind]
-    if counts.rule.name in ("radius_grid", "decide"):
+    if counts.rule.name in LOOKING:
         raise ValueError(
             f"rule {counts.rule.name} stops by its estimation samples, which {name} may not use again; "
             "certify with rule fixed"
@@ -176,23 +177,16 @@ def _decisions(counts: CountTable, *, alpha: float) -> Certificates:
     selected = counts.selection.argmax(-1)
     n_final = np.take_along_axis(counts.estimation, selected[:, None], -1)[:, 0]
     noted = np.take_along_axis(counts.prefix, selected[:, None, None], -1)[..., 0]
-    k, t = (
-        np.append(noted, n_final[:, None], axis=1),
-        np.append(np.tile(counts.marks, (len(noted), 1)), counts.drawn[:, None], axis=1),
-    )
-    steps, needed = (
-        np.array([0.0, *rule.radii]),
-        np.array([0.0, *(needed_probability(r, sigma=counts.sigma) for r in rule.radii)]),
-    )
-    proven = [
-        proves_radius(k, t, p0, n=counts.n, alpha=alpha, early_share=rule.early_share).any(1) for p0 in needed[1:]
-    ]
+    k = np.append(noted, n_final[:, None], axis=1)
+    t = np.append(np.tile(counts.marks, (len(noted), 1)), counts.drawn[:, None], axis=1)
+    needed = [needed_probability(radius, sigma=counts.sigma) for radius in rule.radii]
+    proven = [proves_radius(k, t, p0, n=counts.n, alpha=alpha, early_share=rule.early_share).any(1) for p0 in needed]
     reached = np.logical_and.accumulate(proven, axis=0).sum(0)
     return Certificates(
         prediction=np.where(reached > 0, selected, ABSTAIN).astype(np.int64),
-        radius=steps[reached],
+        radius=np.array([0.0, *rule.radii])[reached],
         n_a=n_final,
-        p_a_lower=needed[reached],
+        p_a_lower=np.array([0.0, *needed])[reached],
     )
 
 

@@ -1,12 +1,12 @@
 """How many samples an image gets: the rules with their parameters, and the numbers that counts depend on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from rspipe.errors import nearest
-from rspipe.smoothing.certificates import check_alpha, least_to_certify
+from rspipe.smoothing.certificates import cannot_certify, check_alpha
 from rspipe.smoothing.decisions import DecisionLooks, decision_looks
 from rspipe.smoothing.rules import looks
 
@@ -119,6 +119,14 @@ Rule = FixedRule | PlannedRule | RadiusGridRule | DecideRule
 
 RULES: dict[str, type[Rule]] = {kind().name: kind for kind in get_args(Rule)}
 
+LOOKING = ("radius_grid", "decide")
+"""Names of the rules that look at their estimation samples on the way, and may stop for what they see."""
+
+
+def tabulated_radii(rule: Rule, radii: Sequence[float]) -> Sequence[float]:
+    """Return the radii at which certified accuracy is tabulated: those given, or those that the rule asks for alone."""
+    return rule.radii if rule.name == "decide" else radii
+
 
 def check_rule_keys(values: Mapping[str, Any]) -> None:
     """Raise ValueError for a key that the rule of that name does not have; an unknown name is somebody else's error."""
@@ -175,9 +183,9 @@ class Sampling:
             last = looks(self.n, self.alpha)[-1].alpha
         elif self.rule.name == "decide":
             last = (1 - self.rule.early_share) * self.alpha
-        least, pilot, batch = least_to_certify(last), getattr(self.rule, "pilot", math.inf), self.batch_size
+        too_few, pilot, batch = cannot_certify(self.n, last), getattr(self.rule, "pilot", math.inf), self.batch_size
         _check(
-            (self.n >= least, f"n = {self.n} can never certify at alpha = {last:g}; use n >= {least}"),
+            (not too_few, too_few),
             (pilot > self.n0, f"rule.pilot = {pilot} includes the selection and must exceed n0 = {self.n0}"),
             (
                 batch is None or (batch >= 1 and self.block_size % batch == 0),

@@ -19,6 +19,7 @@ from rspipe.report.tables import Table
 from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertificateKind, derive
+from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.files import read_json
@@ -182,8 +183,7 @@ def write_derived(
     rows = {name: (counts, derive(counts, kind=kind, alpha=alpha, n=n)) for name, counts in all_counts.items()}
     for counts, certificates in rows.values():
         (folder / f"{counts.id}.tsv").write_text(certification_log(counts, certificates))
-    rule = study.certify.rule
-    radii = rule.radii if rule.name == "decide" else study.radii
+    radii = tabulated_radii(study.certify.rule, study.radii)
     return derived_table(rows, radii=radii, with_radius=kind != "predict"), folder
 
 
@@ -223,8 +223,8 @@ def write_report(
     texts["report.html"] = render_report(results, chapters)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
+    keys = certification_keys(results.study, results.models, results.ensembles)
     for cascade in results.cascades:
-        keys = certification_keys(results.study, results.models, results.ensembles)
         store.save_cascade(cascade, keys=keys, alpha=results.study.certify.alpha)
     for name, picture in pictures.items():
         (store.run_dir / name).write_bytes(picture)

@@ -40,6 +40,7 @@ from rspipe.search.space import Parameters
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
+from rspipe.smoothing.sampling import LOOKING
 from rspipe.spec import content_id
 from rspipe.storage.counts import count_tables, needed_columns
 from rspipe.storage.files import (
@@ -290,7 +291,7 @@ class Store:
         rules = self.counts(["rule"])
         if rules is None:
             return ()
-        looking = not {"radius_grid", "decide"}.isdisjoint(pc.unique(rules["rule"]).to_pylist())
+        looking = not {*LOOKING}.isdisjoint(pc.unique(rules["rule"]).to_pylist())
         rows = self.counts(needed_columns(marks=complete or looking, soft=complete))
         assert rows is not None
         wanted = pc.is_in(rows["key"], pa.array(sorted(set(keys.values())), pa.string()))

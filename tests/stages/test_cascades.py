@@ -12,7 +12,6 @@ import pytest
 
 from pipelines import check_run
 from rspipe.errors import StudyError
-from rspipe.records import TrainedModel
 from rspipe.report.results import Results
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
@@ -25,6 +24,7 @@ from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import study_of_text
 from rspipe.tracking.runs import study_runs
+from tests.results_builder import trained_as
 
 STUDY = """
 name = "levels"
@@ -71,31 +71,6 @@ def load(text: str = STUDY) -> StudyConfig:
     return study_of_text(text, path=Path("levels.toml"))
 
 
-def trained(spec: Any) -> TrainedModel:
-    """Return a record of a model that finished."""
-    return TrainedModel(
-        id=spec.id,
-        label=spec.label,
-        source="gaussian",
-        train_sigma=spec.train_sigma,
-        seed=spec.seed,
-        spec=spec.model_dump(mode="json"),
-        status="finished",
-        message="",
-        collapsed=False,
-        history=(),
-        clean_accuracy=0.9,
-        noisy_accuracy=0.9,
-        seconds=1.0,
-        passes=10,
-        parameters=10,
-        device="cpu",
-        precision="float32",
-        checksum=spec.id,
-        normalization=None,
-    )
-
-
 def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
     """Return counts of three classes: at the larger sigma a third of the images has no class above 1/2."""
     rng = np.random.default_rng(seed)
@@ -103,11 +78,8 @@ def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
     p = np.stack([first, 0.6 * (1 - first), 0.4 * (1 - first)], axis=1)
     estimation = np.stack([rng.multinomial(1000, one) for one in p])
     early = np.stack([rng.multivariate_hypergeometric(one, 200) for one in estimation])
-    prefix, futile, pilot = (
-        np.stack([early, estimation], axis=1),
-        np.zeros(IMAGES, bool),
-        np.zeros((IMAGES, 3), np.int64),
-    )
+    prefix = np.stack([early, estimation], axis=1)
+    futile, pilot = np.zeros(IMAGES, bool), np.zeros((IMAGES, 3), np.int64)
     if rule.name == "planned":
         # Every other image whose class has less than a half was given up.
         futile, pilot = (first < 0.5) & (np.arange(IMAGES) % 2 == 0), np.stack([rng.multinomial(900, one) for one in p])
@@ -140,7 +112,7 @@ def written(run_dir: Path, text: str) -> tuple[Store, Results, dict[str, CountTa
     """Return a run directory with counts of every model, its results, and the counts."""
     study, counts = load(text), {}
     with open_store(run_dir, study, source=text, environment={"cpu": "none"}) as store:
-        records = [trained(spec) for spec in study.model_specs]
+        records = [trained_as(spec, seconds=1.0) for spec in study.model_specs]
         keys = certification_keys(study, records, [])
         for position, record in enumerate(records):
             store.save_model(record, {})

@@ -21,7 +21,7 @@ from rspipe.storage.counts import count_rows
 from rspipe.storage.opening import open_store
 from rspipe.storage.store import Store
 from rspipe.study.loading import study_of_text
-from tests.results_builder import trained_model
+from tests.results_builder import trained_as
 
 STUDY = """
 name = "decided"
@@ -68,10 +68,7 @@ def run(tmp_path: Path) -> tuple[Store, Results]:
     """Return a run directory with the decisions of each model at twelve inputs, and its results."""
     study = study_of_text(STUDY, path=Path("decided.toml"))
     with open_store(tmp_path, study, source=STUDY, environment={"cpu": "none"}) as store:
-        records = [
-            trained_model(spec.label, 0.5, spec.seed, id=spec.id, spec=spec.model_dump(mode="json"))
-            for spec in study.model_specs
-        ]
+        records = [trained_as(spec) for spec in study.model_specs]
         keys = certification_keys(study, records, [])
         classifiers = [Classifier(record.id, (0,), (1.0,)) for record in records]
         call: dict[str, Any] = {"label": 1, "sigma": 0.5, "spec": study.certify.sampling, "classes": 2}
