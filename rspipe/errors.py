@@ -92,6 +92,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(error: BaseException) -> str:
+    """Return all that an error of somebody else's says, in one line, or its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 # The papers' own words; "lambda" is a keyword of Python, and nearer to gamma.
 _WRITTEN_OUT = {"lambda": "lbd", "lamda": "lbd", "lam": "lbd", "epsilon": "eps", "learning_rate": "lr"}
 

@@ -2,14 +2,14 @@
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from rspipe.errors import ClusterError, first_line
-from rspipe.execution.ray_internals import loopback_only, messages_to, native_stderr_to
+from rspipe.errors import ClusterError, one_line
+from rspipe.execution.heads import REFUSED_TOKEN, head_address
+from rspipe.execution.ray_internals import messages_to, native_stderr_to, own_ray
 from rspipe.execution.resources import Cluster, Resources, wait_for_nodes
 
 _QUIET = {
@@ -32,25 +32,6 @@ _PASSED_ON = ("RSPIPE_CODE",)
 
 _OBJECT_STORE_BYTES = 300_000_000
 
-_CONNECT_SECONDS = 5.0
-
-
-def _check_reachable(address: str) -> None:
-    """Raise ClusterError unless something listens at host:port: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if "://" in address:
-        raise ClusterError(
-            f"Ray address {address!r} is that of a client or a dashboard; give the head's own, e.g. 10.0.0.1:6379"
-        )
-    if not host or not port.isdigit():
-        raise ClusterError(f"Ray address {address!r} is not of the form host:port; e.g. 10.0.0.1:6379, or leave it out")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(
-            f"no Ray head answers at {address} ({error}); start one with `ray start --head`, or leave the address out"
-        ) from error
-
 
 @contextmanager
 def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator[Cluster]:
@@ -64,54 +45,72 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
         log: File that gets what Ray's native code would write to the terminal.
 
     Raises:
-        ClusterError: The head does not answer or refuses the token.
+        ClusterError: No head answers, it refuses the token, or no Ray can be started here.
     """
     resources.check()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address not in ("local", "auto"):
-        _check_reachable(address)
-        # Something listens: what Ray would go on trying for twenty seconds is a token that the head refuses.
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
     import ray
 
     # Workers of a head that runs already have another environment than this process.
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     local = {"num_cpus": resources.cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    with native_stderr_to(log) as native_messages, messages_to(log):
+    with native_stderr_to(log), messages_to(log):
+        head = head_address(address)
         try:
-            with loopback_only() if address == "local" else nullcontext(), warnings.catch_warnings():
+            with nullcontext() if head else own_ray(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 context = ray.init(
-                    address=address,
+                    address=head or "local",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     **({"runtime_env": {"env_vars": passed}} if passed else {}),
-                    **(local if address == "local" else {}),
+                    **({} if head else local),
                 )
         except Exception as error:
             # A Ray that does not come up in time, on a busy machine, is a plain Exception.
-            raise _refused(address, error, native_messages()) from error
+            raise _refused(head, error, log) from error
         try:
             _silence_loggers()
-            joined = str(context.address_info.get("gcs_address", address))
+            joined = str(context.address_info.get("gcs_address", head))
             yield wait_for_nodes(Cluster(joined, (), resources), workers=resources.workers or 1)
         finally:
             ray.shutdown()
 
 
-def _refused(address: str, error: Exception, native: str) -> ClusterError:
-    """Return the error of a `ray.init` that failed, with the remedy."""
-    if "Unauthenticated" in native or type(error).__name__ == "AuthenticationError":
+def _refused(head: str | None, error: Exception, log: Path) -> ClusterError:
+    """Return the error of a `ray.init` that failed, with the remedy where the cause is known."""
+    reason = one_line(error).removesuffix(".")
+    if head is None:
+        return ClusterError(f"cannot start a Ray on this machine: {reason}; {_local_remedy(error, reason, log)}")
+    if type(error).__name__ == "AuthenticationError":
+        return ClusterError(REFUSED_TOKEN.format(head))
+    if "No node info found" in reason:
         return ClusterError(
-            f"the Ray cluster at {address} refuses this client's token; "
-            "`export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...` with the content of ~/.ray/auth_token on its head"
+            f"this machine is no node of the Ray cluster at {head}; `ray start --address={head}` makes it one, "
+            "or submit the study from outside with `ray job submit`"
         )
-    first = first_line(error)
-    if address == "local":
-        return ClusterError(f"cannot start a Ray on this machine: {first} Free CPUs or memory and try again")
-    return ClusterError(f"cannot join Ray at {address}: {first}")
+    if "ersion mismatch" in reason:
+        return ClusterError(f"cannot join Ray at {head}: {reason}; install the same versions on both")
+    return ClusterError(f"cannot join Ray at {head}: {reason}; {log} may say more")
+
+
+def _local_remedy(error: Exception, reason: str, log: Path) -> str:
+    if "AF_UNIX" in reason:
+        return "let RAY_TMPDIR name a folder with a short path"
+    filename = getattr(error, "filename", None)
+    if "home directory" in reason or (filename is not None and _in_home(Path(str(filename)))):
+        return "let HOME name a folder that can be written"
+    if filename is not None:
+        return "let RAY_TMPDIR name a folder that can be written"
+    if "timed out" in reason:
+        return "free CPUs or memory and try again"
+    return f"{log} may say more"
+
+
+def _in_home(path: Path) -> bool:
+    """Return whether Ray's token goes there."""
+    return path in (token := Path("~/.ray/auth_token").expanduser(), *token.parents)
 
 
 def _silence_loggers() -> None:

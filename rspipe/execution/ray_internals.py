@@ -3,26 +3,78 @@
 Nothing else in rspipe touches `ray._private` or file descriptor 2.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Elsewhere than on Linux Ray keeps to 127.0.0.1 by default; this asks for it here.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """How an address answers the question whether a Ray head lives there."""
+
+    kind: Literal["alive", "unauthenticated", "other service", "none"]
+    version: str = ""
+    """Of the Ray of a head that is alive."""
+
+
+def address_of_running_ray() -> str:
+    """Return host:port of the Ray that runs on this machine, or that ran there last.
+
+    Raises:
+        ConnectionError: There is none.
+    """
+    from ray._private import services
+
+    return str(services.get_ray_address_from_environment("auto", None))
+
+
+def ask_head(address: str, *, seconds: float) -> Answer:
+    """Ask a Ray head whether it is alive, as `ray.init` does at first, but once and for so long at most."""
+    import grpc
+    from ray._private.authentication import authentication_token_setup as tokens
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveReply, CheckAliveRequest
+    from ray.exceptions import AuthenticationError
+
+    # As `ray.init` does where RAY_AUTH_MODE is not set; a token that the head does not ask for harms nothing.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    others = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    # No proxy of the web's leads to a head.
+    with init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        call = channel.unary_unary(
+            "/ray.rpc.NodeInfoGcsService/CheckAlive",
+            request_serializer=CheckAliveRequest.SerializeToString,
+            response_deserializer=CheckAliveReply.FromString,
+        )
+        try:
+            return Answer("alive", call(CheckAliveRequest(), timeout=seconds).ray_version)
+        except AuthenticationError:
+            return Answer("unauthenticated")
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                return Answer("unauthenticated")
+            return Answer("other service" if error.code() in others else "none")
+
+
 @contextmanager
-def loopback_only() -> Iterator[None]:
-    """Let a Ray that is started meanwhile listen at 127.0.0.1 alone.
+def own_ray() -> Iterator[None]:
+    """Let a Ray that is started meanwhile listen at 127.0.0.1 alone, with a token that its user alone can read.
 
     `ray.init(_node_ip_address="127.0.0.1")` replaces that address by one that others reach. The variable of the
     environment is read by the processes that Ray starts, but by this one only when it imports Ray.
     """
     from ray._private import ray_constants
 
+    _make_token()
     before, enabled = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
@@ -32,6 +84,22 @@ def loopback_only() -> Iterator[None]:
         if before is not None:
             os.environ[_CLUSTERS] = before
         ray_constants.ENABLE_RAY_CLUSTER = enabled
+
+
+def _make_token() -> None:
+    """Write ~/.ray/auth_token where Ray would, but readable for its owner alone."""
+    from ray._private.authentication import authentication_token_setup as tokens
+
+    if os.environ.get(tokens.AUTH_MODE_ENV_VAR, "token").lower() != "token":
+        return
+    if not tokens.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        mask = os.umask(0o077)
+        try:
+            tokens.generate_and_save_token()
+        finally:
+            os.umask(mask)
+        # It has looked, and keeps what it has found.
+        tokens.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

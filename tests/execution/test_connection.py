@@ -40,6 +40,27 @@ def test_the_address_of_a_client_or_a_dashboard_is_refused(address: str, tmp_pat
         pass
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("RAY_TMPDIR", "{}/" + "long" * 30, "AF_UNIX path length .* let RAY_TMPDIR name a folder with a short path"),
+        ("RAY_TMPDIR", "{}/file", "Not a directory.* let RAY_TMPDIR name a folder that can be written"),
+        ("HOME", "{}/file", "Not a directory.* let HOME name a folder that can be written"),
+    ],
+)
+def test_a_ray_that_cannot_be_started_is_refused_with_the_remedy_for_its_cause(
+    variable: str, value: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token" if variable == "HOME" else "disabled")
+    monkeypatch.setenv(variable, value.format(tmp_path))
+    with (
+        pytest.raises(ClusterError, match=f"cannot start a Ray on this machine: .*{remedy}"),
+        connect(address="local", resources=Resources(), log=tmp_path / "ray.log"),
+    ):
+        pass
+
+
 def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with (
