@@ -10,7 +10,7 @@ import numpy as np
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import Difference, contrast, difference, holm_by_scope
-from rspipe.smoothing.jackknife import Member, contrast_of_subsets
+from rspipe.smoothing.jackknife import Member, contrast_of_subsets, pseudo_values
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,15 @@ def _difference(a: Group, b: Group, population: int | None) -> Difference:
     if all(len(side) == len(group.credits) for side, group in zip(sides, (a, b), strict=True)):
         return contrast_of_subsets(*sides, population=population)
     return contrast(a.mean_credits - b.mean_credits, (), population=population)
+
+
+def judge_group(group: Group, *, population: int | None = None) -> Difference:
+    """Return the mean credit of a group, judged for these models and, where each can be left out, for procedures."""
+    if group.seeds:
+        return contrast(group.mean_credits, [group.credits], population=population)
+    subsets = dict(zip(group.members, group.credits, strict=False))
+    known = len(subsets) == len(group.credits)
+    return contrast(group.mean_credits, pseudo_values(subsets).groups if known else (), population=population)
 
 
 def with_holm(family: Sequence[Comparison]) -> list[tuple[Comparison, bool, bool]]:

@@ -9,9 +9,8 @@ import numpy as np
 from rspipe.ensembles.members import named_model
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import Cascade, EnsembleWeights, Interval, Record, TrainedModel
-from rspipe.report.differences import Group
+from rspipe.report.differences import Group, judge_group
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.inference import contrast
 from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
 
@@ -159,7 +158,7 @@ def average_over_seeds(
     """
     if group.examples.size == 0:
         return None
-    acr = contrast(group.mean_credits, [group.credits], population=population)
+    acr = judge_group(group, population=population)
     of_seeds = group.credits.mean(1)
     return SeedAverage(
         label=group.id,

@@ -9,7 +9,7 @@ from rspipe.records import Interval
 from rspipe.smoothing.inference import Difference, relation
 from rspipe.smoothing.judgement import Judgement
 
-Tone = Literal["", "good", "bad", "muted"]
+Tone = Literal["", "good", "bad", "muted", "strong"]
 
 Words = Literal["of the first", "of the verdict"]
 
@@ -113,13 +113,16 @@ def flattened(content: Mapping[str, Any], place: str = "") -> dict[str, str]:
 
 
 def markdown(table: Table) -> str:
-    """Return a table as Markdown; names are escaped, as they may hold pipes."""
+    """Return a table as Markdown, strong cells bold; names are escaped, as they may hold pipes."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
+    def marked(cell: Cell) -> str:
+        return f"**{cell.text}**" if cell.tone == "strong" else cell.text
+
     rule = line("--:" if numeric else ":--" for numeric in table.numeric)
-    return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)]) + "\n"
+    return "\n".join([line(table.columns), rule, *(line(map(marked, row)) for row in table.rows)]) + "\n"
 
 
 def interval_cell(interval: Interval | None, *, signed: bool = False, digits: int = 3) -> Cell:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from rspipe.report.differences import judge_group
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import SeedAverage, Summary
 from rspipe.report.tables import Cell, Table, duration, estimate_cell, half_cell, number_cell, percent_cell, quantity
 from rspipe.smoothing.certificates import radius_cap
-from rspipe.smoothing.inference import contrast
-from rspipe.smoothing.jackknife import pseudo_values
 
 
 def result_table(summaries: Sequence[Summary]) -> Table:
@@ -69,12 +68,7 @@ def choice_table(results: Results) -> Table:
                 group = composition.group
                 if len(group.credits) < 2 or not group.examples.size:
                     continue
-                values = pseudo_values(dict(zip(group.members, group.credits, strict=True))) if group.members else None
-                acr = contrast(
-                    group.mean_credits,
-                    () if values is None else values.groups,
-                    population=results.population(group.examples.size),
-                )
+                acr = judge_group(group, population=results.population(group.examples.size))
                 yield {
                     "σ": number_cell(sigma, digits=2),
                     "ensemble": Cell(composition.name),

@@ -1,0 +1,112 @@
+"""The message of a study: the table and the sentences of the first screen, for studies of every shape."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from rspipe.report.differences import Group
+from rspipe.report.headline import headline, headline_table
+from rspipe.report.names import legend, short_name
+from rspipe.report.results import Results
+from rspipe.report.standings import entries, told_apart
+from tests import results_builder as built
+
+
+def test_the_truly_best_of_several_methods_is_seldom_called_lower_whichever_leads_on_the_images() -> None:
+    results, repeats, rng, wrong = built.results(), 400, np.random.default_rng(0), 0
+    examples = np.arange(60)
+    for _ in range(repeats):
+        image = rng.normal(0, 0.3, 60)
+        groups = [
+            Group.of_credits(
+                [(examples, 1 + image + rng.normal(0, 0.05) + rng.normal(0, 0.2, 60)) for _ in range(3)],
+                id_=f"{at}",
+                label="",
+            )
+            for at in range(4)
+        ]
+        # All are alike: any of them is best, here the first.
+        named = [replace(one, seeds=tuple(f"{one.id}/{seed}" for seed in range(3))) for one in groups]
+        wrong += told_apart(results, named, sigma=0.25)[0]
+    assert wrong <= binom.ppf(0.999, repeats, 0.05)
+
+
+def test_bold_are_the_largest_value_and_those_that_cannot_be_told_apart_from_it() -> None:
+    results = built.results()
+    message = headline(results)
+    for sigma in built.SIGMAS:
+        rows = message.at(sigma)
+        assert rows[0].best_acr
+        assert [row.entry.acr for row in rows] == sorted((row.entry.acr for row in rows), reverse=True)
+        lower = told_apart(results, [one.group for one in entries(results, sigma)], sigma=sigma)
+        assert [row.best_acr for row in rows] == [not below for below in lower]
+    table = headline_table(message)
+    column = table.columns.index("ACR ± 95 %")
+    assert {row[column].tone for row in table.rows} == {"", "strong"}  # Not all are the best.
+
+
+def test_each_row_has_the_mean_certified_accuracy_of_its_classifiers() -> None:
+    message = headline(built.results())
+    for row in message.rows:
+        for radius, share in zip(message.radii, row.accuracy, strict=True):
+            single = [np.mean(one.correct & (one.radius >= radius)) for one in row.entry.classifiers]
+            assert share == pytest.approx(np.mean(single))
+
+
+def _only(results: Results, *labels: str, seeds: int = 2) -> Results:
+    models = tuple(model for model in results.models if model.label in labels and model.seed < seeds)
+    return replace(results, models=models, ensembles=())
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (replace(built.results(), certified=()), ["Nothing is certified"]),
+        (_only(built.results(), "advmacer", seeds=1), ["advmacer has an ACR of", "no ensembles", "one seed"]),
+        (_only(built.results(), "advmacer", "gaussian"), ["largest ACR of 2 methods", "no ensembles", "2 seeds"]),
+        (built.results(), ["of 3 methods", "averages are above the mean of their members", "undecided"]),
+    ],
+)
+def test_the_sentences_fit_studies_of_every_shape(results: Results, words: list[str]) -> None:
+    text = " ".join(headline(results).sentences)
+    for word in words:
+        assert word in text
+    assert "nan" not in text
+
+
+def test_rows_are_at_most_as_many_as_a_screen_has_room_for_and_the_baseline_is_among_them() -> None:
+    results = built.results()
+    message = headline(results, most=8)
+    assert len(message.rows) == 8
+    assert message.left_out == 6
+    for sigma in built.SIGMAS:
+        assert results.baseline in [row.entry.name for row in message.at(sigma)]
+
+
+def test_rule_decide_has_shares_at_its_radii_and_no_acr() -> None:
+    study = built.study(certify={"n0": built.N0, "n": built.N, "rule": {"name": "decide", "radii": [0.25]}})
+    message = headline(built.results(study=study))
+    table = headline_table(message)
+    assert "ACR ± 95 %" not in table.columns
+    assert table.columns[-1] == "CA(0.25)"
+    assert "certifies" in message.sentences[0]
+    assert "no average certified radius" in message.sentences[-1]
+
+
+def test_short_names_are_told_apart_and_explained() -> None:
+    names = {
+        "advmacer": "advmacer",
+        "advmacer x2 (uniform)": "advmacer ×2",
+        "advmacer x1 + smoothadv x1 (esbrs_paper)": "advmacer + smoothadv · EsbRs",
+        "advmacer x1 + smoothadv x2 (uniform, logits)": "advmacer + smoothadv ×2 · logits",
+        "advmacer seeds 0,2 (mme)": "advmacer seeds 0,2 · MME",
+        "advmacer x2 (uniform) over 0.5, 0.25": "advmacer ×2 over 0.5, 0.25",
+    }
+    assert {name: short_name(name) for name in names} == names
+    assert len({*names.values()}) == len(names)
+    phrases = " ".join(legend(names.values()))
+    for word in ("×2", "EsbRs:", "logits:", "MME:", "cascade"):
+        assert word in phrases
+    assert legend(["advmacer"]) == ()
