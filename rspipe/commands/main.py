@@ -50,8 +50,14 @@ def help_text() -> str:
     )
 
 
+# A folder of Ray's, in which a job has what was uploaded for it.
+_UPLOADED = "working_dir_files"
+
+
 def _fail(message: str) -> None:
     """Print what is wrong to stderr, and exit with status 2."""
+    if "no such" in message and _UPLOADED in Path.cwd().parts:
+        message += "; a job has no file that .gitignore or .rayignore names: give a path that all nodes see"
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

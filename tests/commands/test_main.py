@@ -54,6 +54,20 @@ def test_an_unknown_command_is_one_line(word: str, hint: str, capsys: pytest.Cap
     assert err.count("\n") == 1
 
 
+def test_a_file_that_a_job_did_not_upload_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    package.mkdir(parents=True)
+    reason = "a job has no file that .gitignore or .rayignore names"
+    for folder, told in ((tmp_path, False), (package, True)):
+        monkeypatch.chdir(folder)
+        status, _, err = answer(capsys, "study", "mine.toml")
+        assert status == 2
+        assert "mine.toml: no such study file" in err
+        assert (reason in err) is told
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_prints_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = answer(capsys, command, "--help")
