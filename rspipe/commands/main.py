@@ -20,6 +20,7 @@ COMMANDS = (
     "derive",
     "compare",
     "audit",
+    "rejudge",
     "check-boundary",
 )
 

@@ -1,0 +1,6 @@
+"""`rspipe rejudge` as a script."""
+
+from rspipe.commands.main import run
+
+if __name__ == "__main__":
+    run("rejudge")
