@@ -1,4 +1,4 @@
-"""Judge published methods again, from a collection of certification logs: which printed orders are certain."""
+"""Judge published methods again, from a collection of logs: which printed orders are certain."""
 
 import csv
 import io
