@@ -1,11 +1,10 @@
 """Prove every certified radius of run directories again, from the counts: python pipelines/check_run.py RUN...
 
-It needs NumPy, SciPy and, for Parquet, pyarrow; it imports nothing of rspipe, which computed the radii. A row of
-certificates/part-*.parquet claims: by n0 selection samples class c was chosen; of n samples drawn apart from those, k
-fell on c; hence, but for a chance of alpha, the smoothed classifier answers c wherever ||d||_2 < R. rspipe gets R from
-a quantile; here the claim is turned round. Were p, the probability of c, p0 = Phi(R / sigma) or less, k or more of n
-would fall on c with probability P(Bin(n, p0) >= k) at most. Where that is at most alpha, the claim p > p0 is false with
-probability alpha at most, however R was found; and p > p0 is a radius above R (Cohen et al. 2019, theorem 1).
+It imports nothing of rspipe, which computed the radii. A row of certificates/part-*.parquet claims: by n0 selection
+samples class c was chosen; of n samples drawn apart from those, k fell on c; hence, but for a chance of alpha, the
+smoothed classifier answers c wherever ||d||_2 < R. Here the claim is turned round: were p, the probability of c,
+Phi(R / sigma) = p0 or less, k or more of n would fall on c with probability P(Bin(n, p0) >= k) at most. Where that is
+at most alpha, p > p0 is claimed falsely with probability alpha at most, however R was found (Cohen et al., theorem 1).
 
 It CANNOT check that the counts came from the stated network, image, noise level and seed (`--recount K` does for K
 images, by rspipe); that selection and estimation shared no sample; that labels are right; that images and classifiers
@@ -22,12 +21,11 @@ from types import SimpleNamespace as Rows
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import betainc, betaincc, betaln, ndtr
+from scipy.special import betainc, betaincc, betainccinv, betaincinv, betaln, ndtr, ndtri
 
 ABSTAIN, ROUNDING = -1, 1e-9  # The second: the share of alpha that SciPy's tail may err by; bounds keep a wider margin.
-COUNTS = ("selection", "pilot", "estimation")
 NUMBERS = ("example", "label", "prediction", "n_a", "samples", "n0", "n", "alpha", "sigma", "radius", "p_a_lower")
-TEXTS = ("classifier", "key", "rule_parameters", "stop")
+TEXTS, COUNTS = ("classifier", "key", "rule_parameters", "stop"), ("selection", "pilot", "estimation")
 
 
 def proves(k, n, alpha, p0):
@@ -53,8 +51,7 @@ def bets(r, p0, early):
 
 def read(run):
     """Return rows as arrays: [row], counts [row, class], noted ones [row, mark, class], which go on with the last."""
-    parts = [pq.read_table(part, partitioning=None) for part in sorted(run.glob("certificates/part-*.parquet"))]
-    if not parts:
+    if not (parts := [pq.read_table(at, partitioning=None) for at in sorted(run.glob("certificates/part-*.parquet"))]):
         return None
     table = pa.concat_tables(parts)
     rows = Rows(**{name: np.array(table[name].to_pylist()) for name in (*NUMBERS, *TEXTS, *COUNTS)})
@@ -76,11 +73,9 @@ def well_formed(r, study):
     yield "n_a counts the selected class", (r.n_a == r.estimation[range(len(r.n)), r.selected]) & (r.drawn <= r.n)
     yield "noted counts sum to their numbers", (r.prefix.sum(2) == r.marks).all(1)
     yield "noted counts never fall", (np.diff(r.prefix, axis=1, append=r.estimation[:, None]) >= 0).all((1, 2))
-    _, first, back = np.unique(r.example, return_index=True, return_inverse=True)
-    yield "an image has one label", r.label == r.label[first[back]]
-    names = [*map("{}/{}/{}".format, r.classifier, r.key, r.example)]
-    _, first, back = np.unique(names, return_index=True, return_inverse=True)
-    yield "a classifier has one count at an image", (r.estimation == r.estimation[first[back]]).all(1)
+    yield "an image has one label", r.label == [*map(dict(zip(r.example, r.label, strict=True)).get, r.example)]
+    same = dict(zip(names := [*zip(r.classifier, r.key, r.example, strict=True)], r.estimation, strict=True))
+    yield "a classifier has one count at an image", (r.estimation == [*map(same.get, names)]).all(1)
     yield "n0, n and alpha are the study's", np.all([vars(r)[x] == study[x] for x in ("n0", "n", "alpha")], axis=0)
     known = study["rule"]["name"] in ("fixed", "planned", "radius_grid", "decide")
     yield "the rule is the study's", np.array([known and json.loads(x) == study["rule"] for x in r.rule_parameters])
@@ -106,23 +101,27 @@ def radii(r, study):
 
 
 def cascades(r, study, run):
-    """Yield that claims of cascades over noise levels are proven, [row] of their first level."""
-    # Within R level j answers, and each before hands on: no class has 1/2 there, as its largest count shows. Stopping
-    # at the first level that has a majority in the selection, else at the last, has .9 of alpha; others share the rest.
+    """Yield that cascades' claims are proven, [row] of level 0: within R level j answers, and those before hand on."""
+    # Stopping at the first level with a majority in the selection, or the last, has .9 of alpha, the others the rest.
     place = {name: at for at, name in enumerate(zip(r.classifier, r.key, r.example, strict=True))}
     for file in sorted(run.glob("cascades/*.json")):
-        own = Rows(**json.loads(file.read_text(encoding="utf-8")))
+        own = Rows(**json.loads(file.read_text(encoding="utf-8")), planned=study["rule"]["name"] == "planned")
         prediction, level, radius = map(np.array, (own.prediction, own.level, own.radius))
         at = np.array([[place[*name, x] for x in own.example] for name in zip(own.classifiers, own.keys, strict=True)])
-        majority, planned = 2 * r.selection[at].max(2) > r.n0[at], study["rule"]["name"] == "planned"
-        majority[-1] = True
-        alpha = study["alpha"] * np.where(np.arange(len(at))[:, None] == majority.argmax(0), 0.9, 0.1 / (len(at) - 1))
-        # That a level hands on is shown by a plan's pilot where it gave up, else by the estimate: each has half.
+        sure = [*(2 * r.selection[at[:-1]].max(2) > r.n0[at[:-1]]), np.full(len(own.example), fill_value=True)]
+        alpha = study["alpha"] * np.where(np.arange(len(at))[:, None] == np.argmax(sure, 0), 0.9, 0.1 / (len(at) - 1))
+        # No class has 1/2: a plan's pilot shows it where it gave up, else the largest estimate. Each has half of alpha.
         counts = np.where((r.stop[at] == "futility")[..., None], r.pilot[at], r.estimation[at])
         n, p0 = counts.sum(2), np.maximum(ndtr(radius / r.sigma[at]), 0.5)
-        on = proves(n - counts.max(2), n, alpha[:, None] * (0.5 if planned else 1.0), p0)  # [level j, level i, image]
-        answers = proves(r.n_a[at], r.drawn[at], alpha, p0) & (prediction == r.selected[at])
-        claims = [answers[j] & on[j, :j].all(0) & (radius > 0) for j in range(len(at))]
+        on = proves(n - counts.max(2), n, alpha[:, None] * (0.5 if own.planned else 1.0), p0)  # [level j, i, image]
+        answers, right = proves(r.n_a[at], r.drawn[at], alpha, p0), (prediction == r.selected[at]) & (radius > 0)
+        if own.two_sided:  # The last level answers below 1/2, too: .9 of its share for its class, .1 for the next one.
+            last, k, m, a = at[-1], r.n_a[at[-1]], r.drawn[at[-1]], alpha[-1]
+            other = np.where(np.arange(counts.shape[2]) == r.selected[last, None], 0, r.estimation[last]).max(1)
+            low, high = betaincinv(k, m - k + 1, 0.9 * a), betainccinv(other + 1, m - other, 0.1 * a)
+            far = r.sigma[last] / 2 * (ndtri(low) - ndtri(np.minimum(high, 1 - low))) >= radius
+            answers[-1] = far & proves(k, m, 0.9 * a, low) & proves(m - other, m, 0.1 * a, 1 - high)
+        claims = [right[j] & answers[j] & on[j, :j].all(0) for j in range(len(at))]
         holds = np.choose(level + 1, [(prediction == ABSTAIN) & (radius == 0), *claims])
         yield f"{file.name} is proven", np.isin(np.arange(len(r.n)), at[0][~holds], invert=True)
 
@@ -140,7 +139,8 @@ def main(words):
                 shown = {name: vars(rows)[name][np.argmin(holds)].tolist() for name in (*TEXTS, *NUMBERS, *COUNTS)}
                 print(f"{run}: it is not so that {what}: {shown}")
                 return 1
-        print(f"{run}: proven are {np.sum(rows.prediction != ABSTAIN):,} radii of {len(rows.n):,} certificates")
+        claims, made = np.sum(rows.prediction != ABSTAIN), len([*run.glob("cascades/*.json")])
+        print(f"{run}: proven are {claims:,} radii of {len(rows.n):,} certificates, and {made} cascades")
         if recount:
             run_path(str(Path(__file__).with_name("recount.py")))["compare"](run, recount)
     return 0 if runs else 2

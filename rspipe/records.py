@@ -1,6 +1,7 @@
 """Records: what came out of a stage. Plain frozen dataclasses that travel as JSON."""
 
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any, Literal, Self
 
 Status = Literal["finished", "diverged", "collapsed"]
@@ -171,12 +172,13 @@ class Cascade(Record):
     """Ids of a model or an ensemble of each level."""
     seed: int | None
     """Of its models, where a level is a label; None where all levels are ensembles."""
+    two_sided: bool = False
+    """Whether the last level has a two-sided certificate."""
 
     @property
     def id(self) -> str:
         """Readable, and unique in a study."""
-        seed = "" if self.seed is None else f"-seed{self.seed}"
-        return f"{self.name.replace(', ', '-').replace(' + ', '+').replace(' ', '-')[:190]}{seed}"
+        return f"{file_name(self.name)}{'' if self.seed is None else f'-seed{self.seed}'}"
 
     @property
     def sigma(self) -> float:
@@ -187,6 +189,44 @@ class Cascade(Record):
     def label(self) -> str:
         """As the name."""
         return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeChoice(Record):
+    """The levels of a cascade that were chosen on the calibration images, before any test image is seen."""
+
+    name: str
+    """Of the cascade."""
+    sigmas: tuple[float, ...]
+    entries: tuple[str, ...]
+    """Label or ensemble of each level."""
+    value: float
+    """What the calibration images lead to expect: mean radius or share of certified images, averaged over seeds."""
+    next_value: float
+    """That of the second best; NaN where there was no other."""
+    candidates: int
+    images: int
+    draws: int
+    members: tuple[str, ...]
+    """Ids of the models that were chosen from."""
+    checksums: tuple[str, ...]
+    """Of their parameters."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        levels = ", ".join(f"{entry} at {sigma:g}" for sigma, entry in zip(self.sigmas, self.entries, strict=True))
+        others = f", next {self.next_value:.4f}" if self.candidates > 1 else ""
+        return (
+            f"{self.name}: {levels}, the best of {self.candidates} on {self.images} calibration images "
+            f"({self.draws} draws of each; expected {self.value:.4f}{others})"
+        )
+
+
+def file_name(name: str) -> str:
+    """Return the name of a cascade as that of a file, which ends at 255 characters."""
+    readable = name.replace(", ", "-").replace(" + ", "+").replace(" ", "-")
+    return readable if len(readable) <= 190 else f"{readable[:181]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)

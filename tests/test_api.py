@@ -28,7 +28,7 @@ SIGNATURES = {
     ),
     "read_run": (("path",), set()),
     "cascade": (("levels",), {"alpha", "shares", "two_sided"}),
-    "predict_cascade": (("levels", "x"), {"n", "alpha", "seed", "example", "block_size", "batch_size"}),
+    "predict_cascade": (("levels", "x"), {"n", "alpha", "two_sided", "seed", "example", "block_size", "batch_size"}),
     "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
     "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
     "clopper_pearson_upper": (("successes", "n"), {"alpha"}),
@@ -101,7 +101,7 @@ def test_a_public_function_takes_data_by_position_and_parameters_by_keyword(name
     [
         ("certify", {"n0": 100, "n": 100_000, "progress": False, **SAMPLING}),
         ("predict", {"n": 1000, **SAMPLING}),
-        ("predict_cascade", {"n": 1000, **SAMPLING}),
+        ("predict_cascade", {"n": 1000, "two_sided": False, **SAMPLING}),
         ("macer_loss", {"lbd": 12.0, "gamma": 8.0, "beta": 16.0}),
         ("solve_weights", {"method": "esbrs_ratio", "draws": float("inf")}),
     ],

@@ -26,7 +26,15 @@ from rspipe.report.summaries import Summary
 from rspipe.search.trials import search_warnings
 from rspipe.spec import ImageChoice, choice_text
 from rspipe.stages.certify import certify_classifiers
-from rspipe.stages.report import FigureFormat, finished_ensembles, known_models, read_results, write_report
+from rspipe.stages.choose import choose_cascades
+from rspipe.stages.report import (
+    FigureFormat,
+    finished_candidates,
+    finished_ensembles,
+    known_models,
+    read_results,
+    write_report,
+)
 from rspipe.stages.search import run_searches
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
@@ -134,11 +142,20 @@ class Session:
         self._publish()
 
     def weigh(self) -> None:
-        """Solve the weights of every ensemble whose members are trained."""
+        """Solve the weights of every ensemble whose members are trained, and choose levels of cascades."""
         specs = finished_ensembles(self.store, self.study)
         known = self.study.ensemble_specs(known_models(self.store, self.study))
         self._warn_of_missing(known, specs, "a member is not trained, diverged or collapsed")
-        weigh_ensembles(self.store, self.study, specs, cluster=self.cluster, on_progress=self.terminal.show)
+        weigh_ensembles(
+            self.store,
+            self.study,
+            specs,
+            alone=finished_candidates(self.store, self.study),
+            cluster=self.cluster,
+            on_progress=self.terminal.show,
+        )
+        for choice in choose_cascades(self.store, self.study):
+            self.say(choice.text)
         self._publish()
 
     def certify(self) -> None:
@@ -212,11 +229,12 @@ def _check_data(study: StudyConfig) -> None:
     if trained and not len(data.train):
         raise DataError(f"{data.name} has no training part, which {trained[0].label!r} is trained on; see data.train")
     choices: dict[str, tuple[Split, ImageChoice | None]] = {"certify.images": (data.test, study.certify.images)}
-    if study.ensembles:
+    if study.ensembles or any(cascade.choose for cascade in study.cascades):
         if not len(data.calibration):
             raise DataError(
                 f"{data.name} has no training part to hold calibration images out of, which the weights of ensembles "
-                "are solved on; set data.calibration_from = 'test' and data.calibration to their number"
+                "are solved on and cascades chosen; set data.calibration_from = 'test' and data.calibration to their "
+                "number"
             )
         choices["weigh.images"] = (data.calibration, study.weigh.images)
     for name, (split, images) in choices.items():

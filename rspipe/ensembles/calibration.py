@@ -75,6 +75,21 @@ class Calibration:
             radii = np.clip(ndtri(share), 0.0, self.cap)
         return radii.reshape(*np.shape(weights)[:-1], -1)
 
+    def votes(self, weights: FloatArray) -> IntArray:
+        """Return [image, 1 + competitor] the draws at which an ensemble of weights [k] returns each class.
+
+        The label comes first. Beyond the competitors that were kept no class is told apart.
+
+        Raises:
+            ValueError: Margins were not kept.
+        """
+        if self.margins is None:
+            raise ValueError("votes are counted from margins, which were not kept")
+        column = np.asarray(weights, dtype=np.float32)
+        above = np.stack([image.astype(np.float32) @ column for image in self.margins])
+        returned = np.where((above > 0).all(-1), 0, 1 + above.argmin(-1))
+        return np.asarray((returned[..., None] == np.arange(1 + above.shape[-1])).sum(1), dtype=np.int64)
+
     @property
     def largest_radius(self) -> float:
         """Where `radii` end, in units of sigma: right at all draws; 2.81 with 200 of them."""

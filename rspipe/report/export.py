@@ -27,6 +27,7 @@ def derived_table(
     def row(name: str, counts: CountTable, certificates: Certificates) -> dict[str, Cell]:
         correct = certificates.prediction == counts.label
         shown = radii if with_radius else [0.0]
+        abstained = float(np.mean((certificates.prediction < 0) & (counts.stop != "label")))
         acr = acr_by_rule(certificates.radius, correct, rule=counts.rule.name)
         accuracy = zip(shown, certified_accuracy(certificates.radius, correct, shown), strict=True)
         return {
@@ -36,7 +37,7 @@ def derived_table(
                 f"CA({radius:g})" if with_radius else "accuracy": number_cell(float(share))
                 for radius, share in accuracy
             },
-            "abstained": percent_cell(float(np.mean((certificates.prediction < 0) & (counts.stop != "label")))),
+            **({} if counts.rule.name == "decide" else {"abstained": percent_cell(abstained)}),
             "images": number_cell(len(correct), digits=0),
         }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
-from rspipe.records import BoundaryCheck, Cascade, EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.records import BoundaryCheck, Cascade, CascadeChoice, EnsembleWeights, SearchResult, TrainedModel, Trial
 from rspipe.report.compositions import Composition, compositions, other_choices
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.logged import LoggedCertificates
@@ -20,6 +20,7 @@ from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.jackknife import Member
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.spec import number_chosen, samples_all
+from rspipe.study.cascade_groups import CascadeGroup, Levels, seeded_levels
 from rspipe.study.config import StudyConfig
 
 
@@ -41,6 +42,8 @@ class Results:
     logs: Mapping[str, LoggedCertificates] = field(default_factory=dict)
     """The published logs that the study names, by the name there, where they were read."""
     cascades: tuple[CertifiedCascade, ...] = ()
+    choices: Mapping[str, CascadeChoice] = field(default_factory=dict)
+    """The levels that were chosen, by the name of the cascade."""
 
     @cached_property
     def _models(self) -> dict[str, TrainedModel]:
@@ -162,24 +165,28 @@ class Results:
 
     def cascade_records(self) -> tuple[Cascade, ...]:
         """Return the cascades of the study whose levels are certified: of labels one per seed that all levels have."""
-        records = []
+        records = list[Cascade]()
         for group in self.study.cascades:
-            levels, seeds = group.levels(self.study.sigmas), set[int]()
+            name, levels = group.name(self.study.sigmas), self._levels_of(group)
             of_level: list[dict[int | None, str]] = []
             for sigma, entry in levels:
                 models = self.models_at(sigma).get(entry, ())
                 at: dict[int | None, str] = {self._models[one.id].seed: one.id for one in models}
                 named = [record.id for record, _ in self.ensembles_at(sigma) if entry_name(record) == entry]
                 of_level.append(at or ({None: named[0]} if named else {}))
-            for at in of_level:
-                seeds |= {seed for seed in at if seed is not None}
-            every: list[int | None] = [*sorted(seeds)]
-            for seed in every or [None]:
-                ids = [at.get(seed, at.get(None)) for at in of_level]
-                if None not in ids:
-                    sigmas, name = tuple(sigma for sigma, _ in levels), group.name(self.study.sigmas)
-                    records.append(Cascade(name=name, sigmas=sigmas, classifiers=tuple(map(str, ids)), seed=seed))
+            sigmas = tuple(sigma for sigma, _ in levels)
+            records += [
+                Cascade(name=name, sigmas=sigmas, classifiers=ids, seed=seed, two_sided=group.two_sided)
+                for seed, ids in seeded_levels(of_level)
+            ]
         return tuple(records)
+
+    def _levels_of(self, group: CascadeGroup) -> Levels:
+        """Return the levels of a group of cascades; none where they are still to be chosen."""
+        if group.choose is None:
+            return group.levels(self.study.sigmas)
+        choice = self.choices.get(group.name(self.study.sigmas))
+        return () if choice is None else tuple(zip(choice.sigmas, choice.entries, strict=True))
 
     def cascades_at(self, sigma: float) -> dict[str, list[CertifiedCascade]]:
         """Return the cascades that begin at a noise level by name, one per seed, in the order of the study."""

@@ -56,7 +56,8 @@ class Summary(Record):
     accuracy: float
     """Certified accuracy at radius 0: predicted correctly and not abstained. NaN where a rule asks for others alone."""
     abstained: float
-    """Share of images; those given up as wrong after the selection are not among them."""
+    """Share of images; those given up as wrong after the selection are not among them. NaN by rule decide, where what
+    is not proven is no answer."""
     radii: tuple[float, ...]
     certified_accuracy: tuple[float, ...]
     """At each of `radii`."""
@@ -70,7 +71,8 @@ class Summary(Record):
     acr_two_sided: float
     """ACR by certificates that bound the runner-up, too: not to be compared with published ones."""
     saturated: float
-    """Share of images whose n estimation samples all fell on one class: n alone limits their radius."""
+    """Share of images whose n estimation samples all fell on one class: n alone limits their radius. NaN by rule
+    decide."""
     seed: int | None = None
     """Of a model's training, or of those of a cascade's models."""
     members: tuple[str, ...] = ()
@@ -95,6 +97,7 @@ def summarize(
         radii: Where certified accuracy is reported.
     """
     accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *radii])
+    decided = classifier.rule == "decide"
     ensemble = record if isinstance(record, EnsembleWeights) else None
     return Summary(
         id=classifier.id,
@@ -104,8 +107,8 @@ def summarize(
         sigma=classifier.sigma,
         images=classifier.example.size,
         acr=acr_by_rule(classifier.radius, classifier.correct, rule=classifier.rule),
-        accuracy=float("nan") if classifier.rule == "decide" and 0 not in radii else float(accuracy[0]),
-        abstained=float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
+        accuracy=float("nan") if decided and 0 not in radii else float(accuracy[0]),
+        abstained=float("nan") if decided else float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
         radii=tuple(radii),
         certified_accuracy=tuple(accuracy[1:].tolist()),
         training_seconds=sum(model.seconds for model in trained),
@@ -113,7 +116,7 @@ def summarize(
         samples=float(classifier.samples.mean()),
         rule=classifier.rule,
         acr_two_sided=classifier.two_sided,
-        saturated=float(classifier.saturated.mean()),
+        saturated=float("nan") if decided else float(classifier.saturated.mean()),
         seed=None if isinstance(record, EnsembleWeights) else record.seed,
         members=ensemble.members if ensemble else record.classifiers if isinstance(record, Cascade) else (),
         weights=ensemble.weights if ensemble else (),

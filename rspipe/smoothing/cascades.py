@@ -38,6 +38,7 @@ from rspipe.smoothing.certificates import (
     check_can_certify,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    predict_counts,
     two_sided_counts,
 )
 from rspipe.smoothing.certify import BaseClassifier, check_sampling, class_counts
@@ -171,12 +172,15 @@ class CertifiedCascade:
     """[example] position of the level that answers; -1 where it abstains."""
 
 
-def certified_cascade(record: Cascade, levels: Sequence[CountTable]) -> CertifiedCascade | None:
+def certified_cascade(
+    record: Cascade, levels: Sequence[CountTable], *, alpha: float | None = None
+) -> CertifiedCascade | None:
     """Return the certificates of a cascade at the images that all its levels have counts of; None without any.
 
     Args:
         record: The cascade.
         levels: Counts of one classifier at each level.
+        alpha: Failure probability of each certificate; the rule's when None.
 
     Raises:
         ValueError: The rule may end an image without the counts that a cascade needs.
@@ -196,7 +200,8 @@ def certified_cascade(record: Cascade, levels: Sequence[CountTable]) -> Certifie
         record.sigmas,
         selection,
         estimation,
-        alpha=levels[0].alpha,
+        alpha=levels[0].alpha if alpha is None else alpha,
+        two_sided=record.two_sided,
         futile=np.where(given_up[..., None], pilot, 0) if rule.name == "planned" else None,
     )
     samples = np.stack([counts.samples[at] for counts, at in zip(levels, rows, strict=True)])
@@ -241,6 +246,7 @@ def predict_cascade(
     *,
     n: int = 1000,
     alpha: float = 0.001,
+    two_sided: bool = False,
     seed: int = 0,
     example: int = 0,
     block_size: int = 1000,
@@ -256,6 +262,7 @@ def predict_cascade(
         x: One input, as in `rspipe.certify`.
         n: Samples of each level.
         alpha: Failure probability.
+        two_sided: Whether the last level answers with its most frequent class, as in `cascade`.
         seed: Seed of the noise.
         example: Number of the input in its data set.
         block_size: Noise samples per block.
@@ -269,9 +276,11 @@ def predict_cascade(
     level_alpha = alpha / (2 * len(levels))
     check_can_certify(n, level_alpha)
     noise = Noise(seed, example, block_size, batch_size)
-    for sigma, base_classifier in levels:
+    for at, (sigma, base_classifier) in enumerate(levels):
         check_sampling(x, sigma=sigma, alpha=alpha, n=n)
         counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)
+        if two_sided and at == len(levels) - 1:
+            return predict_counts(counts, alpha=level_alpha)
         if (answer := predict_level(counts, alpha=level_alpha)) is not None:
             return answer
     return ABSTAIN

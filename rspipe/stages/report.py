@@ -69,6 +69,14 @@ def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, 
     return tuple(spec for spec in study.ensemble_specs(known_models(store, study)) if finished.issuperset(spec.members))
 
 
+def finished_candidates(store: Store, study: StudyConfig) -> tuple[AnyModelSpec, ...]:
+    """Return the models that cascades choose levels from, as far as they are trained and did not diverge."""
+    wanted = {(sigma, entry) for one in study.cascades if one.choose for sigma, entry in one.entries(study.sigmas)}
+    specs = [spec for spec in known_models(store, study) if (spec.train_sigma, spec.label) in wanted]
+    records = {spec.id: _trained(store, spec) for spec in specs}
+    return tuple(spec for spec in specs if (record := records[spec.id]) is not None and record.status == "finished")
+
+
 def read_results(store: Store, study: StudyConfig) -> Results:
     """Return everything the study has produced so far."""
     models = [record for spec in known_models(store, study) if (record := _trained(store, spec)) is not None]
@@ -81,6 +89,8 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
     keys = certification_keys(study, models, ensembles)
+    named = [one.name(study.sigmas) for one in study.cascades if one.choose]
+    choices = {name: choice for name in named if (choice := store.cascade_choice(name)) is not None}
     results = Results(
         study=study,
         environment=read_json(store.run_dir / "environment.json"),
@@ -91,6 +101,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         certified=store.certified(keys),
         # Of classifiers that are no longer what was attacked, nothing is known.
         attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
+        choices=choices,
     )
     return replace(results, cascades=_certified_cascades(store, results, keys)) if study.cascades else results
 
@@ -194,6 +205,13 @@ def published_logs(store: Store, study: StudyConfig) -> dict[str, LoggedCertific
     return {name: logged_certificates(log, sigma=named[name]) for name, log in kept.items()}
 
 
+def write_cascades(store: Store, results: Results) -> None:
+    """Write what cascades claim, for whoever checks it."""
+    keys = certification_keys(results.study, results.models, results.ensembles)
+    for cascade in results.cascades:
+        store.save_cascade(cascade, keys=keys, alpha=results.study.certify.alpha)
+
+
 def write_report(
     store: Store, results: Results, *, figures: tuple[FigureFormat, ...] = ("svg",)
 ) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
@@ -205,7 +223,8 @@ def write_report(
     from rspipe.report.figures import figure_pdf
     from rspipe.report.page import render_report, report_chapters
 
-    margins = member_margins(store, results.study, finished_ensembles(store, results.study))
+    candidates = finished_candidates(store, results.study)
+    margins = member_margins(store, results.study, finished_ensembles(store, results.study), candidates)
     results = replace(results, margins=margins, logs=published_logs(store, results.study))
     chapters = report_chapters(results)
     texts = {
@@ -223,9 +242,7 @@ def write_report(
     texts["report.html"] = render_report(results, chapters)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
-    keys = certification_keys(results.study, results.models, results.ensembles)
-    for cascade in results.cascades:
-        store.save_cascade(cascade, keys=keys, alpha=results.study.certify.alpha)
+    write_cascades(store, results)
     for name, picture in pictures.items():
         (store.run_dir / name).write_bytes(picture)
     return results.summaries, {name: store.run_dir / name for name in (*texts, *pictures)}

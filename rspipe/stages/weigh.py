@@ -23,6 +23,7 @@ from rspipe.spec import content_id
 from rspipe.stages.passes import MomentPass, Work, visit, visited
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
+from rspipe.training.spec import AnyModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +34,27 @@ def _moments_id(store: Store, moments: MomentPass, average: str) -> str:
     return f"{average}-s{moments.sigma:g}-{content_id(content)}"
 
 
-def _passes(study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> dict[MomentPass, list[EnsembleSpec]]:
-    """Return the pass of every noise level, over all members and all that ensembles average, with the ensembles."""
-    groups: dict[float, list[EnsembleSpec]] = {}
+def _passes(
+    study: StudyConfig, ensembles: Sequence[EnsembleSpec], alone: Sequence[AnyModelSpec] = ()
+) -> dict[MomentPass, list[EnsembleSpec]]:
+    """Return the pass of every noise level, over all members and all that ensembles average, with the ensembles.
+
+    Models that cascades choose from `alone` are members of it, too.
+    """
+    groups: dict[float, list[EnsembleSpec]] = {model.train_sigma: [] for model in alone}
     for ensemble in ensembles:
         groups.setdefault(ensemble.sigma, []).append(ensemble)
     return {
         MomentPass(
             sigma=sigma,
-            members=tuple(sorted({member for ensemble in group for member in ensemble.members})),
-            averages=tuple(sorted({ensemble.average for ensemble in group})),
-            weigh=group[0].weigh,
+            members=tuple(
+                sorted(
+                    {member for ensemble in group for member in ensemble.members}
+                    | {model.id for model in alone if model.train_sigma == sigma}
+                )
+            ),
+            averages=tuple(sorted({ensemble.average for ensemble in group})) or ("probabilities",),
+            weigh=study.weigh,
             precision=study.certify.precision,
         ): group
         for sigma, group in sorted(groups.items())
@@ -55,17 +66,20 @@ def weigh_ensembles(
     study: StudyConfig,
     ensembles: Sequence[EnsembleSpec],
     *,
+    alone: Sequence[AnyModelSpec] = (),
     cluster: Cluster,
     on_progress: OnProgress,
 ) -> tuple[EnsembleWeights, ...]:
     """Solve the weights of every ensemble that has none; return the records of all, in order.
 
-    The weights see the calibration split and the noise stream of the weights only.
+    The weights see the calibration split and the noise stream of the weights only. So do the votes of models that
+    cascades choose from, `alone`.
     """
     passes = {
         moments: lacking
-        for moments, group in _passes(study, ensembles).items()
+        for moments, group in _passes(study, ensembles, alone).items()
         if (lacking := [ensemble for ensemble in group if store.ensemble_weights(ensemble.id) is None])
+        or (alone and any(store.moments(_moments_id(store, moments, average)) is None for average in moments.averages))
     }
     if passes:
         data = load_dataset(study.data)
@@ -152,9 +166,11 @@ def _margins(store: Store, study: StudyConfig, moments: MomentPass) -> Iterator[
         yield MemberMargins(moments.sigma, average, moments.members, calibration)
 
 
-def member_margins(store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec]) -> tuple[MemberMargins, ...]:
-    """Return the margins of the members of ensembles that the finished passes have estimated."""
-    return tuple(margins for moments in _passes(study, ensembles) for margins in _margins(store, study, moments))
+def member_margins(
+    store: Store, study: StudyConfig, ensembles: Sequence[EnsembleSpec], alone: Sequence[AnyModelSpec] = ()
+) -> tuple[MemberMargins, ...]:
+    """Return the margins of models that the finished passes have estimated, see `weigh_ensembles`."""
+    return tuple(margins for moments in _passes(study, ensembles, alone) for margins in _margins(store, study, moments))
 
 
 def solve_ensemble(ensemble: EnsembleSpec, calibration: Calibration) -> WeightSolution:

@@ -7,6 +7,7 @@
     search/<id>/        trial-<k>.json, result.json; checkpoint-<hyper-parameters>.pt while a trial trains
     moments/<id>.npz    moments of margins on the calibration split
     weights/<id>.json   ensembles
+    choices/<id>.json   levels of cascades that were chosen on the calibration split
     certificates/       one Parquet part per finished block of images
     images.json         how many images are certified in the end
     cascades/<id>.json  what cascades over noise levels claim by these
@@ -35,7 +36,16 @@ import torch
 
 from rspipe.audit.log import CertificationLog, log_content, parse_radii
 from rspipe.errors import DamagedError, LogError, StoreError, first_line
-from rspipe.records import BoundaryCheck, EnsembleWeights, Record, SearchResult, TrainedModel, Trial
+from rspipe.records import (
+    BoundaryCheck,
+    CascadeChoice,
+    EnsembleWeights,
+    Record,
+    SearchResult,
+    TrainedModel,
+    Trial,
+    file_name,
+)
 from rspipe.search.space import Parameters
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.counts import CountTable
@@ -214,14 +224,28 @@ class Store:
     def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
         """Return the record of an ensemble, or None; one whose members were trained again since counts as none."""
         record = self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
-        if record is None:
-            return None
-        members = [self.trained_model(member) for member in record.members]
-        return record if record.checksums == tuple(member.checksum for member in members if member) else None
+        return record if record is not None and self._are(record.members, record.checksums) else None
+
+    def _are(self, members: Sequence[str], checksums: Sequence[str]) -> bool:
+        """Return whether models still have the parameters of these checksums."""
+        records = map(self.trained_model, members)
+        return [record.checksum for record in records if record is not None] == [*checksums]
 
     def save_ensemble_weights(self, record: EnsembleWeights) -> None:
         """Store an ensemble."""
         write_json(self.run_dir / "weights" / f"{record.id}.json", record.to_json())
+
+    def _choice(self, cascade: str) -> StorePath:
+        return self.run_dir / "choices" / f"{file_name(cascade)}.json"
+
+    def cascade_choice(self, cascade: str) -> CascadeChoice | None:
+        """Return the levels that were chosen for a cascade by its name, or None, as of `ensemble_weights`."""
+        record = self._record(CascadeChoice, self._choice(cascade))
+        return record if record is not None and self._are(record.members, record.checksums) else None
+
+    def save_cascade_choice(self, record: CascadeChoice) -> None:
+        """Store the levels that were chosen for a cascade."""
+        write_json(self._choice(record.name), record.to_json())
 
     # --- certificates ---------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from rspipe.errors import nearest
 from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.cascades import check_cascade_rule
+from rspipe.smoothing.classifiers import COMBINATIONS
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id, refusals, refuse
 from rspipe.study.cascade_groups import CascadeGroup
@@ -236,17 +237,34 @@ class StudyConfig(Spec):
         for group in self.groups:
             for sigma in group.sigma:
                 at.setdefault(sigma, set()).add(group.label)
+        combined = set()
         for spec in self._named_ensembles():
-            at.setdefault(spec.sigma, set()).add(ensemble_name(spec.label, spec.weights, spec.average))
+            name = ensemble_name(spec.label, spec.weights, spec.average)
+            at.setdefault(spec.sigma, set()).add(name)
+            if spec.weights in COMBINATIONS:
+                combined.add(name)
+        names = set[str]()
         for index, cascade in enumerate(self.cascades):
             try:
-                levels = cascade.levels(self.sigmas)
+                name = cascade.name(self.sigmas)
             except PydanticCustomError as error:
                 yield error
                 continue
-            for sigma, entry in levels:
+            if name in names:
+                yield PydanticCustomError("cascade_twice", "two cascades are '{name}'; remove one", {"name": name})
+            names.add(name)
+            for sigma, entry in sorted(cascade.entries(self.sigmas), reverse=True):
                 place = f"cascades[{index}].classifiers at sigma {sigma:g}"
-                yield from unknown_entries([(place, entry)], at.get(sigma, ()))
+                # Of what is to be chosen from, a level need not have everything.
+                there = at.get(sigma, ()) if cascade.choose is None else set().union(*at.values())
+                yield from unknown_entries([(place, entry)], there)
+                if cascade.choose is not None and entry in combined:
+                    yield PydanticCustomError(
+                        "cascade_votes",
+                        "{place}: '{entry}' is no average, and its votes on the calibration images are not known; name "
+                        "the levels instead of choose, or another classifier",
+                        {"place": place, "entry": entry},
+                    )
 
     def _unknown_entries(self) -> Iterator[PydanticCustomError]:
         """Yield what published results and claims are about, where the study does not have it."""

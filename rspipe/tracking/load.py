@@ -75,6 +75,7 @@ def load_cascade(
 ) -> list[tuple[float, nn.Module]]:
     """Return the levels of the MLflow run of a cascade, sigma and base classifier, for `rspipe.predict_cascade`.
 
+    Whether they are `two_sided` is a parameter of the run, whose description has both calls.
     Arguments and errors are those of `load_classifier`.
     """
     return _loaded(run, uri, allow_code, classes, lambda source, id_: source.cascade(id_, device, precision))

@@ -51,14 +51,17 @@ class TrackedRun:
     """Whether `rspipe.load_classifier` takes it."""
     is_cascade: bool = False
     """Whether `rspipe.load_cascade` does."""
+    is_two_sided: bool = False
+    """Whether that cascade's last level answers below 1/2, too."""
 
     def note(self, run_id: str) -> str:
         """Return the description of the run that the UI shows."""
         if self.is_cascade:
+            options = ", two_sided=True" if self.is_two_sided else ""
             return (
                 "The levels, for `rspipe.predict_cascade`:\n\n```python\n"
                 f'levels = rspipe.load_cascade("runs:/{run_id}")\n'
-                "prediction = rspipe.predict_cascade(levels, x)\n```\n"
+                f"prediction = rspipe.predict_cascade(levels, x{options})\n```\n"
             )
         if not self.is_classifier:
             return ""
@@ -97,7 +100,8 @@ def _certificate_points(
     yield Point("training_passes", summary.passes)
     for radius, share in zip(summary.radii, summary.certified_accuracy, strict=True):
         yield Point(f"certified_accuracy/r_{radius:.2f}", share)
-    radii = _curve_radii(study)
+    # A rule that answers at given radii says nothing of those between.
+    radii = [] if summary.rule == "decide" else _curve_radii(study)
     for radius, share in zip(radii, certified_accuracy(certified.radius, certified.correct, radii), strict=True):
         yield Point("certified_accuracy", float(share), step=round(1000 * radius))
 
@@ -286,7 +290,8 @@ def _cascade_run(
         name=display_name(record),
         status="FINISHED",
         tags=_tags("cascade", record.label, "cascade", record.sigma, stage="certify", data=study.data.name),
-        parameters=flattened({**levels, **_certify_parameters(study)}),
+        parameters=flattened({**levels, "two_sided": record.two_sided, **_certify_parameters(study)}),
         points=tuple(_certificate_points(study, cascade.classifier, summary)),
         is_cascade=True,
+        is_two_sided=record.two_sided,
     )

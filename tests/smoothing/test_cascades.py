@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, multinomial
 from torch import Tensor
 
 from rspipe.smoothing.cascades import cascade, cascade_counts, predict_cascade, predict_level
@@ -89,6 +89,31 @@ def test_the_exact_error_is_at_most_alpha_whatever_the_coupling(likely: int, opt
         wrong = answers > max(A * PHI.inv_cdf(p), 0.0)
         errors.append(at_first @ wrong + min(at_first @ false.any(1), at_second @ false.any(0)))
     assert 0.3 * alpha < max(errors) <= alpha
+
+
+def test_a_two_sided_last_level_errs_at_most_as_often_as_alpha_says() -> None:
+    """All counts of three classes at the last level, with the first level's, at the worst dependence between them."""
+    alpha, n = 0.05, 60
+    count = np.arange(n + 1)
+    three = np.array([(k, j, n - k - j) for k in range(n + 1) for j in range(n + 1 - k)])
+    both = (n + 1, len(three), 3)
+    first = np.broadcast_to(np.stack([count, (n - count) // 2, (n - count + 1) // 2], axis=-1)[:, None], both)
+    selections = [np.broadcast_to(np.array(one), both) for one in ([12, 10, 8], [14, 10, 6])]
+    levels = [(A, selections[0], first), (B, selections[1], np.broadcast_to(three, both))]
+    claims = cascade(levels, alpha=alpha, two_sided=True)
+    assert (claims.radius > cascade(levels, alpha=alpha).radius + 0.01).any()
+    assert set(claims.prediction[claims.level == 1].tolist()) == {0}
+    answers = np.where((claims.level == 0).any(1), claims.radius[:, 0], -1.0)
+    errors = []
+    for p, r in product([0.4, 0.49, 0.5, 0.51, 0.6], [(0.4, 0.4), (0.45, 0.44), (0.5, 0.3), (0.5, 0.5), (0.6, 0.3)]):
+        top = max(p, (1 - p) / 2)
+        own = B / 2 * (PHI.inv_cdf(r[0]) - PHI.inv_cdf(max(r[1], 1e-9)))
+        false = (claims.level == 1) & (claims.radius > max(min(-A * PHI.inv_cdf(top), own), 0.0))
+        assert np.array_equal(false, np.outer(false.any(1), false.any(0)))
+        at_second = multinomial.pmf(three, n, [*r, 1 - sum(r)])
+        wrong = binom.pmf(count, n, p) @ (answers > max(A * PHI.inv_cdf(p), 0.0))
+        errors.append(wrong + min(binom.pmf(count, n, p) @ false.any(1), at_second @ false.any(0)))
+    assert 0.2 * alpha < max(errors) <= alpha
 
 
 def test_all_of_alpha_for_each_claim_would_be_wrong() -> None:
@@ -199,6 +224,20 @@ def test_prediction_goes_through_the_levels() -> None:
     assert predict_cascade(levels, torch.tensor([-0.3, 0.0])) == 1
     assert predict_cascade(levels, torch.tensor([0.0, 0.0])) == ABSTAIN
     assert predict_cascade(levels, torch.tensor([0.5, 0.0])) == ABSTAIN
+
+
+def quarters(batch: Tensor) -> Tensor:
+    """Class 0 right of .2, the others in equal parts left of it: .4 for it at 0, .2 for each other one."""
+    x, y = batch[:, 0], batch[:, 1]
+    left = torch.where(x > 0.25 * B, -9.0, 9.0)
+    parts = [torch.where((y > low) & (y <= high), left, -9.0) for low, high in ((-9, -0.11), (-0.11, 0.11), (0.11, 9))]
+    return torch.stack([torch.zeros_like(x), *parts], dim=1)
+
+
+def test_a_two_sided_last_level_answers_below_one_half_and_another_does_not() -> None:
+    levels, x = [(A, thirds), (B, quarters)], torch.zeros(2)
+    assert predict_cascade(levels, x) == ABSTAIN
+    assert predict_cascade(levels, x, two_sided=True) == 0
 
 
 def test_a_level_answers_hands_on_or_leaves_it_open_by_exact_tests() -> None:

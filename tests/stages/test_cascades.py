@@ -13,10 +13,13 @@ import pytest
 from pipelines import check_run
 from rspipe.errors import StudyError
 from rspipe.report.results import Results
+from rspipe.report.sections.cascades import cascade_sentences
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
-from rspipe.stages.report import read_results, write_report
+from rspipe.stages.choose import choose_cascades
+from rspipe.stages.report import finished_candidates, read_results, write_cascades, write_report
+from rspipe.stages.weigh import _moments_id, _passes
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.counts import count_rows
 from rspipe.storage.opening import open_store
@@ -54,6 +57,10 @@ classifiers = "gaussian"
 [[cascades]]
 classifiers = ["other", "gaussian"]
 sigma = [0.5, 0.25]
+
+[[cascades]]
+classifiers = "gaussian"
+two_sided = true
 
 [[claims]]
 first = "gaussian over 0.5, 0.25"
@@ -137,10 +144,13 @@ def test_a_cascade_of_every_seed_follows_from_the_counts_of_its_levels(run: Run)
         ("gaussian over 0.5, 0.25", 0),
         ("gaussian over 0.5, 0.25", 1),
         ("other at 0.5, gaussian at 0.25", 0),
+        ("gaussian over 0.5, 0.25, two-sided", 0),
+        ("gaussian over 0.5, 0.25, two-sided", 1),
     ]
     for one in results.cascades:
         levels = [counts[id_] for id_ in one.record.classifiers]
-        expected = cascade([(c.sigma, c.selection, c.estimation) for c in levels], alpha=0.001)
+        options = {"two_sided": one.record.name.endswith("two-sided")}
+        expected = cascade([(c.sigma, c.selection, c.estimation) for c in levels], alpha=0.001, **options)
         assert np.array_equal(one.classifier.radius, expected.radius)
         assert np.array_equal(one.classifier.prediction, expected.prediction)
         assert {0, 1} <= set(one.level.tolist())
@@ -159,7 +169,8 @@ def test_cascades_have_rows_claims_and_runs_of_their_own(run: Run) -> None:
     (claim,) = judge_claims(results)
     assert (claim.comparison.sigma, claim.comparison.difference.models.verdict) == (0.5, "holds for these models")
     runs = [one for one in study_runs(results, results.summaries, store) if one.is_cascade]
-    assert len(runs) == 3
+    assert len(runs) == 5
+    assert ["two_sided=True" in one.note("0") for one in runs] == [False] * 3 + [True] * 2
     models = {one.key for one in study_runs(results, results.summaries, store) if one.is_classifier}
     assert {runs[0].parameters[f"level.{level}.key"] for level in (0, 1)} <= models
 
@@ -178,19 +189,30 @@ def test_what_is_stored_is_proven_without_rspipe_and_nothing_more(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, results, _ = run
-    write_report(store, results, figures=())
+    write_cascades(store, results)
     assert check_run.main([str(tmp_path)]) == 0, capsys.readouterr().out
-    file = sorted((tmp_path / "cascades").glob("*.json"))[0]
-    claims = json.loads(file.read_text())
-    answers = [[at for at, level in enumerate(claims["level"]) if level == wanted] for wanted in (0, 1)]
-    assert all(answers)
-    for at in (*answers[0], *answers[1]):
-        for name, change in (("radius", 1 + 1e-6), ("level", None), ("prediction", None)):
-            value = claims[name][at]
-            other = value * change if change else 1 - value if name == "level" else value + 1
-            file.write_text(json.dumps({**claims, name: [*claims[name][:at], other, *claims[name][at + 1 :]]}))
-            assert check_run.main([str(tmp_path)]) == 1, (name, at)
-    assert f"{file.name} is proven" in capsys.readouterr().out
+    rows, study = check_run.read(tmp_path), json.loads((tmp_path / "study.json").read_text())["study"]["certify"]
+    mutated = 0
+    for file in sorted((tmp_path / "cascades").glob("*.json")):
+        claims = json.loads(file.read_text())
+        answered = np.array(claims["level"]) >= 0
+        assert {0, 1} <= set(claims["level"])
+        for name, change in (
+            ("radius", lambda radius: radius * (1 + 1e-6)),
+            ("level", lambda level: 1 - level),
+            ("prediction", lambda prediction: prediction + 1),
+        ):
+            other = np.where(answered, change(np.array(claims[name])), claims[name])
+            file.write_text(json.dumps({**claims, name: other.tolist()}))
+            refuted = ~dict(check_run.cascades(rows, study, tmp_path))[f"{file.name} is proven"]
+            # Every claim at the row of its first level, and no abstention.
+            changed = np.isin(rows.example, np.array(claims["example"])[answered])
+            assert np.array_equal(refuted, changed & (rows.classifier == claims["classifiers"][0])), name
+            mutated += int(refuted.sum())
+        assert check_run.main([str(tmp_path)]) == 1
+        assert f"it is not so that {file.name} is proven" in capsys.readouterr().out
+        file.write_text(json.dumps(claims))
+    assert mutated > 400
 
 
 def test_a_plan_that_gave_up_hands_on_by_its_pilot_and_that_is_proven_too(
@@ -198,7 +220,7 @@ def test_a_plan_that_gave_up_hands_on_by_its_pilot_and_that_is_proven_too(
 ) -> None:
     rule = '\nrule = { name = "planned", label_stop = false }\n'
     store, results, counts = written(tmp_path, STUDY + rule)
-    write_report(store, results, figures=())
+    write_cascades(store, results)
     assert check_run.main([str(tmp_path)]) == 0, capsys.readouterr().out
     one = results.cascades[0]
     given_up = counts[one.record.classifiers[0]].stop == "futility"
@@ -212,6 +234,62 @@ def test_a_plan_that_gave_up_hands_on_by_its_pilot_and_that_is_proven_too(
     assert check_run.main([str(tmp_path)]) == 1
 
 
+CHOOSING = """
+[[cascades]]
+classifiers = ["gaussian", "other"]
+choose = "radius"
+
+[[cascades]]
+classifiers = ["gaussian", "other"]
+choose = "accuracy"
+sigma = [0.5, 0.25]
+
+[weigh]
+images = 20
+draws = 50
+"""
+
+
+def vote(store: Store, study: StudyConfig, skill: dict[tuple[str, float], float]) -> None:
+    """Store margins of made-up models on twenty images, the label ahead in a share of the draws."""
+    rng = np.random.default_rng(0)
+    for moments in _passes(study, (), finished_candidates(store, study)):
+        of = [next(spec for spec in study.model_specs if spec.id == member) for member in moments.members]
+        right = np.array([skill[spec.label, spec.train_sigma] for spec in of])
+        margins = np.where(rng.random((20, 50, 1, len(of))) < right, 0.5, -0.5) + np.array([0.0, 0.1])[:, None]
+        arrays = {"mean": margins.mean(1), "covariance": np.ones((20, 2, len(of), len(of))), "margins": margins}
+        arrays["label_probability"] = np.zeros((20, 50, len(of)))
+        store.save_moments(_moments_id(store, moments, "probabilities"), arrays)
+
+
+def test_levels_are_chosen_by_the_calibration_images_and_never_by_the_test_images(tmp_path: Path) -> None:
+    """Votes say that `other` is better at sigma .5, and sigma .25 the better noise level; counts say what they say."""
+    store, before, _ = written(tmp_path, STUDY + CHOOSING)
+    study = before.study
+    assert not any("by radius" in one.record.name for one in before.cascades)
+    vote(store, study, {("gaussian", 0.25): 0.99, ("gaussian", 0.5): 0.6, ("other", 0.5): 0.8})
+    radius, accuracy = choose_cascades(store, study)
+    # There is no `other` at .25, so of eight candidates four have all their levels.
+    assert (radius.sigmas, radius.entries, radius.candidates) == ((0.25, 0.5), ("gaussian", "other"), 4)
+    assert (accuracy.sigmas, accuracy.entries, accuracy.candidates) == ((0.5, 0.25), ("other", "gaussian"), 2)
+    assert (radius.images, radius.draws, radius.value > radius.next_value) == (20, 50, True)
+    results = read_results(store, study)
+    chosen = [one.record for one in results.cascades if ", by " in one.record.name]
+    assert [(one.name, one.sigmas, one.seed) for one in chosen] == [
+        ("gaussian or other over any, by radius", (0.25, 0.5), 0),
+        ("gaussian or other over 0.5, 0.25, by accuracy", (0.5, 0.25), 0),
+    ]
+    write_cascades(store, results)
+    assert any(
+        "other at 0.5, gaussian at 0.25, the best of 2 on 20 calibration images" in one
+        for one in cascade_sentences(results)
+    )
+    assert check_run.main([str(tmp_path)]) == 0
+    # What is chosen stays.
+    vote(store, study, {("gaussian", 0.25): 0.99, ("gaussian", 0.5): 0.9, ("other", 0.5): 0.6})
+    assert choose_cascades(store, study) == (radius, accuracy)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -222,11 +300,14 @@ def test_a_plan_that_gave_up_hands_on_by_its_pilot_and_that_is_proven_too(
         ('"other", "gaussian"]', '"other", "gaussian", "gaussian"]', "one entry for all or one for each"),
         ("sigma = [0.5, 0.25]", "sigma = [0.25, 0.5]", "descend"),
         ("sigma = [0.5, 0.25]", "sigma = 0.5", "descend"),
+        ("two_sided = true", "", "two cascades are 'gaussian over 0.5, 0.25'"),
+        ("two_sided = true", 'choose = "best"', "valid names: accuracy, radius"),
+        ("two_sided = true", 'choose = "radius"\n[[cascades]]\nclassifiers = "gausian"\nchoose = "radius"', "gausian"),
     ],
 )
 def test_what_is_no_cascade_is_refused(old: str, new: str, says: str) -> None:
     with pytest.raises(StudyError) as refused:
-        load(STUDY.replace(old, new, 1) if "sigma" not in old else new.join(STUDY.rsplit(old, 1)))
+        load(STUDY.replace(old, new, 1) if old[:5] != "sigma" else new.join(STUDY.rsplit(old, 1)))
     assert says in str(refused.value)
 
 

@@ -34,9 +34,10 @@ SIZES = {
     "mnist_short": (12, 237),
     "mnist_published": (3, 0),
     "mnist_search": (1, 0),
+    "mnist_cascade": (9, 0),
 }
 
-OWN = {"digits", "ensembles", "mnist_short", "mnist_published", "mnist_search"}
+OWN = {"digits", "ensembles", "mnist_short", "mnist_published", "mnist_search", "mnist_cascade"}
 """Files whose settings are our own."""
 
 Settings = dict[str, Any]

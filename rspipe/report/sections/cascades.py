@@ -66,7 +66,9 @@ def cascade_table(results: Results) -> Table:
 
 
 def cascade_sentences(results: Results) -> Iterator[str]:
-    """Yield of each cascade what it changes against its first level alone."""
+    """Yield what was chosen, and of each cascade what it changes against its first level alone."""
+    for choice in results.choices.values():
+        yield f"Chosen before any test image was seen: {choice.text}."
     for sigma in results.sigmas:
         for name, cascades in results.cascades_at(sigma).items():
             _, first = next(iter(_levels(results, cascades)))

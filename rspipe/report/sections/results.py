@@ -19,6 +19,13 @@ def result_table(summaries: Sequence[Summary]) -> Table:
     averaged = any(summary.rule != "decide" for summary in summaries)
     reached = {r for one in summaries for r, share in zip(one.radii, one.certified_accuracy, strict=True) if share}
 
+    def beside_acr(summary: Summary) -> dict[str, Cell]:
+        return {
+            "abstained": percent_cell(summary.abstained),
+            "saturated": percent_cell(summary.saturated),
+            "two-sided ACR": number_cell(summary.acr_two_sided),
+        }
+
     def row(summary: Summary) -> dict[str, Cell]:
         sigma = {"σ": number_cell(summary.sigma, digits=2)} if several else {}
         accuracy = zip(summary.radii, summary.certified_accuracy, strict=True)
@@ -27,9 +34,7 @@ def result_table(summaries: Sequence[Summary]) -> Table:
             "classifier": Cell(summary.name),
             **({"ACR ± 95 %": estimate_cell(summary.acr)} if averaged else {}),
             **{f"CA({radius:g})": number_cell(share) for radius, share in accuracy if radius in reached or not reached},
-            "abstained": percent_cell(summary.abstained),
-            "saturated": percent_cell(summary.saturated),
-            **({"two-sided ACR": number_cell(summary.acr_two_sided)} if averaged else {}),
+            **(beside_acr(summary) if averaged else {}),
             "samples": Cell(quantity(summary.samples), summary.samples),
             "training": Cell(duration(summary.training_seconds), summary.training_seconds),
             "passes": Cell(quantity(summary.passes), summary.passes),
@@ -90,6 +95,7 @@ def section(results: Results) -> Section:
     certify = results.study.certify
     sigmas = [sigma for sigma in results.sigmas if results.summaries_at(sigma)]
     content = {
+        "decided": results.decided,
         "averages": seed_table(results.seed_averages),
         "choices": Table.of(()) if results.decided else choice_table(results),
         "levels": [Level(sigma, result_table(results.listed_at(sigma))) for sigma in sigmas],
