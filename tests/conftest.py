@@ -14,7 +14,7 @@ os.environ.update(
         "OMP_NUM_THREADS": "1",
     }
 )
-for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RSPIPE_RUNS"):
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "RSPIPE_RUNS"):
     os.environ.pop(name, None)
 
 import fcntl

@@ -85,6 +85,9 @@ class Session:
         cluster = self._exits.enter_context(connection)
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
         signal.signal(signal.SIGTERM, _interrupt)
+        # A terminal that was closed; but `nohup` asks to go on.
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _interrupt)
         # Before Ray is left: the bars belong to the terminal as it is now.
         self._exits.callback(self.terminal.stop)
         cluster.workers(1)
@@ -180,7 +183,8 @@ class Session:
         self.terminal.stop()
         self._print_results(results.listed)
         self.say(f"\nReport:  {files['report.html']}")
-        self.say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
+        if self.tracker.works:
+            self.say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
 
     def _publish(self) -> None:
         results = read_results(self.store, self.study)

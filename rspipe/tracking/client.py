@@ -1,8 +1,13 @@
 """MLflow's client: where it keeps runs, how it is reached, and how it is kept quiet."""
 
+import fcntl
 import logging
 import os
 import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -11,8 +16,8 @@ from rspipe.storage.paths import StorePath
 _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    # A server that is not there should cost seconds.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # A server that is not there, or that hangs, should cost seconds.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # One bar, and two lines with a server, per run would flood the terminal.
@@ -25,7 +30,9 @@ _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 def tracking_uri(run_dir: StorePath) -> str:
     """Return where MLflow keeps runs: MLFLOW_TRACKING_URI, or mlflow.db beside the run directory's local part."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.local_part.parent / 'mlflow.db'}"
+    # Both mean something in an address: the database lies above a folder with one in its name.
+    folder = next(folder for folder in run_dir.local_part.parents if not {"?", "%"} & {*str(folder)})
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def without_secrets(text: str, uri: str) -> str:
@@ -37,10 +44,33 @@ def without_secrets(text: str, uri: str) -> str:
     return text
 
 
+def named_uri(uri: str) -> str:
+    """Return an address as a shell takes it, without a password: one that has any is that of the environment."""
+    return shlex.quote(uri) if without_secrets(uri, uri) == uri else '"$MLFLOW_TRACKING_URI"'
+
+
 def ui_command(uri: str) -> str:
     """Return the command to type, or the address to open, to see the runs; a password is left out."""
-    uri = without_secrets(uri, uri)
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    if uri.startswith("http"):
+        return without_secrets(uri, uri)
+    return f"mlflow ui --backend-store-uri {named_uri(uri)}"
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Keep other studies on this machine from making a new database at the same moment: MLflow would fail."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Not on every file system; then it is as without.
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def connect_mlflow(uri: str) -> Any:
@@ -49,12 +79,21 @@ def connect_mlflow(uri: str) -> Any:
         os.environ.setdefault(name, value)
     # Migrations of a new database are logged at length.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    _check_opens(uri)
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     # It logs each request that it tries again; the Tracker warns once of the outcome.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
+
+
+def _check_opens(uri: str) -> None:
+    """Raise sqlite3.Error for a file that is no database or cannot be opened: MLflow would try for two minutes."""
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if uri.startswith("sqlite:///") and path.parent.is_dir():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
 
 
 def monitor_load(run: str, uri: str) -> Any | None:

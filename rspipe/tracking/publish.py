@@ -2,17 +2,18 @@
 
 Everything published is derived from the run directory, so it can be published again at any time: a run is found by its
 tag `rspipe.key`, and one whose content is already there is left alone. That MLflow cannot be reached is a warning.
+Parameters, metrics and status of all runs come first, files after them: an artifact store that fails costs files alone.
 """
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from rspipe.errors import first_line
 from rspipe.report.results import Results
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import flattened
@@ -21,7 +22,8 @@ from rspipe.storage.files import read_json
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.tracking.client import connect_mlflow, monitor_load, tracking_uri, without_secrets
+from rspipe.tracking.causes import cause, hangs
+from rspipe.tracking.client import alone, connect_mlflow, monitor_load, tracking_uri, without_secrets
 from rspipe.tracking.runs import TrackedRun, study_runs
 
 T = TypeVar("T")
@@ -33,6 +35,9 @@ _EXPERIMENT = "rspipe"
 
 # Otherwise the UI takes it for one of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+_OWN_FILES = ("study.toml", "study.json", "environment.json")
+"""Of the parent run."""
 
 _BATCH = 500
 
@@ -48,7 +53,7 @@ class Tracker:
     def __init__(self, store: Store, study: StudyConfig) -> None:
         self._store, self._study = store, study
         self._uri = tracking_uri(store.run_dir)
-        self._failed = False
+        self._failed = self._files_failed = self._hangs = False
         # A run directory that was recreated is another run of the same study.
         self._identity = f"{study.id}/{content_id(read_json(store.run_dir / 'environment.json'))}"
         self._connected: Any = None
@@ -64,76 +69,137 @@ class Tracker:
             summaries: Of the classifiers whose certification is finished: MLflow keeps a number that it has shown.
             files: Artifacts of the parent run, by their path there.
         """
-        try:
-            parent = self._parent()
-            known = self._known(parent)
-            runs = {run.key: run for run in study_runs(results, summaries, self._store)}
-            for run in runs.values():
-                self._publish_run(run, parent, known)
-            for key in known.keys() - runs.keys():
-                # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.
-                self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
-            for name, path in (files or {}).items():
-                folder = str(Path(name).parent)
-                self._log_file(parent, path, None if folder == "." else folder)
-        except Exception as error:  # noqa: BLE001 whatever MLflow throws: the results are on disk
-            self._warn(error)
+        self._try(lambda: self._publish_all(results, summaries, files or {}))
 
     def finish(self, status: str) -> None:
         """Close the parent run with one of MLflow's states: FINISHED, FAILED, KILLED."""
         if self._connected is None:
             return
-        try:
+
+        def close() -> None:
             if self._monitor is not None:
                 self._monitor.finish()
             self._client.set_terminated(self._parent(), status)
-        except Exception as error:  # noqa: BLE001 as above
-            self._warn(error)
+
+        self._try(close)
 
     def open(self) -> None:
         """Make the parent run, or mark it as running again."""
-        try:
-            self._client.update_run(self._parent(), status="RUNNING")
-            self._monitor = monitor_load(self._parent(), self._uri)
-        except Exception as error:  # noqa: BLE001 as above
-            self._warn(error)
 
-    def _warn(self, error: Exception) -> None:
-        if not self._failed:
-            reason = without_secrets(first_line(error), self._uri)
-            _log.warning(
-                "warning: MLflow at %s cannot be written (%s); the study goes on, all results are in %s, and "
-                "pipelines/report.py publishes them later",
-                without_secrets(self._uri, self._uri),
-                reason if len(reason) <= 160 else f"{reason[:157]}...",
-                self._store.run_dir,
-            )
-        self._failed = True
+        def begin() -> None:
+            parent = self._parent()
+            self._client.update_run(parent, status="RUNNING")
+            self._monitor = monitor_load(parent, self._uri)
+
+        self._try(begin)
+
+    @property
+    def works(self) -> bool:
+        """Whether nothing has failed so far but the store of files."""
+        return not self._failed
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """Publish something, or warn once; a server that was waited for in vain is not asked again."""
+        if self._hangs:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 whatever MLflow throws: the results are on disk
+            self._hangs = hangs(error)
+            if not self._failed:
+                reason, known = cause(error, self._uri)
+                _log.warning(
+                    "warning: MLflow at %s cannot be written: %s; the study goes on, all results are in %s, and "
+                    "pipelines/report.py %s",
+                    without_secrets(self._uri, self._uri),
+                    reason,
+                    self._store.run_dir,
+                    "publishes them then" if known else "tries again",
+                )
+            self._failed = True
+
+    def _try_files(self, action: Callable[[], None]) -> None:
+        """Log files, or warn once that the store of them fails."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 as above
+            self._hangs = hangs(error)
+            if not self._files_failed:
+                _log.warning(
+                    "warning: MLflow at %s has all numbers but takes no files: %s; they are in %s",
+                    without_secrets(self._uri, self._uri),
+                    cause(error, self._uri)[0],
+                    self._store.run_dir,
+                )
+            self._files_failed = True
+
+    def _publish_all(self, results: Results, summaries: Sequence[Summary], files: Mapping[str, StorePath]) -> None:
+        parent = self._parent()
+        known = self._known(parent)
+        runs = {run.key: run for run in study_runs(results, summaries, self._store)}
+        for run in runs.values():
+            self._publish_run(run, parent, known)
+        for key in known.keys() - runs.keys():
+            # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.
+            self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
+
+        def log_files() -> None:
+            own = [self._store.run_dir / name for name in _OWN_FILES]
+            self._log_files(self._client.get_run(parent), own)
+            for run in runs.values():
+                self._log_files(known[run.key], run.files)
+            for name, path in files.items():
+                folder = str(Path(name).parent)
+                self._log_file(parent, path, None if folder == "." else folder)
+
+        self._try_files(log_files)
 
     @property
     def _client(self) -> Any:
         if self._connected is None:
-            self._connected = connect_mlflow(self._uri)
+            with alone(self._uri):
+                self._connected = connect_mlflow(self._uri)
         return self._connected
 
     def _log_file(self, run: str, path: StorePath, folder: str | None = None) -> None:
         with path.as_local_file() as copy:
             self._client.log_artifact(run, str(copy), folder)
 
+    def _log_files(self, run: Any, files: Sequence[StorePath]) -> None:
+        """Log the files of a run once: the key of a run stands for their content."""
+        named = content_id([path.name for path in files])
+        if files and run.data.tags.get("rspipe.files") != named:
+            for path in files:
+                self._log_file(run.info.run_id, path)
+            self._client.set_tag(run.info.run_id, "rspipe.files", named)
+
+    @cached_property
     def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
+        """The experiment's id: the environment names it, as for MLflow itself, or it is made where there is none."""
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        if not name and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+            return str(self._client.get_experiment(given).experiment_id)
+        name = name or _EXPERIMENT
         folder = self._store.run_dir.local_part.parent / "mlartifacts"
         # A server has a place of its own for artifacts.
         location = None if self._uri.startswith("http") else folder.as_uri()
-        return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
+            except MlflowException:
+                # Another study may have just made it.
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)
 
     def _search(self, where: str) -> Iterator[Any]:
         token = None
         while token != "":
-            page = self._client.search_runs([self._experiment()], where, max_results=1000, page_token=token)
+            page = self._client.search_runs([self._experiment], where, max_results=1000, page_token=token)
             yield from page
             token = page.token or ""
 
@@ -151,14 +217,12 @@ class Tracker:
             "rspipe.study": study.id,
             "rspipe.data": study.data.name,
         }
-        run = run or self._client.create_run(self._experiment(), tags=tags, run_name=study.id)
+        run = run or self._client.create_run(self._experiment, tags=tags, run_name=study.id)
         parent = str(run.info.run_id)
         lists = ("models", "search", "ensembles")
         parameters = {name: value for name, value in study.identity.items() if name not in lists}
         for name, value in flattened(parameters).items():
             self._client.log_param(parent, name, value)
-        for name in ("study.toml", "study.json", "environment.json"):
-            self._log_file(parent, self._store.run_dir / name)
         self._client.set_tag(parent, "mlflow.note.content", study.title)
         self._client.set_tag(parent, "rspipe.logged", digest)
         return parent
@@ -181,7 +245,7 @@ class Tracker:
                 "rspipe.study": self._study.id,
                 "mlflow.parentRunId": parent,
             }
-            known[run.key] = self._client.create_run(self._experiment(), tags=tags, run_name=run.name)
+            known[run.key] = self._client.create_run(self._experiment, tags=tags, run_name=run.name)
         there = known[run.key]
         tags, run_id = there.data.tags, there.info.run_id
         if tags["mlflow.parentRunId"] != parent:
@@ -202,15 +266,9 @@ class Tracker:
         for points in _chunks(finite, _BATCH):
             metrics = [Metric(p.name, p.value, began + round(1000 * p.seconds), p.step) for p in points]
             client.log_batch(run_id, metrics=metrics)
-        files = content_id([path.name for path in run.files])
-        # The key of a run stands for the content of its files: once is enough.
-        if tags.get("rspipe.files") != files:
-            for path in run.files:
-                self._log_file(run_id, path)
-            client.set_tag(run_id, "rspipe.files", files)
         end = None if run.seconds is None else began + round(1000 * run.seconds)
         client.set_terminated(run_id, run.status, end)
         if "rspipe.superseded" in tags:
             client.delete_tag(run_id, "rspipe.superseded")
-        # Last: a run without it is not complete.
+        # Last: a run without it lacks something; files apart.
         client.set_tag(run_id, "rspipe.logged", run.digest)
