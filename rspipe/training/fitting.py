@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from rspipe.data.files import FileSplit, PixelSource, as_images, decoded_here
 from rspipe.data.splits import Dataset, Split
+from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.smoothing.noise import derived_seed
-from rspipe.training.methods.method import Terms, noisy_batch
+from rspipe.training.methods.gaussian import Gaussian
+from rspipe.training.methods.method import Surroundings, Terms, noisy_batch
 from rspipe.training.process_group import (
     Group,
     agreed,
@@ -34,7 +36,7 @@ from rspipe.training.step_loss import step_loss
 from rspipe.training.validation import VALIDATION_IMAGES, collapsed_since, validation_metrics
 
 State = dict[str, Any]
-"""State from which an interrupted training goes on: epoch, network, optimizer, history, seconds, passes. Plain."""
+"""From which an interrupted training goes on: epoch, network, optimizer, history, seconds, passes, survey. Plain."""
 
 _CURVE_POINTS = 30
 """Times that a network in training is validated, about."""
@@ -66,13 +68,18 @@ def _train_epoch(
     data: Dataset,
     *,
     epoch: int,
+    survey: Tensor | None,
     pixels: PixelSource,
     group: Group | None,
 ) -> dict[str, float]:
     """Train one epoch; return the means of loss, parts and noisy accuracy over its images."""
     labels = data.train.labels
     generator = epoch_generator(spec.training_seed, epoch, labels.device)
-    order = torch.randperm(len(labels), generator=generator, device=labels.device)
+    chances = spec.method.chances(survey)
+    if chances is None:
+        order = torch.randperm(len(labels), generator=generator, device=labels.device)
+    else:
+        order = torch.multinomial(chances, len(labels), replacement=True, generator=generator)
     steps, size = _steps(spec, len(labels))
     rows = own_rows(size, group)
     own = generator if group is None else process_generator(spec.training_seed, epoch, rank_in(group), labels.device)
@@ -82,7 +89,16 @@ def _train_epoch(
         # Dropout and its like draw from torch's global stream, in each process from another one.
         torch.manual_seed(own.initial_seed())
         totals = _train_steps(
-            spec, loss, optimizer, data, batches=batches, epoch=epoch, draws=draws, pixels=pixels, group=group
+            spec,
+            loss,
+            optimizer,
+            data,
+            batches=batches,
+            epoch=epoch,
+            draws=draws,
+            survey=survey,
+            pixels=pixels,
+            group=group,
         )
     share_buffers(loss, group)
     return {name: float(mean_over(total / steps, group)) for name, total in totals.items()}
@@ -97,6 +113,7 @@ def _train_steps(
     batches: Sequence[Tensor],
     epoch: int,
     draws: Draws,
+    survey: Tensor | None,
     pixels: PixelSource,
     group: Group | None,
 ) -> dict[str, Tensor]:
@@ -119,6 +136,7 @@ def _train_steps(
             sigma=spec.train_sigma,
             epoch=epoch,
             draws=draws,
+            survey=None if survey is None else survey[chosen[rows]],
         )
         terms: Terms = loss(batch)
         optimizer.zero_grad(set_to_none=True)
@@ -161,7 +179,28 @@ def _restored(state: State | None, network: nn.Module, optimizer: torch.optim.Op
     return Fit(network, "finished", "", tuple(state["history"]), float(state["seconds"]), int(state["passes"]))
 
 
-def _state(done: Fit, optimizer: torch.optim.Optimizer) -> State:
+def _teacher(spec: ModelSpec, data: Dataset, *, pixels: PixelSource, group: Group | None) -> Fit | None:
+    """Train the network that a method's surveys ask; None where they ask the one in training."""
+    if (sigma := spec.method.teacher) is None:
+        return None
+    taught = {"method": Gaussian(name="gaussian"), "train_sigma": sigma, "label": f"{spec.label}_teacher"}
+    return fit(spec.model_copy(update=taught), data, pixels=pixels, group=group)
+
+
+def _survey(
+    spec: ModelSpec, data: Dataset, network: nn.Module, before: Tensor | None, *, epoch: int, group: Group | None
+) -> Tensor:
+    """Return what the method learns of the training images before an epoch."""
+    train = data.train
+    if isinstance(train, FileSplit):
+        raise ModelError(f"{spec.method.name} looks at all training images between epochs; it needs them in memory")
+    device = train.labels.device
+    generator = torch.Generator(device).manual_seed(derived_seed(spec.training_seed, "survey", epoch))
+    around = Surroundings(network, train.images, train.labels, data.classes, spec.train_sigma, generator, before)
+    return agreed(spec.method.survey(around), group, device)
+
+
+def _state(done: Fit, optimizer: torch.optim.Optimizer, survey: Tensor | None) -> State:
     return {
         "epoch": len(done.history),
         "network": done.network.state_dict(),
@@ -169,6 +208,7 @@ def _state(done: Fit, optimizer: torch.optim.Optimizer) -> State:
         "history": list(done.history),
         "seconds": done.seconds,
         "passes": done.passes,
+        "survey": survey,
     }
 
 
@@ -223,7 +263,8 @@ def fit(
             of a process' own part on a CPU, and those of the batch on GPUs (SyncBatchNorm).
 
     Raises:
-        ModelError: The architecture does not fit the images or the classes.
+        ModelError: The architecture does not fit the images or the classes; or the method surveys training images that
+            are files.
     """
     training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
@@ -234,13 +275,25 @@ def fit(
     loss = step_loss(network, spec, group)
     validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
     done = _restored(state, network, optimizer)
-    made = math.prod(_steps(spec, len(data.train))) * spec.method.passes_per_image
+    survey = None if state is None or state["survey"] is None else state["survey"].to(device)
     for epoch in range(len(done.history), training.epochs):
-        began = time.monotonic()
+        began, made = time.monotonic(), math.prod(_steps(spec, len(data.train))) * spec.method.passes_in(epoch)
+        if spec.method.surveys(epoch):
+            teacher = _teacher(spec, data, pixels=pixels, group=group)
+            if teacher is not None and teacher.status != "finished":
+                done = replace(done, status=teacher.status, message=f"its teacher {teacher.message}")
+                break
+            made += 0 if teacher is None else teacher.passes
+            seen = network if teacher is None else teacher.network
+            survey = _survey(spec, data, seen, survey, epoch=epoch, group=group)
+            if (chances := spec.method.chances(survey)) is not None and not chances.any():
+                message = f"has no training image left in epoch {epoch + 1}; discard fewer of them, or later"
+                done = replace(done, status="collapsed", message=message)
+                break
         lr = training.lr * training.lr_decay ** (epoch // training.lr_step)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
-        averages = _train_epoch(spec, loss, optimizer, data, epoch=epoch, pixels=pixels, group=group)
+        averages = _train_epoch(spec, loss, optimizer, data, epoch=epoch, survey=survey, pixels=pixels, group=group)
         spent = time.monotonic() - began
         entry = {"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages}
         judged = _judged(spec, network, validation, (*done.history, entry))
@@ -251,6 +304,6 @@ def fit(
         if status != "finished":
             break
         if on_epoch is not None:
-            on_epoch(_state(done, optimizer))
+            on_epoch(_state(done, optimizer, survey))
     network.eval()
     return done

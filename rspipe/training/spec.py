@@ -90,8 +90,9 @@ class ModelSpec(_BaseClassifier):
 
     @property
     def passes_per_image(self) -> int:
-        """Forward-and-backward passes per image, over all epochs."""
-        return self.epochs * self.method.passes_per_image
+        """Forward-and-backward passes per image, over all epochs, a teacher's included."""
+        of_teacher = 0 if self.method.teacher is None else self.epochs
+        return of_teacher + sum(self.method.passes_in(epoch) for epoch in range(self.epochs))
 
 
 class LoadedModelSpec(_BaseClassifier):

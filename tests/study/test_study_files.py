@@ -28,7 +28,7 @@ SIZES = {
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),
     "svhn_paper": (6, 0),
-    "cifar10_references": (21, 0),
+    "cifar10_references": (27, 0),
     "imagenet_paper": (9, 0),
     "imagenet_references": (6, 0),
     "mnist_short": (12, 237),
@@ -60,6 +60,10 @@ def attack(steps: int, m: int, eps: float) -> Settings:
 
 def smoothmix(steps: int, m: int, alpha: float, mix_step: int) -> Settings:
     return {"T": steps, "m": m, "alpha": alpha, "mix_step": mix_step, "eta": 5, "warmup": 10, "maxnorm": None}
+
+
+def foil(steps: int, step: float, epoch: int, below: float) -> Settings:
+    return {"T": steps, "m": 4, "step": step, "discard_epoch": epoch, "discard_below": below, "reweigh_every": 10}
 
 
 # What two files share. `defer` is the epoch of MACER's first drop of the learning rate.
@@ -161,6 +165,19 @@ REFERENCES: dict[str, dict[str, tuple[str, dict[float, Settings], tuple[int, int
         "smoothmix_other": (
             "smoothmix",
             {0.25: smoothmix(4, 2, 0.5, 1), 0.5: smoothmix(4, 2, 1, 0), 1.0: smoothmix(4, 2, 2, 0)},
+            CIFAR10_SCHEDULE,
+        ),
+        "catrs": (
+            "catrs",
+            {
+                sigma: setting(T=4, m=4, eps=1, lbd=lbd, teacher_sigma=0.25, teacher_draws=10_000)
+                for sigma, lbd in ((0.25, 0.5), (0.5, 1), (1.0, 2))
+            },
+            CIFAR10_SCHEDULE,
+        ),
+        "acr_weakness": (
+            "acr_weakness",
+            {0.25: foil(3, 0.25, 60, 0.5), 0.5: foil(6, 0.25, 70, 0.4), 1.0: foil(4, 0.5, 60, 0.4)},
             CIFAR10_SCHEDULE,
         ),
     },

@@ -22,6 +22,7 @@ from rspipe.data.splits import Dataset, Split
 from rspipe.networks.architectures import ARCHITECTURES, build_network
 from rspipe.training.fitting import Fit, State, fit
 from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.methods.catrs import CATRS
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -43,6 +44,7 @@ METHODS: tuple[Any, ...] = (
     Consistency(name="consistency", m=2),
     SmoothAdvConsistency(name="smoothadv_consistency", T=2, m=2, eps=0.25, warmup=2),
     SmoothMix(name="smoothmix", T=2, m=2, alpha=0.1, warmup=2, mix_step=1),
+    CATRS(name="catrs", T=2, m=2, teacher_draws=4),
 )
 SMOOTHADV = METHODS[2]
 ONE_STEP = {"epochs": 1, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}

@@ -318,7 +318,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
 
 
 def test_a_checkpoint_is_no_method_and_no_start_of_a_search(folder: Path) -> None:
-    with pytest.raises(StudyError, match=r"models\[0\].method: unknown method 'checkpoint'; valid names: advmacer"):
+    with pytest.raises(StudyError, match=r"models\[0\].method: unknown method 'checkpoint'; valid names: acr_weakness"):
         study(folder, "models.0.method={name='checkpoint', file='one.pth.tar'}")
     with pytest.raises(StudyError, match=r"search\[0\]: unknown key 'checkpoint'"):
         study(

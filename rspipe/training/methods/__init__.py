@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rspipe.training.methods.acr_weakness import ACRWeakness
 from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.methods.catrs import CATRS
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -14,6 +16,15 @@ from rspipe.training.methods.smoothmix import SmoothMix
 from rspipe.training.methods.stability import Stability
 
 MethodSpec = Annotated[
-    Gaussian | Stability | SmoothAdv | MACER | AdvMacer | Consistency | SmoothAdvConsistency | SmoothMix,
+    Gaussian
+    | Stability
+    | SmoothAdv
+    | MACER
+    | AdvMacer
+    | Consistency
+    | SmoothAdvConsistency
+    | SmoothMix
+    | CATRS
+    | ACRWeakness,
     Field(discriminator="name"),
 ]

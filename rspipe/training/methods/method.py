@@ -6,8 +6,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
+from rspipe.networks.modes import evaluating
 from rspipe.spec import NonNegativeInt, PositiveInt, Spec
 from rspipe.training.randomness import Draws, gaussian_noise
 
@@ -27,12 +29,65 @@ class Batch:
     """From 0."""
     draws: Draws
     """Source of what else is drawn for the images."""
+    survey: Tensor | None = None
+    """[image, ...], the rows of the method's last survey; None where it makes none."""
 
 
-def noisy_batch(images: Tensor, labels: Tensor, *, copies: int, sigma: float, epoch: int, draws: Draws) -> Batch:
+def noisy_batch(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    copies: int,
+    sigma: float,
+    epoch: int,
+    draws: Draws,
+    survey: Tensor | None = None,
+) -> Batch:
     """Return images [image, ...] and labels [image] as a batch; its noise is the first that is drawn for it."""
     noise = gaussian_noise(images, sigma=sigma, copies=copies, draws=draws)
-    return Batch(images, labels, noise, sigma, epoch, draws)
+    return Batch(images, labels, noise, sigma, epoch, draws, survey)
+
+
+_SEEN_AT_ONCE = 1000
+"""Noisy images of a survey."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a survey of the training images can use; they are seen as they are, without augmentation."""
+
+    network: nn.Module
+    """In training; the teacher where the method has one."""
+    images: Tensor
+    """[image, ...], all training images."""
+    labels: Tensor
+    """[image]."""
+    classes: int
+    sigma: float
+    """Of the training."""
+    generator: torch.Generator
+    """Of this survey alone."""
+    before: Tensor | None
+    """The result of the last survey."""
+
+    def class_shares(self, *, sigma: float, draws: int) -> Tensor:
+        """Return [image, class] how often the network in eval mode returns each class under `draws` noise vectors."""
+        counts = torch.zeros((len(self.labels), self.classes), device=self.labels.device)
+        with evaluating(self.network):
+            for rows in torch.split(torch.arange(len(self.labels), device=self.labels.device), _SEEN_AT_ONCE):
+                images = self.images[rows]
+                for _ in range(draws):
+                    noise = torch.randn(
+                        images.shape, generator=self.generator, device=images.device, dtype=images.dtype
+                    )
+                    answers = self.network(images + sigma * noise).argmax(-1)
+                    counts[rows, answers] += 1
+        return counts / draws
+
+    def right_shares(self, *, draws: int) -> Tensor:
+        """Return [image] how often the network returns the label, under noise of the training."""
+        shares = self.class_shares(sigma=self.sigma, draws=draws)
+        return shares.gather(1, self.labels.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -70,6 +125,27 @@ class Method(Spec):
     def passes_per_image(self) -> int:
         """Forward-and-backward passes per image and epoch."""
         return self.copies
+
+    def passes_in(self, epoch: int) -> int:
+        """Return the forward-and-backward passes per image of an epoch."""
+        return self.passes_per_image
+
+    @property
+    def teacher(self) -> float | None:
+        """Noise level of a network with Gaussian augmentation that is trained first, for the surveys; None without."""
+        return None
+
+    def surveys(self, epoch: int) -> bool:
+        """Return whether the training images are looked at before an epoch; `survey` then says how."""
+        return False
+
+    def survey(self, around: Surroundings) -> Tensor:
+        """Return [image, ...] what the training knows of its images until the next survey."""
+        raise NotImplementedError(f"{self.name} makes no surveys")
+
+    def chances(self, survey: Tensor | None) -> Tensor | None:
+        """Return [image] weights with which an epoch draws its images, with replacement; None: it has each once."""
+        return None
 
     def images_per_step(self, batch_size: int) -> int:
         """Return the images in one optimizer step."""
