@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 from rspipe.audit.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
 from rspipe.audit.log import read_log
 from rspipe.audit.radii import Known
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import LogError
 from rspipe.storage.paths import StorePath
 
@@ -36,9 +36,9 @@ class Options:
     the six columns alone, radii as logged. Both have one row per image, in order."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Print the audit of every log, and export the logs where a folder is given."""
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console = terminal.console
     audits: dict[Path, Audit] = {}
     unreadable = 0
     for path in dict.fromkeys(options.files):

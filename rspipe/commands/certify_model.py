@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rspipe.commands.options import Overrides, RunDir, StudyRun, resolve_run_dir
 from rspipe.commands.session import open_run
+from rspipe.commands.terminal import Terminal
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.execution.resources import Resources
 from rspipe.networks.architectures import RUNS_CODE
@@ -79,7 +80,7 @@ def study_text(options: Options) -> str:
     return checkpoint_study(wanted, folder=Path.cwd())
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Load, weigh, certify and report what is not finished yet."""
     text = study_text(options)
     # Who names a function on the command line wants it to be called; what is in a file is another matter.
@@ -87,10 +88,10 @@ def main(options: Options) -> None:
     allowed = options.allow_code or named
     study = study_of_text(text, path=Path("options"), overrides=options.override, allow_code=allowed)
     run = StudyRun(study, resolve_run_dir(options.run_dir, study), text)
-    with open_run(run, ray_address=options.ray_address, resources=options.resources) as session:
+    with open_run(run, terminal, ray_address=options.ray_address, resources=options.resources) as session:
         session.train()
         session.weigh()
         session.certify()
         session.report()
         _, logs = write_derived(session.store, study, kind="certify", alpha=None, n=None)
-        session.say(f"Image by image, in Cohen's columns: {logs}")
+        terminal.say(f"Image by image, in Cohen's columns: {logs}")

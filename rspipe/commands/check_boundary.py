@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
 from rspipe.commands.options import ReadRun, run_to_read
-from rspipe.commands.terminal import Terminal, print_table
+from rspipe.commands.tables import print_table
+from rspipe.commands.terminal import Terminal
 from rspipe.data.spec import DigitsData
 from rspipe.errors import DataError
 from rspipe.execution.worker import set_deterministic, worker_device
@@ -42,13 +41,12 @@ class Options:
     attack: AttackSettings = field(default_factory=AttackSettings)
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Attack, print the outcome, keep it in the run directory, and write the report again."""
     store, study = run_to_read(options.run)
     if options.allow_code:
         allow_code_in(Path.cwd())
     study = _with_images(study, options.data_folder)
-    terminal = Terminal()
     set_deterministic(threads=1)
     results = read_results(store, study)
     device = worker_device(options.gpus)
@@ -67,11 +65,10 @@ def main(options: Options) -> None:
     ]
     _, files = write_report(store, read_results(store, study))
     terminal.stop()
-    console = Console()
-    print_table(console, attack_table(checks), title=f"{study.name}: attacks around certified test images")
+    print_table(terminal.console, attack_table(checks), title=f"{study.name}: attacks around certified test images")
     for sentence in attack_findings(checks):
-        console.print(escape(sentence), soft_wrap=True, highlight=False)
-    console.print(f"Report: {files['report.html']}", soft_wrap=True, highlight=False)
+        terminal.say(sentence)
+    terminal.say(f"Report: {files['report.html']}")
 
 
 def _with_images(study: StudyConfig, folder: str | None) -> StudyConfig:

@@ -7,10 +7,10 @@ stored counts, or from those that a log's radii imply.
 from dataclasses import dataclass
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
-from rspipe.commands.terminal import print_table
+from rspipe.commands.tables import print_table
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import MismatchError
 from rspipe.report.logged import LoggedCertificates, log_caveat
 from rspipe.report.runs import agreed_terms, compare_runs, comparison_table, costs_of_terms
@@ -37,11 +37,11 @@ class Options:
     """Noise level of logs; what their name, a column or their radii say by default."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Print paired differences between the runs' classifiers."""
     if len(options.runs) < (1 if options.against else 2):
         raise MismatchError("give two run directories or logs or more, or one and --against")
-    console = Console(width=None if Console().is_terminal else 180)
+    console = terminal.console
     try:
         runs = [read_run_or_log(text, sigma=options.sigma) for text in options.runs]
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from rspipe.commands.options import ReadRun, run_to_read
-from rspipe.commands.terminal import print_table
+from rspipe.commands.tables import print_table
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import StudyError
 from rspipe.smoothing.derivation import CertificateKind
 from rspipe.stages.report import write_derived
@@ -27,13 +26,12 @@ class Options:
     """Estimation samples, at most; all by default."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Print the derived results of every classifier, and write them image by image below the run directory."""
     store, study = run_to_read(options.run)
     try:
         table, folder = write_derived(store, study, kind=options.certificate, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    console = Console()
-    print_table(console, table, title=f"{study.name}: {folder.name}")
-    console.print(f"Image by image: {folder}", soft_wrap=True, highlight=False)
+    print_table(terminal.console, table, title=f"{study.name}: {folder.name}")
+    terminal.say(f"Image by image: {folder}")

@@ -5,9 +5,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rspipe
 from rspipe.errors import RspipeError, nearest, needs_extra
+
+if TYPE_CHECKING:
+    from rspipe.commands.terminal import Terminal
+
+READERS = ("derive", "compare", "audit")
+"""Commands that print nothing but what was asked for where there is no terminal."""
 
 COMMANDS = (
     "study",
@@ -73,15 +80,36 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
     """
     try:
         with needs_extra(f"rspipe {command}"):
-            import tyro
+            from rspipe.commands.terminal import Terminal
 
-            module = import_module(f"rspipe.commands.{_module(command)}")
-        module.main(tyro.cli(module.Options, prog=prog, description=module.__doc__, args=words))
+        # Before the imports below, which take seconds.
+        terminal = Terminal()
+        try:
+            if not {"--help", "-h"} & {*(sys.argv[1:] if words is None else words)}:
+                _begin(terminal, command)
+            with needs_extra(f"rspipe {command}"):
+                import tyro
+
+                module = import_module(f"rspipe.commands.{_module(command)}")
+            options = tyro.cli(module.Options, prog=prog, description=module.__doc__, args=words)
+            module.main(options, terminal)
+        finally:
+            terminal.stop()
     except RspipeError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _begin(terminal: "Terminal", command: str) -> None:
+    """Show at once that the command runs."""
+    if not terminal.console.is_terminal:
+        if command in READERS:
+            return
+        terminal.say(f"rspipe {command} {rspipe.__version__}: loading")
+    terminal.doing("loading")
+    terminal.start()
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rspipe.commands.options import ReadRun
 from rspipe.commands.session import reopen_session
+from rspipe.commands.terminal import Terminal
 from rspipe.stages.report import FigureFormat
 
 
@@ -17,7 +18,7 @@ class Options:
     """Formats of the files in figures/: svg, pdf, or both."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Write the reports and publish what is complete."""
-    with reopen_session(options.run) as session:
+    with reopen_session(options.run, terminal) as session:
         session.report(figures=options.figures)

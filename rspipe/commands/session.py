@@ -11,7 +11,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from rspipe.commands.options import StageOptions, StudyRun, run_to_do, run_to_read
-from rspipe.commands.terminal import Terminal, print_table
+from rspipe.commands.tables import SCREEN_ROWS, print_headline
+from rspipe.commands.terminal import Terminal
 from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split
@@ -21,7 +22,7 @@ from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import EnsembleWeights
-from rspipe.report.sections.results import result_table
+from rspipe.report.headline import MOST_ROWS, Headline, headline
 from rspipe.report.summaries import Summary
 from rspipe.search.trials import search_warnings
 from rspipe.spec import ImageChoice, choice_text
@@ -41,6 +42,7 @@ from rspipe.stages.weigh import weigh_ensembles
 from rspipe.storage.environment import environment
 from rspipe.storage.locks import exclusive
 from rspipe.storage.opening import open_store
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.groups import CheckpointGroup
@@ -72,6 +74,8 @@ class Session:
     ) -> None:
         self.study, self.store, self.terminal = study, store, terminal
         self._exits, self._ray_address, self._resources = exits, ray_address, resources
+        self._reported: tuple[Headline, dict[str, StorePath]] | None = None
+        self._connection = exits.enter_context(ExitStack())
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -81,18 +85,17 @@ class Session:
             ClusterError: It cannot be joined, or is too small.
         """
         log = self.store.run_dir.local_part / "ray.log"
+        self.terminal.doing("joining Ray")
         connection = connect(address=self._ray_address, resources=self._resources, log=log)
-        cluster = self._exits.enter_context(connection)
+        cluster = self._connection.enter_context(connection)
         # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
         signal.signal(signal.SIGTERM, _interrupt)
         # A terminal that was closed; but `nohup` asks to go on.
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, _interrupt)
-        # Before Ray is left: the bars belong to the terminal as it is now.
-        self._exits.callback(self.terminal.stop)
-        cluster.workers(1)
-        self.say(f"Study {self.study.id} in {self.store.run_dir}, Ray at {cluster.address}")
+        self.terminal.say(f"Study {self.study.id} on {cluster.summary}\nin {self.store.run_dir}")
         # From now on MLflow shows that the study runs, and how busy this machine is.
+        self.terminal.doing("opening MLflow")
         self.tracker.open()
         return cluster
 
@@ -114,6 +117,7 @@ class Session:
         Raises:
             DataError: Some of the pictures to be certified cannot be decoded.
         """
+        self.terminal.doing("reading the data")
         data = load_dataset(self.study.data)
         for note in data.notes:
             self._warn(note)
@@ -139,7 +143,7 @@ class Session:
             elif record.collapsed:
                 self._warn(f"{record.id} predicts a single class on the validation split")
             if record.source == "checkpoint":
-                self.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
+                self.terminal.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
                 if record.message:
                     self._warn(f"{record.id}: {record.message}")
         self._publish()
@@ -158,7 +162,7 @@ class Session:
             on_progress=self.terminal.show,
         )
         for choice in choose_cascades(self.store, self.study):
-            self.say(choice.text)
+            self.terminal.say(choice.text)
         self._publish()
 
     def certify(self) -> None:
@@ -176,17 +180,33 @@ class Session:
         self._publish()
 
     def report(self, *, figures: tuple[FigureFormat, ...] = ("svg",)) -> None:
-        """Write the reports, publish everything, and show the result."""
+        """Write the reports and publish everything; the session shows the result when it has left Ray and MLflow."""
+        # Nothing below needs it, and somebody else may.
+        self.terminal.doing("leaving Ray")
+        self._connection.close()
+        self.terminal.doing("writing the report")
         results = read_results(self.store, self.study)
         summaries, files = write_report(self.store, results, figures=figures)
+        self.terminal.doing("publishing in MLflow")
         self.tracker.publish(results, self._complete(summaries), files)
+        most = SCREEN_ROWS if self.terminal.console.is_terminal else MOST_ROWS
+        self._reported = headline(results, most=most), files
+
+    def show_end(self) -> None:
+        """Show what was reported, if anything was: the last that is printed, on one screen."""
         self.terminal.stop()
-        self._print_results(results.listed)
-        self.say(f"\nReport:  {files['report.html']}")
+        if self._reported is None:
+            return
+        message, files = self._reported
+        self.terminal.say(f"\n{self.study.name}: {self.study.title}")
+        print_headline(self.terminal.console, message)
+        self.terminal.say(f"Report  {files['report.html']}")
+        self.terminal.say(f"Table   {files['summary.md']}")
         if self.tracker.works:
-            self.say(f"MLflow:  {ui_command(tracking_uri(self.store.run_dir))}")
+            self.terminal.say(f"MLflow  {ui_command(tracking_uri(self.store.run_dir))}")
 
     def _publish(self) -> None:
+        self.terminal.doing("publishing in MLflow")
         results = read_results(self.store, self.study)
         self.tracker.publish(results, self._complete(results.summaries))
 
@@ -205,20 +225,8 @@ class Session:
         images = self.store.images_to_certify()
         return [summary for summary in summaries if summary.images == images]
 
-    def say(self, message: str) -> None:
-        """Print a line, as it is."""
-        self.terminal.console.print(escape(message), soft_wrap=True, highlight=False)
-
     def _warn(self, message: str) -> None:
         self.terminal.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
-    def _print_results(self, summaries: tuple[Summary, ...]) -> None:
-        if not summaries:
-            self.say("Nothing is certified yet.")
-            return
-        title = f"{self.study.name}: {self.study.title} ({self.study.certify.rule.name})"
-        if not print_table(self.terminal.console, result_table(summaries), title=title):
-            self.say(f"More columns in {self.store.run_dir / 'summary.md'}")
 
 
 def _check_data(study: StudyConfig) -> None:
@@ -256,62 +264,65 @@ def _check_data(study: StudyConfig) -> None:
 
 
 @contextmanager
-def open_session(run: StudyRun, *, ray_address: str | None, resources: Resources) -> Iterator[Session]:
+def open_session(
+    run: StudyRun, terminal: Terminal, *, ray_address: str | None, resources: Resources
+) -> Iterator[Session]:
     """Open a study's run directory; Ray and MLflow follow when they are needed.
 
     Raises:
         RspipeError: Any of these fails; MLflow alone only costs a warning.
     """
-    terminal = _logging_terminal()
-    with (
-        open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store,
-        ExitStack() as exits,
-    ):
-        exits.callback(terminal.stop)
-        yield Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
+    _log_to(terminal)
+    with open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store:
+        with ExitStack() as exits:
+            session = Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
+            yield session
+        session.show_end()
 
 
 @contextmanager
-def reopen_session(run_dir: str) -> Iterator[Session]:
+def reopen_session(run_dir: str, terminal: Terminal) -> Iterator[Session]:
     """Open an existing run directory to report what is in it; its study, and what it was made with, stay as they are.
 
     Raises:
         StoreError: It is no run directory, of another version of rspipe, or in use by another process.
     """
     store, study = run_to_read(run_dir)
-    terminal = _logging_terminal()
-    with exclusive(store.run_dir), ExitStack() as exits:
-        exits.callback(terminal.stop)
-        yield Session(study, store, terminal, exits, ray_address=None, resources=Resources())
+    _log_to(terminal)
+    with exclusive(store.run_dir):
+        with ExitStack() as exits:
+            session = Session(study, store, terminal, exits, ray_address=None, resources=Resources())
+            yield session
+        session.show_end()
 
 
-def _logging_terminal() -> Terminal:
-    """Return a terminal that warnings of this process go to."""
-    terminal = Terminal()
+def _log_to(terminal: Terminal) -> None:
+    """Let warnings of this process go to a terminal."""
     handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    return terminal
 
 
 @contextmanager
-def open_stages(options: StageOptions) -> Iterator[Session]:
+def open_stages(options: StageOptions, terminal: Terminal) -> Iterator[Session]:
     """Load the study, check that its data and networks fit, and open its run directory.
 
     Raises:
         RspipeError: Any of these fails.
     """
-    with open_run(run_to_do(options), ray_address=options.ray_address, resources=options.resources) as session:
+    run = run_to_do(options)
+    with open_run(run, terminal, ray_address=options.ray_address, resources=options.resources) as session:
         yield session
 
 
 @contextmanager
-def open_run(run: StudyRun, *, ray_address: str | None, resources: Resources) -> Iterator[Session]:
+def open_run(run: StudyRun, terminal: Terminal, *, ray_address: str | None, resources: Resources) -> Iterator[Session]:
     """Check that a study's data and networks fit, and open its run directory.
 
     Raises:
         RspipeError: Any of these fails.
     """
+    terminal.doing("reading the data")
     _check_data(run.study)
-    with open_session(run, ray_address=ray_address, resources=resources) as session:
+    with open_session(run, terminal, ray_address=ray_address, resources=resources) as session:
         session.check_pictures()
         yield session

@@ -2,9 +2,10 @@
 
 from rspipe.commands.options import StageOptions as Options
 from rspipe.commands.session import open_stages
+from rspipe.commands.terminal import Terminal
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Train what is not trained yet."""
-    with open_stages(options) as session:
+    with open_stages(options, terminal) as session:
         session.train()

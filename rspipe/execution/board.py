@@ -4,7 +4,7 @@ import heapq
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rspipe.errors import RspipeError
@@ -37,6 +37,11 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def after(before: float, on_progress: OnProgress) -> OnProgress:
+    """Return what gets the progress of the rest of a stage, `before` pieces of which were done before."""
+    return lambda rest: on_progress(replace(rest, done=rest.done + before, total=rest.total + before))
 
 
 def sealed(value: Any) -> bytes:

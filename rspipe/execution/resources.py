@@ -81,6 +81,19 @@ class Cluster:
         """Number of workers that fit."""
         return sum(map(self._fit, self.nodes))
 
+    @property
+    def summary(self) -> str:
+        """Devices and workers in a few words.
+
+        Raises:
+            ClusterError: Not even one worker fits, or more are asked for than fit.
+        """
+        workers, wanted, nodes = self.workers(max(1, self.fits)), self.resources, len(self.nodes)
+        shares = ((wanted.cpus_per_worker, "CPU"), (wanted.gpus_per_worker, "GPU"))
+        each = " and ".join(f"{amount:g} {name}{'s' * (amount > 1)}" for amount, name in shares if amount)
+        where = "this machine" if nodes == 1 and self.address.startswith("127.") else f"{nodes} nodes"
+        return f"{workers} worker{'s' * (workers > 1)} with {each} each, Ray of {where} at {self.address}"
+
     def now(self) -> "Cluster":
         """Return the cluster as it is now, asked for no more workers than fit: nodes come and go."""
         current, wanted = wait_for_nodes(self, workers=1), self.resources

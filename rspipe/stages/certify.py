@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split, check_images
-from rspipe.execution.board import OnProgress, Progress
+from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.stages.passes import CountPass, Work, visit, visited
+from rspipe.stages.passes import CountPass, Work, images_unit, visit, visited
 from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
 from rspipe.storage.counts import SCHEMA
 from rspipe.storage.store import Store
@@ -69,7 +69,9 @@ def certify_classifiers(
     keys = certification_keys(study, models, ensembles)
     candidates = candidates_of(models, ensembles)
     works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
-    tally = _Tally(sum(len(work.split) for work in works), study.certify)
+    left, levels = sum(len(work.split) for work in works), len({candidate.sigma for candidate in candidates})
+    tally = _Tally(left, study.certify, unit=images_unit(levels))
+    on_progress = after(levels * len(split) - left, on_progress)
     on_progress(tally.progress())
 
     def on_block(rows: pa.Table) -> None:
@@ -83,8 +85,8 @@ def certify_classifiers(
 class _Tally:
     """How far certification is: images, their rate, and the samples that the rule has saved."""
 
-    def __init__(self, images: int, spec: CertifySpec) -> None:
-        self._images, self._spec = images, spec
+    def __init__(self, images: int, spec: CertifySpec, *, unit: str) -> None:
+        self._images, self._spec, self._unit = images, spec, unit
         self._done = self._rows = self._samples = 0
         self._began: float | None = None
         self._before = 0
@@ -103,11 +105,11 @@ class _Tally:
         detail = []
         if self._began is not None and self._done > self._before:
             rate = 60 * (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-            detail.append(f"{rate:.3g} images/min")
+            detail.append(f"{rate:.3g}/min")
         if self._rows and self._spec.rule.name != "fixed":
             whole = self._rows * (self._spec.n0 + self._spec.n)
             saved = 100 * (1 - self._samples / whole)
             detail.append(
                 f"{saved:.0f} % of samples saved" if saved >= 0 else f"{-saved:.0f} % more samples than fixed"
             )
-        return Progress("certify", self._done, self._images, "images", ", ".join(detail))
+        return Progress("certify", self._done, self._images, self._unit, ", ".join(detail))

@@ -188,6 +188,11 @@ class Sampler:
         return pa.concat_tables(tables)
 
 
+def images_unit(levels: int) -> str:
+    """Return what passes over the same images at so many noise levels count."""
+    return "images x sigmas" if levels > 1 else "images"
+
+
 def visited(rows: pa.Table) -> set[tuple[int, int]]:
     """Return (work, example) of the images that rows are of."""
     return set(zip(rows["work"].to_pylist(), rows["example"].to_pylist(), strict=True))

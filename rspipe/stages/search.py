@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rspipe.errors import ModelError
-from rspipe.execution.board import OnProgress, Progress, make_board, watch
+from rspipe.execution.board import OnProgress, Progress, after, make_board, watch
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster
 from rspipe.records import SearchResult
@@ -25,6 +25,7 @@ def run_searches(
         ModelError: No trial of a search certified anything.
     """
     count = sum(len(open_trials(store, search)) for search in searches)
+    on_progress = after(sum(search.trials for search in searches) - count, on_progress)
     on_progress(Progress("search", 0, count, "trials"))
     if count:
         _run_trials(store, searches, count, cluster=cluster, on_progress=on_progress)

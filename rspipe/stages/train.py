@@ -14,7 +14,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, RspipeError
-from rspipe.execution.board import OnProgress, Progress, make_board, sealed, unsealed, watch
+from rspipe.execution.board import OnProgress, Progress, after, make_board, sealed, unsealed, watch
 from rspipe.execution.groups import run_groups
 from rspipe.execution.resources import Cluster
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
@@ -180,6 +180,7 @@ def train_models(
     # The costly ones first, so that no worker ends with a long one.
     todo = [spec for spec in specs if store.trained_model(spec.id) is None]
     todo.sort(key=lambda spec: spec.passes_per_image, reverse=True)
+    on_progress = after(len(specs) - len(todo), on_progress)
     on_progress(Progress("train", 0, len(todo), "models"))
     _check_steps(todo, together=cluster.resources.workers_per_model)
     if todo:

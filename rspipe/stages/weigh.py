@@ -15,12 +15,12 @@ from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.ensembles.weights import WeightSolution
 from rspipe.errors import SolverError
-from rspipe.execution.board import OnProgress, Progress
+from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.spec import content_id
-from rspipe.stages.passes import MomentPass, Work, visit, visited
+from rspipe.stages.passes import MomentPass, Work, images_unit, visit, visited
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.training.spec import AnyModelSpec
@@ -75,16 +75,20 @@ def weigh_ensembles(
     The weights see the calibration split and the noise stream of the weights only. So do the votes of models that
     cascades choose from, `alone`.
     """
+    levels = _passes(study, ensembles, alone)
+    if not levels:
+        return ()
     passes = {
         moments: lacking
-        for moments, group in _passes(study, ensembles, alone).items()
+        for moments, group in levels.items()
         if (lacking := [ensemble for ensemble in group if store.ensemble_weights(ensemble.id) is None])
         or (alone and any(store.moments(_moments_id(store, moments, average)) is None for average in moments.averages))
     }
-    if passes:
-        data = load_dataset(study.data)
-        split = data.calibration.evenly_spaced(study.weigh.images)
-        _estimate(store, list(passes), split, classes=data.classes, cluster=cluster, on_progress=on_progress)
+    data = load_dataset(study.data)
+    split = data.calibration.evenly_spaced(study.weigh.images)
+    todo = [replace(moments, averages=averages) for moments in passes if (averages := _lacking(store, moments))]
+    on_progress = after(len(split) * (len(levels) - len(todo)), on_progress)
+    _estimate(store, todo, split, len(levels), classes=data.classes, cluster=cluster, on_progress=on_progress)
     for moments, lacking in passes.items():
         by_average = {margins.average: margins for margins in _margins(store, study, moments)}
         for ensemble in lacking:
@@ -94,25 +98,26 @@ def weigh_ensembles(
     return tuple(record for record in records if record is not None)
 
 
+def _lacking(store: Store, moments: MomentPass) -> tuple[str, ...]:
+    """Return the averages of a pass whose moments are not in the store."""
+    return tuple(one for one in moments.averages if store.moments(_moments_id(store, moments, one)) is None)
+
+
 def _estimate(
     store: Store,
     passes: Sequence[MomentPass],
     split: Split,
+    levels: int,
     *,
     classes: int,
     cluster: Cluster,
     on_progress: OnProgress,
 ) -> None:
-    """Run the passes whose moments are not in the store, all in one stream."""
-    todo = [
-        replace(moments, averages=lacking)
-        for moments in passes
-        if (lacking := tuple(a for a in moments.averages if store.moments(_moments_id(store, moments, a)) is None))
-    ]
+    """Run passes over a split, all in one stream, and store their moments; a whole study has `levels` of them."""
     # The row of each image, by example and average.
-    rows: list[dict[tuple[int, str], pa.Table]] = [{} for _ in todo]
-    done, total = 0, len(split) * len(todo)
-    on_progress(Progress("weigh", 0, total, "images"))
+    rows: list[dict[tuple[int, str], pa.Table]] = [{} for _ in passes]
+    done, total, unit = 0, len(split) * len(passes), images_unit(levels)
+    on_progress(Progress("weigh", 0, total, unit))
 
     def on_block(block: pa.Table) -> None:
         nonlocal done
@@ -120,14 +125,14 @@ def _estimate(
         for at, (work, example, average) in enumerate(places):
             rows[work][example, average] = block.slice(at, 1)
         done += len(visited(block))
-        for moments, of_work in zip(todo, rows, strict=True):
+        for moments, of_work in zip(passes, rows, strict=True):
             if len(of_work) == len(split) * len(moments.averages):
                 _save(store, moments, split, of_work)
                 # A hundred members have a megabyte per image.
                 of_work.clear()
-        on_progress(Progress("weigh", done, total, "images"))
+        on_progress(Progress("weigh", done, total, unit))
 
-    visit(store, [Work(moments, split) for moments in todo], classes=classes, cluster=cluster, on_block=on_block)
+    visit(store, [Work(moments, split) for moments in passes], classes=classes, cluster=cluster, on_block=on_block)
 
 
 def _save(store: Store, moments: MomentPass, split: Split, rows: dict[tuple[int, str], pa.Table]) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rspipe.commands.options import StageOptions
 from rspipe.commands.session import open_stages
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import DataError
 from rspipe.networks.architectures import build_network
 
@@ -71,7 +72,9 @@ def folder(tmp_path: Path) -> Path:
 def opened(folder: Path, text: str, *overrides: str, run: str = "run") -> None:
     """Open the session of a study, as every stage does; no Ray is started."""
     (folder / "study.toml").write_text(DATA + text)
-    with open_stages(StageOptions(str(folder / "study.toml"), run_dir=str(folder / run), override=overrides)):
+    with open_stages(
+        StageOptions(str(folder / "study.toml"), run_dir=str(folder / run), override=overrides), Terminal()
+    ):
         pass
 
 

@@ -78,7 +78,7 @@ def test_every_command_prints_its_options(command: str, capsys: pytest.CaptureFi
 
 def test_what_a_command_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = answer(capsys, "study", "no/such.toml")
-    assert (status, out) == (2, "")
+    assert (status, out) == (2, f"rspipe study {rspipe.__version__}: loading\n")
     assert err == "error: no/such.toml: no such study file\n"
 
 
@@ -86,7 +86,7 @@ def test_certify_with_checkpoints_is_certify_model(capsys: pytest.CaptureFixture
     for command in ("certify", "certify-model"):
         words = ["--checkpoint", "a.pt", "--images", str(tmp_path / "nowhere"), "--sigma", "0.5", "--model", "lenet"]
         status, out, err = answer(capsys, command, *words)
-        assert (status, out) == (2, "")
+        assert (status, out) == (2, f"rspipe certify-model {rspipe.__version__}: loading\n")
         assert err.endswith("a.pt: no such checkpoint file\n")
         assert err.count("\n") == 1
     assert answer(capsys, "certify", "no/such.toml")[2] == "error: no/such.toml: no such study file\n"

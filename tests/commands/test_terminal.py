@@ -1,15 +1,14 @@
-"""Progress and tables in the terminal."""
+"""What a command is at, in the terminal."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from rspipe.commands import terminal as module
-from rspipe.commands.terminal import Terminal, fitting_columns
+from rspipe.commands.terminal import Terminal
 from rspipe.execution.board import Progress
-from rspipe.report.sections.results import result_table
-from tests.results_builder import results
 
 
 class Clock:
@@ -29,12 +28,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def lines(clock: Clock, capsys: pytest.CaptureFixture[str], *steps: tuple[float, Progress]) -> list[str]:
+def lines(clock: Clock, capsys: pytest.CaptureFixture[str], *steps: tuple[float, Progress | str]) -> list[str]:
     """Return what is printed where there is no terminal."""
     terminal = Terminal()
-    for now, progress in steps:
+    for now, step in steps:
         clock.now = now
-        terminal.show(progress)
+        if isinstance(step, str):
+            terminal.doing(step)
+        else:
+            terminal.show(step)
+        terminal.print_if_due()
     terminal.stop()
     return capsys.readouterr().out.splitlines()
 
@@ -48,17 +51,33 @@ def test_without_a_terminal_a_long_stage_prints_its_eta_now_and_then(
 ) -> None:
     steps = [(0.0, certify(0)), (5.0, certify(10)), (20.0, certify(25)), (21.0, certify(30)), (31.0, certify(50))]
     assert lines(clock, capsys, *steps) == [
-        "certify: 0/100 images, 0 s, starting",
-        "certify: 25/100 images, 20 s, ETA 60 s",
-        "certify: 50/100 images, 31 s, ETA 31 s",
+        "certify: 0/100 images, 0:00, starting",
+        "certify: 25/100 images, 0:20, ETA 1:00",
+        "certify: 50/100 images, 0:31, ETA 0:31",
     ]
+
+
+def test_a_stage_of_hours_prints_a_line_a_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = lines(clock, capsys, *((float(second), certify(second / 100)) for second in range(0, 3600, 5)))
+    begun = [line for line in shown if int(line.split(", ")[1].split(":")[0]) < 5]
+    assert len(begun) == 30
+    assert len(shown) - len(begun) == 55
 
 
 def test_the_first_moments_of_a_stage_give_no_eta(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [(0.0, certify(0)), (11.0, certify(0.5)), (70.0, certify(1))]
     assert lines(clock, capsys, *steps)[1:] == [
-        "certify: 0/100 images, 11 s, starting",
-        "certify: 1/100 images, 70 s, ETA 6930 s",
+        "certify: 0/100 images, 0:11, starting",
+        "certify: 1/100 images, 1:10, ETA 1:55:30",
+    ]
+
+
+def test_what_was_done_before_a_resume_is_counted_and_takes_no_part_in_the_eta(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lines(clock, capsys, (0.0, certify(60)), (10.0, certify(70))) == [
+        "certify: 60/100 images, 0:00, starting",
+        "certify: 70/100 images, 0:10, ETA 0:30",
     ]
 
 
@@ -70,44 +89,45 @@ def test_a_piece_that_is_nearly_done_is_not_counted(clock: Clock, capsys: pytest
 
 def test_the_end_of_a_stage_is_printed_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [(0.0, certify(0)), (1.0, certify(100)), (1.5, certify(100)), (60.0, certify(100))]
-    assert lines(clock, capsys, *steps)[1:] == ["certify: 100/100 images, 1 s"]
+    assert lines(clock, capsys, *steps)[1:] == ["certify: 100/100 images, 0:01"]
 
 
-def test_a_stage_without_work_is_finished_at_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    assert lines(clock, capsys, (0.0, Progress("train", 0, 0, "models"))) == ["train: 0/0 models, 0 s"]
+def test_a_stage_that_begins_again_has_a_time_of_its_own(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, certify(0)), (9.0, certify(100)), (20.0, certify(0)), (25.0, certify(100))]
+    assert [line.split(", ")[1] for line in lines(clock, capsys, *steps)] == ["0:00", "0:09", "0:00", "0:05"]
 
 
-def test_a_terminal_gets_a_bar_with_an_eta_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_a_study_does_not_have_is_not_shown(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines(clock, capsys, (0.0, Progress("search", 0, 0, "trials"))) == []
+
+
+def test_what_takes_long_between_stages_is_named_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, certify(100)), (1.0, "joining Ray"), (12.0, certify(100)), (13.0, "writing"), (14.0, "publishing")]
+    assert lines(clock, capsys, *steps) == ["certify: 100/100 images, 0:00", "writing, 0:00"]
+    terminal = Terminal()
+    terminal.doing("joining Ray")
+    clock.now += 9
+    terminal.print_if_due()
+    assert capsys.readouterr().out == "joining Ray, 0:09\n"
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_terminal_gets_a_bar_with_an_eta_per_stage_that_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=140)
+    console = Console(file=screen, force_terminal=True, width=width)
     monkeypatch.setattr(module, "Console", lambda **_: console)
     terminal = Terminal()
     terminal.show(Progress("train", 1.8, 4, "models", "gaussian"))
-    terminal.show(Progress("certify", 30, 100, "images"))
+    terminal.show(Progress("certify", 30, 100, "images x sigmas", "a detail " * 20))
+    terminal.doing("writing the report")
+    terminal.start()
+    while "writing the report" not in screen.getvalue():
+        pass
     terminal.stop()
     shown = screen.getvalue()
-    for text in ("train", "1/4 models", "gaussian", "certify", "30/100 images", "ETA"):
+    for text in ("train", "1/4 models", "gaussian", "certify", "30/100 images x sigmas", "starting"):
         assert text in shown
-
-
-@pytest.mark.parametrize(
-    ("width", "last"),
-    [(200, "passes"), (140, "training"), (110, "training"), (100, "CA(1)"), (70, "CA(0)"), (20, "ACR ± 95 %")],
-)
-def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: str) -> None:
-    table = result_table(results().summaries)
-    shown = fitting_columns(table, width)
-    assert shown[:3] == ["σ", "classifier", "ACR ± 95 %"]
-    assert shown[-1] == last
-    assert shown == [column for column in table.columns if column in shown]
-
-
-def test_details_go_before_radii_and_what_few_need_goes_first() -> None:
-    table = result_table(results().summaries)
-    gone: list[str] = []
-    for width in range(220, 20, -1):
-        shown = fitting_columns(table, width)
-        gone += [column for column in table.columns if column not in shown and column not in gone]
-        assert not {*gone} & {*shown}
-    details = ["two-sided ACR", "passes", "saturated", "samples", "abstained", "training"]
-    assert gone == [*details, "CA(1)", "CA(0.5)", "CA(0.25)", "CA(0)"]
+    lines_drawn = re.split(r"\n|\x1b\[2K", shown)
+    written = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in lines_drawn]
+    assert max(map(len, written)) <= width
+    assert "writing" not in shown.rpartition("certify")[2], "what is over is taken away in the end"

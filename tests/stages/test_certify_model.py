@@ -9,6 +9,7 @@ from PIL import Image
 
 import rspipe
 from rspipe.commands import certify_model, session
+from rspipe.commands.terminal import Terminal
 from rspipe.data.sources import load_dataset
 from rspipe.execution.resources import Cluster
 from rspipe.networks.architectures import build_network
@@ -71,7 +72,7 @@ def test_one_command_certifies_checkpoints_alone_and_together(
         run_dir="run",
         override=("certify.images=6", "weigh.draws=20"),
     )
-    certify_model.main(options)
+    certify_model.main(options, Terminal())
     shown = capsys.readouterr().out
     assert shown.count("clean accuracy") == 2
     run = rspipe.read_run(brought / "run")
@@ -85,7 +86,7 @@ def test_one_command_certifies_checkpoints_alone_and_together(
         run, load_dataset(run.results.study.data.model_copy(update={"folder": str(brought / "pictures")}))
     )
     # The same command again finds all done.
-    certify_model.main(options)
+    certify_model.main(options, Terminal())
     assert "train: 0/0" in capsys.readouterr().out
 
 
