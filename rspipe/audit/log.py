@@ -21,8 +21,8 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.columns import COLUMNS, PROVED, Columns, find_header, is_number, is_whole, unnamed_columns
 from rspipe.audit.tables import table_rows
 from rspipe.errors import LogError
-from rspipe.smoothing.certificates import ABSTAIN, Certificates
-from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.certificates import ABSTAIN
+from rspipe.smoothing.derivation import CertifiedClassifier
 
 _LARGEST_FILE = 1 << 28
 
@@ -352,16 +352,16 @@ def write_log(rows: Iterable[Sequence[object]], *, more: Sequence[str] = ()) -> 
 _LOG_DECIMALS = 6
 
 
-def certification_log(counts: CountTable, certificates: Certificates) -> str:
+def certification_log(certified: CertifiedClassifier) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
-    The time is that of the pass over the image, shared by all classifiers of it.
+    The time is that of the pass over the image, shared by all classifiers of it; of a cascade, of its levels' passes.
     """
-    floors = np.floor(certificates.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
-    seconds = f"{counts.seconds.mean():.3f}"
+    floors = np.floor(certified.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
+    seconds = f"{certified.seconds / max(certified.example.size, 1):.3f}"
     return write_log(
         (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds)
         for example, label, prediction, radius in zip(
-            counts.example, counts.label, certificates.prediction, floors, strict=True
+            certified.example, certified.label, certified.prediction, floors, strict=True
         )
     )

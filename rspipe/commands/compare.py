@@ -44,6 +44,9 @@ def main(options: Options, terminal: Terminal) -> None:
     console = terminal.console
     try:
         runs = [read_run_or_log(text, sigma=options.sigma) for text in options.runs]
+        if options.rederive:
+            # Their certificates have shares of alpha at several levels, of which none has fewer samples than others.
+            runs = [run.without_cascades() for run in runs]
         terms = agreed_terms(runs, rederive=options.rederive, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise MismatchError(str(error)) from error

@@ -19,7 +19,7 @@ class Options:
     certificate: CertificateKind = "certify"
     """certify: the rule's own; two_sided: bounds the runner-up, too; soft: of the mean probability instead of votes
     (another classifier); predict: PREDICT's class, without a radius. All but certify need counts that hold all samples
-    of every image: rule fixed, for predict without label_stop."""
+    of every image: rule fixed, for predict without label_stop. Cascades have certify alone."""
     alpha: float | None = None
     """Failure probability of each certificate; the study's by default."""
     n: int | None = None

@@ -17,7 +17,7 @@ from rspipe.report.latex import latex
 from rspipe.report.tables import Cell, Table, estimate_cell, number_cell, percent_cell
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier, derive
+from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.smoothing.metrics import accuracy_band, acr_by_rule, certified_accuracy
 from rspipe.smoothing.sampling import tabulated_radii
 
@@ -134,7 +134,7 @@ class CertifiedDataset:
         Args:
             path: Where to write it; nowhere by default.
         """
-        text = certification_log(self.counts, derive(self.counts))
+        text = certification_log(self.certified)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

@@ -14,22 +14,18 @@ from rspipe.report.sections.claims import claim_table, judge_claims, published_t
 from rspipe.report.sections.results import choice_table, result_table, seed_table
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
-from rspipe.smoothing.certificates import Certificates
-from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
 
-def derived_table(
-    rows: Mapping[str, tuple[CountTable, Certificates]], *, radii: Sequence[float], with_radius: bool
-) -> Table:
+def derived_table(rows: Mapping[str, CertifiedClassifier], *, radii: Sequence[float], with_radius: bool) -> Table:
     """Return one row per classifier with the metrics of certificates that were derived from its counts."""
 
-    def row(name: str, counts: CountTable, certificates: Certificates) -> dict[str, Cell]:
-        correct = certificates.prediction == counts.label
+    def row(name: str, one: CertifiedClassifier) -> dict[str, Cell]:
         shown = radii if with_radius else [0.0]
-        abstained = float(np.mean((certificates.prediction < 0) & (counts.stop != "label")))
-        acr = acr_by_rule(certificates.radius, correct, rule=counts.rule.name)
-        accuracy = zip(shown, certified_accuracy(certificates.radius, correct, shown), strict=True)
+        abstained = float(np.mean((one.prediction < 0) & ~one.stopped))
+        acr = acr_by_rule(one.radius, one.correct, rule=one.rule)
+        accuracy = zip(shown, certified_accuracy(one.radius, one.correct, shown), strict=True)
         return {
             "classifier": Cell(name),
             **({"ACR ± 95 %": estimate_cell(acr)} if with_radius and not np.isnan(acr.estimate) else {}),
@@ -37,11 +33,11 @@ def derived_table(
                 f"CA({radius:g})" if with_radius else "accuracy": number_cell(float(share))
                 for radius, share in accuracy
             },
-            **({} if counts.rule.name == "decide" else {"abstained": percent_cell(abstained)}),
-            "images": number_cell(len(correct), digits=0),
+            **({} if one.rule == "decide" else {"abstained": percent_cell(abstained)}),
+            "images": number_cell(one.example.size, digits=0),
         }
 
-    return Table.of(row(name, *pair) for name, pair in rows.items())
+    return Table.of(row(name, one) for name, one in rows.items())
 
 
 _PACKAGES = ("python", "rspipe", "torch", "numpy", "scipy", "ray", "cvxpy")

@@ -16,7 +16,7 @@ from rspipe.report.logged import LoggedCertificates, differing_terms
 from rspipe.report.tables import Cell, Table, difference_cells, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import derive, early_samples
+from rspipe.smoothing.derivation import CertifiedClassifier, derive, early_samples
 from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.sampling import LOOKING
 from rspipe.spec import ImageChoice, samples_all
@@ -29,8 +29,8 @@ Name = tuple[str, float]
 """Of one or several classifiers of a run: a label or an ensemble's name in a study file, and the noise level."""
 
 
-Certified = CountTable | LoggedCertificates
-"""One classifier: its counts, or its log."""
+Certified = CountTable | LoggedCertificates | CertifiedClassifier
+"""One classifier: its counts, or its log; of a cascade over noise levels the certificates by its rule."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,15 @@ class CertifiedRun:
     """That the study certifies."""
 
     @property
-    def all_certified(self) -> Iterator[Certified]:
-        """All classifiers."""
-        return chain.from_iterable(self.certified.values())
+    def all_certified(self) -> Iterator[CountTable | LoggedCertificates]:
+        """All classifiers but cascades, whose levels are among them."""
+        every = chain.from_iterable(self.certified.values())
+        return (one for one in every if not isinstance(one, CertifiedClassifier))
+
+    def without_cascades(self) -> "CertifiedRun":
+        """Return what certificates on other terms than the rule's own can be derived of."""
+        left = {name: of for name, of in self.certified.items() if not isinstance(of[0], CertifiedClassifier)}
+        return replace(self, certified=left)
 
 
 def counts_of(one: Certified) -> CountTable:
@@ -57,6 +63,7 @@ def counts_of(one: Certified) -> CountTable:
     Raises:
         MismatchError: Its log implies none.
     """
+    assert not isinstance(one, CertifiedClassifier)
     counts = one.counts if isinstance(one, LoggedCertificates) else one
     if counts is None:
         raise MismatchError(
@@ -83,6 +90,8 @@ class Terms:
             one: The classifier.
             samples: Of `common_samples`, by example; not needed where certificates are the rule's.
         """
+        if isinstance(one, CertifiedClassifier):
+            return one.credited_radius
         if self.by_rule and isinstance(one, LoggedCertificates) and one.alpha in (None, self.alpha):
             return one.credits
         counts = counts_of(one)
@@ -178,6 +187,7 @@ def tested_images(data: DataSpec) -> dict[str, Any]:
 
 def _rule(one: Certified) -> str:
     """Return the rule with its parameters, in words."""
+    assert not isinstance(one, CertifiedClassifier)
     if isinstance(one, LoggedCertificates):
         return "fixed"
     # An image that misses the label counts 0 whether or not it was stopped.
@@ -249,7 +259,9 @@ def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name],
     def group(side: tuple[Certified, ...], run: CertifiedRun, name: Name) -> Group:
         rows = [(one.example, terms.credits(one, samples)) for one in side]
         # A log may be of an ensemble; as of one model, nothing is judged of its procedure.
-        models = [one.id for one in side if isinstance(one, LoggedCertificates) or one.kind[0] == "model"]
+        # Cascades and ensembles may share models, which is not looked into here.
+        alone = [one for one in side if not isinstance(one, CertifiedClassifier)]
+        models = [one.id for one in alone if isinstance(one, LoggedCertificates) or one.kind[0] == "model"]
         seeds = tuple(models) if len(models) == len(side) else ()
         return replace(Group.of_credits(rows, id_=name[0], label=_title(run, name)), seeds=seeds)
 

@@ -271,11 +271,15 @@ class CertifiedClassifier:
 
 def certified_classifier(counts: CountTable) -> CertifiedClassifier:
     """Return the certificates of a classifier by its rule, and its ACR by two-sided ones."""
-    own = derive(counts)
-    two_sided = float("nan")
-    if counts.rule.name == "fixed":
-        both = derive(counts, kind="two_sided")
-        two_sided = average_certified_radius(both.radius, both.prediction == counts.label)
+    own = certified_by(counts, derive(counts))
+    if counts.rule.name != "fixed":
+        return own
+    both = derive(counts, kind="two_sided")
+    return replace(own, two_sided=average_certified_radius(both.radius, both.prediction == counts.label))
+
+
+def certified_by(counts: CountTable, own: Certificates) -> CertifiedClassifier:
+    """Return a classifier with certificates that were derived from its counts."""
     return CertifiedClassifier(
         id=counts.id,
         kind="model" if counts.kind[0] == "model" else "ensemble",
@@ -290,6 +294,6 @@ def certified_classifier(counts: CountTable) -> CertifiedClassifier:
         samples=counts.samples,
         stopped=counts.stop == "label",
         rule=counts.rule.name,
-        two_sided=two_sided,
+        two_sided=float("nan"),
         seconds=float(counts.seconds.sum()),
     )

@@ -13,12 +13,12 @@ from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.logged import LoggedCertificates, logged_certificates, read_logged
 from rspipe.report.results import Results
-from rspipe.report.runs import CertifiedRun
+from rspipe.report.runs import Certified, CertifiedRun
 from rspipe.report.summaries import Summary, display_name, entry_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import CertificateKind, derive
+from rspipe.smoothing.derivation import CertificateKind, certified_by, derive, first_samples
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
@@ -116,8 +116,10 @@ def _certified_cascades(store: Store, results: Results, keys: Mapping[str, str])
     return tuple(one for one in certified if one is not None)
 
 
-def _counted(store: Store, study: StudyConfig) -> list[tuple[TrainedModel | EnsembleWeights, CountTable]]:
-    """Return the records of every certified classifier with its counts: by noise level, models before ensembles.
+def _counted(
+    store: Store, study: StudyConfig
+) -> tuple[Results, list[tuple[TrainedModel | EnsembleWeights, CountTable]]]:
+    """Return the results, and the records of every certified classifier with its counts: by noise level, models first.
 
     Raises:
         StoreError: There are none.
@@ -128,16 +130,7 @@ def _counted(store: Store, study: StudyConfig) -> list[tuple[TrainedModel | Ense
     if not by_id:
         raise StoreError(f"{store.run_dir}: holds no counts of its study; run pipelines/certify.py first")
     counted = [(record, by_id[record.id]) for record in results.records if record.id in by_id]
-    return sorted(counted, key=lambda pair: pair[1].sigma)
-
-
-def stored_counts(store: Store, study: StudyConfig) -> dict[str, CountTable]:
-    """Return the counts of every certified classifier by the name it has in tables, with all that was kept.
-
-    Raises:
-        StoreError: There are none.
-    """
-    return {f"σ = {counts.sigma:g}, {display_name(record)}": counts for record, counts in _counted(store, study)}
+    return results, sorted(counted, key=lambda pair: pair[1].sigma)
 
 
 def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
@@ -151,10 +144,13 @@ def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     """
     store = Store(run_dir)
     study = read_study(store)
-    groups: dict[tuple[str, float], list[CountTable]] = {}
-    for record, counts in _counted(store, study):
+    groups: dict[tuple[str, float], list[Certified]] = {}
+    results, counted = _counted(store, study)
+    for record, counts in counted:
         name = record.label if isinstance(record, TrainedModel) else entry_name(record)
         groups.setdefault((name, counts.sigma), []).append(counts)
+    for cascade in results.cascades:
+        groups.setdefault((cascade.record.name, cascade.record.sigma), []).append(cascade.classifier)
     by_name = {name: tuple(seeds) for name, seeds in groups.items()}
     return CertifiedRun(store.run_dir.name, study.data, by_name, study.certify.images)
 
@@ -182,18 +178,28 @@ def write_derived(
 ) -> tuple[Table, StorePath]:
     """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
 
-    The files are certification logs in Cohen's six columns, one per classifier, radii rounded down.
+    Of cascades there is the rule's own certificate alone. The files are certification logs in Cohen's six columns, one
+    per classifier, radii rounded down.
 
     Raises:
         StoreError: There are no counts.
         ValueError: They cannot be derived.
     """
-    all_counts = stored_counts(store, study)
+    results, counted = _counted(store, study)
     level, most = alpha or study.certify.alpha, n or study.certify.n
     folder = store.run_dir / "derived" / f"{study.certify.rule.name}-{kind}-alpha{level:g}-n{most}"
-    rows = {name: (counts, derive(counts, kind=kind, alpha=alpha, n=n)) for name, counts in all_counts.items()}
-    for counts, certificates in rows.values():
-        (folder / f"{counts.id}.tsv").write_text(certification_log(counts, certificates))
+    chosen = {record.id: counts if n is None else first_samples(counts, n) for record, counts in counted}
+    rows = {
+        f"σ = {counts.sigma:g}, {display_name(record)}": certified_by(
+            chosen[record.id], derive(chosen[record.id], kind=kind, alpha=alpha)
+        )
+        for record, counts in counted
+    }
+    for record in results.cascade_records() if kind == "certify" else ():
+        if cascade := certified_cascade(record, [chosen[id_] for id_ in record.classifiers], alpha=alpha):
+            rows[f"σ = {record.sigma:g}, {display_name(record)}"] = cascade.classifier
+    for one in rows.values():
+        (folder / f"{one.id}.tsv").write_text(certification_log(one))
     radii = tabulated_radii(study.certify.rule, study.radii)
     return derived_table(rows, radii=radii, with_radius=kind != "predict"), folder
 

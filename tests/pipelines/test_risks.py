@@ -198,6 +198,15 @@ def test_one_look_costs_all_samples_and_claims_like_the_fixed_rule() -> None:
     np.testing.assert_allclose(samples, 2000, rtol=1e-12)
 
 
+def test_the_radius_grid_takes_the_samples_of_its_better_bound_and_loses_next_to_no_power() -> None:
+    """The published figures: one radius of sigma, n = 100,000, p in standard deviations from what the radius needs."""
+    needed = float(ndtr(1))
+    p = needed + np.array([-20, -5, 4]) * (needed * (1 - needed) / N) ** 0.5
+    samples, claimed = looks_cost(p, looks(N, ALPHA), sigma=0.5, grid=(0.5,), futility=1e-3)
+    np.testing.assert_allclose(samples[:2], [3137, 24_000], rtol=1e-3)
+    assert claimed[2, 1] == pytest.approx(0.7796, abs=5e-5)
+
+
 def test_stopping_costs_claims_as_often_as_the_futility_at_each_look_at_most() -> None:
     p, schedule, futility = FINE[::6], looks(3000, ALPHA), 0.01
     eager, claimed = looks_cost(p, schedule, sigma=0.5, grid=GRID, futility=futility)

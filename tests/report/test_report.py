@@ -29,6 +29,7 @@ from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import certified_by
 from rspipe.smoothing.inference import contrast, difference
 from rspipe.smoothing.sampling import FixedRule
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
@@ -361,7 +362,8 @@ def derived_from(*, radius, prediction, label, stop):
         seconds=np.full(size, 2.0 / size),
     )
     radius, prediction = np.array(radius), np.array(prediction)
-    return counts, Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)
+    own = Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)
+    return certified_by(counts, own)
 
 
 @pytest.fixture
@@ -372,7 +374,7 @@ def derived():
 
 
 def test_a_log_has_cohens_six_columns_with_radii_rounded_down(derived):
-    rows = list(csv.reader(io.StringIO(certification_log(*derived)), delimiter="\t"))
+    rows = list(csv.reader(io.StringIO(certification_log(derived)), delimiter="\t"))
     assert rows == [
         ["idx", "label", "predict", "radius", "correct", "time"],
         ["0", "1", "1", "0.999999", "1", "0.500"],

@@ -75,11 +75,20 @@ def test_worked_chances_and_samples(
     assert mean == pytest.approx(samples, rel=1e-4)
 
 
-def test_the_samples_of_the_published_table_come_out_within_five_percent() -> None:
+@pytest.mark.parametrize(
+    ("options", "table"),
+    [
+        (FINE, (36, 1927, 14_625, 71_628, 94_750, 38_864, 5593, 381, 66)),
+        ({}, (100, 1987, 14_764, 71_555, 94_981, 38_932, 5629, 414, 100)),
+        ({"first": 1000, "growth": 1.0, "step": 1000}, (1000, 2509, 14_718, 69_054, 94_108, 36_993, 5941, 1001, 1000)),
+    ],
+)
+def test_the_samples_of_the_published_table_come_out_within_five_percent(
+    options: dict[str, Any], table: tuple[int, ...]
+) -> None:
     p0, n = PHI.cdf(1), 100_000
-    looks, sd = decision_looks(0.5, sigma=0.5, n=n, alpha=0.001), (p0 * (1 - p0) / n) ** 0.5
-    table = [(p0 - 20 * sd, 1987), (p0 - 5 * sd, 14_764), (p0, 71_555), (p0 + 8 * sd, 38_932), (0.9207, 414)]
-    for p, samples in table:
+    looks, sd = decision_looks(0.5, sigma=0.5, n=n, alpha=0.001, **options), (p0 * (1 - p0) / n) ** 0.5
+    for p, samples in zip([0.5, *(p0 + x * sd for x in (-20, -5, 0, 4, 8, 20)), 0.9207, 0.999], table, strict=True):
         assert run(looks, p)[1] == pytest.approx(samples, rel=0.05)
 
 

@@ -13,12 +13,20 @@ import pytest
 from pipelines import check_run
 from rspipe.errors import StudyError
 from rspipe.report.results import Results
+from rspipe.report.runs import agreed_terms, compare_runs
 from rspipe.report.sections.cascades import cascade_sentences
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
 from rspipe.stages.choose import choose_cascades
-from rspipe.stages.report import finished_candidates, read_results, write_cascades, write_report
+from rspipe.stages.report import (
+    finished_candidates,
+    read_results,
+    read_run,
+    write_cascades,
+    write_derived,
+    write_report,
+)
 from rspipe.stages.weigh import _moments_id, _passes
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.counts import count_rows
@@ -173,6 +181,34 @@ def test_cascades_have_rows_claims_and_runs_of_their_own(run: Run) -> None:
     assert ["two_sided=True" in one.note("0") for one in runs] == [False] * 3 + [True] * 2
     models = {one.key for one in study_runs(results, results.summaries, store) if one.is_classifier}
     assert {runs[0].parameters[f"level.{level}.key"] for level in (0, 1)} <= models
+
+
+def test_cascades_are_derived_at_another_alpha_and_number_of_samples(run: Run) -> None:
+    store, results, counts = run
+    table, folder = write_derived(store, results.study, kind="certify", alpha=0.1, n=200)
+    assert "σ = 0.5, gaussian over 0.5, 0.25, seed 0" in [row[0].text for row in table.rows]
+    one = results.cascades[0].record
+    levels = [(c.sigma, c.selection, c.prefix[:, 0]) for c in (counts[id_] for id_ in one.classifiers)]
+    expected = cascade(levels, alpha=0.1)
+    rows = [line.split("\t") for line in (folder / f"{one.id}.tsv").read_text().splitlines()[1:]]
+    assert [int(row[2]) for row in rows] == expected.prediction.tolist()
+    assert np.array([float(row[3]) for row in rows]) == pytest.approx(expected.radius, abs=1e-6)
+    # Of other certificates a cascade has none.
+    others, _ = write_derived(store, results.study, kind="predict", alpha=None, n=None)
+    assert len(others.rows) == len(table.rows) - 5
+
+
+def test_cascades_are_compared_by_their_own_certificates_alone(run: Run) -> None:
+    store, results, _ = run
+    certified = read_run(store.run_dir)
+    comparisons = compare_runs([certified], agreed_terms([certified]), against="gaussian")
+    (own,) = [one for one in comparisons if "over 0.5, 0.25 (mean" in one.first_label]
+    seeds = [one.classifier.credited_radius for one in results.cascades[:2]]
+    assert own.first_acr == pytest.approx(np.mean(seeds))
+    assert own.sigma == 0.5
+    left = certified.without_cascades()
+    assert {*certified.certified} - {*left.certified} == {(one.record.name, 0.5) for one in results.cascades}
+    assert not agreed_terms([left], rederive=True, n=500).by_rule
 
 
 def test_the_report_shows_both_levels_beside_a_cascade(run: Run) -> None:
