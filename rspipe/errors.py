@@ -4,6 +4,7 @@
     ├── StudyError     the study file or an override says something impossible
     ├── DataError      images or labels are missing or unreadable
     ├── ModelError     a base classifier does not behave like one (NaN logits, wrong shape)
+    │   └── BrokenModelError   it is one of several models of a study, which go on without it
     ├── SolverError    no solver found usable ensemble weights
     ├── LogError       a file is no certification log, or cannot be read
     ├── MismatchError  results that do not answer the same question are not compared
@@ -17,6 +18,7 @@ Messages are one line: the place, the value, the remedy. Several mistakes of a s
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -35,6 +37,18 @@ class DataError(RspipeError):
 
 class ModelError(RspipeError):
     """A base classifier returned something that is not a class score."""
+
+    member: int | None = None
+    """Position of the one that did so, where several run."""
+
+
+class BrokenModelError(ModelError):
+    """A model of a study returned something that is not a class score; the message begins with its id and a colon."""
+
+    @property
+    def model(self) -> str:
+        """Its id."""
+        return str(self).partition(": ")[0]
 
 
 class SolverError(RspipeError):
@@ -95,6 +109,15 @@ def first_line(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return all that an error of somebody else's says, in one line, or its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+# What moves a terminal's cursor, turns the direction of a text, or is no character: all but tabs and line ends.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text that does nothing to a terminal but stand in it; control characters become \\x1b and the like."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 # The papers' own words; "lambda" is a keyword of Python, and nearer to gamma.

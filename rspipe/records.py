@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-Status = Literal["finished", "diverged", "collapsed"]
-"""How a training ended; only what finished is certified or a member of an ensemble."""
+Status = Literal["finished", "diverged", "collapsed", "failed"]
+"""How a training ended, `failed` where the network returned no class scores (NaN) later on; only what finished is
+certified or a member of an ensemble."""
 
 TrialStatus = Literal[Status, "stopped", "invalid"]
 """How a trial ended: `stopped` by early stopping, `invalid` where its hyper-parameters do not fit together."""
@@ -18,6 +19,8 @@ _SOLE = 0.99
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of the records that are stored as JSON."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-like dictionary."""
@@ -49,7 +52,7 @@ class TrainedModel(Record):
     """Why training ended early, or why the normalization of a checkpoint is doubtful; else empty."""
     collapsed: bool
     """True when it predicts a single class on the validation split."""
-    history: tuple[dict[str, float], ...]
+    history: tuple[dict[str, float | int], ...]
     """One entry per epoch: `epoch` (from 1), `lr`, `seconds`, `samples_per_second` (noisy samples that went forward and
     backward), `loss`, the method's loss terms, `noisy_accuracy`; every so often what
     `rspipe.training.validation.validation_metrics` gives."""

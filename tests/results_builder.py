@@ -11,6 +11,7 @@ from rspipe.report.results import Results
 from rspipe.smoothing.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import average_certified_radius
+from rspipe.spec import content_id
 from rspipe.study.config import StudyConfig
 
 N, N0, ALPHA = 10_000, 100, 0.001
@@ -69,6 +70,12 @@ def trained_model(label, sigma, seed, **changes):
         "normalization": None,
     }
     return TrainedModel(**{**content, **changes})
+
+
+def stored_model(label, sigma, seed, **changes):
+    """Return the record of a model as a run directory takes it: its id names the hash of its spec."""
+    record = trained_model(label, sigma, seed, **changes)
+    return replace(record, id=f"{record.id}-{content_id(record.spec)}")
 
 
 def trained_as(spec, **changes):

@@ -1,36 +1,108 @@
-"""A finished run directory, made in this process without a cluster."""
+"""Finished run directories, made in this process without a cluster."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import pyarrow as pa
 import torch
 
 from rspipe.data.sources import load_dataset
+from rspipe.search.trials import trial_parameters
 from rspipe.smoothing.classifiers import BatchLimit
-from rspipe.stages.certify import _works
+from rspipe.stages import certify, search, weigh
+from rspipe.stages.passes import Work
+from rspipe.stages.report import finished_ensembles, known_models, read_results
 from rspipe.stages.train import train_one
-from rspipe.storage.classifiers import candidates_of, certification_keys, load_network
-from rspipe.storage.counts import SCHEMA
+from rspipe.stages.trials import open_trials, run_trial
+from rspipe.storage.classifiers import load_network
 from rspipe.storage.opening import open_store
+from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
+
+EVERYTHING = """
+name = "small"
+architecture = "digits_cnn"
+training = { epochs = 1, batch_size = 256, lr = 0.05 }
+
+[[models]]
+method = { name = "gaussian" }
+sigma = [0.25, 0.5]
+seeds = [0, 1]
+
+[[search]]
+label = "tuned"
+method = { name = "gaussian" }
+sigma = 0.25
+seeds = [0]
+trials = 2
+n = 50
+space = { "training.lr" = { low = 0.02, high = 0.1 } }
+
+[[ensembles]]
+members = "gaussian x2"
+
+[[cascades]]
+classifiers = "gaussian"
+
+[weigh]
+images = 4
+draws = 10
+
+[certify]
+n0 = 20
+n = 200
+images = 5
+"""
+"""A study with every stage, in a second."""
 
 
 def finished_run(run_dir: Path, text: str, *, allow_code: bool = False) -> Path:
-    """Train and certify the models of a study of one noise level; return the run directory.
-
-    The study file lies beside it, as do the files that it names.
-    """
+    """Run a study of no search; return the run directory. The study file lies beside it, as do the files it names."""
     (run_dir.parent / "study.toml").write_text(text)
     study = load_study(run_dir.parent / "study.toml", allow_code=allow_code)
-    data = load_dataset(study.data)
-    split = data.test.chosen(study.certify.images)
+    return run_alone(run_dir, study, text=text)
+
+
+def run_alone(run_dir: Path, study: StudyConfig, *, text: str = "") -> Path:
+    """Run all stages of a study in this process, or what is missing of them; return the run directory.
+
+    The stages' own code runs, but for Ray's: what it hands to workers is called here.
+    """
+    data, cluster = load_dataset(study.data), Any
     with open_store(run_dir, study, source=text, environment={"commit": "none"}) as store:
-        models = [train_one(store, spec, data) for spec in study.model_specs]
-        store.save_images_to_certify(len(split))
-        keys = certification_keys(study, models, [])
-        (work,) = _works(candidates_of(models, []), split, set(), study, keys=keys, classes=data.classes)
-        device = torch.device("cpu")
-        networks = [load_network(store, one.id, classes=data.classes, device=device) for one in models]
-        for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
-            rows = work.sampling.run(networks, image, label, example, limit=BatchLimit())
-            store.save_counts(rows.select(SCHEMA.names))
+        for one in study.search_specs:
+            for index in open_trials(store, one):
+                store.save_trial(run_trial(store, one, index, trial_parameters(one)[index], gpus=0))
+            if store.search_result(one.id, trials=one.trials) is None:
+                search._conclude(store, one)
+        for spec in known_models(store, study):
+            train_one(store, spec, data)
+        with patch.object(weigh, "visit", visit_here), patch.object(certify, "visit", visit_here):
+            specs = finished_ensembles(store, study)
+            weigh.weigh_ensembles(store, study, specs, cluster=cluster, on_progress=_ignore)
+            results = read_results(store, study)
+            certify.certify_classifiers(
+                store, study, results.models, results.ensembles, cluster=cluster, on_progress=_ignore
+            )
     return run_dir
+
+
+def visit_here(
+    store: Store, works: Sequence[Work], *, classes: int, cluster: Any, on_block: Callable[[pa.Table], None]
+) -> None:
+    """Do what `rspipe.stages.passes.visit` does, an image at a time, without actors."""
+    networks: dict[str, torch.nn.Module] = {}
+    for which, work in enumerate(works):
+        for one in work.sampling.members:
+            networks[one] = load_network(store, one, classes=classes, device=torch.device("cpu"))
+        members, split = [networks[one] for one in work.sampling.members], work.split
+        for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
+            rows = work.sampling.run(members, image, label, example, limit=BatchLimit())
+            on_block(rows.append_column("work", pa.array([which] * rows.num_rows, pa.int64())))
+
+
+def _ignore(_: object) -> None:
+    pass

@@ -41,7 +41,7 @@ from rspipe.stages.passes import CountPass, Work, visit
 from rspipe.stages.report import read_results
 from rspipe.storage.classifiers import Candidate
 from rspipe.storage.counts import SCHEMA, count_rows
-from rspipe.storage.files import write_json
+from rspipe.storage.files import write_record
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -203,7 +203,7 @@ def train(store: Store, specs: Sequence[ModelSpec], cluster: Cluster) -> None:
     def ignore(_: Progress) -> None:
         return None
 
-    write_json(store.run_dir / "study.json", {})
+    write_record(store.run_dir / "study.json", {})
     training.train_models(store, specs, cluster=cluster, on_progress=ignore)
 
 
@@ -213,7 +213,7 @@ def measure_index(options: Options, folder: Path) -> list[Measured]:
     for size in options.indexed:
         study, store = study_of(size, folder), Store(folder / f"index-{size}" / "run")
         for name in ("study.json", "environment.json"):
-            write_json(store.run_dir / name, {})
+            write_record(store.run_dir / name, {})
         (store.run_dir / "study.toml").write_text("")
         for spec in study.model_specs:
             instead_of_training(store, spec)
@@ -243,7 +243,7 @@ def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Mea
     study = study_of(1, folder)
     for size in options.images:
         store = Store(folder / f"images-{size}")
-        write_json(store.run_dir / "study.json", {})
+        write_record(store.run_dir / "study.json", {})
         split = Split(torch.zeros(size, 1, 8, 8), torch.zeros(size, dtype=torch.int64), torch.arange(size))
         sampling = Counted(SIGMA, (), classifiers, tuple(keys.values()), spec, CLASSES)
 

@@ -274,8 +274,12 @@ def member_logits(
     limit, logits = limit or BatchLimit(), {}
     for position in range(len(networks)) if needed is None else needed:
         name = f"member {position}"
-        out = limit.run(networks[position], noisy, name=name)
-        check_logits(out, samples=noisy.shape[0], name=name, classes=classes)
+        try:
+            out = limit.run(networks[position], noisy, name=name)
+            check_logits(out, samples=noisy.shape[0], name=name, classes=classes)
+        except ModelError as error:
+            error.member = position
+            raise
         classes = out.shape[1]
         logits[position] = out
     return logits

@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split, check_images
+from rspipe.errors import BrokenModelError
 from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.spec import CertifySpec
-from rspipe.stages.passes import CountPass, Work, images_unit, visit, visited
+from rspipe.stages.passes import CountPass, Work, images_unit, set_failed_aside, visit, visited
 from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
 from rspipe.storage.counts import SCHEMA
 from rspipe.storage.store import Store
@@ -60,18 +61,45 @@ def certify_classifiers(
 ) -> None:
     """Certify every classifier on every chosen test image that has no counts yet. Models that diverged are left out.
 
-    The counts of an image are stored as soon as its block arrives, each exactly once.
+    The counts of an image are stored as soon as its block arrives, each exactly once. A model that returns no class
+    scores at some image is left out from then on, with a warning, and with it the ensembles that it is a member of.
+
+    Raises:
+        BrokenModelError: No other classifier is left.
+        RspipeError: What workers ran into.
     """
     data = load_dataset(study.data)
     split = data.test.chosen(study.certify.images)
     check_images(split, classes=data.classes)
     store.save_images_to_certify(len(split))
-    keys = certification_keys(study, models, ensembles)
-    candidates = candidates_of(models, ensembles)
-    works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
-    left, levels = sum(len(work.split) for work in works), len({candidate.sigma for candidate in candidates})
-    tally = _Tally(left, study.certify, unit=images_unit(levels))
-    on_progress = after(levels * len(split) - left, on_progress)
+    while True:
+        candidates = candidates_of(models, ensembles)
+        keys = certification_keys(study, models, ensembles)
+        works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
+        left, levels = sum(len(work.split) for work in works), len({candidate.sigma for candidate in candidates})
+        tally = _Tally(left, study.certify, unit=images_unit(levels))
+        progress = after(levels * len(split) - left, on_progress)
+        try:
+            _count(store, works, tally, classes=data.classes, cluster=cluster, on_progress=progress)
+            return
+        except BrokenModelError as error:
+            left_out = set_failed_aside(store, error)
+            models = [left_out if one.id == left_out.id else one for one in models]
+            ensembles = [one for one in ensembles if left_out.id not in one.members]
+            if not candidates_of(models, ensembles):
+                raise
+
+
+def _count(
+    store: Store,
+    works: Sequence[Work],
+    tally: "_Tally",
+    *,
+    classes: int,
+    cluster: Cluster,
+    on_progress: OnProgress,
+) -> None:
+    """Run passes, and store what they count."""
     on_progress(tally.progress())
 
     def on_block(rows: pa.Table) -> None:
@@ -79,7 +107,7 @@ def certify_classifiers(
         tally.add(rows)
         on_progress(tally.progress())
 
-    visit(store, works, classes=data.classes, cluster=cluster, on_block=on_block)
+    visit(store, works, classes=classes, cluster=cluster, on_block=on_block)
 
 
 class _Tally:

@@ -18,12 +18,13 @@ from torch import nn
 from rspipe.data.splits import Split
 from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.spec import WeighSpec
-from rspipe.errors import ClusterError, ModelError, RspipeError, WorkersLostError
+from rspipe.errors import BrokenModelError, ClusterError, ModelError, RspipeError, WorkersLostError
 from rspipe.execution.board import pool, sealed
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.deployment import Precision
+from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import Noise
@@ -179,7 +180,10 @@ class Sampler:
             try:
                 rows = sampling.run(networks, image, label, example, limit=self._limits[which])
             except ModelError as error:
-                raise ModelError(f"{error} (image {example}, members {', '.join(sampling.members)})") from error
+                if error.member is None:
+                    raise
+                model = sampling.members[error.member]
+                raise BrokenModelError(f"{model}: {error} (image {example}, sigma {sampling.sigma:g})") from error
             except (MemoryError, torch.OutOfMemoryError) as error:
                 raise ClusterError(
                     f"out of memory at image {example} ({error}); lower certify.batch_size or run fewer workers"
@@ -210,7 +214,8 @@ def visit(
 
     Raises:
         ClusterError: The resources are not there, or actors kept dying.
-        RspipeError: What an actor ran into, e.g. a model that returns NaN.
+        BrokenModelError: A model returned no class scores.
+        RspipeError: What else an actor ran into.
     """
     waiting = {
         (which, int(example)): {"work": which, "example": int(example), "label": int(label), "image": image.numpy()}
@@ -233,6 +238,13 @@ def visit(
             if fruitless == _FRUITLESS_POOLS:
                 raise
             _log.warning("warning: %s; going on with the %d images left", error, len(waiting))
+
+
+def set_failed_aside(store: Store, error: BrokenModelError) -> TrainedModel:
+    """Note in the store which model failed, warn of it, and return its record."""
+    record = store.mark_failed(error.model, str(error).removeprefix(f"{error.model}: "))
+    _log.warning("warning: %s is left out, with all ensembles that it is a member of: %s", record.id, record.message)
+    return record
 
 
 def _run_pool(

@@ -22,7 +22,7 @@ from rspipe.smoothing.derivation import CertificateKind, certified_by, derive, f
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
-from rspipe.storage.files import read_json
+from rspipe.storage.files import read_content
 from rspipe.storage.opening import read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
@@ -44,27 +44,12 @@ def known_models(store: Store, study: StudyConfig) -> tuple[AnyModelSpec, ...]:
     return (*study.model_specs, *winners)
 
 
-def _trained(store: Store, spec: AnyModelSpec) -> TrainedModel | None:
-    """Return the record of a model that is trained, or None.
-
-    Raises:
-        StoreError: It is not of this model: its network is built from what it says, so it must be the study's own.
-    """
-    record = store.trained_model(spec.id)
-    if record is not None and record.spec != spec.model_dump(mode="json"):
-        raise StoreError(
-            f"{store.model_dir(spec.id)}: model.json describes another model than the study does; "
-            "delete the folder and run again"
-        )
-    return record
-
-
 def finished_ensembles(store: Store, study: StudyConfig) -> tuple[EnsembleSpec, ...]:
     """Return the study's ensembles whose members are all trained and did not diverge.
 
     Members are the first models of a label in the order of its seeds: none takes the place of another.
     """
-    records = {spec.id: _trained(store, spec) for spec in known_models(store, study)}
+    records = {spec.id: store.trained_model(spec.id) for spec in known_models(store, study)}
     finished = {id_ for id_, record in records.items() if record is not None and record.status == "finished"}
     return tuple(spec for spec in study.ensemble_specs(known_models(store, study)) if finished.issuperset(spec.members))
 
@@ -73,13 +58,13 @@ def finished_candidates(store: Store, study: StudyConfig) -> tuple[AnyModelSpec,
     """Return the models that cascades choose levels from, as far as they are trained and did not diverge."""
     wanted = {(sigma, entry) for one in study.cascades if one.choose for sigma, entry in one.entries(study.sigmas)}
     specs = [spec for spec in known_models(store, study) if (spec.train_sigma, spec.label) in wanted]
-    records = {spec.id: _trained(store, spec) for spec in specs}
+    records = {spec.id: store.trained_model(spec.id) for spec in specs}
     return tuple(spec for spec in specs if (record := records[spec.id]) is not None and record.status == "finished")
 
 
 def read_results(store: Store, study: StudyConfig) -> Results:
     """Return everything the study has produced so far."""
-    models = [record for spec in known_models(store, study) if (record := _trained(store, spec)) is not None]
+    models = [record for spec in known_models(store, study) if (record := store.trained_model(spec.id)) is not None]
     searches = [
         result
         for search in study.search_specs
@@ -93,7 +78,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     choices = {name: choice for name in named if (choice := store.cascade_choice(name)) is not None}
     results = Results(
         study=study,
-        environment=read_json(store.run_dir / "environment.json"),
+        environment=read_content(store.run_dir / "environment.json"),
         models=tuple(models),
         searches=tuple(searches),
         trials=tuple(trials),

@@ -14,13 +14,13 @@ from rspipe.ensembles.choice import choose_weights
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.ensembles.weights import WeightSolution
-from rspipe.errors import SolverError
+from rspipe.errors import BrokenModelError, SolverError
 from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.spec import content_id
-from rspipe.stages.passes import MomentPass, Work, images_unit, visit, visited
+from rspipe.stages.passes import MomentPass, Work, images_unit, set_failed_aside, visit, visited
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.training.spec import AnyModelSpec
@@ -73,7 +73,8 @@ def weigh_ensembles(
     """Solve the weights of every ensemble that has none; return the records of all, in order.
 
     The weights see the calibration split and the noise stream of the weights only. So do the votes of models that
-    cascades choose from, `alone`.
+    cascades choose from, `alone`. Moments that were lost are estimated again. A model that returns no class scores at
+    some image is left out, with its ensembles and a warning.
     """
     levels = _passes(study, ensembles, alone)
     if not levels:
@@ -82,13 +83,19 @@ def weigh_ensembles(
         moments: lacking
         for moments, group in levels.items()
         if (lacking := [ensemble for ensemble in group if store.ensemble_weights(ensemble.id) is None])
-        or (alone and any(store.moments(_moments_id(store, moments, average)) is None for average in moments.averages))
+        or _lacking(store, moments)
     }
     data = load_dataset(study.data)
     split = data.calibration.evenly_spaced(study.weigh.images)
     todo = [replace(moments, averages=averages) for moments in passes if (averages := _lacking(store, moments))]
-    on_progress = after(len(split) * (len(levels) - len(todo)), on_progress)
-    _estimate(store, todo, split, len(levels), classes=data.classes, cluster=cluster, on_progress=on_progress)
+    progress = after(len(split) * (len(levels) - len(todo)), on_progress)
+    try:
+        _estimate(store, todo, split, len(levels), classes=data.classes, cluster=cluster, on_progress=progress)
+    except BrokenModelError as error:
+        left_out = set_failed_aside(store, error).id
+        others = [ensemble for ensemble in ensembles if left_out not in ensemble.members]
+        rest = [model for model in alone if model.id != left_out]
+        return weigh_ensembles(store, study, others, alone=rest, cluster=cluster, on_progress=on_progress)
     for moments, lacking in passes.items():
         by_average = {margins.average: margins for margins in _margins(store, study, moments)}
         for ensemble in lacking:
@@ -100,7 +107,7 @@ def weigh_ensembles(
 
 def _lacking(store: Store, moments: MomentPass) -> tuple[str, ...]:
     """Return the averages of a pass whose moments are not in the store."""
-    return tuple(one for one in moments.averages if store.moments(_moments_id(store, moments, one)) is None)
+    return tuple(one for one in moments.averages if not store.has_moments(_moments_id(store, moments, one)))
 
 
 def _estimate(

@@ -1,5 +1,6 @@
 """The count table as rows of Parquet files, and back: the one place that knows their columns."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from rspipe.arrays import TextArray
+from rspipe.arrays import IntArray, TextArray
 from rspipe.errors import StoreError
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive
@@ -70,6 +72,53 @@ _COUNTED = tuple(field.name for field in fields(CountTable) if field.name not in
 _STREAMS = "selection 0, pilot 6, estimation 1"
 
 _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
+
+
+_ADDED_UP = ("selection", "pilot", "estimation", "n0", "n", "samples")
+
+
+def part_name(content: bytes | memoryview) -> str:
+    """Return the name of a Parquet part, which says its content."""
+    return f"part-{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+
+
+def part_table(content: bytes, *, name: str, columns: Sequence[str] | None) -> pa.Table:
+    """Return the rows of a Parquet part.
+
+    Args:
+        content: Of the file.
+        name: Of the file.
+        columns: Those to return; all by default.
+
+    Raises:
+        ValueError: It is not what was written under this name, or its counts do not add up.
+        pa.ArrowException: It cannot be read.
+    """
+    if name != part_name(content):
+        raise ValueError("its content is not what was written")
+    read = None if columns is None else [*dict.fromkeys((*columns, *_ADDED_UP))]
+    rows = pq.read_table(pa.BufferReader(content), columns=read, partitioning=None, page_checksum_verification=True)
+    if rows.schema.names != [*SCHEMA.names] if read is None else [*rows.schema.names] != read:
+        raise ValueError("it has other columns")
+    selection, pilot, estimation = (_sums(rows[name]) for name in _ADDED_UP[:3])
+    n0, n, samples = (rows[name].to_numpy() for name in _ADDED_UP[3:])
+    if not ((selection == n0) & (samples == n0 + pilot + estimation) & (estimation <= n)).all():
+        raise ValueError("its counts do not add up to its samples")
+    return rows.select([*(columns or SCHEMA.names)])
+
+
+def _sums(counts: pa.ChunkedArray) -> IntArray:
+    """Return [row] sums of lists of counts.
+
+    Raises:
+        ValueError: One is negative or missing.
+    """
+    lists = counts.combine_chunks()
+    flat = np.asarray(lists.flatten())
+    if lists.null_count or (flat < 0).any():
+        raise ValueError("a count is below 0")
+    ends = np.asarray(lists.offsets) - lists.offsets[0].as_py()
+    return np.asarray(np.diff(np.concatenate([[0], np.cumsum(flat)])[ends]), dtype=np.int64)
 
 
 def needed_columns(*, marks: bool, soft: bool) -> list[str]:

@@ -9,7 +9,6 @@ its own object, and ends; till then both may write the same records, each of the
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -25,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from rspipe.errors import StoreError
-from rspipe.storage.files import read_json_if_there
+from rspipe.errors import DamagedError, StoreError
+from rspipe.storage.files import read_content, record_bytes
 from rspipe.storage.paths import StorePath
 
 _log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def _locked_file(run_dir: Path) -> Iterator[None]:
 @contextmanager
 def _locked_bucket(run_dir: StorePath) -> Iterator[None]:
     own = run_dir / "lock" / uuid.uuid4().hex
-    content = json.dumps(_this_process(), sort_keys=True).encode()
+    content = record_bytes(_this_process())
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(own, content, ended), daemon=True)
     own.write_bytes(content)
@@ -125,13 +124,21 @@ def _others(run_dir: StorePath, own: StorePath) -> dict[str, tuple[datetime, flo
     now, others = times.pop(own.name), {}
     for name, written in times.items():
         other, silent = run_dir / "lock" / name, (now - written).total_seconds()
-        owner = read_json_if_there(other) or {}
+        owner = _owner(other)
         alive = _is_alive(owner)
         if alive is False or (alive is None and silent >= SILENT_SECONDS):
             other.unlink(missing_ok=True)
         else:
             others[name] = (written, silent, owner)
     return others
+
+
+def _owner(lock: StorePath) -> dict[str, Any]:
+    """Return who wrote an object; nothing where it is gone, or was written by something else."""
+    try:
+        return read_content(lock)
+    except DamagedError:
+        return {}
 
 
 def _renew(own: StorePath, content: bytes, ended: threading.Event) -> None:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from rspipe.errors import StoreError
 from rspipe.spec import content_id
-from rspipe.storage.files import read_json, write_json
+from rspipe.storage.damage import set_damaged_aside
+from rspipe.storage.files import read_content, write_record
 from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import STUDY_FILE, Store
@@ -30,6 +31,8 @@ def open_store(
 ) -> Iterator[Store]:
     """Open a run directory for a study and this process alone: made when new, resumed when it is the same study's.
 
+    Files that are damaged are set aside before, with a warning each, so that what was in them is done again.
+
     Args:
         run_dir: A folder, or an address in an object store.
         study: What runs in it.
@@ -42,6 +45,7 @@ def open_store(
     """
     store = Store(run_dir)
     with exclusive(store.run_dir):
+        set_damaged_aside(store)
         _adopt(store, study, source=source, environment=environment)
         yield store
 
@@ -57,7 +61,7 @@ def read_study(store: Store) -> StudyConfig:
     path = store.run_dir / STUDY_FILE
     if not path.is_file():
         raise StoreError(f"{store.run_dir} is no run directory; give one that a study was run in")
-    content = read_json(path)
+    content = read_content(path)
     try:
         kept, known = dict(content["study"]), str(content["id"])
         if kept["data"]["name"] != "digits":
@@ -84,18 +88,18 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
     if (run_dir / STUDY_FILE).is_file():
         _check_owner(run_dir, study)
         if first.is_file():
-            _note_changes(run_dir, read_json(first), environment)
+            _note_changes(run_dir, read_content(first), environment)
     for log in dict.fromkeys(log for published in study.published for log in published.logs):
         store.keep_published(log)
     if not first.is_file():
-        write_json(first, environment)
+        write_record(first, environment)
     # The title of a study and the radii that it reports may change within its identity.
     (run_dir / "study.toml").write_text(source)
-    write_json(run_dir / STUDY_FILE, content)
+    write_record(run_dir / STUDY_FILE, content)
 
 
 def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
-    known = read_json(run_dir / STUDY_FILE)
+    known = read_content(run_dir / STUDY_FILE)
     if known.get("id") != study.id:
         identity = study.identity
         before = {name: value for name, value in known.get("study", {}).items() if name in identity}
@@ -110,7 +114,7 @@ def _note_changes(run_dir: StorePath, before: dict[str, str], now: dict[str, str
     changed = {name: now[name] for name in now if name not in ("started", "cores") and before.get(name) != now[name]}
     if not changed:
         return
-    write_json(run_dir / f"environment-{content_id(changed)}.json", now)
+    write_record(run_dir / f"environment-{content_id(changed)}.json", now)
     changes = ", ".join(
         f"{name} {before.get(name, 'unknown')} then, {value} now" for name, value in sorted(changed.items())
     )

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from rspipe.errors import StoreError
+from rspipe.errors import StoreError, printable
 
 # Writes to these are all or nothing, and readers see them at once. The options: one request for a small object;
 # retries that end after half a minute instead of fifteen.
@@ -90,6 +90,9 @@ class StorePath:
         return f"{self.scheme}://{self.path}" + (f"?{self.query}" if self.query else "")
 
     def __truediv__(self, name: str) -> "StorePath":
+        # Names may come from a stranger's records.
+        if not all(part.strip(".") and printable(part) == part for part in name.split("/")):
+            raise StoreError(f"{self}: {printable(name)!r} is no name of a file in it")
         return replace(self, path=f"{self.path.rstrip('/')}/{name}")
 
     @property
@@ -194,16 +197,27 @@ class StorePath:
                 if not missing_ok:
                     raise
 
-    def set_aside(self) -> None:
-        """Give a damaged file the ending `.damaged` in place of its own, so that it no longer counts."""
+    def set_aside(self) -> "StorePath":
+        """Append `.damaged` to a file's name, so that it no longer counts; return its path, which no other file had."""
+        number, aside = 1, replace(self, path=f"{self.path}.damaged")
+        while aside.is_file():
+            number += 1
+            aside = replace(self, path=f"{self.path}.damaged-{number}")
         with self._connected("renamed") as filesystem:
-            filesystem.move(self.path, self.path.removesuffix(Path(self.name).suffix) + ".damaged")
+            filesystem.move(self.path, aside.path)
+        return aside
 
     def modified(self) -> dict[str, datetime]:
         """Return the names of the files directly below this folder, with the times at which they were written."""
         with self._connected() as filesystem:
             entries = filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
             return {entry.base_name: entry.mtime for entry in entries if entry.is_file}
+
+    def folders(self) -> list["StorePath"]:
+        """Return the folders directly below this one, by name."""
+        with self._connected() as filesystem:
+            entries = filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            return [self / name for name in sorted(entry.base_name for entry in entries if not entry.is_file)]
 
     def glob(self, pattern: str) -> list["StorePath"]:
         """Return the files directly below this folder whose names match a pattern, by name."""

@@ -15,16 +15,18 @@
     boundary/<id>.json  attacks inside and beyond certified radii, where there were any
     lock                held by the running process
 
-A record is written last and atomically: what it describes is finished, and finished work is never done again.
+A record is written last and atomically: what it describes is finished, and finished work is never done again. Every
+file but the reports knows its place and its content (`rspipe.storage.files`): whoever reads another one is refused by
+DamagedError, and whoever opens the directory to go on sets it aside first (`rspipe.storage.damage`).
 """
 
-import hashlib
 import io
-import logging
 import platform
-import zipfile
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +37,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rspipe.audit.log import CertificationLog, log_content, parse_radii
-from rspipe.errors import DamagedError, LogError, StoreError, first_line
+from rspipe.errors import LogError, StoreError
 from rspipe.records import (
     BoundaryCheck,
     CascadeChoice,
@@ -52,26 +54,31 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.smoothing.sampling import LOOKING
 from rspipe.spec import content_id
-from rspipe.storage.counts import count_tables, needed_columns
+from rspipe.storage.counts import count_tables, needed_columns, part_name, part_table
 from rspipe.storage.files import (
-    checksum,
     damaged_error,
-    load_torch,
-    read_json_if_there,
-    save_torch,
-    write_json,
+    if_there,
+    parsed,
+    read_content,
+    read_parameters,
+    read_record,
+    read_sealed,
+    torch_bytes,
+    torch_content,
+    write_record,
+    write_sealed,
 )
 from rspipe.storage.paths import StorePath
 
 R = TypeVar("R", bound=Record)
 
-
-_log = logging.getLogger(__name__)
-
+T = TypeVar("T")
 
 STUDY_FILE = "study.json"
 
 _READ_AT_ONCE = 16
+
+_TRIAL = re.compile(r"trial-(\d{1,9})\.json", re.ASCII)
 
 _VANISHED = "if workers finished it, they do not share the run directory: choose one that all nodes see with --run-dir"
 
@@ -105,7 +112,11 @@ class Store:
 
     def trained_model(self, model: str) -> TrainedModel | None:
         """Return the record of a finished model, or None."""
-        return self._record(TrainedModel, self.model_dir(model) / "model.json")
+        record = self._record(TrainedModel, self.model_dir(model) / "model.json", id=model)
+        if record is not None and not model.endswith(f"-{content_id(record.spec)}"):
+            error = ValueError("it is of another spec than its name says")
+            raise damaged_error(self.model_dir(model) / "model.json", error)
+        return record
 
     def existing_model(self, model: str) -> TrainedModel:
         """Return the record of a model that has been trained.
@@ -121,40 +132,37 @@ class Store:
     def save_model(self, record: TrainedModel, parameters: dict[str, torch.Tensor]) -> None:
         """Store a finished model: parameters first, record last."""
         folder = self.model_dir(record.id)
-        save_torch(folder / "weights.pt", parameters)
-        write_json(folder / "model.json", record.to_json())
+        (folder / "weights.pt").write_bytes(torch_bytes(parameters))
+        write_record(folder / "model.json", record.to_json())
         (folder / "checkpoint.pt").unlink(missing_ok=True)
 
+    def mark_failed(self, model: str, message: str) -> TrainedModel:
+        """Note that a finished model is no classifier after all; return its record, which nothing counts with."""
+        record = replace(self.existing_model(model), status="failed", message=message)
+        write_record(self.model_dir(model) / "model.json", record.to_json())
+        return record
+
     def checkpoint(self, model: str) -> Any | None:
-        """Return the state that an interrupted training goes on from, or None; a damaged one counts as none."""
-        return _state(self.model_dir(model) / "checkpoint.pt")
+        """Return the state that an interrupted training goes on from, or None."""
+        return self._sealed(self.model_dir(model) / "checkpoint.pt", torch_content)
 
     def save_checkpoint(self, model: str, state: Any) -> None:
         """Store the state of a training."""
-        save_torch(self.model_dir(model) / "checkpoint.pt", state)
+        self._seal(self.model_dir(model) / "checkpoint.pt", torch_bytes(state))
 
     def parameters(self, model: str) -> dict[str, torch.Tensor]:
         """Return the parameters of a finished model, on the CPU.
 
         Raises:
-            StoreError: They are not those that the record describes.
+            DamagedError: They are not those that the record describes.
         """
-        folder, record = self.model_dir(model), self.existing_model(model)
-        try:
-            parameters: dict[str, torch.Tensor] = load_torch(folder / "weights.pt")
-            intact = checksum(parameters) == record.checksum
-        except DamagedError:
-            intact = False
-        if not intact:
-            # The record alone would make the model count as finished.
-            raise StoreError(f"{folder}: weights.pt is not what model.json describes; delete the folder and run again")
-        return parameters
+        return read_parameters(self.model_dir(model) / "weights.pt", expected=self.existing_model(model).checksum)
 
     # --- search ---------------------------------------------------------------------------------------------------
 
     def trial(self, search: str, index: int) -> Trial | None:
         """Return the record of a finished trial, or None."""
-        return self._record(Trial, self.run_dir / "search" / search / f"trial-{index}.json")
+        return self.trial_of(self.run_dir / "search" / search / f"trial-{index}.json")
 
     def existing_trial(self, search: str, index: int) -> Trial:
         """Return the record of a trial that has ended.
@@ -169,13 +177,18 @@ class Store:
 
     def trials(self, search: str) -> tuple[Trial, ...]:
         """Return the records of all trials of a search that have ended, by index."""
-        paths = (self.run_dir / "search" / search).glob("trial-*.json")
-        trials = [trial for path in paths if (trial := self._record(Trial, path)) is not None]
-        return tuple(sorted(trials, key=lambda trial: trial.index))
+        trials = (self.trial_of(path) for path in (self.run_dir / "search" / search).glob("trial-*.json"))
+        return tuple(sorted((trial for trial in trials if trial is not None), key=lambda trial: trial.index))
+
+    def trial_of(self, path: StorePath) -> Trial | None:
+        """Return the record in a file of a search, or None."""
+        search, name = path.path.split("/")[-2:]
+        match = _TRIAL.fullmatch(name)
+        return self._record(Trial, path, search=search, index=int(match[1]) if match else None)
 
     def save_trial(self, trial: Trial) -> None:
         """Store a finished trial."""
-        write_json(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
+        write_record(self.run_dir / "search" / trial.search / f"trial-{trial.index}.json", trial.to_json())
         self._trial_checkpoint(trial.search, trial.parameters).unlink(missing_ok=True)
 
     def _trial_checkpoint(self, search: str, parameters: Parameters) -> StorePath:
@@ -183,22 +196,22 @@ class Store:
         return self.run_dir / "search" / search / f"checkpoint-{content_id(parameters)}.pt"
 
     def trial_checkpoint(self, search: str, parameters: Parameters) -> Any | None:
-        """Return the state that an interrupted trial goes on from, or None; a damaged one counts as none."""
-        return _state(self._trial_checkpoint(search, parameters))
+        """Return the state that an interrupted trial goes on from, or None."""
+        return self._sealed(self._trial_checkpoint(search, parameters), torch_content)
 
     def save_trial_checkpoint(self, search: str, parameters: Parameters, state: Any) -> None:
         """Store the state of a trial's training."""
-        save_torch(self._trial_checkpoint(search, parameters), state)
+        self._seal(self._trial_checkpoint(search, parameters), torch_bytes(state))
 
     def search_result(self, search: str, *, trials: int) -> SearchResult | None:
         """Return the record of a search that was finished with so many trials or more, or None."""
-        result = self._record(SearchResult, self.run_dir / "search" / search / "result.json")
+        result = self._record(SearchResult, self.run_dir / "search" / search / "result.json", id=search)
         return result if result is not None and result.trials >= trials else None
 
     def save_search_result(self, result: SearchResult) -> None:
         """Store a finished search; states of trials that were not proposed again go."""
         folder = self.run_dir / "search" / result.id
-        write_json(folder / "result.json", result.to_json())
+        write_record(folder / "result.json", result.to_json())
         for path in folder.glob("checkpoint-*.pt"):
             path.unlink(missing_ok=True)
 
@@ -206,24 +219,21 @@ class Store:
 
     def moments(self, moments: str) -> dict[str, Any] | None:
         """Return the arrays of a finished pass over the calibration split, or None."""
-        path = self.run_dir / "moments" / f"{moments}.npz"
-        if not path.is_file():
-            return None
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise damaged_error(path, error) from error
+        return self._sealed(self.run_dir / "moments" / f"{moments}.npz", _arrays)
+
+    def has_moments(self, moments: str) -> bool:
+        """Return whether a pass over the calibration split is finished."""
+        return (self.run_dir / "moments" / f"{moments}.npz").is_file()
 
     def save_moments(self, moments: str, arrays: dict[str, Any]) -> None:
         """Store the arrays of a pass over the calibration split."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        (self.run_dir / "moments" / f"{moments}.npz").write_bytes(buffer.getbuffer())
+        self._seal(self.run_dir / "moments" / f"{moments}.npz", buffer.getbuffer())
 
     def ensemble_weights(self, ensemble: str) -> EnsembleWeights | None:
         """Return the record of an ensemble, or None; one whose members were trained again since counts as none."""
-        record = self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json")
+        record = self.ensemble_record(ensemble)
         return record if record is not None and self._are(record.members, record.checksums) else None
 
     def _are(self, members: Sequence[str], checksums: Sequence[str]) -> bool:
@@ -231,70 +241,66 @@ class Store:
         records = map(self.trained_model, members)
         return [record.checksum for record in records if record is not None] == [*checksums]
 
+    def ensemble_record(self, ensemble: str) -> EnsembleWeights | None:
+        """Return the record of an ensemble, whatever became of its members, or None."""
+        return self._record(EnsembleWeights, self.run_dir / "weights" / f"{ensemble}.json", id=ensemble)
+
     def save_ensemble_weights(self, record: EnsembleWeights) -> None:
         """Store an ensemble."""
-        write_json(self.run_dir / "weights" / f"{record.id}.json", record.to_json())
+        write_record(self.run_dir / "weights" / f"{record.id}.json", record.to_json())
 
     def _choice(self, cascade: str) -> StorePath:
         return self.run_dir / "choices" / f"{file_name(cascade)}.json"
 
     def cascade_choice(self, cascade: str) -> CascadeChoice | None:
         """Return the levels that were chosen for a cascade by its name, or None, as of `ensemble_weights`."""
-        record = self._record(CascadeChoice, self._choice(cascade))
+        record = self.choice_of(self._choice(cascade))
         return record if record is not None and self._are(record.members, record.checksums) else None
+
+    def choice_of(self, path: StorePath) -> CascadeChoice | None:
+        """Return the record in a file of choices, or None."""
+        record = self._record(CascadeChoice, path)
+        if record is not None and path.name != self._choice(record.name).name:
+            raise damaged_error(path, ValueError(f"it is that of {record.name!r}"))
+        return record
 
     def save_cascade_choice(self, record: CascadeChoice) -> None:
         """Store the levels that were chosen for a cascade."""
-        write_json(self._choice(record.name), record.to_json())
+        write_record(self._choice(record.name), record.to_json())
 
     # --- certificates ---------------------------------------------------------------------------------------------
 
     def save_counts(self, table: pa.Table) -> None:
-        """Store one block of certification counts as a Parquet part of its own, named by its content."""
-        key = repr([table[name].to_pylist() for name in ("example", "classifier", "key")])
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        """Store one block of certification counts as a Parquet part of its own, named by the hash of its content."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        (self.run_dir / "certificates" / f"part-{name}.parquet").write_bytes(buffer.getbuffer())
+        pq.write_table(table, buffer, write_page_checksum=True)
+        (self.run_dir / "certificates" / part_name(buffer.getbuffer())).write_bytes(buffer.getbuffer())
 
     def counts(self, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return all certification counts, or some columns of them; None when there are none.
 
-        A damaged part is set aside, to be redone.
-
         Raises:
+            DamagedError: A part is not what was written.
             StoreError: A part cannot be reached.
         """
-
-        def read(path: StorePath) -> pa.Table | None:
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                # Set aside by another process since it was listed.
-                return None
-            try:
-                # From memory: whatever is refused now is in the content.
-                return pq.read_table(pa.BufferReader(content), columns=columns and list(columns), partitioning=None)
-            except (pa.ArrowInvalid, OSError) as error:
-                _log.warning(
-                    "warning: %s is damaged (%s) and set aside; its images are certified again", path, first_line(error)
-                )
-                path.set_aside()
-                return None
-
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            read = partial(self.counts_of, columns=columns)
             parts = pool.map(read, (self.run_dir / "certificates").glob("part-*.parquet"))
             tables = [table for table in parts if table is not None]
         return pa.concat_tables(tables) if tables else None
 
+    def counts_of(self, part: StorePath, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Return the counts of one part; None where another process has set it aside. Errors are those of `counts`."""
+        return if_there(lambda: parsed(part, partial(part_table, name=part.name, columns=columns)))
+
     def save_images_to_certify(self, images: int) -> None:
         """Store how many test images the study certifies, which its data set says."""
-        write_json(self.run_dir / "images.json", images)
+        write_record(self.run_dir / "images.json", {"images": images})
 
     def images_to_certify(self) -> int | None:
         """Return how many test images the study certifies; None before certification has begun."""
-        images = read_json_if_there(self.run_dir / "images.json")
-        return images if isinstance(images, int) else None
+        content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
+        return content.get("images")
 
     def counted(self) -> set[tuple[str, str, int]]:
         """Return the (classifier, key, example) triples that have counts."""
@@ -341,7 +347,7 @@ class Store:
             "radius": classifier.radius.tolist(),
         }
         content = {**record.to_json(), "keys": [keys[id_] for id_ in record.classifiers], "alpha": alpha, **claims}
-        write_json(self.run_dir / "cascades" / f"{record.id}.json", content)
+        write_record(self.run_dir / "cascades" / f"{record.id}.json", content)
 
     # --- published ------------------------------------------------------------------------------------------------
 
@@ -362,8 +368,8 @@ class Store:
                 return
             raise
         parse_radii(content, name=log)
-        if not copy.is_file() or copy.read_bytes() != content:
-            copy.write_bytes(content)
+        if self._sealed(copy, bytes) != content:
+            self._seal(copy, content)
 
     def published(self, log: str) -> CertificationLog | None:
         """Return the copy of a published log, None without one.
@@ -371,37 +377,44 @@ class Store:
         Raises:
             LogError: It is no certification log with radii.
         """
-        copy = self._published(log)
-        return parse_radii(copy.read_bytes(), name=log) if copy.is_file() else None
+        content = self._sealed(self._published(log), bytes)
+        return None if content is None else parse_radii(content, name=log)
 
     # --- attacks --------------------------------------------------------------------------------------------------
 
     def boundary_checks(self) -> tuple[BoundaryCheck, ...]:
         """Return the records of all attacks on certified classifiers."""
-        paths = (self.run_dir / "boundary").glob("*.json")
-        return tuple(record for path in paths if (record := self._record(BoundaryCheck, path)) is not None)
+        names = [path.name.removesuffix(".json") for path in (self.run_dir / "boundary").glob("*.json")]
+        return tuple(record for name in names if (record := self.boundary_check(name)) is not None)
+
+    def boundary_check(self, classifier: str) -> BoundaryCheck | None:
+        """Return the record of the attacks on a classifier, or None."""
+        return self._record(BoundaryCheck, self.run_dir / "boundary" / f"{classifier}.json", classifier=classifier)
 
     def save_boundary_check(self, record: BoundaryCheck) -> None:
         """Store the result of attacks on a classifier, in place of that of earlier ones."""
-        write_json(self.run_dir / "boundary" / f"{record.classifier}.json", record.to_json())
+        write_record(self.run_dir / "boundary" / f"{record.classifier}.json", record.to_json())
 
     # --- common ---------------------------------------------------------------------------------------------------
 
+    def check_seal(self, path: StorePath) -> None:
+        """Raise DamagedError where a sealed file is not what was written."""
+        self._sealed(path, len)
+
     @staticmethod
-    def _record(kind: type[R], path: StorePath) -> R | None:
-        content = read_json_if_there(path)
-        if content is None:
-            return None
-        try:
-            return kind.from_json(content)
-        except TypeError as error:
-            raise StoreError(f"{path}: written by another version of rspipe ({error}); start a new run") from error
+    def _record(kind: type[R], path: StorePath, **place: Any) -> R | None:
+        return if_there(lambda: read_record(path, kind, **place))
+
+    def _place(self, path: StorePath) -> str:
+        return path.path.removeprefix(f"{self.run_dir.path}/")
+
+    def _seal(self, path: StorePath, content: bytes | memoryview) -> None:
+        write_sealed(path, content, place=self._place(path))
+
+    def _sealed(self, path: StorePath, parse: Callable[[bytes], T]) -> T | None:
+        return if_there(lambda: read_sealed(path, parse, place=self._place(path)))
 
 
-def _state(path: StorePath) -> Any | None:
-    """Return the state of a training that was saved at a path; a damaged one is deleted."""
-    try:
-        return load_torch(path) if path.is_file() else None
-    except DamagedError:
-        path.unlink(missing_ok=True)
-        return None
+def _arrays(content: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)

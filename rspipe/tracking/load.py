@@ -19,10 +19,9 @@ from torch import nn
 from rspipe.errors import ModelError, RspipeError, StoreError, first_line
 from rspipe.networks.architectures import allow_code_in, code_in
 from rspipe.networks.deployment import Precision
-from rspipe.records import EnsembleWeights, Record, TrainedModel
+from rspipe.records import Record
 from rspipe.smoothing.ensemble import Ensemble
 from rspipe.storage.classifiers import classifier_of, load_network
-from rspipe.storage.files import load_torch, read_json
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.tracking.client import connect_mlflow, tracking_uri, without_secrets
@@ -32,6 +31,8 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})/?")
+
+_KEY = re.compile(r"(model|ensemble)/([\w.+,-]+)/(.+)")
 
 
 def load_classifier(
@@ -119,15 +120,13 @@ class _Source:
             raise StoreError(f"run {run_id} is of {_article(kind)}; give that of a model or an ensemble")
         wanted = precision or run.data.params.get("certify.precision", "float32")
         if kind == "model":
-            return self._network(run, "0", device, wanted)
-        (name,) = [item.path for item in self._client.list_artifacts(run_id) if item.path.endswith(".json")]
-        record = self._record(EnsembleWeights, run_id, name)
+            return self._network(run, device, wanted)
+        _, id_, _ = self._key(run)
+        self._fetch(run_id, f"{id_}.json", self._store.run_dir / "weights")
+        record = self._read(run_id, f"{id_}.json", lambda: self._store.ensemble_record(id_))
         classifier, members = classifier_of(record)
         checksums = dict(zip(record.members, record.checksums, strict=True))
-        networks = []
-        for position, member in enumerate(members):
-            member_run = self._member(run, member, checksums[member])
-            networks.append(self._network(member_run, str(position), device, wanted))
+        networks = [self._network(self._member(run, member, checksums[member]), device, wanted) for member in members]
         return Ensemble.of(networks, classifier).eval()
 
     def cascade(self, run_id: str, device: str, precision: Precision | None) -> list[tuple[float, nn.Module]]:
@@ -157,11 +156,25 @@ class _Source:
             )
         return runs[0]
 
-    def _network(self, run: Any, name: str, device: str, precision: Precision) -> nn.Module:
+    def _key(self, run: Any) -> tuple[str, str, str]:
+        """Return the kind, the id and the checksum of what a run is of, which its key says.
+
+        Raises:
+            StoreError: It says something else.
+        """
+        match _KEY.fullmatch(run.data.tags.get("rspipe.key", "")):
+            case None:
+                raise StoreError(f"run {run.info.run_id}: its tag rspipe.key names no model; publish it again")
+            case key:
+                return key[1], key[2], key[3]
+
+    def _network(self, run: Any, device: str, precision: Precision) -> nn.Module:
         """Return the network of a model's run as it is deployed."""
-        id_ = run.info.run_id
-        record = self._record(TrainedModel, id_, "model.json", name)
-        weights = self._fetch(id_, "weights.pt", name)
+        id_, (_, name, checksum) = run.info.run_id, self._key(run)
+        folder = self._store.model_dir(name)
+        for artifact in ("model.json", "weights.pt"):
+            self._fetch(id_, artifact, folder)
+        record = self._read(id_, "model.json", lambda: self._store.trained_model(name))
         if record.status != "finished":
             raise StoreError(f"run {id_}: its training {record.status}, it has no classifier")
         architecture = str(record.spec.get("architecture", ""))
@@ -172,16 +185,16 @@ class _Source:
             )
         if code:
             allow_code_in(Path.cwd())
-        parameters = load_torch(StorePath.of(weights))
-        # Both files could be another model's; the run's own tag is not among them.
-        if run.data.tags.get("rspipe.key", "").rpartition("/")[2] != record.checksum:
+        if checksum != record.checksum:
             raise StoreError(f"run {id_}: model.json is of another model than the run; publish it again")
+        try:
+            parameters = self._store.parameters(name)
+        except StoreError as error:
+            raise StoreError(f"run {id_}: weights.pt is not what model.json describes; publish it again") from error
         # The last parameters are those of the layer that gives the logits; what does not fit is refused below.
         classes = self._classes or int(list(parameters.values())[-1].shape[0])
         try:
             return load_network(self._store, name, classes=classes, device=torch.device(device), precision=precision)
-        except StoreError as error:
-            raise StoreError(f"run {id_}: weights.pt is not what model.json describes; publish it again") from error
         except ModelError as error:
             if not isinstance(error.__cause__, RuntimeError):
                 raise
@@ -189,17 +202,18 @@ class _Source:
                 f"run {id_}: its parameters do not fit {architecture} with {classes} classes; say classes="
             ) from error
 
-    def _fetch(self, run_id: str, artifact: str, name: str) -> Path:
-        folder = self._folder / "models" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+    def _fetch(self, run_id: str, artifact: str, folder: StorePath) -> None:
+        folder.local_part.mkdir(parents=True, exist_ok=True)
+        self._client.download_artifacts(run_id, artifact, str(folder))
 
-    def _record(self, kind: type[R], run_id: str, artifact: str, name: str = "ensemble") -> R:
-        path = self._fetch(run_id, artifact, name)
+    def _read(self, run_id: str, artifact: str, read: Callable[[], R | None]) -> R:
+        """Return the record that was downloaded."""
         try:
-            return kind.from_json(read_json(StorePath.of(path)))
-        except (TypeError, AttributeError, StoreError) as error:
+            record = read()
+        except StoreError as error:
             raise StoreError(f"run {run_id}: {artifact} is damaged, or of another version of rspipe") from error
+        assert record is not None
+        return record
 
 
 def _article(kind: str) -> str:

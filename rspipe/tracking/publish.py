@@ -18,7 +18,7 @@ from rspipe.report.results import Results
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import flattened
 from rspipe.spec import content_id
-from rspipe.storage.files import read_json
+from rspipe.storage.files import read_content
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -55,7 +55,7 @@ class Tracker:
         self._uri = tracking_uri(store.run_dir)
         self._failed = self._files_failed = self._hangs = False
         # A run directory that was recreated is another run of the same study.
-        self._identity = f"{study.id}/{content_id(read_json(store.run_dir / 'environment.json'))}"
+        self._identity = f"{study.id}/{content_id(read_content(store.run_dir / 'environment.json'))}"
         self._connected: Any = None
         self._monitor: Any = None
 

@@ -17,6 +17,8 @@ from rspipe.errors import StoreError, StudyError
 from rspipe.networks.architectures import CODE_FOLDERS
 from rspipe.networks.small_images import digits_cnn
 from rspipe.storage.classifiers import trained_network
+from rspipe.storage.files import read_content, write_record
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from tests.run_builder import finished_run
 
@@ -145,9 +147,9 @@ def test_a_folder_that_is_no_run_directory_is_refused(
 def test_a_study_that_this_version_cannot_read_is_refused_with_what_it_cannot_read(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = json.loads((run_dir / "study.json").read_text())
+    content = read_content(StorePath.of(run_dir) / "study.json")
     content["study"]["certify"]["later"] = 1
-    (tmp_path / "study.json").write_text(json.dumps(content))
+    write_record(StorePath.of(tmp_path) / "study.json", content)
     line = refused(tmp_path, command="report", capsys=capsys)
     assert "written by another version of rspipe (certify: unknown key 'later'; valid names: " in line
     assert line.endswith("); read it with the version that wrote it, or run the study again")

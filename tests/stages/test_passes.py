@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from rspipe.stages import certify
 from rspipe.stages import passes as sampling
 from rspipe.stages.certify import certify_classifiers
 from rspipe.stages.passes import CountPass, Work, visit
+from rspipe.stages.report import read_results
 from rspipe.stages.train import train_one
 from rspipe.stages.weigh import member_margins, weigh_ensembles
 from rspipe.storage.classifiers import certification_keys, classifier_of, load_network
-from rspipe.storage.files import checksum
+from rspipe.storage.files import checksum, write_record
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -291,28 +293,48 @@ def test_averages_of_probabilities_and_of_logits_are_weighed_from_one_pass_over_
     assert kept.stat().st_mtime_ns == seen
 
 
-def test_a_model_that_returns_nan_ends_certification_with_its_name(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+def test_a_model_that_returns_nan_is_left_out_and_the_others_are_certified(
+    one_actor: Cluster,
+    study: StudyConfig,
+    store: Store,
+    trained: tuple[Path, list[TrainedModel]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    parameters = {name: value * torch.nan for name, value in store.parameters(trained[1][0].id).items()}
-    broken = replace(trained[1][0], id="broken", checksum=checksum(parameters))
+    good, other = trained[1][:2]
+    parameters = {name: value * torch.nan for name, value in store.parameters(other.id).items()}
+    kept = store.parameters(good.id)
     (store.run_dir.local_part / "models").unlink()
+    store.save_model(good, kept)
+    broken = replace(other, checksum=checksum(parameters))
     store.save_model(broken, parameters)
-    with pytest.raises(ModelError, match=r"NaN or \+inf as a logit.* \(image \d+, members broken\)$") as failed:
+    certify_classifiers(store, study, [broken, good], [], cluster=one_actor, on_progress=silent)
+    assert {name for name, _ in rows(store)} == {good.id}
+    assert len(rows(store)) == IMAGES
+    (line,) = [one for one in caplog.messages if "left out" in one]
+    assert re.search(rf"{broken.id} is left out, .*NaN or \+inf as a logit.* \(image \d+, sigma 0\.25\)$", line)
+    assert store.existing_model(broken.id).status == "failed"
+    write_record(store.run_dir / "environment.json", {})
+    assert [one.id for one in read_results(store, study).certified] == [good.id]
+    # What is known to fail is not tried again, and alone it ends the study.
+    failed = store.existing_model(broken.id)
+    certify_classifiers(store, study, [failed, good], [], cluster=one_actor, on_progress=refuse)
+    with pytest.raises(ModelError, match=r"NaN or \+inf as a logit"):
         certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
-    assert "\n" not in str(failed.value)
-    assert store.counts() is None
+
+
+def refuse(progress: Progress) -> None:
+    assert progress.total == 0
 
 
 def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
     one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     models = trained[1]
-    strange = replace(models[0], id="strange")
+    strange = models[0]
     parameters = store.parameters(models[1].id)
     (store.run_dir.local_part / "models").unlink()
     store.save_model(strange, parameters)
-    with pytest.raises(StoreError, match=r"weights\.pt is not what model\.json describes; delete the folder"):
+    with pytest.raises(StoreError, match=r"weights\.pt: damaged .*not the parameters .* run the study again"):
         certify_classifiers(store, study, [strange], [], cluster=one_actor, on_progress=silent)
     assert store.counts() is None
 

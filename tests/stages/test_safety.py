@@ -14,6 +14,7 @@ from rspipe.errors import StoreError, StudyError
 from rspipe.execution.resources import Cluster
 from rspipe.stages.report import finished_ensembles, read_results
 from rspipe.storage.environment import environment
+from rspipe.storage.files import read_content, write_record
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
 from rspipe.tracking.client import ui_command, without_secrets
@@ -78,12 +79,12 @@ def test_a_pipeline_takes_code_with_allow_code(
 
 def test_code_in_the_records_of_a_strangers_run_directory_is_refused(copied: Copied, code: Callable[[], bool]) -> None:
     run_dir, study = copied(), load_study(TINY)
-    path = run_dir / "models" / study.model_specs[0].id / "model.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
+    path = Store(run_dir).model_dir(study.model_specs[0].id) / "model.json"
+    record = read_content(path)
     record["spec"]["architecture"] = "nets_of_a_stranger:build"
-    path.write_text(json.dumps(record), encoding="utf-8")
+    write_record(path, record)
     for read in (read_results, finished_ensembles):
-        with pytest.raises(StoreError, match=r"model\.json describes another model than the study does"):
+        with pytest.raises(StoreError, match=r"model\.json: damaged .it is of another spec than its name says"):
             read(Store(run_dir), study)
     assert not code()
 

@@ -30,6 +30,7 @@ from rspipe.stages.decoding import streamed
 from rspipe.stages.train import train_models, train_one
 from rspipe.stages.trials import run_trial
 from rspipe.storage.classifiers import trained_network
+from rspipe.storage.files import read_content, write_record
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -101,8 +102,7 @@ def test_the_normalization_is_part_of_the_record_and_comes_back_with_the_network
     cpu = torch.device("cpu")
     assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.5,))
     path = store.model_dir(spec.id) / "model.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "normalization": [[0.5], [0.25]]}))
+    write_record(path, {**read_content(path), "normalization": [[0.5], [0.25]]})
     assert store.existing_model(spec.id).normalization == ((0.5,), (0.25,))
     assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.25,))
 

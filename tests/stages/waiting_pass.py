@@ -14,7 +14,7 @@ from rspipe.execution.connection import connect
 from rspipe.execution.resources import Resources
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.passes import CountPass, Work, visit
-from rspipe.storage.files import write_json
+from rspipe.storage.files import write_record
 from rspipe.storage.store import Store
 
 IMAGES = 60
@@ -40,7 +40,7 @@ def main(address: str, run_dir: Path) -> None:
     """Run the pass and write down each image that it visited."""
     (run_dir / "arrived").mkdir()
     store = Store(run_dir)
-    write_json(store.run_dir / "study.json", {})
+    write_record(store.run_dir / "study.json", {})
     split = Split(torch.zeros(IMAGES, 1, 2, 2), torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES))
     waiting = WaitingPass(0.25, (), (), (), CertifySpec(n0=10, n=10), 10, run_dir)
 

@@ -1,6 +1,5 @@
 """Paths: addresses, files of both kinds, refusals of object stores, and one process at a time in them."""
 
-import json
 import logging
 import os
 import pickle
@@ -18,6 +17,7 @@ import pytest
 
 from rspipe.errors import StoreError
 from rspipe.storage import locks
+from rspipe.storage.files import write_record
 from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
@@ -74,15 +74,24 @@ def test_files_are_listed_set_aside_and_deleted(run_dir: StorePath) -> None:
     for name in ("b.json", "a.b.json", "a.txt", "deeper/c.json"):
         (folder / name).write_bytes(b"")
     assert [path.name for path in folder.glob("*.json")] == ["a.b.json", "b.json"]
-    (folder / "a.b.json").set_aside()
+    assert (folder / "a.b.json").set_aside().name == "a.b.json.damaged"
+    (folder / "a.b.json").write_bytes(b"again")
+    assert (folder / "a.b.json").set_aside().name == "a.b.json.damaged-2"
     (folder / "b.json").unlink()
     (folder / "b.json").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         (folder / "b.json").unlink()
     with pytest.raises(FileNotFoundError):
         (folder / "b.json").read_bytes()
-    assert [path.name for path in folder.glob("*")] == ["a.b.damaged", "a.txt"]
+    assert [path.name for path in folder.glob("*")] == ["a.b.json.damaged", "a.b.json.damaged-2", "a.txt"]
     assert not (folder / "deeper").is_file()
+
+
+@pytest.mark.parametrize("name", ["..", "../b", "a/../../b", "/etc/passwd", "", "a//b", ".", "a\x1b[31m", "a\0b"])
+def test_a_name_does_not_leave_the_directory(run_dir: StorePath, name: str) -> None:
+    with pytest.raises(StoreError, match="is no name of a file in it") as refused:
+        run_dir / name
+    assert str(refused.value).isprintable()
 
 
 def test_what_is_written_over_is_seen_at_once_and_large_content_comes_back(run_dir: StorePath) -> None:
@@ -147,7 +156,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def elsewhere(run_dir: StorePath) -> StorePath:
     """Write the lock of a process on another machine."""
     path = run_dir / "lock" / "other"
-    path.write_bytes(json.dumps({"host": "far", "machine": "another boot", "pid": 7, "started": 1.0}).encode())
+    write_record(path, {"host": "far", "machine": "another boot", "pid": 7, "started": 1.0})
     return path
 
 

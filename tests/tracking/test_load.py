@@ -18,7 +18,9 @@ from rspipe.records import Cascade
 from rspipe.report.results import Results
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.classifiers import Classifier, classify
-from rspipe.storage.files import checksum, write_json
+from rspipe.spec import content_id
+from rspipe.storage.files import checksum, read_content, write_record
+from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.tracking.client import tracking_uri
 from rspipe.tracking.load import load_classifier
@@ -36,15 +38,15 @@ def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
     store = Store(tmp_path_factory.mktemp("logged") / "run")
     shutil.copy(empty_database, store.run_dir.local_part.parent)
     for name in ("study.json", "environment.json"):
-        write_json(store.run_dir / name, {"name": name})
+        write_record(store.run_dir / name, {"name": name})
     (store.run_dir / "study.toml").write_text("")
     models = []
     for position, (label, seed) in enumerate(MODELS):
         parameters = build_network("digits_cnn", classes=10, seed=position).state_dict()
-        record = built.trained_model(label, 0.5, seed, spec={"architecture": "digits_cnn"})
+        record = built.stored_model(label, 0.5, seed, spec={"architecture": "digits_cnn"})
         models.append(replace(record, checksum=checksum(parameters)))
         store.save_model(models[-1], parameters)
-    diverged = built.trained_model("gaussian", 0.5, 1, status="diverged", message="loss is nan")
+    diverged = built.stored_model("gaussian", 0.5, 1, status="diverged", message="loss is nan")
     store.save_model(diverged, {})
     ids, sums = zip(*((model.id, model.checksum) for model in models[:2]), strict=True)
     ensemble = replace(built.ensemble("advmacer x2", 0.5, ids, weights=WEIGHTS), checksums=sums)
@@ -182,7 +184,12 @@ def _other_model(folder: Path) -> None:
     _edit(folder, checksum=checksum(parameters))
 
 
-def _code(folder: Path) -> None:
+def _other_normalization(folder: Path) -> None:
+    record = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(record | {"normalization": [[0.5], [0.5]]}))
+
+
+def _other_spec(folder: Path) -> None:
     _edit(folder, spec={"architecture": "os:mkdir"})
 
 
@@ -191,17 +198,19 @@ def _shorter(folder: Path) -> None:
 
 
 def _edit(folder: Path, **changes: object) -> None:
-    record = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(record | changes))
+    """Change a record as somebody does who knows how it is written."""
+    path = StorePath.of(folder / "model.json")
+    write_record(path, read_content(path) | changes)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_pickled, "damaged or missing"),
+        (_pickled, "weights.pt is not what model.json describes"),
         (_other_weights, "weights.pt is not what model.json describes"),
         (_other_model, "model.json is of another model than the run"),
-        (_code, "its network is made by code, that of module 'os'; say allow_code=True"),
+        (_other_normalization, "model.json is damaged, or of another version of rspipe"),
+        (_other_spec, "model.json is damaged, or of another version of rspipe"),
         (_shorter, "model.json is damaged, or of another version of rspipe"),
     ],
 )
@@ -224,11 +233,27 @@ def test_files_of_a_run_that_were_changed_are_refused_and_execute_nothing(
     load_classifier(address(run))
 
 
+def test_a_run_whose_network_is_code_is_loaded_only_where_that_is_allowed(published: Published, source: Store) -> None:
+    client, run = MlflowClient(tracking_uri(source.run_dir)), run_of(published, "gaussian, seed 0")
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    known, before = (folder / "model.json").read_bytes(), run.data.tags["rspipe.key"]
+    spec = {"architecture": "os:mkdir"}
+    id_ = f"mine-{content_id(spec)}"
+    try:
+        _edit(folder, spec=spec, id=id_)
+        client.set_tag(run.info.run_id, "rspipe.key", f"model/{id_}/{before.rpartition('/')[2]}")
+        with pytest.raises(StoreError, match="is made by code, that of module 'os'; say allow_code=True"):
+            load_classifier(address(run))
+    finally:
+        client.set_tag(run.info.run_id, "rspipe.key", before)
+        (folder / "model.json").write_bytes(known)
+
+
 def test_a_member_that_is_gone_is_told(published: Published, source: Store) -> None:
     client, run = MlflowClient(tracking_uri(source.run_dir)), run_of(published, "advmacer, seed 1")
     client.delete_run(run.info.run_id)
     try:
-        with pytest.raises(StoreError, match=r"no run of its member advmacer-s0\.5-seed1 with checksum \w+; pipelines"):
+        with pytest.raises(StoreError, match=r"no run of its member \S*-seed1-\w+ with checksum \w+; pipelines"):
             load_classifier(address(run_of(published, "advmacer x2")))
     finally:
         client.restore_run(run.info.run_id)

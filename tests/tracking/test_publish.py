@@ -27,7 +27,7 @@ from rspipe.records import TrainedModel
 from rspipe.report.results import Results
 from rspipe.smoothing.metrics import certified_accuracy
 from rspipe.spec import content_id
-from rspipe.storage.files import write_json
+from rspipe.storage.files import write_record
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -57,7 +57,7 @@ def with_specs(content: Results) -> Results:
 def save(store: Store, content: Results) -> None:
     """Write the files that a run directory with these results has and MLflow gets."""
     for name in ("study.json", "environment.json"):
-        write_json(store.run_dir / name, {"name": name})
+        write_record(store.run_dir / name, {"name": name})
     (store.run_dir / "study.toml").write_text("")
     for model in content.models:
         store.save_model(model, {"w": torch.zeros(1)})
@@ -386,7 +386,7 @@ def test_the_parent_run_is_running_while_the_study_runs_and_holds_its_files(stor
 
 def test_a_run_directory_made_anew_is_another_parent_run(store: Store, content: Results) -> None:
     publish(store, content)
-    write_json(store.run_dir / "environment.json", {"started": "later"})
+    write_record(store.run_dir / "environment.json", {"started": "later"})
     publish(store, content)
     parents = [run.data.tags["rspipe.key"] for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
     assert len(set(parents)) == 2

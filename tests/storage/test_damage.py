@@ -1,0 +1,138 @@
+"""A run directory defends itself: what is damaged is named, set aside and done again, and no number changes unseen."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rspipe.errors import DamagedError
+from rspipe.storage.damage import set_damaged_aside
+from rspipe.storage.files import read_content, write_record
+from rspipe.storage.paths import StorePath
+from rspipe.storage.store import Store
+from rspipe.study.loading import load_study
+from tests.damages import KINDS, flip, flip_bits, numbers, small_run, told
+from tests.run_builder import EVERYTHING, run_alone
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a file of every kind; tests that change it undo that."""
+    return small_run(tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.fixture
+def run_dir(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(finished.parent, tmp_path / "copy")
+    return tmp_path / "copy" / "run"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_named_and_set_aside(finished: Path, kind: str) -> None:
+    outcome = flip_bits(finished, kind, 2, random.Random(kind))
+    assert outcome.refused + outcome.same == 2
+
+
+def test_what_is_damaged_is_done_again_with_the_same_numbers(run_dir: Path) -> None:
+    study, rng = load_study(run_dir.parent / "study.toml"), random.Random(0)
+    whole = {path.relative_to(run_dir) for path in run_dir.rglob("*.*")}
+    store = Store(run_dir)
+    before = [(one.id, one.prediction.tolist(), one.radius.tolist()) for one in counted(run_dir)]
+    redone = [kind for kind in KINDS if not kind.startswith(("boundary", "cascades", "published", "environment"))]
+    damaged = [next(run_dir.glob(kind)) for kind in redone]
+    for path in damaged:
+        flip(path, rng)
+    with told() as lines:
+        run_alone(run_dir, study, text=EVERYTHING)
+    # A model's record and its parameters go together.
+    models = {path.parent for path in damaged if path.name in ("model.json", "weights.pt")}
+    assert len(lines) == len(damaged) - 2 + len(models)
+    for path in damaged:
+        assert sum(f"{path.parent}/" in line for line in lines) >= 1
+    assert [(one.id, one.prediction.tolist(), one.radius.tolist()) for one in counted(run_dir)] == before
+    kept = {path.relative_to(run_dir) for path in run_dir.rglob("*.damaged")}
+    assert {path.with_suffix("") for path in kept} >= {path.relative_to(run_dir) for path in damaged}
+    # States of trainings that have ended, and parts by another name, are nobody's.
+    lost = whole - {path.relative_to(run_dir) for path in run_dir.rglob("*.*")}
+    assert {path.parts[0] for path in lost if path.name[:10] != "checkpoint"} == {"certificates"}
+    with told() as quiet:
+        set_damaged_aside(store)
+    assert quiet == []
+
+
+def counted(run_dir: Path):
+    store = Store(run_dir)
+    rows = store.counts(["classifier", "key"])
+    assert rows is not None
+    return store.certified(dict(zip(rows["classifier"].to_pylist(), rows["key"].to_pylist(), strict=True)))
+
+
+@pytest.mark.parametrize("pattern", ["models/*/model.json", "weights/*.json", "moments/*.npz", "search/*/trial-*.json"])
+def test_a_file_in_the_place_of_another_is_refused(run_dir: Path, pattern: str) -> None:
+    first, second = sorted(run_dir.glob(pattern))[:2]
+    shutil.copy(first, second)
+    with pytest.raises(DamagedError, match=str(second.parent)):
+        numbers(run_dir)
+    with told() as lines:
+        set_damaged_aside(Store(run_dir))
+    assert len(lines) == 1
+    assert not second.exists()
+    assert first.exists()
+
+
+def test_a_state_of_another_seed_is_refused(run_dir: Path) -> None:
+    (state,) = run_dir.glob("models/*/checkpoint.pt")
+    other = next(path for path in (run_dir / "models").iterdir() if path != state.parent)
+    shutil.copy(state, other)
+    with pytest.raises(DamagedError, match=rf"{other.name}/checkpoint\.pt: damaged"):
+        Store(run_dir).checkpoint(other.name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "changes"),
+    [
+        ("models/*/model.json", {"train_sigma": 0.5}),
+        ("models/*/model.json", {"status": "diverged"}),
+        ("models/*/model.json", {"label": "macer"}),
+        ("models/*/model.json", {"normalization": [[0.1], [0.2]]}),
+        ("weights/*.json", {"weights": [1.0, 0.0]}),
+        ("weights/*.json", {"method": "mme"}),
+        ("weights/*.json", {"sigma": 1.0}),
+        ("search/*/trial-*.json", {"objective": 9.0}),
+    ],
+)
+def test_a_record_that_somebody_edited_is_refused(run_dir: Path, pattern: str, changes: dict[str, object]) -> None:
+    path = sorted(run_dir.glob(pattern))[0]
+    text, content = path.read_text(), read_content(StorePath.of(path))
+    write_record(StorePath.of(path), content | changes)
+    of_before, of_edit = (json.loads(one)["sha256"] for one in (text, path.read_text()))
+    path.write_text(path.read_text().replace(of_edit, of_before))
+    with pytest.raises(DamagedError, match=r"its content is not what was written"):
+        numbers(run_dir)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "1", '"text"', "null", "{}", "[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "\ud800", ""],
+    ids=["list", "number", "text", "null", "empty", "deep list", "deep table", "long number", "surrogate", "nothing"],
+)
+@pytest.mark.parametrize("name", ["study.json", "environment.json", "model.json"])
+def test_json_of_another_kind_is_one_line(run_dir: Path, content: str, name: str) -> None:
+    path = next(run_dir.rglob(name))
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DamagedError, match=f"{name}: damaged") as refused:
+        numbers(run_dir)
+    assert str(refused.value).isprintable()
+
+
+def test_a_run_without_damage_is_opened_without_a_word(finished: Path) -> None:
+    before = numbers(finished)
+    with told() as lines:
+        set_damaged_aside(Store(finished))
+    assert lines == []
+    assert numbers(finished) == before
+    assert np.size(list(finished.rglob("*.damaged"))) == 0
