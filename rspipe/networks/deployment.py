@@ -8,28 +8,19 @@ import copy
 import logging
 import operator
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from rspipe.errors import ModelError
+from rspipe.networks import fusion
 from rspipe.networks.modes import bare, channels_last, copied
 from rspipe.networks.outputs import logits_of
 
 Precision = Literal["float32", "bfloat16"]
 
-Layer = TypeVar("Layer", bound=nn.Module)
-
-
 _log = logging.getLogger(__name__)
-
-
-_RELU = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")
-
-_ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Module:
@@ -38,12 +29,13 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
     It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient. What is
     deployed already is returned as it is.
 
-    float32: the network's layers and parameters as they are, in channels-last memory order where that is faster.
+    On CPUs, batch normalization is folded into the convolution before it, and ReLU and the sum before it run inside
+    the convolution before them; memory is in channels-last order where that is faster. In float32 that changes the
+    order of roundings, and nothing else; on other devices the layers run as they are.
 
-    bfloat16: also, batch normalization is folded into the convolution before it, then parameters and activations are
-    rounded to bfloat16. What comes before the first parameters (`Normalize`) and a final linear layer stay float32:
-    noise is not rounded in input coordinates, and logits not at all. On CPUs, ReLU and the sum before it run inside
-    the convolution before them.
+    bfloat16: batch normalization is folded on every device, then parameters and activations are rounded to bfloat16.
+    What comes before the first parameters (`Normalize`) and a final linear layer stay float32: noise is not rounded in
+    input coordinates, and logits not at all.
 
     A network that torch.fx cannot trace keeps its memory order, and bfloat16 rounds all of it, from input to logits.
     So does one that takes gradients in its forward pass. Of `torch.compile` and data parallelism the network within is
@@ -55,8 +47,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
         precision: Of parameters and activations.
 
     Raises:
-        ModelError: bfloat16 cannot hold a parameter, there is none, or it would hide that one is NaN or infinite; or,
-            from the classifier when it is called, an operation has no bfloat16 form, or what it returns are no logits.
+        ModelError: bfloat16 cannot hold a parameter, or there is none; or, from the classifier when it is called, an
+            operation has no bfloat16 form, or what it returns are no logits.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
@@ -76,15 +68,16 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
         return _Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
         return _Deployed(network, precision).eval()
+    ordered = precision == "bfloat16" or _likes_channels_last(traced)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
+    if on_cpu or precision == "bfloat16":
+        fusion.fold(traced)
     if precision == "bfloat16":
-        _fold_batch_norms(traced)
         _round(traced)
-        if all(parameter.device.type == "cpu" for parameter in traced.parameters()) and _has_fused_convolutions():
-            _fuse(traced)
-    elif not _likes_channels_last(traced):
-        return _Deployed(network, precision).eval()
+    if on_cpu and fusion.has_fused_convolutions(getattr(torch, precision)):
+        ordered |= fusion.fuse(traced)
     traced.delete_all_unused_submodules()
-    return _Deployed(_ChannelsLast(traced), precision).eval()
+    return _Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
 
 
 def _check_can_be_rounded(network: nn.Module) -> None:
@@ -169,51 +162,6 @@ class _ChannelsLast(nn.Module):
         return logits
 
 
-class _ConvReLU(nn.Module):
-    """relu(convolution of x + other), rounded once."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        c, kernel = self.conv, torch.ops.mkldnn._convolution_pointwise
-        settings = (c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups)
-        if other is None:
-            result: Tensor = kernel(x, *settings, "relu", [], "")
-        elif other.shape == self._shape(x) and other.dtype == x.dtype and _is_channels_last(x):
-            result = kernel.binary(x, other, *settings, "add", 1.0, "relu", [], None)
-        else:
-            # The kernel does not broadcast, nor does it always notice that it should have.
-            result = functional.relu(c(x) + other)
-        return result
-
-    def _shape(self, x: Tensor) -> tuple[int, ...]:
-        c = self.conv
-        assert isinstance(c.padding, tuple)
-        sides = zip(x.shape[2:], c.padding, c.dilation, c.kernel_size, c.stride, strict=True)
-        return x.shape[0], c.out_channels, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sides)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-@cache
-def _has_fused_convolutions() -> bool:
-    """Whether this PyTorch on this CPU has the fused bfloat16 convolutions, and they compute what they should."""
-    conv = nn.Conv2d(2, 2, 2, dtype=torch.bfloat16, device="meta").to_empty(device="cpu").requires_grad_(False)
-    for parameter in conv.parameters():
-        nn.init.ones_(parameter)
-    x = torch.arange(-9.0, 9.0).reshape(1, 2, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
-    fused, y = _ConvReLU(conv), conv(x)
-    try:
-        return torch.equal(fused(x), functional.relu(y)) and torch.equal(fused(x, y), functional.relu(y + y))
-    except (AttributeError, RuntimeError, TypeError) as error:
-        _log.info("bfloat16 convolutions are not fused: %s", error)
-        return False
-
-
 _GRADIENT_CALLS = (torch.autograd.grad, torch.autograd.backward, "requires_grad_", "backward")
 
 
@@ -230,32 +178,6 @@ def _trace(network: nn.Module) -> fx.GraphModule | None:
     return None if any(node.target in _GRADIENT_CALLS for node in traced.graph.nodes) else traced
 
 
-def _layer(traced: fx.GraphModule, node: object, *kinds: type[Layer]) -> Layer | None:
-    """Return the module that the node calls with one argument, if it is exactly of one of the kinds, without hooks."""
-    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
-        return None
-    module = traced.get_submodule(str(node.target))
-    plain = type(module) in kinds and not module._forward_hooks and not module._forward_pre_hooks
-    return module if plain else None  # type: ignore[return-value]
-
-
-def _add(traced: fx.GraphModule, module: nn.Module) -> str:
-    """Add the module under a new name and return the name."""
-    name = f"deployed_{len(list(traced.children()))}"
-    traced.add_submodule(name, module)
-    return name
-
-
-def _fold_batch_norms(traced: fx.GraphModule) -> None:
-    for node in list(traced.graph.nodes):
-        norm = _layer(traced, node, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-        conv = _layer(traced, node.args[0], nn.Conv1d, nn.Conv2d, nn.Conv3d) if norm else None
-        if norm and conv and norm.running_var is not None and len(node.args[0].users) == 1:
-            node.args[0].target = _add(traced, nn.utils.fuse_conv_bn_eval(conv, norm).requires_grad_(False))
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-
-
 def _round(traced: fx.GraphModule) -> None:
     """Round everything to bfloat16 except what comes before the first parameters and a final linear layer."""
     nodes = list(traced.graph.nodes)
@@ -267,9 +189,9 @@ def _round(traced: fx.GraphModule) -> None:
             early.add(node)
             exact.update(tensors)
     last = nodes[-1].args[0]
-    if linear := _layer(traced, last, nn.Linear):
+    if linear := fusion.layer(traced, last, nn.Linear):
         # A copy, in case the layer is also called elsewhere.
-        last.target = _add(traced, copy.deepcopy(linear))
+        last.target = fusion.add_module(traced, copy.deepcopy(linear))
         exact.update(_tensors(traced, last))
     for node in nodes:
         is_final = linear is not None and node is last
@@ -277,7 +199,9 @@ def _round(traced: fx.GraphModule) -> None:
             if node not in early and (source in early) != is_final:
                 cast = _Cast(torch.float32 if is_final else torch.bfloat16)
                 with traced.graph.inserting_before(node):
-                    node.replace_input_with(source, traced.graph.call_module(_add(traced, cast), (source,)))
+                    node.replace_input_with(
+                        source, traced.graph.call_module(fusion.add_module(traced, cast), (source,))
+                    )
     for tensor in (*traced.parameters(), *traced.buffers()):
         if tensor.is_floating_point() and tensor not in exact:
             tensor.data = tensor.data.to(torch.bfloat16)
@@ -292,54 +216,3 @@ def _tensors(traced: fx.GraphModule, node: fx.Node) -> list[Tensor]:
         module = traced.get_submodule(str(node.target))
         return [*module.parameters(), *module.buffers()]
     return []
-
-
-def _fuse(traced: fx.GraphModule) -> None:
-    """Move each ReLU, and the sum before it, into the convolution before it, if nobody else sees the values between."""
-    if not all(bool(parameter.isfinite().all()) for parameter in traced.parameters()):
-        # A fused ReLU maps NaN to 0: a broken network would vote like a sound one.
-        raise ModelError("precision bfloat16 would hide NaN or infinity in the parameters; train the network again")
-    for relu in list(traced.graph.nodes):
-        if not (_is_function(relu, *_RELU) or _layer(traced, relu, nn.ReLU)):
-            continue
-        source = relu.all_input_nodes[0]
-        conv, others = _fusable(traced, source)
-        layer = _plain_convolution(traced, conv)
-        if layer and len(source.users) == 1:
-            with traced.graph.inserting_before(source):
-                fused = traced.graph.call_module(_add(traced, _ConvReLU(layer)), (conv.args[0], *others))
-            relu.replace_all_uses_with(fused)
-            for node in dict.fromkeys((relu, source, conv)):
-                traced.graph.erase_node(node)
-
-
-def _fusable(traced: fx.GraphModule, source: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    """Return the node that can compute `source` and its ReLU if it is a convolution, and what else is in the sum."""
-    terms = source.all_input_nodes
-    if not _is_function(source, *_ADD) or len(terms) != 2 or len(source.args) != 2 or source.kwargs:
-        return source, []
-    # A sum in place changes its first term, which nobody may see unless it is the convolution's own.
-    for conv in terms[:1] if _is_function(source, operator.iadd, "add_") else terms[::-1]:
-        if _plain_convolution(traced, conv) and len(conv.users) == 1 and _can_wait(traced, conv, source):
-            return conv, [term for term in terms if term is not conv]
-    return source, []
-
-
-def _is_function(node: fx.Node, *targets: object) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in targets
-
-
-def _plain_convolution(traced: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
-    conv = _layer(traced, node, nn.Conv2d)
-    is_plain = conv and conv.groups == 1 and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
-    return conv if is_plain else None
-
-
-def _can_wait(traced: fx.GraphModule, conv: fx.Node, until: fx.Node) -> bool:
-    """Whether nothing between the two nodes can change the convolution's input in place."""
-    node = conv.next
-    while node is not until:
-        if node.op != "call_module" or getattr(traced.get_submodule(str(node.target)), "inplace", False):
-            return False
-        node = node.next
-    return True

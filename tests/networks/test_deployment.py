@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vision_transformer
 
 from rspipe.errors import ModelError
-from rspipe.networks import deployment
+from rspipe.networks import fusion
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import Precision, deploy
 from rspipe.networks.normalization import Normalize
@@ -109,6 +109,32 @@ def seen_sum(net: Net, x: Tensor) -> Tensor:
     return torch.relu(y) - 2 * y
 
 
+def block(net: Net, h: Tensor) -> Tensor:
+    return torch.relu(net.point(torch.relu(net.a(h))) + h)
+
+
+def term_seen_later(net: Net, x: Tensor) -> Tensor:
+    h = torch.relu(net.b(x))
+    return block(net, h) - 2 * h
+
+
+def term_seen_through_a_view(net: Net, x: Tensor) -> Tensor:
+    h = torch.relu(net.b(x))
+    view = h[:, :2]
+    return block(net, h)[:, :2] - 2 * view
+
+
+def term_read_again_by_a_convolution(net: Net, x: Tensor) -> Tensor:
+    h = torch.relu(net.b(x))
+    return block(net, h) - net.a(h)
+
+
+def term_of_two_sums(net: Net, x: Tensor) -> Tensor:
+    h = torch.relu(net.b(x))
+    first = block(net, h)
+    return first - torch.relu(net.a(first) + h)
+
+
 def seen_convolution_before_norm(net: Net, x: Tensor) -> Tensor:
     y = net.a(x)
     return net.norm(y) - 3 * y
@@ -120,6 +146,9 @@ RULES: dict[str, Rule] = {
     "functional relu": lambda net, x: functional.relu(input=net.b(x), inplace=True),
     "relu methods": lambda net, x: net.b(net.a(x).relu()).relu_(),
     "residual": lambda net, x: torch.relu(net.b(torch.relu(net.a(x))) + x),
+    "residual of a block": lambda net, x: block(net, torch.relu(net.b(x))),
+    "residual of a convolution's own input": lambda net, x: torch.relu(net.a(h := torch.relu(net.b(x))) + h),
+    "residual of a sum in place": lambda net, x: block(net, torch.relu(net.b(h := torch.relu(net.lift(x[:, :1]))) + h)),
     "residual, input first": lambda net, x: torch.relu_(x + net.a(x)),
     "residual of two convolutions": lambda net, x: net.relu(torch.add(net.a(x), net.b(x))),
     "residual by method": lambda net, x: net.a(x).add(x).relu(),
@@ -153,6 +182,10 @@ RULES: dict[str, Rule] = {
             seen_convolution,
             seen_sum,
             seen_convolution_before_norm,
+            term_seen_later,
+            term_seen_through_a_view,
+            term_read_again_by_a_convolution,
+            term_of_two_sums,
         )
     },
 }
@@ -202,7 +235,8 @@ def test_a_layer_with_a_hook_is_left_alone() -> None:
     assert isinstance(network, Net)
     network.a.register_forward_hook(lambda _layer, _inputs, output: 2 * output)
     network.b.register_forward_pre_hook(lambda _layer, inputs: (-inputs[0],))
-    assert torch.equal(deploy(network, precision="bfloat16")(images), network(images))
+    for precision in PRECISIONS:
+        assert torch.equal(deploy(network, precision=precision)(images), network(images))
 
 
 @pytest.mark.parametrize("name", sorted(INPUTS))
@@ -266,7 +300,7 @@ def test_deploying_leaves_the_network_as_it_was(precision: Precision) -> None:
     network = build_network("cifar_resnet20", classes=10, seed=0)
     before, images = copy.deepcopy(network), torch.rand(2, 3, 32, 32)
     random_state = torch.get_rng_state()
-    deployment._has_fused_convolutions.cache_clear()
+    fusion.has_fused_convolutions.cache_clear()
     deploy(network, precision=precision)(images)
     for (name, tensor), old in zip(network.state_dict().items(), before.state_dict().values(), strict=True):
         assert torch.equal(tensor, old), name
@@ -347,16 +381,12 @@ def test_parameters_that_are_no_floats_are_refused_in_bfloat16() -> None:
     deploy(network, precision="float32")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_bfloat16_does_not_hide_broken_parameters(value: float) -> None:
+def test_a_deployed_network_does_not_hide_broken_parameters(value: float, precision: Precision) -> None:
     network = build_network("lenet", classes=10, seed=0)
     next(network.parameters()).data[0, 0, 0, 0] = value
-    try:
-        logits = deploy(network, precision="bfloat16")(torch.randn(8, 1, 28, 28))
-    except ModelError as error:
-        assert "would hide NaN or infinity in the parameters" in str(error)  # noqa: PT017 - where convolutions are fused
-    else:
-        assert not bool(logits.isfinite().all())
+    assert not bool(deploy(network, precision=precision)(torch.randn(8, 1, 28, 28)).isfinite().all())
 
 
 def test_an_unknown_precision_is_refused() -> None:
@@ -383,23 +413,29 @@ def test_errors_of_the_network_itself_pass_through() -> None:
         classifier(torch.rand(2, 3, 28, 28))
 
 
-def test_every_relu_of_the_residual_network_runs_inside_a_convolution() -> None:
-    if not deployment._has_fused_convolutions():
-        pytest.skip("this CPU has no fused bfloat16 convolutions")
-    classifier = deploy(build_network("cifar_resnet20", classes=10, seed=0), precision="bfloat16")
-    fused = [module for module in classifier.modules() if isinstance(module, deployment._ConvReLU)]
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_relu_of_the_residual_network_runs_inside_a_convolution(precision: Precision) -> None:
+    if not fusion.has_fused_convolutions(getattr(torch, precision)):
+        pytest.skip(f"this CPU has no fused {precision} convolutions")
+    classifier = deploy(build_network("cifar_resnet20", classes=10, seed=0), precision=precision)
+    fused = [module for module in classifier.modules() if isinstance(module, fusion.ConvReLU)]
     convolutions = [module for module in classifier.modules() if isinstance(module, nn.Conv2d)]
     # Two stages begin with a convolution on either side of the sum; only one of the two can take it in.
     assert (len(fused), len(convolutions)) == (19, 21)
+    # All sums are over what nobody reads any more.
+    assert sum(module.in_place for module in fused) == 9
     assert not any(isinstance(module, nn.BatchNorm2d) for module in classifier.modules())
 
 
-def test_without_fused_convolutions_the_layers_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "_has_fused_convolutions", lambda: False)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_without_fused_convolutions_the_layers_run_one_by_one(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "has_fused_convolutions", lambda _: False)
     torch.manual_seed(0)
     network, images = integers(Net(RULES["residual with norms"])), torch.randint(-2, 3, (5, 4, 6, 6)).float()
-    classifier = deploy(network, precision="bfloat16")
-    assert not any(isinstance(module, deployment._ConvReLU) for module in classifier.modules())
+    classifier = deploy(network, precision=precision)
+    assert not any(isinstance(module, fusion.ConvReLU) for module in classifier.modules())
     assert torch.equal(classifier(images), network(images))
 
 
@@ -412,5 +448,5 @@ def test_a_fused_convolution_that_is_missing_or_wrong_is_not_used(
             raise error
         return x
 
-    monkeypatch.setattr(deployment._ConvReLU, "forward", forward)
-    assert not deployment._has_fused_convolutions.__wrapped__()
+    monkeypatch.setattr(fusion.ConvReLU, "forward", forward)
+    assert not fusion.has_fused_convolutions.__wrapped__(torch.float32)
