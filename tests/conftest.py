@@ -38,6 +38,7 @@ import pytest
 from mlflow import MlflowClient
 from xdist.scheduler import LoadScopeScheduling
 
+from pipelines import check_run
 from rspipe.errors import ClusterError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
@@ -98,6 +99,16 @@ def _no_ray_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest
     """Refuse a Ray to tests without a fixture that starts one: they would be slow, and lack the mark."""
     if request.node.get_closest_marker("cluster") is None:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+
+
+@pytest.fixture(autouse=True)
+def _finished_studies_are_proven(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Prove every radius of the studies that a test with a Ray has finished, without rspipe."""
+    yield
+    if request.node.get_closest_marker("cluster") is not None and "tmp_path" in request.fixturenames:
+        for page in request.getfixturevalue("tmp_path").rglob("report.html"):
+            if any(page.parent.glob("certificates/part-*.parquet")):
+                assert check_run.main([str(page.parent)]) == 0
 
 
 @pytest.fixture

@@ -32,11 +32,14 @@ def choose_cascades(store: Store, study: StudyConfig) -> tuple[CascadeChoice, ..
     if lacking and _all_trained(store, study):
         models, specs = finished_candidates(store, study), finished_ensembles(store, study)
         weights = [record for spec in specs if (record := store.ensemble_weights(spec.id)) is not None]
-        voted = _voted(models, weights, member_margins(store, study, specs, models))
+        margins = member_margins(store, study, specs, models)
         members = sorted({model.id for model in models}.union(*(one.members for one in weights)))
-        for name, group in lacking.items():
-            if values := _values(group, study.sigmas, voted):
-                store.save_cascade_choice(_record(store, name, values, voted, members))
+        # Before the passes have run there is nothing to choose by.
+        if members and {one.sigma for one in margins} >= {*(one.train_sigma for one in models)}:
+            voted = _voted(models, weights, margins)
+            for name, group in lacking.items():
+                if values := _values(group, study.sigmas, voted):
+                    store.save_cascade_choice(_record(store, name, values, voted, members))
     return tuple(choice for name in groups if (choice := store.cascade_choice(name)) is not None)
 
 

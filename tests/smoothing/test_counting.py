@@ -26,10 +26,11 @@ from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.decisions import decision_looks
 from rspipe.smoothing.derivation import CertificateKind, derive
 from rspipe.smoothing.noise import Noise, Stream, noisy_batches
 from rspipe.smoothing.rules import looks, planned_sizes, size_grid
-from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule, Rule
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from rspipe.smoothing.spec import CertifySpec
 
 PHI = NormalDist()
@@ -43,6 +44,7 @@ RULES: dict[str, Rule] = {
     "fixed": FixedRule(),
     "planned": PlannedRule(name="planned", pilot=150, eps=0.04, label_stop=False),
     "radius_grid": RadiusGridRule(name="radius_grid", grid=(0.1, 0.25, 0.5, 0.75, 1.0), label_stop=False),
+    "decide": DecideRule(name="decide", radii=(0.1, 0.25, 0.75), label_stop=False),
 }
 EVERY_RULE = pytest.mark.parametrize("rule", RULES)
 
@@ -208,7 +210,13 @@ def test_without_a_label_nothing_stops_by_it(rule: str) -> None:
 def test_counts_are_noted_at_marks_as_if_there_were_no_more_samples(rule: str) -> None:
     spec = certify_spec(rule)
     counts = count(spec)
-    assert counts.marks.tolist() == [200, 500, 1000, 2000, N] == [look.n for look in looks(N, spec.alpha)]
+    marks = [200, 500, 1000, 2000, N]
+    if spec.rule.name == "decide":
+        marks = decision_looks(0.1, sigma=SIGMA, n=N, alpha=spec.alpha).t.tolist()
+        assert marks[:3] == [100, 200, 300]
+    else:
+        assert marks == [look.n for look in looks(N, spec.alpha)]
+    assert counts.marks.tolist() == marks
     drawn = counts.estimation.sum(1)
     for position, classifier in enumerate(CLASSIFIERS):
         for at, mark in enumerate(counts.marks.tolist()):
@@ -520,7 +528,10 @@ def false_claims(counts: CountTable, *, kind: CertificateKind = "certify") -> in
     return int(((certificates.prediction >= 0) & (certificates.radius > truth)).sum())
 
 
-@pytest.mark.parametrize(("rule", "kind"), [*((rule, "certify") for rule in RULES), ("fixed", "two_sided")])
+# Of decisions there is one in test_decisions.py.
+@pytest.mark.parametrize(
+    ("rule", "kind"), [*((rule, "certify") for rule in RULES if rule != "decide"), ("fixed", "two_sided")]
+)
 def test_radii_exceed_the_true_ones_at_most_as_often_as_alpha_says(rule: str, kind: CertificateKind) -> None:
     """Each is false with probability at most alpha, independently: together no more often than a binomial number."""
     counts = of_linear(rule)

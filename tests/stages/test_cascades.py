@@ -18,7 +18,9 @@ from rspipe.report.sections.cascades import cascade_sentences
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
+from rspipe.stages import weigh
 from rspipe.stages.choose import choose_cascades
+from rspipe.stages.passes import Work
 from rspipe.stages.report import (
     finished_candidates,
     read_results,
@@ -298,13 +300,26 @@ def vote(store: Store, study: StudyConfig, skill: dict[tuple[str, float], float]
         store.save_moments(_moments_id(store, moments, "probabilities"), arrays)
 
 
-def test_levels_are_chosen_by_the_calibration_images_and_never_by_the_test_images(tmp_path: Path) -> None:
+def test_levels_are_chosen_by_the_calibration_images_and_never_by_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Votes say that `other` is better at sigma .5, and sigma .25 the better noise level; counts say what they say."""
     store, before, _ = written(tmp_path, STUDY + CHOOSING)
     study = before.study
     assert not any("by radius" in one.record.name for one in before.cascades)
+    # The passes over calibration images have the models that are chosen from, and no ensemble.
+    todo: list[Work] = []
+    monkeypatch.setattr(weigh, "visit", lambda _, works, **__: todo.extend(works))
+    call: dict[str, Any] = {"alone": finished_candidates(store, study), "cluster": None, "on_progress": todo.count}
+    assert weigh.weigh_ensembles(store, study, (), **call) == ()
+    assert {(work.sampling.sigma, len(work.sampling.members)) for work in todo} == {(0.25, 2), (0.5, 3)}
+    assert {len(work.split) for work in todo} == {20}
+    assert choose_cascades(store, study) == ()
+    todo.clear()
     vote(store, study, {("gaussian", 0.25): 0.99, ("gaussian", 0.5): 0.6, ("other", 0.5): 0.8})
     radius, accuracy = choose_cascades(store, study)
+    assert weigh.weigh_ensembles(store, study, (), **call) == ()
+    assert not todo
     # There is no `other` at .25, so of eight candidates four have all their levels.
     assert (radius.sigmas, radius.entries, radius.candidates) == ((0.25, 0.5), ("gaussian", "other"), 4)
     assert (accuracy.sigmas, accuracy.entries, accuracy.candidates) == ((0.5, 0.25), ("other", "gaussian"), 2)

@@ -120,7 +120,7 @@ def silent(progress: Progress) -> None:
     del progress
 
 
-@pytest.mark.parametrize(("workers", "rule"), [(1, "fixed"), (2, "radius_grid"), (3, "planned")])
+@pytest.mark.parametrize(("workers", "rule"), [(1, "decide"), (2, "radius_grid"), (3, "planned")])
 def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
     workers: int,
     rule: str,

@@ -54,11 +54,9 @@ def cascade_table(results: Results) -> Table:
             for cascades in results.cascades_at(sigma).values():
                 share, right, median = handed_on(cascades)
                 none = {"handed on": Cell("–"), "of these right": Cell("–"), "their median radius": Cell("–")}
-                yield row(cascades_label(cascades), sigma, [one.classifier for one in cascades]) | {
-                    "handed on": percent_cell(share),
-                    "of these right": percent_cell(right),
-                    "their median radius": number_cell(median),
-                }
+                handed = {"of these right": percent_cell(right), "their median radius": number_cell(median)}
+                own = none | {"handed on": percent_cell(share)} | (handed if share else {})
+                yield row(cascades_label(cascades), sigma, [one.classifier for one in cascades]) | own
                 for text, classifiers in _levels(results, cascades):
                     yield row(text, classifiers[0].sigma, classifiers) | none
 
@@ -103,5 +101,9 @@ def section(results: Results) -> Section | None:
         return None
     every = [cascades for sigma in results.sigmas for cascades in results.cascades_at(sigma).values()]
     figures = {f"cascade-{position}": cascade_figure(results, cascades) for position, cascades in enumerate(every)}
-    content = {"table_of_cascades": cascade_table(results), "sentences": [*cascade_sentences(results)]}
+    content = {
+        "table_of_cascades": cascade_table(results),
+        "sentences": [*cascade_sentences(results)],
+        "two_sided": any(group.two_sided for group in results.study.cascades),
+    }
     return Section("cascades", content, drawn(figures))
