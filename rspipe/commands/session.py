@@ -161,8 +161,13 @@ class Session:
             cluster=self.cluster,
             on_progress=self.terminal.show,
         )
-        for choice in choose_cascades(self.store, self.study):
+        choices = choose_cascades(self.store, self.study)
+        for choice in choices:
             self.terminal.say(choice.text)
+        chosen = {choice.name for choice in choices}
+        for name in (one.name(self.study.sigmas) for one in self.study.cascades if one.choose):
+            if name not in chosen:
+                self._warn(f"cascade {name} is left out: a model is untrained, or no candidate has all its levels")
         self._publish()
 
     def certify(self) -> None:
