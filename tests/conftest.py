@@ -104,11 +104,13 @@ def _no_ray_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture(autouse=True)
 def _finished_studies_are_proven(request: pytest.FixtureRequest) -> Iterator[None]:
     """Prove every radius of the studies that a test with a Ray has finished, without rspipe."""
+    has_ray = request.node.get_closest_marker("cluster") is not None and "tmp_path" in request.fixturenames
+    # Asked for before the test, or it is gone after it.
+    pages = request.getfixturevalue("tmp_path").rglob("report.html") if has_ray else ()
     yield
-    if request.node.get_closest_marker("cluster") is not None and "tmp_path" in request.fixturenames:
-        for page in request.getfixturevalue("tmp_path").rglob("report.html"):
-            if any(page.parent.glob("certificates/part-*.parquet")):
-                assert check_run.main([str(page.parent)]) == 0
+    for page in pages:
+        if any(page.parent.glob("certificates/part-*.parquet")):
+            assert check_run.main([str(page.parent)]) == 0
 
 
 @pytest.fixture
