@@ -300,7 +300,7 @@ def show(measurements: Sequence[Measured], options: Options) -> None:
 
 def bench(options: Options) -> None:
     """Measure everything below a temporary folder."""
-    resources = Resources(workers=options.workers, gpus_per_worker=1.0)
+    resources = Resources(workers=options.workers, gpus_per_worker=1.0, allow_cpu=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (

@@ -49,7 +49,7 @@ def main(options: Options, terminal: Terminal) -> None:
     study = _with_images(study, options.data_folder)
     set_deterministic(threads=1)
     results = read_results(store, study)
-    device = worker_device(options.gpus)
+    device = worker_device(options.gpus, allow_cpu=False)
     checks = [
         attack_classifier(
             store,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import rspipe
 from rspipe.errors import RspipeError, nearest, needs_extra
@@ -62,12 +62,20 @@ def help_text() -> str:
 _UPLOADED = "working_dir_files"
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     """Print what is wrong to stderr, and exit with status 2."""
     if "no such" in message and _UPLOADED in Path.cwd().parts:
         message += "; a job has no file that .gitignore or .rayignore names: give a path that all nodes see"
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    _end(2)
+
+
+def _end(status: int) -> NoReturn:
+    """End this process; where Ray was left behind, without what would crash."""
+    endings = sys.modules.get("rspipe.execution.endings")
+    if endings is not None:
+        endings.end_process(status)
+    sys.exit(status)
 
 
 def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = None) -> None:
@@ -99,7 +107,7 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
         _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
 
 
 def _begin(terminal: "Terminal", command: str) -> None:

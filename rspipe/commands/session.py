@@ -1,7 +1,6 @@
 """A study being run: its stages, with progress in the terminal, warnings, and the tracker."""
 
 import logging
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -52,10 +51,6 @@ from rspipe.training.published import published_network
 from rspipe.training.spec import LoadedModelSpec
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 class Session:
     """A study being run: each method is one stage, which skips what is finished.
 
@@ -88,11 +83,6 @@ class Session:
         self.terminal.doing("joining Ray")
         connection = connect(address=self._ray_address, resources=self._resources, log=log)
         cluster = self._connection.enter_context(connection)
-        # `ray job stop` and schedulers ask so; Ray's own handler, set just now, would end in an abort.
-        signal.signal(signal.SIGTERM, _interrupt)
-        # A terminal that was closed; but `nohup` asks to go on.
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, _interrupt)
         self.terminal.say(f"Study {self.study.id} on {cluster.summary}\nin {self.store.run_dir}")
         # From now on MLflow shows that the study runs, and how busy this machine is.
         self.terminal.doing("opening MLflow")

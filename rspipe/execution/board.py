@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rspipe.errors import RspipeError
+from rspipe.execution.endings import head_lost
 from rspipe.execution.failures import root_cause
 
 T = TypeVar("T")
@@ -166,8 +167,9 @@ def pool() -> Iterator[Any]:
     try:
         yield roster
     finally:
-        for member in ray.get(roster.close.remote()):
-            ray.kill(unsealed(member))
+        if not head_lost.is_set():
+            for member in ray.get(roster.close.remote()):
+                ray.kill(unsealed(member))
 
 
 def watch(
@@ -223,7 +225,7 @@ def watch(
         if "error" in outcome:
             raise outcome["error"]
     except BaseException as error:
-        if thread.is_alive():
+        if thread.is_alive() and not head_lost.is_set():
             stop()
             # Who has just pressed Ctrl-C does not wait.
             thread.join(_END_SECONDS if isinstance(error, Exception) else 0)

@@ -5,9 +5,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from rspipe.errors import ClusterError, one_line
+from rspipe.execution.endings import orderly_end
 from rspipe.execution.heads import REFUSED_TOKEN, head_address
 from rspipe.execution.ray_internals import messages_to, native_stderr_to, own_ray
 from rspipe.execution.resources import Cluster, Resources, wait_for_nodes
@@ -45,7 +47,7 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
         log: File that gets what Ray's native code would write to the terminal.
 
     Raises:
-        ClusterError: No head answers, it refuses the token, or no Ray can be started here.
+        ClusterError: No head answers, it refuses the token, or is lost later; or no Ray can be started here.
     """
     resources.check()
     for name, value in _QUIET.items():
@@ -70,12 +72,11 @@ def connect(*, address: str | None, resources: Resources, log: Path) -> Iterator
         except Exception as error:
             # A Ray that does not come up in time, on a busy machine, is a plain Exception.
             raise _refused(head, error, log) from error
-        try:
+        joined = str(context.address_info.get("gcs_address", head))
+        with orderly_end(joined):
             _silence_loggers()
-            joined = str(context.address_info.get("gcs_address", head))
-            yield wait_for_nodes(Cluster(joined, (), resources), workers=resources.workers or 1)
-        finally:
-            ray.shutdown()
+            cluster = wait_for_nodes(Cluster(joined, (), resources), workers=resources.workers or 1)
+            yield replace(cluster, resources=resources.on(cluster.nodes))
 
 
 def _refused(head: str | None, error: Exception, log: Path) -> ClusterError:

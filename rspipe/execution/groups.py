@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 
-# Each of them may have waited a minute for resources that somebody else holds.
+# Each of them may have waited a minute for resources that somebody else took just before.
 _FRUITLESS_GROUPS = 5
 
 
@@ -57,7 +57,7 @@ def run_groups(
     """Run groups until the board has nothing left, or until they are stopped.
 
     Args:
-        loop: Run by each worker with `config` and its `board`, `group`, `together`, `gpus` and `decoders`.
+        loop: Run by each worker with `config` and its `board`, `group`, `together`, `resources` and `decoders`.
         config: What all groups get.
         board: Hands out the work; what a group has not finished goes back to it.
         cluster: Looked up again whenever work waits.
@@ -95,7 +95,7 @@ def run_groups(
                 "board": board,
                 "group": started,
                 "together": together,
-                "gpus": cluster.resources.gpus_per_worker,
+                "resources": cluster.resources,
                 "decoders": cluster.now().decoders(running + more),
             }
             live[started] = _Group(more, _trainer(loop, {**config, **own}, more, cluster=cluster, scratch=scratch))
@@ -112,9 +112,16 @@ def _unsealed_loop(config: dict[str, bytes]) -> None:
 
 
 def _more(cluster: Cluster, *, running: int, models: int) -> int:
-    """Return how many workers to start beside those that run, for so many models in all."""
+    """Return how many workers to start beside those that run, for so many models in all, where others leave room."""
+    together = cluster.resources.workers_per_model
     try:
-        return max(0, cluster.now().trainers(models) - running)
+        more = cluster.now().trainers(models) - running
+        if more <= 0:
+            return 0
+        # Only who has nobody at work waits for others.
+        least, most = (0, 0) if running else (together, more)
+        free = cluster.free(least, at_best=most, stage="training")
+        return min(more, free - free % together)
     except ClusterError:
         if not running:
             raise
@@ -138,10 +145,10 @@ def _trainer(
         backend_config=TorchConfig(backend="gloo") if resources.workers_per_model > 1 else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
-            use_gpu=resources.gpus_per_worker > 0,
+            use_gpu=resources.gpus > 0,
             resources_per_worker={
                 "CPU": resources.cpus_per_worker,
-                **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker > 0 else {}),
+                **({"GPU": resources.gpus} if resources.gpus > 0 else {}),
             },
         ),
         run_config=ray.train.RunConfig(

@@ -65,6 +65,13 @@ def ask_head(address: str, *, seconds: float) -> Answer:
             return Answer("other service" if error.code() in others else "none")
 
 
+def free_resources() -> list[dict[str, float]]:
+    """Return what nobody holds of each node that is there; publicly there is only the sum."""
+    from ray._private import state
+
+    return list(state.available_resources_per_node().values())
+
+
 @contextmanager
 def own_ray() -> Iterator[None]:
     """Let a Ray that is started meanwhile listen at 127.0.0.1 alone, with a token that its user alone can read.
@@ -149,3 +156,19 @@ def native_stderr_to(log: Path) -> Iterator[Callable[[], str]]:
             sys.stderr = python_stderr
             os.dup2(original, 2)
             os.close(original)
+
+
+@contextmanager
+def credentials_stay() -> Iterator[None]:
+    """Keep Tune from copying credentials of this process's environment into its actors, and so into Ray's logs.
+
+    Nodes have their own, as in every other stage.
+    """
+    from ray.tune.execution import class_cache
+
+    copied = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(copied)
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE.update(copied)

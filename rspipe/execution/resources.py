@@ -3,12 +3,19 @@
 import logging
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rspipe.errors import ClusterError
+from rspipe.execution.ray_internals import free_resources
 
 _log = logging.getLogger(__name__)
 
 _NODE_POLL_SECONDS = 1.0
+
+_FREED_SECONDS = 60.0
+"""In which a driver that was killed gives back what it held, and a stage the actors of the one before."""
+
+_SETTLED_SECONDS = _SILENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,11 @@ class Resources:
 
     cpus_per_worker: float = 1.0
     """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""
-    gpus_per_worker: float = 0.0
-    """GPUs of each of them, 1 or a fraction; several GPUs for one model are several workers."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """GPUs of each of them, 1 or a fraction; several GPUs for one model are several workers. By default one where the
+    cluster has any, and else none."""
+    allow_cpu: bool = False
+    """Let a worker that reserved a GPU compute on the CPU where torch sees none; otherwise the study ends."""
     workers: int | None = None
     """How many of them run side by side; as many as the cluster holds by default."""
     workers_per_model: int = 1
@@ -34,8 +44,20 @@ class Resources:
     cpus: int | None = None
     """CPUs of the Ray started for this run; all of this machine's by default. Only without an address."""
     wait_minutes: float = 0.0
-    """How long to wait for machines on which `workers` fit, or one without that number. A cluster that grows is asked
-    for them."""
+    """How long to wait for machines on which `workers` fit, or one without that number, and then, in each stage, until
+    others give back what one worker needs: a minute at least. A cluster that grows is asked for machines."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each worker, none before the cluster is known that "auto" depends on."""
+        return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
+
+    def on(self, nodes: "tuple[Node, ...]") -> "Resources":
+        """Return these resources with "auto" decided by nodes."""
+        if self.gpus_per_worker != "auto":
+            return self
+        some = any(node.gpus >= 1 and node.cpus >= self.cpus_per_worker for node in nodes)
+        return replace(self, gpus_per_worker=1.0 if some else 0.0)
 
     def check(self) -> None:
         """Raise ClusterError for amounts that mean nothing."""
@@ -43,14 +65,14 @@ class Resources:
         least |= dict.fromkeys(("workers", "workers_per_model", "decoders", "threads_per_worker", "cpus"), 1)
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and not value >= low:
+            if value not in (None, "auto") and not value >= low:
                 raise ClusterError(f"--resources.{name.replace('_', '-')} = {value:g} must be at least {low:g}")
-        if self.gpus_per_worker > 1:
+        if self.gpus > 1:
             raise ClusterError(
-                f"--resources.gpus-per-worker = {self.gpus_per_worker:g}, but a worker computes on one GPU; "
+                f"--resources.gpus-per-worker = {self.gpus:g}, but a worker computes on one GPU; "
                 "let several workers share a model with --resources.workers-per-model"
             )
-        if self.cpus_per_worker == 0 == self.gpus_per_worker:
+        if self.cpus_per_worker == 0 == self.gpus:
             raise ClusterError("--resources.cpus-per-worker and --resources.gpus-per-worker are both 0; raise one")
 
 
@@ -72,9 +94,13 @@ class Cluster:
 
     def _fit(self, node: Node) -> int:
         """Return how many workers fit on a node: a worker does not span two."""
-        shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus_per_worker))
+        shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus))
         # Halves and thirds of a GPU add up to one.
         return min(int(have / need + 1e-6) for have, need in shares if need > 0)
+
+    @property
+    def _need(self) -> str:
+        return f"{self.resources.cpus_per_worker:g} CPUs and {self.resources.gpus:g} GPUs per worker"
 
     @property
     def fits(self) -> int:
@@ -89,7 +115,7 @@ class Cluster:
             ClusterError: Not even one worker fits, or more are asked for than fit.
         """
         workers, wanted, nodes = self.workers(max(1, self.fits)), self.resources, len(self.nodes)
-        shares = ((wanted.cpus_per_worker, "CPU"), (wanted.gpus_per_worker, "GPU"))
+        shares = ((wanted.cpus_per_worker, "CPU"), (wanted.gpus, "GPU"))
         each = " and ".join(f"{amount:g} {name}{'s' * (amount > 1)}" for amount, name in shares if amount)
         where = "this machine" if nodes == 1 and self.address.startswith("127.") else f"{nodes} nodes"
         return f"{workers} worker{'s' * (workers > 1)} with {each} each, Ray of {where} at {self.address}"
@@ -100,14 +126,51 @@ class Cluster:
         workers = None if wanted.workers is None else max(1, min(wanted.workers, current.fits))
         return replace(current, resources=replace(wanted, workers=workers))
 
+    def free(self, workers: int, *, at_best: int, stage: str) -> int:
+        """Return how many workers fit into what nobody holds, once there is room for so many.
+
+        Args:
+            workers: The fewest to wait for.
+            at_best: As many as a stage would start: those of the one before may be about to give back what they hold.
+            stage: What waits.
+
+        Raises:
+            ClusterError: Others hold it for longer than `Resources.wait_minutes`.
+        """
+        began, told = time.monotonic(), False
+        seconds = max(_FREED_SECONDS, 60 * self.resources.wait_minutes)
+        while (fits := replace(self, nodes=_free_nodes()).fits) < max(workers, at_best):
+            waited = time.monotonic() - began
+            if fits >= workers and waited > _SETTLED_SECONDS:
+                break
+            if waited > seconds:
+                raise ClusterError(
+                    f"{stage} waited {seconds / 60:g} min for {self._held(workers)}; wait longer with "
+                    "--resources.wait-minutes, or end what holds them: `ray status` shows it"
+                )
+            if waited > _SILENT_SECONDS and not told:
+                told = True
+                _log.warning("%s waits for %s, for %g min at most", stage, self._held(workers), seconds / 60)
+            time.sleep(_NODE_POLL_SECONDS)
+        return fits
+
+    def _held(self, workers: int) -> str:
+        """Return what so many workers wait for, and how much of it others hold."""
+        nodes, free = _alive_nodes(), _free_nodes()
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        held = f"{cpus - sum(node.cpus for node in free):g} of {cpus:g} CPUs"
+        if self.resources.gpus:
+            held += f" and {gpus - sum(node.gpus for node in free):g} of {gpus:g} GPUs"
+        several = f", for {workers} workers" if workers > 1 else ""
+        return f"{self._need}{several}: others hold {held}"
+
     def workers(self, work: int) -> int:
         """Return how many workers to start for `work` pieces of work: at least one, at most what fits.
 
         Raises:
             ClusterError: Not even one fits, or more are asked for than fit.
         """
-        wanted, fits = self.resources, self.fits
-        need = f"{wanted.cpus_per_worker:g} CPUs and {wanted.gpus_per_worker:g} GPUs per worker"
+        wanted, fits, need = self.resources, self.fits, self._need
         cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
         where = f" on {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
         have = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs{where}"
@@ -148,6 +211,10 @@ def _alive_nodes() -> tuple[Node, ...]:
     return tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
 
 
+def _free_nodes() -> tuple[Node, ...]:
+    return tuple(Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in free_resources())
+
+
 def wait_for_nodes(cluster: Cluster, *, workers: int) -> Cluster:
     """Return the cluster once so many workers fit, or after `Resources.wait_minutes`."""
     from ray.autoscaler.sdk import request_resources
@@ -157,7 +224,7 @@ def wait_for_nodes(cluster: Cluster, *, workers: int) -> Cluster:
     cluster = replace(cluster, nodes=_alive_nodes())
     if cluster.fits >= workers or wanted.wait_minutes == 0:
         return cluster
-    share = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
+    share = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus}
     _log.warning(
         "waiting for machines: %d of %d workers fit, for %g min at most", cluster.fits, workers, wanted.wait_minutes
     )

@@ -2,8 +2,11 @@
 
 import ctypes
 import os
+import platform
 
 import torch
+
+from rspipe.errors import ClusterError, first_line
 
 # Of mallopt(3); 32 MiB is the most that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -13,9 +16,34 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
 
 
-def worker_device(gpus: float) -> torch.device:
-    """Return the device of the worker that calls this."""
-    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+def worker_device(gpus: float, *, allow_cpu: bool) -> torch.device:
+    """Return the device of the worker that calls this, which reserved so many GPUs.
+
+    Raises:
+        ClusterError: It reserved one and torch sees none, and the CPU is not allowed.
+    """
+    if gpus > 0 and torch.cuda.is_available():
+        return torch.device("cuda")
+    if gpus > 0 and not allow_cpu:
+        raise ClusterError(
+            f"a worker on node {platform.node()} reserved a GPU, but {_why_no_gpu()}; mend that, or compute on CPUs: "
+            "--resources.gpus-per-worker 0, or --resources.allow-cpu for such nodes alone"
+        )
+    return torch.device("cpu")
+
+
+def _why_no_gpu() -> str:
+    """Return why torch sees no GPU here."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"its torch {torch.__version__} is built for CPUs"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "":
+        return "CUDA_VISIBLE_DEVICES hides all of them from torch"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return f"torch sees none: {first_line(error).rstrip('.')}"
+    return f"torch sees none of CUDA_VISIBLE_DEVICES = {visible}"
 
 
 def set_deterministic(*, threads: int = 1) -> None:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,9 +156,14 @@ class Sampler:
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()
         self._store, self._passes, self._classes = Store(run_dir), passes, classes
-        self._device = worker_device(resources.gpus_per_worker)
+        self._resources = resources
         self._networks: dict[tuple[str, Precision], nn.Module] = {}
         self._limits = [BatchLimit() for _ in passes]
+
+    @cached_property
+    def _device(self) -> torch.device:
+        # Not where the actor starts: Ray would lose the reason.
+        return worker_device(self._resources.gpus, allow_cpu=self._resources.allow_cpu)
 
     def _network(self, model: str, precision: Precision) -> nn.Module:
         if (model, precision) not in self._networks:
@@ -265,6 +271,7 @@ def _run_pool(
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
     at_once = cluster.now().workers(blocks)
+    cluster.free(1, at_best=at_once, stage="the pass over the images")
     most = max(at_once, min(blocks, resources.workers or blocks))
     try:
         with pool() as roster, warnings.catch_warnings():
@@ -279,10 +286,10 @@ def _run_pool(
                     "roster": roster,
                     "resources": resources,
                 },
-                batch_size=None if resources.gpus_per_worker == 0 else images,
+                batch_size=None if resources.gpus == 0 else images,
                 compute=ActorPoolStrategy(min_size=at_once, max_size=most),
                 num_cpus=resources.cpus_per_worker,
-                num_gpus=resources.gpus_per_worker or None,
+                num_gpus=resources.gpus or None,
                 # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.
                 max_restarts=0,
             )

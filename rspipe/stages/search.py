@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rspipe.errors import ModelError
 from rspipe.execution.board import OnProgress, Progress, after, make_board, watch
 from rspipe.execution.failures import root_cause
+from rspipe.execution.ray_internals import credentials_stay
 from rspipe.execution.resources import Cluster
 from rspipe.records import SearchResult
 from rspipe.search.spec import SearchSpec
@@ -43,13 +44,14 @@ def _run_trials(
 
     resources = cluster.resources
     workers = cluster.now().workers(count)
+    cluster.free(1, at_best=workers, stage="the search")
     board = make_board(count)
     scratch, name = store.run_dir.local_part / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
         run_in_tune,
         searches=list(searches),
         run_dir=str(store.run_dir),
-        gpus=resources.gpus_per_worker,
+        resources=resources,
         decoders=cluster.decoders(workers),
         board=board,
     )
@@ -64,7 +66,7 @@ def _run_trials(
         return max(1, cluster.now().fits)
 
     tuner = tune.Tuner(
-        tune.with_resources(bound, {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}),
+        tune.with_resources(bound, {"cpu": resources.cpus_per_worker, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=Proposals(store, searches, on_end=on_end, room=room),
             scheduler=Stopper(store, searches),
@@ -82,9 +84,10 @@ def _run_trials(
         ),
     )
     try:
-        grid = watch(
-            tuner.fit, board, stop=end.give_up, stage="search", work=count, unit="trials", on_progress=on_progress
-        )
+        with credentials_stay():
+            grid = watch(
+                tuner.fit, board, stop=end.give_up, stage="search", work=count, unit="trials", on_progress=on_progress
+            )
         for error in grid.errors:
             raise root_cause(error) from error
     finally:

@@ -112,12 +112,13 @@ def train_loop(config: dict[str, Any]) -> None:
 
     set_deterministic()
     keep_freed_memory()
-    board, group = config["board"], config["group"]
+    board, group, resources = config["board"], config["group"], config["resources"]
     rank = ray.train.get_context().get_world_rank()
     ray.get(board.join.remote(group, rank, sealed(ray.get_runtime_context().current_actor)))
-    sharing = _own_group(config["together"], gpus=config["gpus"])
+    sharing = _own_group(config["together"], gpus=resources.gpus)
     try:
-        _work_off(config, Store(config["run_dir"]), worker_device(config["gpus"]), sharing)
+        device = worker_device(resources.gpus, allow_cpu=resources.allow_cpu)
+        _work_off(config, Store(config["run_dir"]), device, sharing)
     except RspipeError as error:
         ray.get(board.leave.remote(group, rank))
         ray.get(board.fail.remote(error))

@@ -13,6 +13,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.data.splits import Dataset
 from rspipe.errors import RspipeError
+from rspipe.execution.resources import Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.records import Trial
 from rspipe.search.space import Parameters
@@ -50,7 +51,7 @@ def run_trial(
     index: int,
     parameters: Parameters,
     *,
-    gpus: float,
+    device: torch.device,
     on_epoch: OnEpoch | None = None,
     pixels: PixelSource = decoded_here,
 ) -> Trial:
@@ -62,7 +63,7 @@ def run_trial(
     finished = store.trial(search.id, index)
     if finished is not None:
         return finished
-    data = searched_data(search.data, worker_device(gpus))
+    data = searched_data(search.data, device)
     checkpoint = checkpointing(partial(store.save_trial_checkpoint, search.id, parameters))
 
     def after_epoch(state: State) -> None:
@@ -96,7 +97,13 @@ def searched_data(spec: DataSpec, device: torch.device) -> Dataset:
 
 
 def run_in_tune(
-    config: dict[str, Any], *, searches: Sequence[SearchSpec], run_dir: str, gpus: float, decoders: int, board: Any
+    config: dict[str, Any],
+    *,
+    searches: Sequence[SearchSpec],
+    run_dir: str,
+    resources: Resources,
+    decoders: int,
+    board: Any,
 ) -> None:
     """Run the trial `config["work"]` inside Tune, which hears how training goes where it may stop it."""
     import ray
@@ -120,7 +127,8 @@ def run_in_tune(
     try:
         store.check_shared()
         pixels = partial(streamed, decoders=decoders)
-        trial = run_trial(store, search, work.index, work.parameters, gpus=gpus, on_epoch=on_epoch, pixels=pixels)
+        device = worker_device(resources.gpus, allow_cpu=resources.allow_cpu)
+        trial = run_trial(store, search, work.index, work.parameters, device=device, on_epoch=on_epoch, pixels=pixels)
     except RspipeError as error:
         ray.get(board.fail.remote(error))
         # A trial that ends without a word would be tried again.

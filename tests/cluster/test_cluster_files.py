@@ -257,8 +257,8 @@ def test_the_jobs_ray_is_the_projects(manifests: dict[tuple[str, str], dict[str,
 
 
 def test_the_jobs_entrypoint_is_a_command_line_of_the_pipeline(job: dict[str, Any]) -> None:
-    python, script, *words = shlex.split(job["entrypoint"])
-    assert python == "python"
+    bash, wrapper, python, script, *words = shlex.split(job["entrypoint"])
+    assert (bash, wrapper, python) == ("bash", "cluster/job.sh", "python")
     assert (REPOSITORY / script).is_file()
     options = tyro.cli(StageOptions, args=words)
     assert options.study is not None
@@ -279,7 +279,7 @@ def test_the_jobs_entrypoint_is_a_command_line_of_the_pipeline(job: dict[str, An
 def test_the_jobs_run_directory_is_in_the_volume_that_head_and_workers_share(
     manifests: dict[tuple[str, str], dict[str, Any]], job: dict[str, Any]
 ) -> None:
-    run_dir = tyro.cli(StageOptions, args=shlex.split(job["entrypoint"])[2:]).run_dir
+    run_dir = tyro.cli(StageOptions, args=shlex.split(job["entrypoint"])[4:]).run_dir
     assert run_dir is not None
     for name in ("ray-head", "ray-worker"):
         spec = pods(manifests)[name]["spec"]
@@ -329,10 +329,26 @@ def test_kubernetes_gives_the_token_to_all_pods_and_shows_none_to_the_world(
         assert (context["runAsNonRoot"], context["allowPrivilegeEscalation"]) == (True, False), name
 
 
+@pytest.mark.parametrize(("ends", "stopped"), [(0, False), (1, False), (2, True), (137, False)])
+def test_kubernetes_tries_nothing_again_that_the_user_has_to_correct(ends: int, stopped: bool, tmp_path: Path) -> None:
+    # KubeRay starts another cluster for a job that failed, and none for one that was stopped.
+    pretend(tmp_path, "ray", f'echo "$*" > {tmp_path}/told; exit 1')
+    own = {
+        "PATH": f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"metadata": {"job_submission_id": "rspipe-digits-x2"}}',
+    }
+    words = ["bash", str(CLUSTER / "job.sh"), "bash", "-c", f"exit {ends}"]
+    assert subprocess.run(words, env=own, check=False).returncode == ends
+    assert (tmp_path / "told").exists() is stopped
+    if stopped:
+        stop = "job stop --no-wait --address http://127.0.0.1:8265 rspipe-digits-x2\n"
+        assert (tmp_path / "told").read_text(encoding="utf-8") == stop
+
+
 # --- Slurm ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["cluster/slurm.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["cluster/slurm.sh", "cluster/job.sh", ".ci/run"])
 def test_scripts_are_words_of_a_shell(script: str) -> None:
     subprocess.run(["bash", "-n", str(REPOSITORY / script)], check=True)
     assert os.access(REPOSITORY / script, os.X_OK)
@@ -342,7 +358,9 @@ def test_scripts_pass_shellcheck() -> None:
     checker = shutil.which("shellcheck")
     if checker is None:
         pytest.skip("needs shellcheck, which is not installed")
-    subprocess.run([checker, str(CLUSTER / "slurm.sh"), str(REPOSITORY / ".ci" / "run")], check=True)
+    subprocess.run(
+        [checker, str(CLUSTER / "slurm.sh"), str(CLUSTER / "job.sh"), str(REPOSITORY / ".ci" / "run")], check=True
+    )
 
 
 def pretend(folder: Path, name: str, script: str) -> None:

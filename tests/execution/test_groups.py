@@ -43,9 +43,14 @@ class World:
     stopped: threading.Event = field(default_factory=threading.Event)
     started: list[tuple[int, int]] = field(default_factory=list)
     """(group, workers)."""
+    held: int = 0
+    """CPUs that others hold."""
 
     def now(self) -> Cluster:
         return replace(Cluster("here", (Node(self.cpus, 0),), self.resources))
+
+    def free(self, *_: int, **__: object) -> int:
+        return int(self.cpus) - self.held
 
 
 Run = Callable[[World, int], None]
@@ -84,6 +89,13 @@ def test_one_group_as_large_as_the_cluster_does_everything(monkeypatch: pytest.M
     here = world(5, cpus=3)
     run(here, monkeypatch, finish_all)
     assert here.started == [(0, 3)]
+
+
+def test_a_group_leaves_others_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = world(5, cpus=5, workers_per_model=2)
+    here.held = 2
+    run(here, monkeypatch, finish_all)
+    assert here.started == [(0, 2)]
 
 
 def test_a_group_that_loses_workers_is_followed_by_one_that_fits_and_does_the_rest(

@@ -63,6 +63,18 @@ def test_a_worker_does_not_span_two_nodes(
     assert cluster.workers(100) == workers
 
 
+@pytest.mark.parametrize(
+    ("nodes", "gpus"),
+    [([(8, 0)], 0.0), ([(0, 0), (8, 4)], 1.0), ([(8, 0), (8, 1)], 1.0), ([(0, 8), (4, 0)], 0.0), ([], 0.0)],
+)
+def test_a_worker_has_a_gpu_by_default_where_the_cluster_has_any_for_it(
+    nodes: list[tuple[float, float]], gpus: float
+) -> None:
+    decided = Resources().on(tuple(Node(*node) for node in nodes))
+    assert decided.gpus == gpus
+    assert Resources(gpus_per_worker=0.0).on((Node(8, 4),)).gpus == 0
+
+
 def test_nodes_that_are_each_too_small_are_refused() -> None:
     cluster = Cluster("here:1", (Node(2, 0), Node(2, 0)), Resources(cpus_per_worker=4.0))
     with pytest.raises(ClusterError, match=r"4 CPUs .* the cluster has 4 CPUs and 0 GPUs on 2 nodes"):
@@ -111,6 +123,46 @@ def test_waiting_for_machines_ends_and_the_cluster_is_refused(monkeypatch: pytes
     with pytest.raises(ClusterError, match=r"the cluster has 0 CPUs and 0 GPUs; lower --resources\.\* or add nodes"):
         cluster.workers(1)
     assert machines.requests[-1] == []
+
+
+class Others:
+    """A node of four CPUs of which others hold ever fewer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *held: int) -> None:
+        self._held = list(held)
+        monkeypatch.setattr(resources, "_alive_nodes", lambda: (Node(4, 0),))
+        monkeypatch.setattr(resources, "_free_nodes", self._look)
+        for name in ("_NODE_POLL_SECONDS", "_SILENT_SECONDS", "_SETTLED_SECONDS"):
+            monkeypatch.setattr(resources, name, 0.01)
+        monkeypatch.setattr(resources, "_FREED_SECONDS", 0.1)
+
+    def _look(self) -> tuple[Node, ...]:
+        return (Node(4 - (self._held.pop(0) if len(self._held) > 1 else self._held[0]), 0),)
+
+    def free(self, workers: int, *, at_best: int) -> int:
+        return Cluster("here:1", (Node(4, 0),), Resources()).free(workers, at_best=at_best, stage="training")
+
+
+def test_a_stage_waits_for_what_others_hold_and_says_who_waits_for_what(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Others(monkeypatch, *[4] * 6, 2, 0).free(1, at_best=1) == 2
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("training waits for 1 CPUs and 0 GPUs per worker: others hold 4 of 4 CPUs, for ")
+
+
+def test_a_stage_takes_what_there_is_where_others_keep_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Others(monkeypatch, 3).free(1, at_best=4) == 1
+    assert Others(monkeypatch, 3, 0).free(1, at_best=4) == 4
+    assert Others(monkeypatch, 4).free(0, at_best=0) == 0
+
+
+def test_a_stage_ends_when_others_hold_everything_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (
+        r"training waited .* min for 1 CPUs .*: others hold 4 of 4 CPUs; wait longer with --resources\.wait-minutes"
+    )
+    with pytest.raises(ClusterError, match=expected):
+        Others(monkeypatch, 4).free(1, at_best=1)
 
 
 def test_a_study_whose_nodes_were_lost_goes_on_with_fewer_workers_than_it_asked_for(

@@ -82,7 +82,7 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_train_nothing(
     monkeypatch.setattr(ray, "get_runtime_context", MagicMock())
     monkeypatch.setattr(ray.tune, "report", told.append)
     monkeypatch.setattr(ray.train, "get_context", MagicMock())
-    shared = {"board": board, "run_dir": str(tmp_path), "gpus": 0.0, "decoders": 1}
+    shared = {"board": board, "run_dir": str(tmp_path), "resources": Resources(), "decoders": 1}
     work = trials.Work(which=0, index=0, piece=0, parameters={})
     trials.run_in_tune({"work": work}, searches=study.search_specs, **shared)
     train.train_loop({"specs": study.model_specs, "group": 0, "together": 1, **shared})

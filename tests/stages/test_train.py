@@ -38,6 +38,7 @@ from rspipe.training.fitting import State, fit
 from rspipe.training.spec import ModelSpec
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_network_that_can_no_longer_normalize_as_it_did_is_refused(
     with pytest.raises(
         ModelError, match=r"parameters do not fit digits_cnn with 10 classes .*; it has changed since they were trained"
     ):
-        trained_network(store, spec.id, classes=10, device=torch.device("cpu"))
+        trained_network(store, spec.id, classes=10, device=CPU)
 
 
 def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:
@@ -131,8 +132,8 @@ def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dat
 def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, tmp_path: Path) -> None:
     (search,) = study.search_specs
     parameters, store = trial_parameters(search)[2], Store(tmp_path)
-    first = run_trial(store, search, 2, parameters, gpus=0.0)
-    again = run_trial(store, search, 2, parameters, gpus=0.0)
+    first = run_trial(store, search, 2, parameters, device=CPU)
+    again = run_trial(store, search, 2, parameters, device=CPU)
     assert (first.parameters, first.objective, first.noisy_accuracy) == (
         again.parameters,
         again.objective,
@@ -140,7 +141,7 @@ def test_a_trial_is_reproducible_and_a_finished_one_is_kept(study: StudyConfig, 
     )
     assert store.trials(search.id) == ()
     store.save_trial(first)
-    assert run_trial(store, search, 2, {}, gpus=0.0) == first
+    assert run_trial(store, search, 2, {}, device=CPU) == first
 
 
 def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_how_it_did(
@@ -158,12 +159,12 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_h
         if state["epoch"] == 3:
             raise CutOffError
 
-    whole = run_trial(Store(tmp_path / "whole"), search, 1, parameters, gpus=0.0, on_epoch=states.append)
+    whole = run_trial(Store(tmp_path / "whole"), search, 1, parameters, device=CPU, on_epoch=states.append)
     undisturbed = losses()
     with pytest.raises(CutOffError):
-        run_trial(store, search, 1, parameters, gpus=0.0, on_epoch=cut_off)
+        run_trial(store, search, 1, parameters, device=CPU, on_epoch=cut_off)
     states.clear()
-    resumed = run_trial(store, search, 1, parameters, gpus=0.0, on_epoch=states.append)
+    resumed = run_trial(store, search, 1, parameters, device=CPU, on_epoch=states.append)
     assert replace(resumed, seconds=whole.seconds) == whole
     assert losses() == undisturbed
     assert ["network" in one for one in states] == [False, False, True, True]
@@ -235,7 +236,12 @@ def test_a_trial_in_tune_trains_on_images_that_the_cluster_decodes(
     monkeypatch.setattr(ray.tune, "report", reports.append)
     work = trials.Work(which=0, index=0, piece=0, parameters=first)
     trials.run_in_tune(
-        {"work": work}, searches=[search], run_dir=str(store.run_dir), gpus=0.0, decoders=2, board=MagicMock()
+        {"work": work},
+        searches=[search],
+        run_dir=str(store.run_dir),
+        resources=Resources(),
+        decoders=2,
+        board=MagicMock(),
     )
     assert numbers == [2]
     alone = judged_trial(search, 0, first, load_dataset(pictures.data))
