@@ -43,7 +43,7 @@ from rspipe.errors import ClusterError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.storage.paths import StorePath
-from tests.processes import PATIENCE, RAY, REPOSITORY, TINY, Head, free_ports, kill_all, repeated, submit
+from tests.processes import PATIENCE, RAY, REPOSITORY, SECRETS, TINY, Head, free_ports, kill_all, repeated, submit
 
 if TYPE_CHECKING:
     from tests.stages.nodes import Nodes
@@ -150,7 +150,7 @@ def running_head() -> Iterator[Head]:
     # Sockets want a short path.
     temporary = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", **SECRETS}
     words = [RAY, "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     words += [f"--port={gcs}", f"--temp-dir={temporary}", "--include-dashboard=true"]
     words += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
@@ -172,7 +172,7 @@ def running_head() -> Iterator[Head]:
             assert process.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < deadline, Path(log.name).read_text()
             time.sleep(0.3)
-        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment, Path(temporary))
     finally:
         kill_all(process)
         log.close()
@@ -223,6 +223,8 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             words += ("--resources.workers", "1")
             done = submit(head, *words, cwd=elsewhere)
             assert done.returncode == 0, done.stdout
+            # Of Ray's: everybody on the machine may read them.
+            shutil.copytree(head.folder / "session_latest" / "logs", elsewhere / "logs", symlinks=True)
             printed.write_text(done.stdout, encoding="utf-8")
     return run_dir, printed.read_text(encoding="utf-8")
 

@@ -22,6 +22,14 @@ PATIENCE = 900.0
 ATTEMPTS = 5
 RAY = str(Path(sys.executable).with_name("ray"))
 
+# Of a head, its nodes and its drivers.
+SECRETS = {
+    "RAY_AUTH_TOKEN": "a" * 32,
+    "AWS_ACCESS_KEY_ID": "id-planted-by-a-test",
+    "AWS_SECRET_ACCESS_KEY": "key-planted-by-a-test",
+    "AWS_SESSION_TOKEN": "token-planted-by-a-test",
+}
+
 T = TypeVar("T")
 
 
@@ -154,6 +162,8 @@ class Head:
     dashboard: str
     environment: dict[str, str]
     """Of a client that knows the token."""
+    folder: Path
+    """Ray's temporary files."""
 
 
 def free_ports(count: int) -> list[int]:

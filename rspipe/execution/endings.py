@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from rspipe.errors import ClusterError
+from rspipe.errors import ClusterError, RspipeError
 from rspipe.execution.ray_internals import ask_head
 
 head_lost = threading.Event()
@@ -55,9 +55,11 @@ def orderly_end(address: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if head_lost.is_set() or ask_head(address, seconds=_ASK_SECONDS).kind == "none":
+        if head_lost.is_set() or not (_answers(address) or _answers(address)):
             head_lost.set()
             _left_behind.set()
+            if isinstance(error, RspipeError) and not isinstance(error, ClusterError):
+                raise
             raise ClusterError(_lost_text(address)) from error
         if isinstance(error, KeyboardInterrupt):
             _left_behind.set()
@@ -70,9 +72,14 @@ def orderly_end(address: str) -> Iterator[None]:
         over.set()
 
 
+def _answers(address: str) -> bool:
+    return ask_head(address, seconds=_ASK_SECONDS).kind != "none"
+
+
 def _lost_text(address: str) -> str:
+    lost = "the Ray of this run" if address.startswith("127.") else f"the Ray head at {address}"
     return (
-        f"the Ray head at {address} is lost; the same command goes on from here, with `--ray-address` of another head"
+        f"{lost} is lost; the same command goes on from here, with `--ray-address` where another head takes its place"
     )
 
 
@@ -99,8 +106,7 @@ def _watch(address: str, over: threading.Event) -> None:
     failures, since = 0, 0.0
     while not over.wait(min(_ASK_SECONDS, patience / 8)):
         since = since if failures else time.monotonic()
-        answers = ask_head(address, seconds=_ASK_SECONDS).kind != "none"
-        failures = 0 if answers else failures + 1
+        failures = 0 if _answers(address) else failures + 1
         if failures >= _FAILURES and time.monotonic() - since > patience / 2:
             break
     else:

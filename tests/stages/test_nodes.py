@@ -1,6 +1,7 @@
 """Studies on a cluster whose nodes come and go: the numbers are those of an undisturbed run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     def begin(script: str, *, workers: int) -> "subprocess.Popen[str]":
         words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", str(workers))
         # How long a driver looks for its head.
-        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
         # Of a driver that was killed.
         nodes.wait_until_idle()
         return start(script, *words, "--ray-address", nodes.address, environment=impatient)
@@ -106,7 +107,10 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     more(parts, process)
     nodes.lose_head()
     status, output = finish(process)
-    assert status != 0, output
+    assert status == 2, output
+    assert re.search(
+        r"^error: the Ray head at [\d.:]+ is lost; the same command goes on from here", output, re.MULTILINE
+    )
     nodes.start()
     process = begin("certify.py", workers=2)
     lost = nodes.at_work("ray::MapWorker", process)
