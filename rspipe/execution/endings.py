@@ -78,9 +78,7 @@ def _answers(address: str) -> bool:
 
 def _lost_text(address: str) -> str:
     lost = "the Ray of this run" if address.startswith("127.") else f"the Ray head at {address}"
-    return (
-        f"{lost} is lost; the same command goes on from here, with `--ray-address` where another head takes its place"
-    )
+    return f"{lost} is lost; the same command goes on from here (another head: `--ray-address`)"
 
 
 def _interrupt(*_: object) -> None:
