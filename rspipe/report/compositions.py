@@ -8,6 +8,7 @@ from rspipe.ensembles.members import names_seeds
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.differences import Group
+from rspipe.report.names import short_name
 from rspipe.report.summaries import display_name
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.jackknife import Member
@@ -49,12 +50,12 @@ class Composition:
 
     @property
     def label(self) -> str:
-        """In tables; with how many ensembles there are, where several, and how many of them are one member alone."""
+        """In tables; where it stands for several ensembles, with how many of them are one member alone."""
         if len(self.records) == 1:
             return display_name(self.records[0])
         alone = sum(record.sole_member is not None for record in self.records)
-        note = f", of which {alone} are one member alone" if alone else ""
-        return f"{self.name} (mean of {len(self.records)} ensembles{note})"
+        note = f" ({alone} of {len(self.records)} are one member alone)" if alone else ""
+        return f"{short_name(self.name)}{note}"
 
     @property
     def no_ensemble(self) -> bool:

@@ -27,7 +27,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
 
 
-def _levels(sigmas: Sequence[float]) -> str:
+def _at(sigmas: Sequence[float]) -> str:
     return f"σ = {_listed([f'{sigma:g}' for sigma in sigmas])}"
 
 
@@ -64,7 +64,7 @@ def _of_methods(results: Results, levels: Levels) -> str:
         else:
             ends[sigma] = f"only {_listed(open_)} cannot be told apart from it"
     said = _by_value(ends)
-    text = "; ".join(end if len(said) == 1 else f"{end} at {_levels(at)}" for end, at in said)
+    text = "; ".join(end if len(said) == 1 else f"{end} at {_at(at)}" for end, at in said)
     return f"{leads}: {text}."
 
 
@@ -114,12 +114,10 @@ def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> st
         word = "above" if judged.estimate > 0 else "below"
         scope = " (these models)" if compared.difference.procedures is None else ""
         against[sigma] = f"{word if sure else 'not told apart from'} the best method{scope}"
-    gaps = {sigma: f"{tops[sigma].name}\n{against[sigma]}" for sigma in tops}
-    texts = []
-    for both, sigmas in _by_value(gaps):
-        name, verdict = both.split("\n")
-        texts.append(f"the best, {name}, has {_acrs(tops, sigmas)}, {verdict}")
-    return "; ".join(texts)
+    leads = _listed([f"{one.name} ({number(one.acr)}) at σ = {sigma:g}" for sigma, one in tops.items()])
+    said = _by_value(against)
+    verdict = "; ".join(end if len(said) == 1 else f"{end} at {_at(sigmas)}" for end, sigmas in said)
+    return f"the largest ACR has {leads}, {verdict}"
 
 
 def _of_certainty(results: Results, levels: Levels) -> str:
@@ -131,9 +129,10 @@ def _of_certainty(results: Results, levels: Levels) -> str:
     on = f"{_range(images)} test images" if results.population(images[0]) is None else f"these {_range(images)} images"
     beyond = "other test images" if results.population(images[0]) is None else "these images alone"
     comparisons = [one.difference for one in answer_questions(results)]
-    unless = " (else: these models)" if any(one.procedures is None for one in comparisons) else ""
+    some = any(one.procedures is None for one in comparisons)
+    unless = ", or for these models where that is said or marked †," if some else ","
     if seeds and seeds[0] > 1:
-        about = f"Verdicts hold for training again with other seeds{unless}, on {beyond}"
+        about = f"Verdicts hold for training again with other seeds{unless} on {beyond}"
         basis = f"{on} and {_range(seeds)} seeds"
     elif len(seeds) > 1:
         about = (

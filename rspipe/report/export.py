@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from rspipe.report.latex import latex
+from rspipe.report.headline import headline, headline_table
+from rspipe.report.latex import latex, latex_text
 from rspipe.report.published import compare_with_published
 from rspipe.report.results import Results
 from rspipe.report.sections.claims import claim_table, judge_claims, published_table
@@ -109,20 +110,12 @@ def summary_tsv(summaries: Sequence[Summary], *, delimiter: Literal["\t", ","] =
 
 _SHOWN = ("σ", "classifier", "abstained")
 
-_SEEDS = (
-    "σ",
-    "method",
-    "seeds",
-    "mean ACR",
-    "these procedures ± 95 %",
-    "these models ± 95 %",
-    "lowest seed",
-    "highest seed",
-)
+_ALL = 1_000_000
+"""Rows, which are all."""
 
 
 def summary_latex(results: Results) -> str:
-    """Return the result tables of a study: methods averaged over seeds, then every classifier.
+    """Return the tables of a study: methods and ensembles with the best in bold, then every classifier.
 
     Radii that no classifier reaches are left out.
     """
@@ -133,5 +126,7 @@ def summary_latex(results: Results) -> str:
         f"study {results.study.id}, rule {certify.rule.name}, n0 = {certify.n0}, n = {certify.n}, "
         f"alpha = {certify.alpha:g}, {certify.precision}"
     )
-    tables = (latex(seed_table(results.seed_averages), columns=_SEEDS), latex(every, columns=wanted))
-    return "\n".join([f"% {terms}. Needs \\usepackage{{booktabs}}.", *tables])
+    whole = headline(results, most=_ALL)
+    tables = (latex(headline_table(whole)), latex(every, columns=wanted))
+    notes = [f"% {latex_text(note)}." for note in whole.notes]
+    return "\n".join([f"% {terms}. Needs \\usepackage{{booktabs}}.", *notes, *tables])

@@ -117,6 +117,23 @@ def figure_svg(figure: Figure, *, name: str = "figure") -> str:
     return re.sub(r'(<[^<>]*\s(?:xlink:)?href="#)', rf"\g<1>{prefix}-", svg)
 
 
+def description(figure: Figure) -> str:
+    """Return what a figure shows, in words: its titles and the quantities on its axes."""
+    heads = [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+    sides = {
+        " against ".join(filter(None, (axes.get_ylabel().replace("\n", " "), axes.get_xlabel())))
+        for axes in figure.axes
+    }
+    return "; ".join(dict.fromkeys(text.replace("\n", ", ") for text in (*heads, *sorted(sides)) if text))
+
+
+def themed(svg: str) -> str:
+    """Return an SVG whose ground, letters and lines take the colours of the page that it stands in, light or dark."""
+    for colour, name in (("#ffffff", "--card"), ("#000000", "--text"), ("#e4e4e4", "--line")):
+        svg = svg.replace(f"fill: {colour}", f"fill: var({name})").replace(f"stroke: {colour}", f"stroke: var({name})")
+    return svg
+
+
 def figure_pdf(figure: Figure) -> bytes:
     """Return a figure as PDF for a paper: letters stay text, and the same figure gives the same bytes."""
     content = io.BytesIO()

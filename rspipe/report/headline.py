@@ -118,7 +118,7 @@ def headline_table(message: Headline) -> Table:
     def cells(row: Row) -> Iterator[tuple[str, Cell]]:
         yield "σ", number_cell(row.sigma, digits=2)
         yield "classifier", Cell(row.entry.name, tone="strong" if row.best_acr else "")
-        yield "mean of", _made_of(row.entry)
+        yield "mean of", number_cell(len(row.entry.classifiers), digits=0)
         if row.acr is not None:
             half, mark = number((row.acr.high - row.acr.low) / 2), "" if row.scope == "procedures" else "†"
             text = f"{number(row.acr.estimate)} ± {half}{mark}"
@@ -132,12 +132,6 @@ def headline_table(message: Headline) -> Table:
     return Table.of(dict(cells(row)) for row in message.rows)
 
 
-def _made_of(entry: Entry) -> Cell:
-    """Return how many classifiers a row is the mean of."""
-    count = len(entry.classifiers)
-    return Cell(f"{count} {'seed' if entry.kind == 'model' else entry.kind}{'s' * (count > 1)}")
-
-
 def _notes(results: Results, rows: Sequence[Row], left_out: int) -> Iterator[str]:
     first = "certified accuracy" if results.decided else "value"
     yield f"Bold: the largest {first} of its σ, and what cannot be told apart from it; none where nothing can"
@@ -147,6 +141,7 @@ def _notes(results: Results, rows: Sequence[Row], left_out: int) -> Iterator[str
             yield "±: half the 95 % interval for training again with other seeds, on other test images"
         if "models" in scopes:
             yield "†: for these trained models alone, on other test images"
+    yield "Mean of: seeds of a method, choices of seeds of an ensemble"
     yield "CA(r): certified accuracy at L2 radius r; –: beyond what n samples can prove"
     if left_out:
         yield f"{left_out} more in the full tables"

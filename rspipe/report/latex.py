@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rspipe.report.tables import Table
+from rspipe.report.tables import Cell, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -18,6 +18,8 @@ _SPECIAL = {
     "−": r"$-$",
     "×": r"$\times$",
     "–": "--",
+    "·": r"$\cdot$",
+    "†": r"\textdagger{}",
 }
 
 _SIGNS = str.maketrans(_SPECIAL)
@@ -29,7 +31,7 @@ def latex_text(text: str) -> str:
 
 
 def latex(table: Table, *, columns: Sequence[str] | None = None) -> str:
-    """Return a table as a LaTeX tabular in the style of booktabs; a rule where the first column changes from σ to σ.
+    """Return a table as a LaTeX tabular in the style of booktabs, strong cells bold; a rule between noise levels.
 
     Args:
         table: Any table.
@@ -39,21 +41,22 @@ def latex(table: Table, *, columns: Sequence[str] | None = None) -> str:
     grouped = bool(shown) and table.columns[shown[0]] == "σ"
     lines, before = [], None
     for row in table.rows:
-        cells = [row[index].text for index in shown]
-        if grouped and before not in (None, cells[0]):
+        cells = [row[index] for index in shown]
+        if grouped and before not in (None, cells[0].text):
             lines.append(r"\midrule")
-        before = cells[0]
+        before = cells[0].text if cells else None
         lines.append(_row(cells))
     aligned = "".join("r" if table.numeric[index] else "l" for index in shown)
     head = [
         rf"\begin{{tabular}}{{{aligned}}}",
         r"\toprule",
-        _row([table.columns[index] for index in shown]),
+        _row([Cell(table.columns[index]) for index in shown]),
         r"\midrule",
     ]
     return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
+def _row(cells: Sequence[Cell]) -> str:
+    texts = [rf"\textbf{{{latex_text(one.text)}}}" if one.tone == "strong" else latex_text(one.text) for one in cells]
     # A bracket after a line break would be read as its argument.
-    return " & ".join("{}" + text if text.startswith("[") else text for text in map(latex_text, cells)) + r" \\"
+    return " & ".join("{}" + text if text.startswith("[") else text for text in texts) + r" \\"

@@ -13,6 +13,7 @@ from rspipe.records import BoundaryCheck, Cascade, CascadeChoice, EnsembleWeight
 from rspipe.report.compositions import Composition, compositions, other_choices
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.logged import LoggedCertificates
+from rspipe.report.names import short_name
 from rspipe.report.summaries import SeedAverage, Summary, average_over_seeds, display_name, entry_name, summarize
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.cascades import CertifiedCascade
@@ -303,11 +304,12 @@ class Results:
 
 
 def cascades_label(cascades: Sequence[CertifiedCascade]) -> str:
-    """Return the name of cascades that differ in their seed, with the number of seeds where they have any."""
+    """Return the name of cascades that differ in their seed, and say so where there is one seed."""
     record = cascades[0].record
-    return record.name if record.seed is None else seeds_label(record.name, len(cascades))
+    name = short_name(record.name)
+    return name if record.seed is None else seeds_label(name, len(cascades))
 
 
 def seeds_label(label: str, seeds: int) -> str:
-    """Return a label with the number of its models."""
-    return f"{label} (mean of {seeds} seeds)" if seeds > 1 else f"{label} (1 seed)"
+    """Return a label, which stands for the mean of its seeds; it says so where there is one."""
+    return label if seeds > 1 else f"{label} (1 seed)"

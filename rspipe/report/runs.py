@@ -13,6 +13,7 @@ from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError
 from rspipe.report.differences import Comparison, Group, compare, with_holm
 from rspipe.report.logged import LoggedCertificates, differing_terms
+from rspipe.report.names import short_name
 from rspipe.report.tables import Cell, Table, difference_cells, number_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
@@ -314,7 +315,7 @@ def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str |
 
 def _title(run: CertifiedRun, name: Name) -> str:
     seeds = len(run.certified[name])
-    return f"{run.name}: {name[0]}" + (f" (mean of {seeds} seeds)" if seeds > 1 else "")
+    return f"{run.name}: {short_name(name[0])}" + (f" (mean of {seeds})" if seeds > 1 else "")
 
 
 def _labels(one: Certified, examples: IntArray) -> IntArray:

@@ -21,6 +21,8 @@ class Section:
     """By the name that the template uses."""
     figures: "Mapping[str, Figure]" = field(default_factory=dict)
     """By a name that serves as a file name."""
+    finding: str = ""
+    """Its result in a few words, which the heading of its part of the page says."""
 
     @cached_property
     def pictures(self) -> dict[str, str]:

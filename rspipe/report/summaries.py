@@ -10,6 +10,7 @@ from rspipe.ensembles.members import named_model
 from rspipe.ensembles.spec import ensemble_name
 from rspipe.records import Cascade, EnsembleWeights, Interval, Record, TrainedModel
 from rspipe.report.differences import Group, judge_group
+from rspipe.report.names import short_name
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
@@ -19,20 +20,27 @@ def entry_name(record: EnsembleWeights) -> str:
     return ensemble_name(record.label, record.method, record.average)
 
 
+def file_name(record: TrainedModel | EnsembleWeights) -> str:
+    """Return what a classifier is called in a study file; of a model it is the label."""
+    return record.label if isinstance(record, TrainedModel) else entry_name(record)
+
+
 def display_name(record: TrainedModel | EnsembleWeights | Cascade) -> str:
     """Return a classifier's name in tables and figures: short, and unique at its noise level.
 
-    An ensemble that one member has all the weight of is named as what it is: "advmacer x2 (auto) = advmacer, seed 1".
+    An ensemble that one member has all the weight of is named as what it is: "advmacer ×2 · auto = advmacer, seed 1".
     """
     if isinstance(record, TrainedModel):
         return _model_name(record.label, record.seed)
     if isinstance(record, Cascade):
-        return record.name if record.seed is None else _model_name(record.name, record.seed)
+        name = short_name(record.name)
+        return name if record.seed is None else _model_name(name, record.seed)
+    name = short_name(entry_name(record))
     if record.sole_member is None:
-        return entry_name(record)
+        return name
     model = named_model(record.sole_member)
     alone = record.sole_member if model is None else _model_name(model.label, model.seed)
-    return f"{entry_name(record)} = {alone}"
+    return f"{name} = {alone}"
 
 
 def _model_name(label: str, seed: int) -> str:

@@ -10,7 +10,7 @@ from rspipe.errors import StoreError
 from rspipe.execution.board import OnProgress, Progress
 from rspipe.records import BoundaryCheck, EnsembleWeights, TrainedModel
 from rspipe.report.results import Results
-from rspipe.report.summaries import display_name
+from rspipe.report.summaries import display_name, file_name
 from rspipe.smoothing.boundary import AttackSettings, attack_image, changed
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.derivation import CertifiedClassifier
@@ -19,7 +19,7 @@ from rspipe.storage.store import Store
 
 
 def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedModel | EnsembleWeights]:
-    """Return the certified classifiers whose names in tables, or ids, contain one of `names`.
+    """Return the certified classifiers whose names in tables or in a study file, or ids, contain one of `names`.
 
     Without names: at each noise level the model and the ensemble with the largest ACR.
 
@@ -28,7 +28,8 @@ def chosen_classifiers(results: Results, names: Sequence[str]) -> list[TrainedMo
     """
     certified = [(record, c) for record in results.records if (c := results.certificates(record.id)) is not None]
     if names:
-        chosen = [one for one, _ in certified if any(name in display_name(one) or name in one.id for name in names)]
+        spelt = [(one, (display_name(one), file_name(one), one.id)) for one, _ in certified]
+        chosen = [one for one, spellings in spelt if any(name in text for name in names for text in spellings)]
     else:
         by_acr = sorted(certified, key=lambda pair: float(pair[1].credited_radius.mean()))
         best = {(c.sigma, c.kind): record for record, c in by_acr}

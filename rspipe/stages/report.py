@@ -14,7 +14,7 @@ from rspipe.report.export import derived_table, summary_latex, summary_markdown,
 from rspipe.report.logged import LoggedCertificates, logged_certificates, read_logged
 from rspipe.report.results import Results
 from rspipe.report.runs import Certified, CertifiedRun
-from rspipe.report.summaries import Summary, display_name, entry_name
+from rspipe.report.summaries import Summary, display_name, file_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
@@ -132,8 +132,7 @@ def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     groups: dict[tuple[str, float], list[Certified]] = {}
     results, counted = _counted(store, study)
     for record, counts in counted:
-        name = record.label if isinstance(record, TrainedModel) else entry_name(record)
-        groups.setdefault((name, counts.sigma), []).append(counts)
+        groups.setdefault((file_name(record), counts.sigma), []).append(counts)
     for cascade in results.cascades:
         groups.setdefault((cascade.record.name, cascade.record.sigma), []).append(cascade.classifier)
     by_name = {name: tuple(seeds) for name, seeds in groups.items()}
@@ -206,13 +205,13 @@ def write_cascades(store: Store, results: Results) -> None:
 def write_report(
     store: Store, results: Results, *, figures: tuple[FigureFormat, ...] = ("svg",)
 ) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
-    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ in the formats named, and report.html.
+    """Write the summary as TSV, CSV, Markdown and LaTeX, figures/ in the formats named, report.html and pairs.html.
 
     Returns the summaries, and the paths of the files by name.
     """
     # They bring matplotlib, for which nobody waits before a study has results.
     from rspipe.report.figures import figure_pdf
-    from rspipe.report.page import render_report, report_chapters
+    from rspipe.report.page import render_pairs, render_report, report_chapters
 
     candidates = finished_candidates(store, results.study)
     margins = member_margins(store, results.study, finished_ensembles(store, results.study), candidates)
@@ -230,7 +229,9 @@ def write_report(
             texts |= {f"figures/{name}.svg": svg for name, svg in section.pictures.items()}
         if "pdf" in figures:
             pictures |= {f"figures/{name}.pdf": figure_pdf(figure) for name, figure in section.figures.items()}
-    texts["report.html"] = render_report(results, chapters)
+    if (pairs := render_pairs(results)) is not None:
+        texts["pairs.html"] = pairs
+    texts["report.html"] = render_report(results, chapters, with_pairs=pairs is not None)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
     write_cascades(store, results)

@@ -3,6 +3,7 @@
 import re
 
 from rspipe.report.export import summary_latex
+from rspipe.report.headline import headline
 from rspipe.report.latex import latex, latex_text
 from rspipe.report.tables import Cell, Table
 from tests import results_builder as built
@@ -46,6 +47,11 @@ def test_the_tables_of_a_study_hold_every_classifier_in_ascii():
     assert text.isascii()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     for summary in results.summaries:
-        assert latex_text(summary.label) in text
+        assert latex_text(summary.name) in text
         assert f"{summary.acr.estimate:.3f}" in text
     assert text.count("{") == text.count("}")
+    # The best of each noise level is bold, with its interval.
+    for sigma in built.SIGMAS:
+        best = headline(results).at(sigma)[0]
+        name, acr = latex_text(best.entry.name), f"{best.acr.estimate:.3f} "
+        assert re.search(rf"{sigma:.2f} & \\textbf{{{re.escape(name)}}} & \d+ & \\textbf{{{acr}", text)

@@ -1,5 +1,6 @@
 """The report in a real browser: no errors, no network, no scrolling sideways, readable in the dark and on paper."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,41 @@ def opened(request: pytest.FixtureRequest, page_file: Path, running: Any) -> Ite
     context.close()
 
 
+def _unfolded(page: Any) -> Any:
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    return page
+
+
 def test_the_report_renders_without_errors_and_without_the_network(opened: tuple[Any, list[str]]) -> None:
     page, troubles = opened
-    assert page.locator("h2").count() >= 9
+    assert _unfolded(page).locator("h2").count() >= 9
     assert page.locator("figure svg").count() >= 8
-    # Each figure has a size and is no empty frame.
-    for box in (figure.bounding_box() for figure in page.locator("figure svg").all()):
+    # Each figure has a size, is no empty frame, and is described for those who do not see it.
+    for figure in page.locator("figure").all():
+        box = figure.locator("svg").bounding_box()
         assert box["width"] > 200
         assert box["height"] > 100
+        assert len(figure.get_attribute("aria-label")) > 10
     assert troubles == []
+
+
+def test_the_first_screen_of_a_desk_holds_sentences_table_and_curves(page_file: Path, running: Any) -> None:
+    page = running.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(page_file.as_uri())
+    for place in (".message p >> nth=2", ".message table", ".message figure svg"):
+        box = page.locator(place).bounding_box()
+        assert box["y"] + box["height"] <= 900
+        assert box["x"] + box["width"] <= 1400
+    # No column of the table is cut off.
+    assert page.locator(".message .scroll").evaluate("part => part.scrollWidth - part.clientWidth") <= 0
+    page.close()
+
+
+def test_what_is_on_paper_are_twelve_pages_at_most(page_file: Path, running: Any) -> None:
+    page = running.new_page()
+    page.goto(page_file.as_uri())
+    assert 2 <= len(re.findall(rb"/Type\s*/Page[^s]", page.pdf())) <= 12
+    page.close()
 
 
 def test_nothing_makes_the_page_scroll_sideways(opened: tuple[Any, list[str]]) -> None:
@@ -62,18 +89,22 @@ def test_nothing_makes_the_page_scroll_sideways(opened: tuple[Any, list[str]]) -
     assert wide <= 0
 
 
-def test_links_of_the_overview_lead_to_sections(opened: tuple[Any, list[str]]) -> None:
+def test_parts_are_folded_and_open_by_a_click_or_an_address(opened: tuple[Any, list[str]]) -> None:
     page, _ = opened
-    targets = [link.get_attribute("href") for link in page.locator("nav a").all()]
-    assert len(targets) == page.locator("main section").count()
-    assert all(page.locator(target).count() == 1 for target in targets)
+    parts = page.locator("details.part")
+    assert parts.count() >= 9
+    assert page.locator("details[open]").count() == 0
+    parts.first.locator("summary").first.click()
+    assert parts.first.evaluate("part => part.open")
+    page.evaluate("location.hash = 'part-2'")
+    assert page.locator("details#part-2[open]").count() == 1
 
 
 def test_a_click_on_a_head_sorts_a_table_by_its_numbers_and_a_second_one_turns_it(
     opened: tuple[Any, list[str]],
 ) -> None:
     page, troubles = opened
-    table = page.locator("table", has=page.locator("th", has_text="passes of one")).first
+    table = _unfolded(page).locator("table", has=page.locator("th", has_text="passes of one")).first
     head = table.locator("th", has_text="passes of one")
     column = head.evaluate("head => head.cellIndex")
 

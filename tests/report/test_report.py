@@ -18,12 +18,11 @@ from rspipe.report.export import computed_on, derived_table, summary_markdown, s
 from rspipe.report.figures import figure_svg
 from rspipe.report.page import RULES, render_report, report_chapters, report_figures
 from rspipe.report.questions import answer_questions
-from rspipe.report.sections.accuracy import certified_accuracy_figure
+from rspipe.report.sections.accuracy import accuracy_figure
 from rspipe.report.sections.cost import cost_figure
 from rspipe.report.sections.differences import difference_table
 from rspipe.report.sections.findings import answer, answers
 from rspipe.report.sections.results import result_table
-from rspipe.report.sections.summary import largest_acr
 from rspipe.report.sections.weights import weights_figure
 from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
@@ -275,13 +274,6 @@ def test_every_comparison_is_answered_under_its_question(made):
     assert all(len(sentences) == len(SIGMAS) for sentences in answered.values())
 
 
-def test_the_best_classifier_is_named_with_what_the_choice_is_worth(made):
-    for sentence, sigma in zip(largest_acr(made), SIGMAS, strict=True):
-        at = made.summaries_at(sigma)
-        assert max(at, key=lambda s: s.acr.estimate).name in sentence
-        assert "picked on the test images" in sentence
-
-
 def test_failed_models_and_unfinished_work_are_flagged(made):
     flagged = " ".join(caveats(made))
     assert "common seeds" not in flagged
@@ -401,16 +393,16 @@ def test_predictions_are_tabulated_without_radii(derived):
 def test_figures_are_drawn_for_what_there_is(made):
     names = set(report_figures(report_chapters(made)))
     for sigma in SIGMAS:
-        for kind in ("accuracy-models", "accuracy-ensembles", "cost-time", "cost-passes", "weights", "training-loss"):
+        for kind in ("accuracy", "cost", "weights", "training"):
             assert f"{kind}-sigma-{sigma:g}" in names
-    assert {"search-0", "search-1"} <= names
+    assert {"headline", "budget", "search-0", "search-1"} <= names
     assert report_figures(report_chapters(replace(made, models=(), ensembles=(), searches=(), certified=()))) == {}
     assert weights_figure(replace(made, ensembles=made.ensembles[:1]), sigma=0.25) is None
 
 
 def test_the_curve_drawn_is_certified_accuracy(made):
-    figure = certified_accuracy_figure(made, sigma=0.25)
-    (line,) = [drawn for drawn in figure.axes[0].lines if drawn.get_label().startswith("gaussian")]
+    figure = accuracy_figure(made, sigma=0.25)
+    (line,) = [drawn for drawn in figure.axes[0].lines if drawn.get_label() == "gaussian (baseline)"]
     seeds = [c for c in made.certified if c.sigma == 0.25 and c.id.startswith("gaussian-s")]
     assert len(seeds) == 2
     for radius, share in zip(*line.get_data(), strict=True):
@@ -418,14 +410,15 @@ def test_the_curve_drawn_is_certified_accuracy(made):
         assert share == pytest.approx(expected)
 
 
-def test_an_unknown_cost_is_refused(made):
-    with pytest.raises(ValueError, match="training_seconds or passes, got 'money'"):
-        cost_figure(made.summaries, sigma=0.25, cost="money")
+def test_models_that_were_loaded_have_no_cost_to_be_drawn(made):
+    loaded = [replace(summary, passes=0) for summary in made.summaries]
+    assert cost_figure(made.summaries, sigma=0.25) is not None
+    assert cost_figure(loaded, sigma=0.25) is None
 
 
 def test_figures_leave_no_trace_in_global_state(made):
     before = dict(mpl.rcParams)
-    text = [figure_svg(certified_accuracy_figure(made, sigma=0.5), name="x") for _ in range(2)]
+    text = [figure_svg(accuracy_figure(made, sigma=0.5), name="x") for _ in range(2)]
     assert text[0] == text[1]
     assert dict(mpl.rcParams) == before
     assert "<metadata" not in text[0]

@@ -59,12 +59,12 @@ def test_groups_are_named_as_in_a_study_file_and_say_how_many_seeds_they_have(ma
     groups = made.groups(0.5)
     assert {name: group.label for name, group in groups.items()} == {
         "gaussian": "gaussian (1 seed)",
-        "advmacer": "advmacer (mean of 2 seeds)",
-        "advmacer_tuned": "advmacer_tuned (mean of 2 seeds)",
-        "advmacer x2 (uniform)": "advmacer x2 (uniform)",
-        "advmacer x2 (esbrs_ratio)": "advmacer x2 (esbrs_ratio)",
-        "gaussian x1 + advmacer x1 (uniform)": "gaussian x1 + advmacer x1 (uniform)",
-        "gaussian x1 + advmacer x1 (esbrs_ratio)": "gaussian x1 + advmacer x1 (esbrs_ratio)",
+        "advmacer": "advmacer",
+        "advmacer_tuned": "advmacer_tuned",
+        "advmacer x2 (uniform)": "advmacer ×2",
+        "advmacer x2 (esbrs_ratio)": "advmacer ×2 · ratio",
+        "gaussian x1 + advmacer x1 (uniform)": "gaussian + advmacer",
+        "gaussian x1 + advmacer x1 (esbrs_ratio)": "gaussian + advmacer · ratio",
     }
     assert groups["advmacer"].credits.shape == (2, 60)
 

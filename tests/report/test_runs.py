@@ -94,7 +94,7 @@ def test_seeds_are_averaged_image_by_image():
     first, second = run("one", m=[A]), run("two", m=[B, other])
     (compared,) = compare_runs([first, second], agreed_terms([first, second]))
     assert compared.first_acr == pytest.approx((credit(B).mean() + credit(other).mean()) / 2)
-    assert compared.first_label == "two: m (mean of 2 seeds)"
+    assert compared.first_label == "two: m (mean of 2)"
 
 
 def test_a_run_does_not_differ_from_itself():

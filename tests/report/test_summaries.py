@@ -313,7 +313,7 @@ def test_other_combinations_are_compared_with_the_uniform_average_of_the_same_me
 def test_mixed_ensembles_are_compared_with_intra_model_ones_of_their_size(made):
     answered = [d for d in answer_questions(made) if d.question == MIXING]
     assert [(d.sigma, d.first_label, d.second_label) for d in answered] == [
-        (sigma, "gaussian x1 + advmacer x1 (uniform)", "advmacer x2 (uniform)") for sigma in SIGMAS
+        (sigma, "gaussian + advmacer", "advmacer ×2") for sigma in SIGMAS
     ]
     triple = ensemble("advmacer x3", 0.25, [*made.ensembles[0].members, "advmacer_tuned-s0.25-seed0"])
     extended = replace(

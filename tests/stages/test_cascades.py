@@ -217,7 +217,7 @@ def test_the_report_shows_both_levels_beside_a_cascade(run: Run) -> None:
     store, results, _ = run
     _, files = write_report(store, results)
     page = files["report.html"].read_text()
-    for text in ("gaussian over 0.5, 0.25 (mean of 2 seeds)", "σ = 0.5 alone", "σ = 0.25 alone", "small radii only"):
+    for text in ("gaussian over 0.5, 0.25", "σ = 0.5 alone", "σ = 0.25 alone", "small radii only"):
         assert text in page
     assert "\ngaussian-over-0.5-0.25-seed1\t" in files["summary.tsv"].read_text()
     assert files["figures/cascade-0.svg"].read_text().startswith("<svg")

@@ -1,6 +1,6 @@
 """Section: certified accuracy against the radius."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -9,12 +9,18 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from rspipe.arrays import FloatArray
-from rspipe.report.figures import LINE_STYLES, STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
-from rspipe.report.results import Results, seeds_label
+from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.results import Results
 from rspipe.report.section import Section
+from rspipe.report.standings import Entry, entries
+from rspipe.report.tables import number
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import accuracy_band, certified_accuracy
+
+_MOST_LINES = 8
+_ENSEMBLES = 2
+"""Lines of a figure that methods leave to ensembles."""
 
 
 def draw_curve(
@@ -65,50 +71,93 @@ def radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure,
     return figure, axes, np.unique(np.append(np.linspace(0.0, end, 241), min(cap, end)))
 
 
-def certified_accuracy_figure(results: Results, *, sigma: float) -> Figure | None:
-    """Return certified accuracy against radius for every label, averaged over seeds; None without models."""
-    models = results.models_at(sigma)
-    if not models:
-        return None
-    styles = label_colours([model.label for model in results.models])
-    with mpl.rc_context(STYLE):
-        figure, axes, grid = radius_panel(results, sigma=sigma, title="Models")
-        for label, classifiers in models.items():
-            name = seeds_label(label, len(classifiers)) if len(classifiers) > 1 else label
-            colour, line = styles[label]
-            draw_curve(axes, classifiers, grid, name=name, colour=colour, line=line)
-        draw_legend(figure)
-    return figure
+def shares(entry: Entry, grid: FloatArray) -> FloatArray:
+    """Return certified accuracy at radii, averaged over an entry's classifiers."""
+    curves = [certified_accuracy(one.radius, one.correct, grid) for one in entry.classifiers]
+    return np.asarray(np.mean(curves, axis=0), dtype=np.float64)
 
 
-def ensemble_accuracy_figure(results: Results, *, sigma: float, most: int = 4) -> Figure | None:
-    """Return certified accuracy against radius of the `most` ensembles of largest ACR, beside the baseline.
+def radii_of(levels: Iterable[Sequence[Entry]]) -> FloatArray:
+    """Return the radii to draw entries at: from 0 to a little beyond the largest."""
+    largest = max(float(one.radius.max()) for found in levels for entry in found for one in entry.classifiers)
+    return np.linspace(0.0, max(1.02 * largest, 1e-3), 241)
 
-    None where no ensemble is certified.
+
+def curve_panels(title: str, grid: FloatArray, *, gains: bool) -> tuple[Figure, Axes, Axes | None]:
+    """Return a figure for certified accuracy against radius and, below, for gains on the baseline, if there are any.
+
+    Curves of several classifiers lie so close together that only their differences show them.
     """
-    ensembles = results.compositions(sigma)
-    if not ensembles:
+    figure = Figure(figsize=(5.2, 5.2 if gains else 3.8), layout="constrained", facecolor="white")
+    panels = figure.subplots(1 + gains, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + gains])[:, 0]
+    for axes in panels:
+        axes.set_facecolor("white")
+    axes = panels[0]
+    axes.set_title(title, loc="left")
+    axes.set_xlim(0.0, float(grid[-1]))
+    axes.set_ylim(0.0, 1.0)
+    axes.set_ylabel("certified accuracy")
+    panels[-1].set_xlabel("certified L2 radius (pixel units)")
+    if not gains:
+        return figure, axes, None
+    panels[1].axhline(0.0, color=GREY, linewidth=1.0)
+    panels[1].set_ylabel("gain on the\nbaseline (points)")
+    return figure, axes, panels[1]
+
+
+def _drawn(results: Results, sigma: float) -> list[Entry]:
+    """Return the baseline, then the others of a noise level that have a line: methods before ensembles."""
+    found = entries(results, sigma)
+    methods = [one for one in found if one.kind == "model"]
+    methods.sort(key=lambda one: one.name != results.baseline)
+    others = [one for one in found if one.kind == "ensemble"]
+    kept = methods[: max(1, _MOST_LINES - min(_ENSEMBLES, len(others)))]
+    return [*kept, *others[: _MOST_LINES - len(kept)]]
+
+
+def accuracy_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return certified accuracy against radius for methods and the best ensembles, and their gains on the baseline.
+
+    Each is the mean over seeds, or choices of seeds. None where nothing is certified.
+    """
+    found = _drawn(results, sigma)
+    if not found:
         return None
-    best = sorted(ensembles, key=lambda one: -np.mean([c.credited_radius.mean() for c in one.classifiers]))[:most]
-    shown = f"{len(best)} of {len(ensembles)} ensembles with the largest ACR" if len(ensembles) > most else "Ensembles"
+    grid = radii_of([found])
+    first = shares(found[0], grid)
     with mpl.rc_context(STYLE):
-        figure, axes, grid = radius_panel(results, sigma=sigma, title=shown)
-        if baseline := results.models_at(sigma).get(results.baseline):
-            name = f"{results.baseline} (baseline)"
-            draw_curve(axes, baseline, grid, name=name, colour="#888888", line="-", width=1.2, band=False)
-        colours = label_colours([one.words for one in ensembles])
-        methods = list(dict.fromkeys(record.method for record in results.ensembles))
-        for one in best:
-            line = LINE_STYLES[methods.index(one.method) % len(LINE_STYLES)]
-            draw_curve(axes, one.classifiers, grid, name=one.label, colour=colours[one.words][0], line=line)
+        figure, axes, below = curve_panels(f"Certified accuracy, σ = {sigma:g}", grid, gains=len(found) > 1)
+        styles = {**label_colours([one.name for one in found[1:]]), found[0].name: (GREY, "-")}
+        for entry in found:
+            baseline = entry is found[0] and below is not None
+            share, (colour, line) = shares(entry, grid), styles[entry.name]
+            name = legend_text(f"{entry.name} (baseline)" if baseline else entry.name)
+            # Certified accuracy is constant from the left up to each radius at which an image is lost.
+            axes.plot(grid, share, line, drawstyle="steps-pre", color=colour, linewidth=1.3, label=name)
+            if below is not None and not baseline:
+                below.plot(grid, 100 * (share - first), line, drawstyle="steps-pre", color=colour, linewidth=1.2)
         draw_legend(figure)
     return figure
+
+
+def gain_sentence(results: Results) -> str:
+    """Return where the largest gain on the baseline is; empty with one classifier."""
+    parts = []
+    for sigma in results.sigmas:
+        found = _drawn(results, sigma)
+        if len(found) > 1 and found[0].name == results.baseline:
+            grid = radii_of([found])
+            gains = [100 * (shares(one, grid) - shares(found[0], grid)) for one in found[1:]]
+            best = max(range(len(gains)), key=lambda at: gains[at].max())
+            radius = float(grid[gains[best].argmax()])
+            parts.append(
+                f"{found[1 + best].name} up to {number(gains[best].max(), digits=1, signed=True)} points at radius "
+                f"{radius:.2f}, σ = {sigma:g}"
+            )
+    return f"Largest gain on {results.baseline}: {'; '.join(parts)}." if parts else ""
 
 
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is certified."""
-    figures: dict[str, Figure | None] = {}
-    for sigma in results.sigmas:
-        figures[f"accuracy-models-sigma-{sigma:g}"] = certified_accuracy_figure(results, sigma=sigma)
-        figures[f"accuracy-ensembles-sigma-{sigma:g}"] = ensemble_accuracy_figure(results, sigma=sigma)
-    return Section("accuracy", {}, drawn(figures)) if drawn(figures) else None
+    figures = drawn({f"accuracy-sigma-{sigma:g}": accuracy_figure(results, sigma=sigma) for sigma in results.sigmas})
+    return Section("accuracy", {}, figures, finding=gain_sentence(results)) if figures else None

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rspipe.ensembles.spec import ensemble_name
 from rspipe.report.compositions import Composition, same_members
 from rspipe.report.differences import Comparison, Group
+from rspipe.report.names import short_name
 from rspipe.report.questions import mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
@@ -54,7 +56,7 @@ def combination_table(results: Results, *, sigma: float) -> Table:
             whole = results.with_certified_members(uniform)
             if whole is None:
                 continue
-            of = uniform.words if uniform.average == "probabilities" else f"{uniform.words} ({uniform.average})"
+            of = short_name(ensemble_name(uniform.words, "uniform", uniform.average))
             single = [c for record in whole.records for c in results.certified_members(record)]
             mean = mean_of_members(results, whole)
             change = results.compare(mean, whole.group, sigma=sigma)

@@ -17,28 +17,28 @@ from rspipe.report.figures import (
     new_panel,
     spread_axis,
 )
+from rspipe.report.names import short_name
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import duration, quantity
 
 
-def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "training_seconds") -> Figure | None:
-    """Return ACR with its interval against the cost of training; None where nothing is certified.
+def cost_figure(summaries: Sequence[Summary], *, sigma: float) -> Figure | None:
+    """Return ACR with its interval against the passes of training; None where nothing certified was trained.
+
+    Checkpoints that were loaded have no cost here.
 
     Args:
         summaries: Of any noise level.
         sigma: The noise level to show.
-        cost: `training_seconds` or `passes`.
     """
-    if cost not in ("training_seconds", "passes"):
-        raise ValueError(f"cost must be training_seconds or passes, got {cost!r}")
-    at = [summary for summary in summaries if summary.sigma == sigma]
+    at = [summary for summary in summaries if summary.sigma == sigma and summary.passes > 0]
     if not at:
         return None
     models = label_colours([s.label for s in summaries if s.kind == "model"])
     ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind != "model"))
-    title = "training time of all members (s)" if cost == "training_seconds" else "passes of all members in training"
+    title = "passes of all members in training (forward and backward, of one noisy image)"
     with mpl.rc_context(STYLE):
         entries = len({(summary.label, summary.weighting == "uniform") for summary in at})
         figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", title, "ACR", height=3.4 + 0.1 * entries)
@@ -50,10 +50,10 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
             else:
                 position = ensembles.index(summary.label)
                 colour, marker = "#333333", MARKERS[position % len(MARKERS)]
-                name = summary.label if uniform else f"{summary.label} (solved weights)"
+                name = short_name(summary.label) + ("" if uniform else " · solved")
             half = (summary.acr.high - summary.acr.low) / 2
             axes.errorbar(
-                float(getattr(summary, cost)),
+                float(summary.passes),
                 summary.acr.estimate,
                 yerr=half if np.isfinite(half) else None,
                 fmt=marker,
@@ -64,8 +64,8 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
                 label="_" if name in named else legend_text(name),
             )
             named.add(name)
-        costs = [float(getattr(summary, cost)) for summary in at]
-        spread_axis(axes, costs, which="x", text="{:g}".format if cost == "training_seconds" else quantity)
+        costs = [float(summary.passes) for summary in at]
+        spread_axis(axes, costs, which="x", text=quantity)
         draw_legend(figure)
     return figure
 
@@ -73,13 +73,7 @@ def cost_figure(summaries: Sequence[Summary], *, sigma: float, cost: str = "trai
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is certified."""
     named = [summary for summary in results.summaries if not names_seeds(summary.label)]
-    figures = drawn(
-        {
-            f"cost-{name}-sigma-{sigma:g}": cost_figure(named, sigma=sigma, cost=cost)
-            for sigma in results.sigmas
-            for name, cost in (("time", "training_seconds"), ("passes", "passes"))
-        }
-    )
+    figures = drawn({f"cost-sigma-{sigma:g}": cost_figure(named, sigma=sigma) for sigma in results.sigmas})
     if not figures:
         return None
     content = {

@@ -14,6 +14,7 @@ from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights
 from rspipe.report.figures import MARKERS, STYLE, draw_legend, new_panel
+from rspipe.report.names import short_name
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.smoothing.classifiers import COMBINATIONS
@@ -21,7 +22,7 @@ from rspipe.smoothing.classifiers import COMBINATIONS
 _STEPS = {2: 200, 3: 40}
 """Steps of the grid on the simplex, by number of members."""
 
-_MOST_LANDSCAPES = 4
+_MOST_LANDSCAPES = 1
 
 
 def simplex_grid(k: int, steps: int) -> FloatArray:
@@ -94,7 +95,7 @@ def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights]
     end = f"{at_end:.0f} % of the images end at {margins.sigma * calibration.largest_radius:.2f} (uniform weights)"
     with mpl.rc_context(STYLE):
         lines = (
-            records[0].label,
+            short_name(records[0].label),
             f"σ = {margins.sigma:g}, {margins.average}",
             _largest("counted", surface.weights, surface.counted),
             end,
@@ -106,12 +107,12 @@ def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights]
     return figure
 
 
-def landscape_figures(results: Results, *, sigma: float) -> list[Figure]:
+def landscape_figures(results: Results, *, sigma: float, most: int = _MOST_LANDSCAPES) -> list[Figure]:
     """Return, for ensembles of two and three members with several weightings, their weights on the whole simplex.
 
     The ACR is that on the calibration images, by brute force: counted, and that of Gaussian margins.
     """
-    figures = []
+    figures: list[Figure] = []
     for margins in sorted(results.margins_at(sigma), key=lambda one: one.average != "probabilities"):
         groups: dict[tuple[str, ...], list[EnsembleWeights]] = {}
         for record in results.ensembles:
@@ -120,9 +121,9 @@ def landscape_figures(results: Results, *, sigma: float) -> list[Figure]:
             if alike and average and len(record.members) in _STEPS and {*record.members} <= {*margins.members}:
                 groups.setdefault(record.members, []).append(record)
         for members, records in groups.items():
-            if len(records) > 1:
+            if len(records) > 1 and len(figures) < most:
                 figures.append(_landscape_figure(margins, records, [results.model_name(member) for member in members]))
-    return figures[:_MOST_LANDSCAPES]
+    return figures
 
 
 def section(results: Results) -> Section | None:

@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from rspipe.arrays import BoolArray
 from rspipe.report.differences import Comparison, Group, with_holm
-from rspipe.report.figures import STYLE
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
-from rspipe.report.tables import Cell, Table, difference_cells, ends_cell, number_cell, relation_cell
+from rspipe.report.tables import Cell, Table, difference_cells, ends_cell, number, number_cell, relation_cell
 from rspipe.smoothing.inference import holm_by_scope
 
 MOST = 30
@@ -99,37 +96,19 @@ def pair_table(contest: Contest) -> Table:
     )
 
 
-def pair_figure(contest: Contest) -> Figure:
-    """Return the matrix of differences, row minus column, in thousandths; bold where significant after correction."""
-    count = len(contest.groups)
-    place = {group.id: position for position, group in enumerate(contest.groups)}
-    difference, sure = np.zeros((count, count)), np.zeros((count, count), dtype=bool)
-    for one, significant in zip(contest.comparisons, contest.significant, strict=True):
-        difference[place[one.first], place[one.second]] = one.difference.estimate
-        sure[place[one.first], place[one.second]] = significant
-    difference, sure = difference - difference.T, sure | sure.T
-    largest = float(np.abs(difference).max()) or 1.0
-    with mpl.rc_context(STYLE):
-        side = 1.2 + 0.27 * count
-        figure = Figure(figsize=(max(5.6, 2.6 + 0.32 * count), max(2.2, side)), layout="constrained", facecolor="white")
-        axes = figure.add_subplot(facecolor="white")
-        axes.set_title(f"ACR, row minus column, in thousandths, σ = {contest.sigma:g}", loc="left")
-        edges = np.arange(count + 1) - 0.5
-        shade = np.where(sure, difference, 0.0)
-        axes.pcolormesh(edges, edges, shade, cmap="PuOr_r", vmin=-1.9 * largest, vmax=1.9 * largest)
-        axes.set_ylim(count - 0.5, -0.5)
-        for row, column in zip(*np.nonzero(~np.eye(count, dtype=bool)), strict=True):
-            text = f"{1000 * difference[row, column]:+.0f}".replace("-", "−")
-            colour, weight = ("#000000", "bold") if sure[row, column] else ("#8a8f96", "normal")
-            axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour, fontweight=weight)
-        axes.set_xticks(range(count), [str(at + 1) for at in range(count)])
-        axes.set_yticks(range(count), [f"{group.label}  {at + 1}" for at, group in enumerate(contest.groups)])
-        axes.tick_params(labelsize=7, length=0)
-        axes.xaxis.tick_top()
-        axes.grid(visible=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure
+def pair_matrix(contest: Contest) -> Table:
+    """Return differences as a matrix, row minus column, in thousandths; strong where they stay with Holm."""
+    cells = {(group.id, group.id): Cell("·") for group in contest.groups}
+    for one, sure in zip(contest.comparisons, contest.significant.tolist(), strict=True):
+        for first, second, sign in ((one.first, one.second, 1), (one.second, one.first, -1)):
+            thousandths = round(1000 * one.difference.estimate) * sign
+            text = number(thousandths, digits=0, signed=True)
+            cells[first, second] = Cell(text, thousandths, tone="strong" if sure else "muted")
+    return Table.of(
+        {"classifier": Cell(f"{row + 1} {one.label}")}
+        | {f"{at + 1}": cells[one.id, other.id] for at, other in enumerate(contest.groups)}
+        for row, one in enumerate(contest.groups)
+    )
 
 
 def section(results: Results) -> Section | None:
@@ -140,6 +119,6 @@ def section(results: Results) -> Section | None:
     labels = [Level(sigma, label_table(results, sigma=sigma)) for sigma in results.sigmas]
     content = {
         "labels": [level for level in labels if level.table.rows],
-        "contests": [(one, pair_table(one)) for one in contests],
+        "contests": [(one, pair_matrix(one), pair_table(one)) for one in contests],
     }
-    return Section("pairs", content, {f"pairs-sigma-{one.sigma:g}": pair_figure(one) for one in contests})
+    return Section("pairs", content)

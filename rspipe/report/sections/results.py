@@ -76,7 +76,7 @@ def choice_table(results: Results) -> Table:
                 acr = judge_group(group, population=results.population(group.examples.size))
                 yield {
                     "σ": number_cell(sigma, digits=2),
-                    "ensemble": Cell(composition.name),
+                    "ensemble": Cell(composition.label),
                     "choices of seeds": number_cell(len(group.credits), digits=0),
                     "mean ACR": number_cell(acr.estimate, digits=4),
                     "these procedures ± 95 %": Cell("not judged")

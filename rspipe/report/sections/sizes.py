@@ -131,9 +131,16 @@ def size_figure(results: Results, *, sigma: float) -> Figure | None:
     return figure
 
 
+def _most_sizes(results: Results, *, sigma: float) -> int:
+    """Return the number of sizes of the curve that has most."""
+    return max((len(sizes) for sizes in curves_by_size(results, sigma=sigma).values()), default=0)
+
+
 def section(results: Results) -> Section | None:
     """Return the section; None without an ensemble."""
     levels = [Level(sigma, size_table(results, sigma=sigma)) for sigma in results.sigmas]
     shown = [level for level in levels if level.table.rows]
-    figures = drawn({f"size-sigma-{sigma:g}": size_figure(results, sigma=sigma) for sigma in results.sigmas})
+    # Of two sizes the table says all.
+    several = [sigma for sigma in results.sigmas if _most_sizes(results, sigma=sigma) > 2]
+    figures = drawn({f"size-sigma-{sigma:g}": size_figure(results, sigma=sigma) for sigma in several})
     return Section("sizes", {"levels": shown}, figures) if shown else None

@@ -7,11 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.records import TrainedModel
-from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel, spread_axis
+from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, duration, number_cell, quantity
+
+_MEASURES = {"validation_acr": "ACR on validation images", "noisy_accuracy": "accuracy on noisy training batches"}
 
 
 def model_table(models: Sequence[TrainedModel]) -> Table:
@@ -47,7 +49,7 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
         return None
     styles = label_colours([model.label for model in results.models])
     with mpl.rc_context(STYLE):
-        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", measure.replace("_", " "), height=4.0)
+        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", _MEASURES.get(measure, measure), height=4.0)
         named = set()
         for model in models:
             points = [(entry["epoch"], entry[measure]) for entry in model.history if measure in entry]
@@ -59,18 +61,21 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
                 axes.plot(epochs[-1], values[-1], "x", color=colour)
             named.add(model.label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if measure == "loss":
-            losses = [entry["loss"] for model in models for entry in model.history if "loss" in entry]
-            spread_axis(axes, losses, which="y", text="{:g}".format)
         draw_legend(figure)
     return figure
 
 
 def section(results: Results) -> Section:
     """Return the section; it says so where nothing is trained."""
+    known = {measure for model in results.models for entry in model.history for measure in entry}
+    # Losses of different methods are not comparable.
+    measure = "validation_acr" if "validation_acr" in known else "noisy_accuracy"
     figures = {
-        f"training-{measure}-sigma-{sigma:g}": learning_curve_figure(results, sigma=sigma, measure=measure)
+        f"training-sigma-{sigma:g}": learning_curve_figure(results, sigma=sigma, measure=measure)
         for sigma in results.sigmas
-        for measure in ("loss", "noisy_accuracy", "validation_acr")
     }
-    return Section("training", {"models": model_table(results.models)}, drawn(figures))
+    failed = sum(model.status != "finished" for model in results.models)
+    seconds = duration(sum(model.seconds for model in results.models))
+    finding = f"{len(results.models)} models in {seconds} of training, {failed or 'none'} of which failed."
+    content = {"models": model_table(results.models)}
+    return Section("training", content, drawn(figures), finding=finding if results.models else "")

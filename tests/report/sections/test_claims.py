@@ -56,10 +56,10 @@ def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_n
     assert "0 of 0 judged claims" in claim_sentence([claim])
     assert "0 of 1 for these models" in claim_sentence([before])
     assert "0 of 0 for these models" in claim_sentence([claim])
-    assert claim.comparison.first_label == "advmacer x2 (esbrs_ratio) = advmacer, seed 1"
+    assert claim.comparison.first_label == "advmacer ×2 · ratio = advmacer, seed 1"
     assert claim.comparison.difference == before.comparison.difference
     page = render_report(alone, report_chapters(alone))
-    assert "gaussian x1 + advmacer x1 (esbrs_ratio) = advmacer, seed 0" in page
+    assert "gaussian + advmacer · ratio = advmacer, seed 0" in page
 
 
 def beside(**changes):
@@ -208,7 +208,7 @@ def test_all_claims_are_one_family() -> None:
 def test_an_ensemble_is_named_as_in_tables() -> None:
     claims = [{"first": "advmacer x2 (esbrs_ratio)", "second": "advmacer x2 (uniform)"}]
     judged = judge_claims(results_with(claims=claims))
-    assert [one.comparison.first_label for one in judged] == ["advmacer x2 (esbrs_ratio)"] * 2
+    assert [one.comparison.first_label for one in judged] == ["advmacer ×2 · ratio"] * 2
 
 
 @pytest.mark.usefixtures("undrawn")

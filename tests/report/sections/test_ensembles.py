@@ -138,7 +138,7 @@ def lost(results: Results) -> list[str]:
 )
 def test_an_ensemble_that_lost_is_explained(weak: float, reason: str) -> None:
     sentences = lost(made(margins=(build.margins(0.25, weak=weak),)))
-    assert "gaussian x1 + advmacer x1 (uniform) has a lower ACR than its members on average" in sentences[0]
+    assert "gaussian + advmacer has a lower ACR than its members on average" in sentences[0]
     assert reason in sentences[0]
 
 
@@ -283,9 +283,9 @@ def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings(
     for method in ("uniform", "esbrs_acr"):
         record = build.ensemble("advmacer x2 + gaussian x1", 0.25, three, method=method)
         results = replace(results, ensembles=(*results.ensembles, record))
-    figures = landscape_figures(results, sigma=0.25)
+    figures = landscape_figures(results, sigma=0.25, most=3)
     titles = [figure.axes[0].get_title(loc="left").splitlines()[:2] for figure in figures]
-    labels = ("advmacer x2", "gaussian x1 + advmacer x1", "advmacer x2 + gaussian x1")
+    labels = ("advmacer ×2", "gaussian + advmacer", "advmacer ×2 + gaussian")
     assert titles == [[label, "σ = 0.25, probabilities"] for label in labels]
 
 
@@ -320,4 +320,4 @@ def test_the_report_holds_the_sections_with_their_noise_levels() -> None:
     }.items():
         for sigma in build.SIGMAS:
             assert f"<h3>{title}, σ = {sigma:g}</h3>" in pages[name]
-    assert pages["landscapes"].count("<figure>") == 2 * len(build.SIGMAS)
+    assert pages["landscapes"].count("<figure ") == len(build.SIGMAS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rspipe.report.page import section_html
-from rspipe.report.sections.pairs import compare_all, label_table, pair_figure, pair_table, section
+from rspipe.report.sections.pairs import compare_all, label_table, pair_matrix, pair_table, section
 from rspipe.smoothing.inference import difference, holm
 from tests import results_builder as built
 
@@ -88,11 +88,11 @@ def test_one_classifier_has_nothing_to_be_compared_with(made):
     assert compare_all(alone, sigma=made.certified[0].sigma) is None
 
 
-def test_the_figure_writes_every_difference_in_thousandths(pairs):
-    (axes,) = pair_figure(pairs).axes
-    count = len(pairs.groups)
-    acr = [group.acr for group in pairs.groups]
-    written = {text.get_position(): text.get_text() for text in axes.texts}
-    assert len(written) == count * (count - 1)
-    for (column, row), text in written.items():
-        assert float(text.replace("−", "-")) == pytest.approx(1000 * (acr[row] - acr[column]), abs=0.5)
+def test_the_matrix_writes_every_difference_in_thousandths(pairs):
+    table, acr = pair_matrix(pairs), [group.acr for group in pairs.groups]
+    for row, cells in enumerate(table.rows):
+        for column, cell in enumerate(cells[1:]):
+            if row != column:
+                assert float(cell.text.replace("−", "-")) == pytest.approx(1000 * (acr[row] - acr[column]), abs=0.5)
+                assert (cell.tone == "strong") == (table.rows[column][1 + row].tone == "strong")
+    assert [table.rows[at][1 + at].text for at in range(len(acr))] == ["·"] * len(acr)
