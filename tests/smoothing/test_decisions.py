@@ -1,11 +1,13 @@
 """Facts about decisions on one radius: worked thresholds, exact error and samples, and what decide returns."""
 
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 from scipy.stats import binom
 from torch import Tensor, nn
 
@@ -90,6 +92,24 @@ def test_the_samples_of_the_published_table_come_out_within_five_percent(
     looks, sd = decision_looks(0.5, sigma=0.5, n=n, alpha=0.001, **options), (p0 * (1 - p0) / n) ** 0.5
     for p, samples in zip([0.5, *(p0 + x * sd for x in (-20, -5, 0, 4, 8, 20)), 0.9207, 0.999], table, strict=True):
         assert run(looks, p)[1] == pytest.approx(samples, rel=0.05)
+
+
+def test_a_published_log_is_decided_in_the_samples_that_its_probabilities_say(shared_data: Path) -> None:
+    """Cohen's 500 images of CIFAR-10 at sigma .25, their p by the logged radii, in 50 quantiles."""
+    log = shared_data / "certify-logs" / "cohen-cifar10-r110-sigma0.25.tsv"
+    if not log.is_file():
+        pytest.skip(f"needs {log}")
+    rows = np.genfromtxt(log, names=True, delimiter="\t", usecols=("predict", "radius"))
+    bound = ndtr(rows["radius"] / 0.25)
+    # The count whose bound at alpha = .001 was logged, to first order; where nothing was certified p is not known, and
+    # taken to be between .4 and .505.
+    share = np.minimum(bound - PHI.inv_cdf(0.001) * np.sqrt(bound * (1 - bound) / 100_000), 1)
+    unknown = np.random.default_rng(0).uniform(0.4, 0.505, len(share))
+    p = np.quantile(np.where(rows["predict"] == ABSTAIN, unknown, share), (np.arange(50) + 0.5) / 50)
+    looks = decision_looks(0.25, sigma=0.25, n=100_000, alpha=0.001)
+    chances, costs = zip(*(run(looks, one) for one in p.tolist()), strict=True)
+    assert np.mean(costs) == pytest.approx(1691, rel=0.05)
+    assert np.mean(chances) == pytest.approx(0.6599, abs=0.002)
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
