@@ -227,9 +227,9 @@ class CascadeChoice(Record):
 
 
 def file_name(name: str) -> str:
-    """Return the name of a cascade as that of a file, which ends at 255 characters."""
+    """Return the name of a cascade as that of a file, of which some file systems take 143 bytes."""
     readable = name.replace(", ", "-").replace(" + ", "+").replace(" ", "-")
-    return readable if len(readable) <= 190 else f"{readable[:181]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return readable if len(readable) <= 90 else f"{readable[:81]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "must not be empty" if context["min_length"] == 1 else f"must hold {context['min_length']} or more"
     ),
     "too_long": lambda context: f"must hold at most {context['max_length']}",
+    "string_too_long": lambda context: f"must have at most {context['max_length']} characters, for it names files",
     "string_pattern_mismatch": lambda context: f"must be {PATTERNS[context['pattern']]}",
 }
 

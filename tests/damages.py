@@ -5,12 +5,16 @@
 The suite does the same with fewer of each. What a damaged thing may do: the same numbers, or one line that names it.
 """
 
+import copy
 import hashlib
 import json
 import logging
 import random
+import shutil
+import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,18 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tyro
 from rich.console import Console
 
-from rspipe.errors import RspipeError
+from rspipe.commands.options import STUDIES
+from rspipe.errors import RspipeError, printable
 from rspipe.records import BoundaryCheck
-from rspipe.stages.report import read_results
+from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
+from rspipe.stages.report import read_results, read_run, write_derived, write_report
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.damage import set_damaged_aside
-from rspipe.storage.files import read_content
+from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import read_study
 from rspipe.storage.store import Store
-from rspipe.study.loading import load_study
+from rspipe.study.loading import load_study, study_of_content, study_of_text
 from tests.run_builder import EVERYTHING, run_alone
 
 console = Console(highlight=False, soft_wrap=True)
@@ -54,16 +61,19 @@ KINDS = (
 )
 """Files that numbers follow from."""
 
+_READ_EVERY = 10
+"""Of flipped bits, those that are read, too, as every command does: it costs more than to set a file aside."""
+
 SECONDS = 20.0
-"""That anything may take before it counts as hung; on a busy machine."""
+"""Of the CPU that anything may take before it counts as hung."""
 
 
 @contextmanager
 def in_time() -> Iterator[None]:
     """Raise AssertionError where something hangs."""
-    began = time.monotonic()
+    began = time.process_time()
     yield
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     assert seconds < SECONDS, f"it took {seconds:.0f} s"
 
 
@@ -79,7 +89,7 @@ def refusal(do: Callable[[], object]) -> str | None:
         except RspipeError as error:
             line = str(error)
             assert 0 < len(line) < 1500, line[:3000]
-            assert line.isprintable(), line
+            assert line == printable(line).replace("\n", ""), line
             return line
     return None
 
@@ -163,11 +173,11 @@ def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Flips
     """
     before, files, outcomes = numbers(run_dir), sorted(run_dir.glob(kind)), Counter[str]()
     assert files, kind
-    for _ in range(flips):
+    for number in range(flips):
         path = rng.choice(files)
         content = flip(path, rng)
         try:
-            outcomes[_of_flip(run_dir, path, before)] += 1
+            outcomes[_of_flip(run_dir, path, before, read=number % _READ_EVERY == 0)] += 1
         finally:
             for aside in run_dir.rglob("*.damaged"):
                 aside.rename(aside.with_suffix(""))
@@ -175,15 +185,18 @@ def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Flips
     return Flips(outcomes["refused"], outcomes["same"])
 
 
-def _of_flip(run_dir: Path, path: Path, before: str) -> str:
+def _of_flip(run_dir: Path, path: Path, before: str, *, read: bool) -> str:
     after: list[str] = []
-    line = refusal(lambda: after.append(numbers(run_dir)))
-    if line is None:
-        assert after == [before], f"a bit of {path} changed a number"
-        return "same"
-    assert str(path.parent) in line, line
     with told() as lines:
+        line = refusal(lambda: after.append(numbers(run_dir))) if read else None
         set_damaged_aside(Store(run_dir))
+    if not lines:
+        assert line is None
+        assert (after or [numbers(run_dir)]) == [before], f"a bit of {path} changed a number"
+        return "same"
+    if read:
+        assert line is not None, f"nobody who reads {path} was told"
+        assert str(path.parent) in line, line
     assert len(lines) == 1, lines
     assert str(path.parent) in lines[0]
     assert not path.exists()
@@ -205,7 +218,197 @@ def told() -> Iterator[list[str]]:
         yield lines
     finally:
         logger.removeHandler(handler)
-    assert all(line.isprintable() for line in lines)
+    assert all(printable(line) == line and "\n" not in line for line in lines)
+
+
+WILD: tuple[Any, ...] = (
+    *(0, 1, -1, 2, 10**6, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**4000),
+    *(0.0, -0.0, 0.5, 1e-300, 1e308, -1.5, float("inf"), float("-inf"), float("nan"), True, False),
+    *("", " ", "..", "../../x", "/etc/passwd", "gaussian", "gaussian x2", "gaussian x0", "x" * 400, "a" * 20_000),
+    *("\x1b[31m", "\u202e", "\0", "é", "𝕏", "=1+1", "<script>", "a|b", "os:system", "antigravity:fly", "$(reboot)"),
+    *(
+        [],
+        [[]],
+        [0],
+        [1, 1],
+        ["a", 1],
+        {},
+        {"name": "gaussian"},
+        {"low": 1, "high": 0},
+        {"choices": []},
+        {"a": {"b": []}},
+    ),
+)
+"""Values that stand where they should not."""
+
+
+def places(content: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the places of everything in parsed content."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def mutate(content: dict[str, Any], rng: random.Random) -> None:
+    """Change parsed content at one to three places: other values, keys, orders, and things of elsewhere."""
+    for _ in range(rng.randint(1, 3)):
+        every = [*places(content)]
+        if not every:
+            return
+        *parents, last = rng.choice(every)
+        place: Any = content
+        for key in parents:
+            place = place[key]
+        *elsewhere, key = rng.choice(every)
+        other: Any = content
+        for step in elsewhere:
+            other = other[step]
+        match rng.randrange(6):
+            case 0:
+                del place[last]
+            case 1:
+                place[last] = copy.deepcopy(other[key])
+            case 2:
+                place[last] = [copy.deepcopy(place[last])] * rng.randint(1, 3)
+            case 3 if isinstance(place, dict):
+                place[rng.choice([f"{last}x", str(last)[:-1], "", "a.b", "\x1b", str(key)])] = place.pop(last)
+            case 4 if isinstance(place[last], int | float) and not isinstance(place[last], bool):
+                place[last] *= rng.choice([-1, 0, 1e-9, 10, 1e12])
+            case _:
+                place[last] = copy.deepcopy(rng.choice(WILD))
+
+
+def mutated_text(text: str, rng: random.Random) -> str:
+    """Return a text with characters or lines lost, repeated, swapped or replaced."""
+    at, length = rng.randrange(len(text)), rng.randint(1, 40)
+    lines = text.split("\n")
+    rng_line = rng.randrange(len(lines))
+    match rng.randrange(5):
+        case 0:
+            return text[:at]
+        case 1:
+            return text[:at] + text[at + length :]
+        case 2:
+            wild = ("\0", "\x1b", "[", "]", "{", "}", "=", ".", '"', "'", "#", "\n", "9" * 5000, "[" * 500, "\ufeff")
+            return text[:at] + rng.choice(wild) + text[at:]
+        case 3:
+            return "\n".join([*lines[:rng_line], *lines[rng_line + 1 :]])
+        case _:
+            return "\n".join([*lines, *lines[rng_line : rng_line + 3]])
+
+
+def mutate_studies(studies: int, rng: random.Random) -> Counter[str]:
+    """Load mutated study files; return how many were refused, and how many still are studies.
+
+    Raises:
+        AssertionError: One took too long, or was refused in what is no list of printable lines.
+    """
+    texts = [EVERYTHING, *(path.read_text(encoding="utf-8") for path in sorted(STUDIES.glob("*.toml")))]
+    outcomes = Counter[str]()
+    for _ in range(studies):
+        text = rng.choice(texts)
+        path = STUDIES / "mutated.toml"
+        outcomes[_of_study(text, path, rng)] += 1
+    return outcomes
+
+
+def _of_study(text: str, path: Path, rng: random.Random) -> str:
+    with in_time():
+        try:
+            if rng.random() < 0.3:
+                study_of_text(mutated_text(text, rng), path=path)
+            else:
+                content = tomllib.loads(text)
+                mutate(content, rng)
+                study_of_content(content, path=path)
+        except RspipeError as error:
+            lines = str(error).split("\n")
+            assert all(line and printable(line) == line and len(line) < 2000 for line in lines), lines
+            return "refused"
+    return "a study"
+
+
+def change_directory(run_dir: Path, rng: random.Random) -> None:
+    """Change a run directory as a stranger may, who knows how records are written."""
+    store, files = Store(run_dir), sorted(path for path in run_dir.rglob("*.*") if path.is_file())
+    path = rng.choice([one for one in files if one.suffix == ".json"] if rng.random() < 0.5 else files)
+    match rng.randrange(8):
+        case 0:
+            path.unlink()
+        case 1:
+            path.write_bytes(rng.randbytes(rng.randint(0, 500)))
+        case 2:
+            shutil.copy(rng.choice(files), path)
+        case 3:
+            path.unlink()
+            path.mkdir()
+        case 4:
+            (
+                path.parent / rng.choice(["a\x1b[31m", "trial-x.json", "=1+1.json", "part-é.parquet", "𝕏" * 30])
+            ).write_text("{}")
+        case 5:
+            table = store.counts()
+            if table is not None:
+                index = rng.randrange(table.num_columns)
+                shutil.rmtree(run_dir / "certificates")
+                field, values = table.schema.field(index), table.column(index).to_pylist()
+                wild: list[Any] = [values[0], *WILD, [1, -1], [2**62] * 10, [[]], [float("nan")] * 10]
+                values[rng.randrange(len(values))] = rng.choice(wild)
+                try:
+                    column = pa.array(values, field.type if rng.random() < 0.8 else None)
+                except (pa.ArrowException, OverflowError, UnicodeError):
+                    column = pa.array([None] * len(values), field.type)
+                store.save_counts(table.set_column(index, field.name, column))
+        case _ if path.suffix == ".json" and path.is_file():
+            content = json.loads(path.read_text())
+            del content["sha256"]
+            mutate(content, rng)
+            try:
+                write_record(store.run_dir / str(path.relative_to(run_dir)), content)
+            except (UnicodeError, ValueError):
+                path.write_text("{}")
+        case _:
+            pass
+
+
+def read_everything(run_dir: Path, *, page: bool = False) -> None:
+    """Read a run directory as every command does."""
+    numbers(run_dir)
+    store = Store(run_dir)
+    study = read_study(store)
+    results = read_results(store, study)
+    run = read_run(run_dir)
+    comparison_table(compare_runs([run], agreed_terms([run]), against="gaussian"))
+    write_derived(store, study, kind="certify", alpha=0.01, n=None)
+    if page:
+        write_report(store, results)
+
+
+def mutate_directories(run_dir: Path, directories: int, rng: random.Random) -> Counter[str]:
+    """Read changed copies of a run directory, and open them to go on; return how many were refused.
+
+    Raises:
+        AssertionError: A reader hung, imported or wrote something, or refused in something else than a line.
+    """
+    outcomes = Counter[str]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "in" / "run"
+        folder.parent.mkdir()
+        shutil.copy(run_dir.parent / "log.tsv", folder.parent)
+        for _ in range(directories):
+            shutil.copytree(run_dir, folder)
+            for _ in range(rng.randint(1, 2)):
+                change_directory(folder, rng)
+            modules = {*sys.modules}
+            read = refusal(lambda: read_everything(folder, page=rng.random() < 0.04))
+            opened = refusal(lambda: set_damaged_aside(Store(folder)))
+            outcomes["read" if read is None else "refused", "opened" if opened is None else "not opened"] += 1
+            assert not {"antigravity", "os:system", "nets_of_a_stranger"} & ({*sys.modules} - modules)
+            assert {path.name for path in Path(name).iterdir()} == {"in"}
+            assert {path.name for path in folder.parent.iterdir()} <= {"run", "log.tsv"}
+            shutil.rmtree(folder)
+    return outcomes
 
 
 @dataclass(frozen=True)
@@ -214,14 +417,22 @@ class Options:
 
     flips: int = 500
     """Of bits in each kind of file."""
+    directories: int = 500
+    """Changed run directories."""
+    studies: int = 2000
+    """Mutated study files."""
     seed: int = 0
 
 
 def damages(options: Options) -> None:
     """Run everything and say what became of it."""
     rng = random.Random(options.seed)
+    console.print(f"{options.studies} mutated study files:", mutate_studies(options.studies, rng))
     with tempfile.TemporaryDirectory() as name:
         run_dir = small_run(Path(name))
+        console.print(
+            f"{options.directories} changed run directories:", mutate_directories(run_dir, options.directories, rng)
+        )
         for kind in KINDS:
             console.print(kind, flip_bits(run_dir, kind, options.flips, rng))
 

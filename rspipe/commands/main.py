@@ -1,6 +1,7 @@
 """The `rspipe` command and the scripts of `pipelines/`: find the command, parse its options, report errors."""
 
 import ast
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import rspipe
-from rspipe.errors import RspipeError, nearest, needs_extra
+from rspipe.errors import RspipeError, nearest, needs_extra, printable
 
 if TYPE_CHECKING:
     from rspipe.commands.terminal import Terminal
@@ -66,7 +67,7 @@ def _fail(message: str) -> NoReturn:
     """Print what is wrong to stderr, and exit with status 2."""
     if "no such" in message and _UPLOADED in Path.cwd().parts:
         message += "; a job has no file that .gitignore or .rayignore names: give a path that all nodes see"
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     _end(2)
 
 
@@ -86,6 +87,10 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
         words: Options; those this process was started with by default.
         prog: The program's name in its help; that of the script by default.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal can print a sigma.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         with needs_extra(f"rspipe {command}"):
             from rspipe.commands.terminal import Terminal

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from rspipe.commands.options import StageOptions, StudyRun, run_to_do, run_to_read
 from rspipe.commands.tables import SCREEN_ROWS, print_headline
-from rspipe.commands.terminal import Terminal
+from rspipe.commands.terminal import SafeFormatter, Terminal
 from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split
@@ -294,7 +294,8 @@ def reopen_session(run_dir: str, terminal: Terminal) -> Iterator[Session]:
 def _log_to(terminal: Terminal) -> None:
     """Let warnings of this process go to a terminal."""
     handler = RichHandler(console=terminal.console, show_time=False, show_level=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(SafeFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 The seconds until then are those of the imports here: they are few.
 """
 
+import logging
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from rspipe.errors import printable
 from rspipe.execution.board import Progress
 
 _LINE_SECONDS = 8.0
@@ -60,11 +63,27 @@ class _Stage:
         return f"{text}, ETA {_clock(seconds * left / done)}"
 
 
+class _SafeConsole(Console):
+    """A console that what it prints cannot command: names and texts may come from a stranger's files."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Return a text as it is shown."""
+        return super().render_str(printable(text), **settings)
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats messages that cannot command a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a message."""
+        return printable(super().format(record))
+
+
 class Terminal:
     """Shows what is going on, so that nobody waits in front of nothing; warnings and results are printed above it."""
 
     def __init__(self) -> None:
-        self.console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, highlight=False)
+        self.console = _SafeConsole() if sys.stdout.isatty() else _SafeConsole(width=_PLAIN_WIDTH, highlight=False)
         self._stages: dict[str, _Stage] = {}
         self._doing, self._since, self._printed = "", 0.0, 0.0
         self._spinner = Spinner("line")

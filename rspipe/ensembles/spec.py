@@ -40,8 +40,8 @@ class EnsembleSpec(Spec):
     @property
     def id(self) -> str:
         """Readable and unique."""
-        # File names end at 255 characters; the digest tells apart what is cut off.
-        name = self.label.replace(" + ", "+").replace(" ", "-")[:190]
+        # File names may end at 143 bytes (eCryptfs); the digest tells apart what is cut off.
+        name = self.label.replace(" + ", "+").replace(" ", "-")[:80]
         return f"{name}-{self.weights}-s{self.sigma:g}-{self.digest}"
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rspipe.report.results import Results
 from rspipe.report.sections.claims import claim_table, judge_claims, published_table
 from rspipe.report.sections.results import choice_table, result_table, seed_table
 from rspipe.report.summaries import Summary
-from rspipe.report.tables import Cell, Table, estimate_cell, markdown, number_cell, percent_cell
+from rspipe.report.tables import Cell, Table, estimate_cell, markdown, markdown_text, number_cell, percent_cell
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
@@ -66,7 +66,7 @@ def summary_markdown(results: Results) -> str:
     certify = results.study.certify
     images = ", ".join(dict.fromkeys(f"{summary.images}" for summary in results.summaries))
     head = (
-        f"{results.study.title or results.study.name}: rule {certify.rule.name}, n0 = {certify.n0}, "
+        f"{markdown_text(results.study.title or results.study.name)}: rule {certify.rule.name}, n0 = {certify.n0}, "
         f"n = {certify.n:,}, α = {certify.alpha:g}, {certify.precision}"
     )
     tables = (
@@ -104,8 +104,14 @@ def summary_tsv(summaries: Sequence[Summary], *, delimiter: Literal["\t", ","] =
             "members": ",".join(summary.members),
             "weights": ",".join(map(repr, summary.weights)),
         }
-        writer.writerow(summary.to_json() | special)
+        cells = summary.to_json() | special
+        writer.writerow({name: _no_formula(value) for name, value in cells.items()})
     return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: texts that begin like one get an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 _SHOWN = ("σ", "classifier", "abstained")

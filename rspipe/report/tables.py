@@ -1,6 +1,7 @@
 """Tables of a study: the same cells for the terminal, the HTML page and a spreadsheet."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,17 +113,30 @@ def flattened(content: Mapping[str, Any], place: str = "") -> dict[str, str]:
     return flat
 
 
+# What begins code, emphasis, HTML or a cell, and the middle of a link; an interval in brackets is none.
+_MARKS = re.compile(r"[\\`*<|]|(?<=\])[(\[:]")
+
+
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line."""
+    return _MARKS.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
+
+
 def markdown(table: Table) -> str:
-    """Return a table as Markdown, strong cells bold; names are escaped, as they may hold pipes."""
+    """Return a table as Markdown, strong cells bold; texts stand as they are."""
 
     def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(cells)} |"
 
     def marked(cell: Cell) -> str:
-        return f"**{cell.text}**" if cell.tone == "strong" else cell.text
+        text = markdown_text(cell.text)
+        return f"**{text}**" if cell.tone == "strong" else text
 
     rule = line("--:" if numeric else ":--" for numeric in table.numeric)
-    return "\n".join([line(table.columns), rule, *(line(map(marked, row)) for row in table.rows)]) + "\n"
+    return (
+        "\n".join([line(map(markdown_text, table.columns)), rule, *(line(map(marked, row)) for row in table.rows)])
+        + "\n"
+    )
 
 
 def interval_cell(interval: Interval | None, *, signed: bool = False, digits: int = 3) -> Cell:

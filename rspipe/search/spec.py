@@ -35,7 +35,7 @@ class Grid(Spec):
     """Every combination: all choices, and `levels` evenly spaced values of each range."""
 
     name: Literal["grid"]
-    levels: Annotated[int, Field(ge=2)] = 3
+    levels: Annotated[int, Field(ge=2, le=10_000)] = 3
 
 
 class TPE(Spec):

@@ -76,6 +76,8 @@ _RULE: TypeAdapter[RuleSpec] = TypeAdapter(RuleSpec)
 
 _ADDED_UP = ("selection", "pilot", "estimation", "n0", "n", "samples")
 
+_CHECKED = (*_ADDED_UP, "rule_parameters", "sigma", "alpha")
+
 
 def part_name(content: bytes | memoryview) -> str:
     """Return the name of a Parquet part, which says its content."""
@@ -96,26 +98,45 @@ def part_table(content: bytes, *, name: str, columns: Sequence[str] | None) -> p
     """
     if name != part_name(content):
         raise ValueError("its content is not what was written")
-    read = None if columns is None else [*dict.fromkeys((*columns, *_ADDED_UP))]
+    read = None if columns is None else [*dict.fromkeys((*columns, *_CHECKED))]
     rows = pq.read_table(pa.BufferReader(content), columns=read, partitioning=None, page_checksum_verification=True)
-    if rows.schema.names != [*SCHEMA.names] if read is None else [*rows.schema.names] != read:
-        raise ValueError("it has other columns")
-    selection, pilot, estimation = (_sums(rows[name]) for name in _ADDED_UP[:3])
-    n0, n, samples = (rows[name].to_numpy() for name in _ADDED_UP[3:])
-    if not ((selection == n0) & (samples == n0 + pilot + estimation) & (estimation <= n)).all():
-        raise ValueError("its counts do not add up to its samples")
+    for column in SCHEMA.names if read is None else read:
+        if rows.schema.field(column).type != SCHEMA.field(column).type or rows[column].null_count:
+            raise ValueError(f"its column {column} is not of the right kind")
+    _check_counts(rows)
     return rows.select([*(columns or SCHEMA.names)])
+
+
+def _check_counts(rows: pa.Table) -> None:
+    """Raise ValueError unless counts add up, and what they depend on is possible."""
+    selection, pilot, estimation = (_sums(rows[name]) for name in _ADDED_UP[:3])
+    n0, n, samples, sigma, alpha = (rows[name].to_numpy() for name in (*_ADDED_UP[3:], "sigma", "alpha"))
+    if not ((selection == n0) & (samples == n0 + pilot + estimation) & (estimation <= n) & (n0 > 0)).all():
+        raise ValueError("its counts do not add up to its samples")
+    classes = {length for name in _ADDED_UP[:3] for length in _lengths(rows[name])}
+    if len(classes) > 1:
+        raise ValueError("its counts are not of the same classes")
+    if "prefix" in rows.column_names and (_lengths(rows["prefix"]) != _lengths(rows["marks"]) * classes.pop()).any():
+        raise ValueError("its counts at marks are not of all classes")
+    if not ((sigma > 0) & np.isfinite(sigma) & (alpha > 0) & (alpha < 1)).all():
+        raise ValueError("its sigma or alpha is none")
+    for parameters in pc.unique(rows["rule_parameters"]).to_pylist():
+        _RULE.validate_json(parameters)
+
+
+def _lengths(lists: pa.ChunkedArray) -> IntArray:
+    return np.asarray(pc.list_value_length(lists).to_numpy(), dtype=np.int64)
 
 
 def _sums(counts: pa.ChunkedArray) -> IntArray:
     """Return [row] sums of lists of counts.
 
     Raises:
-        ValueError: One is negative or missing.
+        ValueError: One is negative.
     """
     lists = counts.combine_chunks()
     flat = np.asarray(lists.flatten())
-    if lists.null_count or (flat < 0).any():
+    if (flat < 0).any():
         raise ValueError("a count is below 0")
     ends = np.asarray(lists.offsets) - lists.offsets[0].as_py()
     return np.asarray(np.diff(np.concatenate([[0], np.cumsum(flat)])[ends]), dtype=np.int64)

@@ -172,7 +172,7 @@ class StorePath:
     def _replace(self, content: bytes | memoryview) -> None:
         # Not by pyarrow, which has no fsync: a rename may reach the disk before the content does.
         path = Path(self.path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

@@ -34,7 +34,7 @@ class StudyConfig(Spec):
     """A validated study file."""
 
     also_written: ClassVar[tuple[str, ...]] = SHARED
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     title: str = ""
     data: DataSpec = DigitsData()
     models: Annotated[tuple[AnyModelGroup, ...], Field(min_length=1)]

@@ -147,7 +147,7 @@ class SearchGroup(Spec):
     seeds: Seeds
     space: Space
     """Hyper-parameters to vary, by name; of AdvMacer all that the paper leaves open by default."""
-    trials: Annotated[int, Field(ge=2)] = 8
+    trials: Annotated[int, Field(ge=2, le=1_000_000)] = 8
     """The first has the study file's settings. More can be added later, except with `sobol`."""
     seed: Seed = 0
     n: PositiveInt = 1000

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rspipe.data.spec import DigitsData
-from rspipe.errors import StudyError, nearest, nearest_name
+from rspipe.errors import StudyError, nearest, nearest_name, one_line
 from rspipe.networks.architectures import ARCHITECTURES, allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.spec import Architecture, of_study_file
+from rspipe.study.bounds import check_bounds, parsed_toml
 from rspipe.study.config import SHARED, StudyConfig
 from rspipe.study.mistakes import listed, mistakes_in, renamed, unknown_keys, with_nearest_names
 from rspipe.training.spec import LABEL, TrainingSpec
@@ -56,7 +57,7 @@ def _override(config: dict[str, Any], assignment: str) -> None:
     if not sign or not key:
         raise StudyError(f"override {assignment!r} is not of the form key=value, e.g. certify.n=1000")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parsed_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     *parents, last = key.strip().split(".")
@@ -172,9 +173,9 @@ def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow
         StudyError: As in `load_study`.
     """
     try:
-        config = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path}: not a readable TOML file: {error}") from error
+        config = parsed_toml(text)
+    except (tomllib.TOMLDecodeError, StudyError) as error:
+        raise StudyError(f"{path}: not a readable TOML file: {one_line(error)}") from error
     return study_of_content(config, path=path, overrides=overrides, allow_code=allow_code)
 
 
@@ -188,6 +189,10 @@ def study_of_content(
         allow_code_in(path.parent)
     for assignment in overrides:
         _override(config, assignment)
+    try:
+        check_bounds(config)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from error
     context = of_study_file(allow_code=allow_code)
     config, of_names = with_nearest_names(config)
     config, of_shared = _without_wrong_shared(config, context)

@@ -27,6 +27,8 @@ def _names(union: Any) -> set[str]:
 _NAMED = {"method": _names(MethodSpec), "data": _names(DataSpec), "algorithm": _names(AlgorithmSpec), "rule": {*RULES}}
 """Tables of a study file whose name says what else they hold, and the names."""
 
+_LONGEST_SHOWN = 100
+
 _UNION_TAGS = ("Range", "Choice", "Real", "Whole", "One", "List", "Number", "Numbers", "ModelGroup", "CheckpointGroup")
 """Names of alternatives that are no part of a study file."""
 
@@ -52,7 +54,8 @@ def _shown(value: object) -> str:
     """Return a single value as TOML has it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else repr(value)
+    text = value.isoformat() if isinstance(value, datetime.date | datetime.time) else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def _line(error: ErrorDetails) -> str:
@@ -61,7 +64,7 @@ def _line(error: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         context = error["ctx"]
         valid = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
-        return f"{place}: unknown {entry} {context['tag']!r}{nearest(str(context['tag']), valid)}"
+        return f"{place}: unknown {entry} {_shown(context['tag'])}{nearest(str(context['tag']), valid)}"
     if kind == "union_tag_not_found":
         return f"{place}: needs a name, e.g. {entry}.name"
     if kind == "model_attributes_type":
@@ -127,7 +130,7 @@ def with_nearest_names(content: Any, location: Location = ()) -> tuple[Any, list
         table = {"name": value} if isinstance(value, str) and key in ("rule", "algorithm") else value
         name = table.get("name") if key in _NAMED and isinstance(table, dict) else None
         if isinstance(name, str) and name not in _NAMED[key] and (meant := nearest_name(name, _NAMED[key])):
-            mistakes.append(f"{_place((*location, key))}: unknown {key} {name!r}{nearest(name, _NAMED[key])}")
+            mistakes.append(f"{_place((*location, key))}: unknown {key} {_shown(name)}{nearest(name, _NAMED[key])}")
             changed[key] = {**table, "name": meant}
     return changed, mistakes
 

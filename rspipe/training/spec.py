@@ -39,7 +39,7 @@ class TrainingSpec(Spec):
 LABEL = r"^[a-z][a-z0-9_]*$"
 """Pattern of a label."""
 
-Label = Annotated[str, Field(pattern=LABEL)]
+Label = Annotated[str, Field(pattern=LABEL, max_length=80)]
 
 
 class _BaseClassifier(Spec):

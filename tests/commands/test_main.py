@@ -1,13 +1,18 @@
 """The `rspipe` command: which commands there are, and how it refuses what it does not know."""
 
+import logging
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from rich.table import Column, Table
 
 import rspipe
-from rspipe.commands.main import COMMANDS, main, summary
+from rspipe.commands.main import COMMANDS, main, run, summary
+from rspipe.commands.terminal import SafeFormatter, Terminal
 from tests.processes import PIPELINES
 
 
@@ -106,3 +111,31 @@ def test_every_command_has_options_and_a_main() -> None:
         loaded = import_module(f"rspipe.commands.{command.replace('-', '_')}")
         assert callable(loaded.main)
         assert isinstance(loaded.Options, type)
+
+
+def test_what_is_printed_commands_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    terminal = Terminal()
+    terminal.console.print("a \x1b[31mred\x07 b", Table(Column("h\x1b]0;title\x07"), title="t\x9b"))
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter())
+    handler.emit(logging.makeLogRecord({"msg": "log \x1b[2J"}))
+    with pytest.raises(SystemExit):
+        run("report", [str(tmp_path / "\x1b[31m")])
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert {c for c in text if not c.isprintable()} <= {"\n"}
+    assert r"a \x1b[31mred\x07 b" in out
+    assert r"\x1b[2J" in err
+    assert r"\x1b[31m is no run directory" in err
+
+
+def test_a_terminal_that_cannot_print_a_sigma_gets_all_the_same(tmp_path: Path) -> None:
+    log = tmp_path / "σ.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\n" + "".join(f"{i}\t1\t1\t0.5\t1\n" for i in range(9)))
+    code = "from rspipe.commands.main import run; import sys; run('audit', sys.argv[1:])"
+    words = [sys.executable, "-c", code, str(log)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode in (0, 1), ended.stderr
+    assert "Logs: 1" in ended.stdout
+    assert ended.stderr == ""

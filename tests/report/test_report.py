@@ -25,7 +25,7 @@ from rspipe.report.sections.findings import answer, answers
 from rspipe.report.sections.results import result_table
 from rspipe.report.sections.weights import weights_figure
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, duration, markdown, number, quantity
+from rspipe.report.tables import Cell, Table, duration, markdown, markdown_text, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import certified_by
@@ -461,3 +461,13 @@ def test_markdown_tables_hold_every_classifier_and_escape_pipes():
     assert all(line.count(" | ") == rows[-1].count(" | ") for line in classifiers)
     table = Table(("a|b", "c"), ((Cell("x|y"), Cell("1", 1.0)),), (False, True))
     assert markdown(table) == "| a\\|b | c |\n| :-- | --: |\n| x\\|y | 1 |\n"
+
+
+def test_text_of_others_is_neither_markdown_nor_a_formula():
+    assert markdown_text("0.425 [0.389, 0.461], advmacer_tuned x2") == "0.425 [0.389, 0.461], advmacer_tuned x2"
+    assert markdown_text("![x](http://a) <b>*c* `d`\ne [f][g]") == r"![x]\(http://a) \<b>\*c\* \`d\` e [f]\[g]"
+    formula = '=HYPERLINK("http://a")'
+    summary = replace(results().summaries[0], label=formula)
+    (row,) = csv.DictReader(io.StringIO(summary_tsv([summary], delimiter=",")))
+    assert row["label"] == f"'{formula}"
+    assert float(row["acr"]) == summary.acr.estimate

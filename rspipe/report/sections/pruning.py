@@ -47,6 +47,8 @@ def cap_sentence(results: Results, *, sigma: float) -> str | None:
         return None
     best = max(at, key=lambda c: average_certified_radius(c.radius, c.correct))
     acr, accuracy = average_certified_radius(best.radius, best.correct), float(np.mean(best.correct))
+    if acr == 0:
+        return None
     return (
         f"n = {certify.n:,} samples at α = {certify.alpha:g} prove no radius beyond {number(cap)}, so the ACR of any "
         f"ensemble is at most its accuracy times that: {number(accuracy * cap)} for the classifier with the largest "
