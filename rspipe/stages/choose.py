@@ -31,11 +31,13 @@ def choose_cascades(store: Store, study: StudyConfig) -> tuple[CascadeChoice, ..
     lacking = {name: group for name, group in groups.items() if store.cascade_choice(name) is None}
     if lacking and _all_trained(store, study):
         models, specs = finished_candidates(store, study), finished_ensembles(store, study)
-        weights = [record for spec in specs if (record := store.ensemble_weights(spec.id)) is not None]
+        wanted = {entry for group in lacking.values() for entry in group.classifiers}
+        known = (store.ensemble_weights(spec.id) for spec in specs)
+        weights = [record for record in known if record is not None and entry_name(record) in wanted]
         margins = member_margins(store, study, specs, models)
         members = sorted({model.id for model in models}.union(*(one.members for one in weights)))
         # Before the passes have run there is nothing to choose by.
-        if members and {one.sigma for one in margins} >= {*(one.train_sigma for one in models)}:
+        if members and {one.sigma for one in margins} >= {one.train_sigma for one in models}:
             voted = _voted(models, weights, margins)
             for name, group in lacking.items():
                 if values := _values(group, study.sigmas, voted):
