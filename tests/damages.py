@@ -27,6 +27,8 @@ import pyarrow as pa
 import tyro
 from rich.console import Console
 
+from rspipe.audit.audit import audit_lines, audit_log
+from rspipe.audit.log import parse_log
 from rspipe.commands.options import STUDIES
 from rspipe.errors import RspipeError, printable
 from rspipe.records import BoundaryCheck
@@ -38,6 +40,9 @@ from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import read_study
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study, study_of_content, study_of_text
+from tests.audit.test_audit import four_decimals, mutations, three_digits
+from tests.audit.test_audit import rows as log_rows
+from tests.audit.test_audit import text as log_text
 from tests.run_builder import EVERYTHING, run_alone
 
 console = Console(highlight=False, soft_wrap=True)
@@ -385,13 +390,21 @@ def read_everything(run_dir: Path, *, page: bool = False) -> None:
         write_report(store, results)
 
 
-def mutate_directories(run_dir: Path, directories: int, rng: random.Random) -> Counter[str]:
+def mutate_directories(
+    run_dir: Path, directories: int, rng: random.Random, *, pages: float = 0.04
+) -> Counter[tuple[str, str]]:
     """Read changed copies of a run directory, and open them to go on; return how many were refused.
+
+    Args:
+        run_dir: What is copied.
+        directories: How many copies.
+        rng: Draws the changes.
+        pages: Share of them that a page is made of.
 
     Raises:
         AssertionError: A reader hung, imported or wrote something, or refused in something else than a line.
     """
-    outcomes = Counter[str]()
+    outcomes = Counter[tuple[str, str]]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "in" / "run"
         folder.parent.mkdir()
@@ -401,13 +414,36 @@ def mutate_directories(run_dir: Path, directories: int, rng: random.Random) -> C
             for _ in range(rng.randint(1, 2)):
                 change_directory(folder, rng)
             modules = {*sys.modules}
-            read = refusal(lambda: read_everything(folder, page=rng.random() < 0.04))
+            read = refusal(lambda: read_everything(folder, page=rng.random() < pages))
             opened = refusal(lambda: set_damaged_aside(Store(folder)))
             outcomes["read" if read is None else "refused", "opened" if opened is None else "not opened"] += 1
             assert not {"antigravity", "os:system", "nets_of_a_stranger"} & ({*sys.modules} - modules)
             assert {path.name for path in Path(name).iterdir()} == {"in"}
             assert {path.name for path in folder.parent.iterdir()} <= {"run", "log.tsv"}
             shutil.rmtree(folder)
+    return outcomes
+
+
+def mutate_logs(logs: int, rng: random.Random) -> Counter[str]:
+    """Audit mutated certification logs; return how many are none any more.
+
+    Raises:
+        AssertionError: One hung, or was refused in something else than a line.
+    """
+    outcomes = Counter[str]()
+    for seed in range(logs):
+        data = log_text(log_rows(images=rng.randint(1, 60), seed=seed, written=(three_digits, four_decimals)[seed % 2]))
+        kinds = mutations(data, np.random.default_rng(rng.randrange(2**32)))
+        mutated = rng.choice(kinds)()
+        if rng.random() < 0.3:
+            text = mutated_text(mutated.decode("utf-8", "replace") + "\n", rng)
+            mutated = text.encode(rng.choice(["utf-8", "utf-16", "utf-8-sig"]), "replace")
+
+        def audit(mutated: bytes = mutated) -> None:
+            for _, line in audit_lines(audit_log(parse_log(mutated, name="log"))):
+                assert "\n" not in line
+
+        outcomes["read" if refusal(audit) is None else "refused"] += 1
     return outcomes
 
 
@@ -421,6 +457,8 @@ class Options:
     """Changed run directories."""
     studies: int = 2000
     """Mutated study files."""
+    logs: int = 300
+    """Mutated certification logs."""
     seed: int = 0
 
 
@@ -428,6 +466,7 @@ def damages(options: Options) -> None:
     """Run everything and say what became of it."""
     rng = random.Random(options.seed)
     console.print(f"{options.studies} mutated study files:", mutate_studies(options.studies, rng))
+    console.print(f"{options.logs} mutated logs:", mutate_logs(options.logs, rng))
     with tempfile.TemporaryDirectory() as name:
         run_dir = small_run(Path(name))
         console.print(

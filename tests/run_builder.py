@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from rspipe.data.sources import load_dataset
+from rspipe.execution.resources import Cluster, Resources
 from rspipe.search.trials import trial_parameters
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.stages import certify, search, weigh
@@ -21,6 +22,8 @@ from rspipe.storage.opening import open_store
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
+
+CPU = torch.device("cpu")
 
 EVERYTHING = """
 name = "small"
@@ -71,21 +74,21 @@ def run_alone(run_dir: Path, study: StudyConfig, *, text: str = "") -> Path:
 
     The stages' own code runs, but for Ray's: what it hands to workers is called here.
     """
-    data, cluster = load_dataset(study.data), Any
+    data, nowhere = load_dataset(study.data), Cluster("nowhere", (), Resources())
     with open_store(run_dir, study, source=text, environment={"commit": "none"}) as store:
         for one in study.search_specs:
             for index in open_trials(store, one):
-                store.save_trial(run_trial(store, one, index, trial_parameters(one)[index], gpus=0))
+                store.save_trial(run_trial(store, one, index, trial_parameters(one)[index], device=CPU))
             if store.search_result(one.id, trials=one.trials) is None:
                 search._conclude(store, one)
         for spec in known_models(store, study):
             train_one(store, spec, data)
         with patch.object(weigh, "visit", visit_here), patch.object(certify, "visit", visit_here):
             specs = finished_ensembles(store, study)
-            weigh.weigh_ensembles(store, study, specs, cluster=cluster, on_progress=_ignore)
+            weigh.weigh_ensembles(store, study, specs, cluster=nowhere, on_progress=_ignore)
             results = read_results(store, study)
             certify.certify_classifiers(
-                store, study, results.models, results.ensembles, cluster=cluster, on_progress=_ignore
+                store, study, results.models, results.ensembles, cluster=nowhere, on_progress=_ignore
             )
     return run_dir
 
@@ -94,11 +97,11 @@ def visit_here(
     store: Store, works: Sequence[Work], *, classes: int, cluster: Any, on_block: Callable[[pa.Table], None]
 ) -> None:
     """Do what `rspipe.stages.passes.visit` does, an image at a time, without actors."""
-    networks: dict[str, torch.nn.Module] = {}
     for which, work in enumerate(works):
-        for one in work.sampling.members:
-            networks[one] = load_network(store, one, classes=classes, device=torch.device("cpu"))
-        members, split = [networks[one] for one in work.sampling.members], work.split
+        split, precision = work.split, work.sampling.precision
+        members = [
+            load_network(store, one, classes=classes, device=CPU, precision=precision) for one in work.sampling.members
+        ]
         for image, label, example in zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True):
             rows = work.sampling.run(members, image, label, example, limit=BatchLimit())
             on_block(rows.append_column("work", pa.array([which] * rows.num_rows, pa.int64())))

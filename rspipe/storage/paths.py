@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _OBJECT_STORES = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=30
 _OPTIONS = ("region", "scheme", "endpoint_override")
 
 _LONGEST_REASON = 240
+
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 @cache
@@ -64,6 +67,8 @@ class StorePath:
         text = str(where)
         scheme, mark, rest = text.partition("://")
         if not mark:
+            if match := _ONE_SLASH.match(text):
+                raise StoreError(f"{match[1]}:/ is no folder; an address begins with {match[1]}://")
             return cls("file", str(Path(text).expanduser().absolute()))
         if scheme == "file":
             return cls("file", str(Path(unquote(urlsplit(text).path)).absolute()))
@@ -73,8 +78,9 @@ class StorePath:
                 + " or ".join(f"{known}://" for known in _OBJECT_STORES)
             )
         path, _, query = rest.partition("?")
-        # The text itself would go into the message, the log and the records.
-        if "@" in rest or any(name not in _OPTIONS for name, _ in parse_qsl(query, keep_blank_values=True)):
+        options = parse_qsl(query, keep_blank_values=True)
+        # The text itself would go into the message, the log and the records; whatever is escaped in it is read there.
+        if "@" in unquote(unquote(rest)) or any(name not in _OPTIONS for name, _ in options):
             raise StoreError(
                 f"an address of {scheme}:// may have no user, no password and no options but {', '.join(_OPTIONS)}; "
                 "credentials belong in the environment of every node, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

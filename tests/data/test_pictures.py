@@ -126,3 +126,11 @@ def test_whatever_pillow_raises_is_one_line_with_the_name(data: bytes) -> None:
         opened_picture(data, mode="RGB", name="cell 7")
     assert "object at 0x" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_picture_of_400_megapixels_in_a_few_kilobytes_is_refused_before_it_is_decoded() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    assert buffer.tell() < 100_000
+    with pytest.raises(DataError, match=r"bomb\.png: not a readable image: .*400000000 pixels.* exceeds limit"):
+        opened_picture(buffer.getvalue(), mode="L", name="bomb.png")

@@ -84,7 +84,9 @@ def test_code_in_the_records_of_a_strangers_run_directory_is_refused(copied: Cop
     record["spec"]["architecture"] = "nets_of_a_stranger:build"
     write_record(path, record)
     for read in (read_results, finished_ensembles):
-        with pytest.raises(StoreError, match=r"model\.json: damaged .it is of another spec than its name says"):
+        with pytest.raises(
+            StoreError, match=r"model\.json: damaged or missing .it is of another spec than its name says"
+        ):
             read(Store(run_dir), study)
     assert not code()
 

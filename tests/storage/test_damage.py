@@ -14,7 +14,7 @@ from rspipe.storage.files import read_content, write_record
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
-from tests.damages import KINDS, flip, flip_bits, numbers, small_run, told
+from tests.damages import KINDS, flip, flip_bits, mutate_directories, numbers, small_run, told
 from tests.run_builder import EVERYTHING, run_alone
 
 
@@ -127,6 +127,12 @@ def test_json_of_another_kind_is_one_line(run_dir: Path, content: str, name: str
     with pytest.raises(DamagedError, match=f"{name}: damaged") as refused:
         numbers(run_dir)
     assert str(refused.value).isprintable()
+
+
+def test_a_changed_run_directory_is_read_or_refused_in_a_line(finished: Path) -> None:
+    outcomes = mutate_directories(finished, 8, random.Random(1), pages=0.0)
+    assert outcomes.total() == 8
+    assert {read for read, _ in outcomes} == {"read", "refused"}
 
 
 def test_a_run_without_damage_is_opened_without_a_word(finished: Path) -> None:
