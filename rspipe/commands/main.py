@@ -27,6 +27,7 @@ COMMANDS = (
     "report",
     "derive",
     "compare",
+    "bundle",
     "audit",
     "rejudge",
     "check-boundary",

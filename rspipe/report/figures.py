@@ -20,8 +20,8 @@ LINE_STYLES = ("-", "--", "-.", ":")
 
 MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
 
-_LEGEND_CHARACTERS = 90
-"""That fit across a figure, with 8 per column for handle and gap."""
+_LEGEND_CHARACTERS = 16
+"""That fit across an inch of a figure, with 8 per column for handle and gap."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -79,7 +79,7 @@ def draw_legend(figure: Figure) -> None:
     def width(columns: int) -> int:
         return sum(int(part.max()) for part in np.array_split(lengths, columns) if part.size)
 
-    fitting = [columns for columns in (3, 2) if width(columns) <= _LEGEND_CHARACTERS]
+    fitting = [columns for columns in (3, 2) if width(columns) <= _LEGEND_CHARACTERS * figure.get_figwidth()]
     figure.legend(loc="outside lower center", ncols=fitting[0] if fitting else 1)
 
 

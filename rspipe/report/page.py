@@ -61,7 +61,7 @@ MESSAGE = "Message"
 
 PARTS: Mapping[str, Part] = {
     MESSAGE: Part((headline.section,), printed=True, of_decisions=True),
-    "Claims": Part((claims.section,), printed=True),
+    "Claims and published results": Part((claims.section,), printed=True),
     "Answers, from paired differences": Part((findings.section,), printed=True),
     "All results": Part((results.section,), printed=True, of_decisions=True),
     "Certified accuracy": Part((accuracy.section,), printed=True),

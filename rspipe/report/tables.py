@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,17 @@ def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
         return "–"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", "−")
+
+
+def adding_up(shares: Sequence[float], *, digits: int) -> list[float]:
+    """Return shares rounded so that they add up to the rounded sum: the largest remainders are rounded up."""
+    scale = 10**digits
+    units = [math.floor(share * scale + 1e-9) for share in shares]
+    missing = round(sum(shares) * scale) - sum(units)
+    order = sorted(range(len(units)), key=lambda at: units[at] - shares[at] * scale)
+    for at in order[: max(0, missing)]:
+        units[at] += 1
+    return [unit / scale for unit in units]
 
 
 def bracketed(interval: Interval, *, signed: bool = False, digits: int = 3) -> str:

@@ -25,7 +25,7 @@ from rspipe.report.sections.findings import answer, answers
 from rspipe.report.sections.results import result_table
 from rspipe.report.sections.weights import weights_figure
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, duration, markdown, markdown_text, number, quantity
+from rspipe.report.tables import Cell, Table, adding_up, duration, markdown, markdown_text, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import certified_by
@@ -411,8 +411,8 @@ def test_the_curve_drawn_is_certified_accuracy(made):
 
 
 def test_models_that_were_loaded_have_no_cost_to_be_drawn(made):
-    loaded = [replace(summary, passes=0) for summary in made.summaries]
-    assert cost_figure(made.summaries, sigma=0.25) is not None
+    loaded = replace(made, models=tuple(replace(model, passes=0) for model in made.models))
+    assert cost_figure(made, sigma=0.25) is not None
     assert cost_figure(loaded, sigma=0.25) is None
 
 
@@ -439,6 +439,8 @@ def test_the_noise_level_is_a_column_only_where_there_are_several(made):
 
 
 def test_numbers_are_written_for_readers():
+    assert adding_up([1 / 3, 1 / 3, 1 / 3], digits=3) == [0.334, 0.333, 0.333]
+    assert adding_up([0.005, 0.995], digits=2) == [0.01, 0.99]
     assert (number(-0.0126), number(0.5, signed=True), number(np.inf)) == ("−0.013", "+0.500", "–")
     assert [duration(s) for s in (0.26, 119, 120, 7200, 2 * 86400)] == ["0.3 s", "119.0 s", "2.0 min", "2.0 h", "2.0 d"]
     assert [quantity(n) for n in (12, 1234, 5_600_000, 7.89e9)] == ["12", "1.23 k", "5.6 M", "7.89 G"]

@@ -63,4 +63,9 @@ def section(results: Results) -> Section | None:
         return None
     settings = sorted({f"{check.steps} steps, {check.draws} noise samples, n = {check.n:,}" for check in checks})
     content = {"attacks": attack_table(checks), "sentences": attack_findings(checks), "settings": settings}
-    return Section("attacks", content)
+    broken, inside = (
+        sum(check.broken for check in checks),
+        sum(check.images * sum(factor <= 1 for factor in check.factors) for check in checks),
+    )
+    finding = f"{broken} of {inside:,} predictions within certified radii changed."
+    return Section("attacks", content, finding=finding)

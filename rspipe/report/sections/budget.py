@@ -91,26 +91,18 @@ def budget_table(results: Results, levels: Levels) -> Table:
 
 
 def order_sentence(results: Results, levels: Levels) -> str:
-    """Return whether methods are in the same order with few samples and with many."""
+    """Return which method has the largest ACR with few samples and with many; empty with one method."""
     alpha, parts = results.study.certify.alpha, []
     for sigma, found in levels.items():
         methods = [one for one in found if one.kind == "model"]
-        orders = {
-            n: tuple(one.name for one in sorted(methods, key=lambda one: -acr_at(one, n, sigma=sigma, alpha=alpha)))
-            for n in BUDGETS
-        }
-        if len({*orders.values()}) > 1:
-            parts.append(
-                f"at σ = {sigma:g} " + ", ".join(f"{names[0]} leads at n = {n:,}" for n, names in orders.items())
-            )
-    span = f"n = {BUDGETS[0]:,} to {BUDGETS[-1]:,}"
-    if max(len([one for one in found if one.kind == "model"]) for found in levels.values()) < 2:
-        return ""
-    return (
-        f"The order of the methods changes from {span}: {'; '.join(parts)}."
-        if parts
-        else (f"The order of the methods is the same from {span}.")
-    )
+        if len(methods) < 2:
+            continue
+        leads = {n: max(methods, key=lambda one: acr_at(one, n, sigma=sigma, alpha=alpha)).name for n in BUDGETS}
+        if len({*leads.values()}) == 1:
+            parts.append(f"{leads[BUDGETS[0]]} leads from n = {BUDGETS[0]:,} to {BUDGETS[-1]:,} at σ = {sigma:g}")
+        else:
+            parts.append(", ".join(f"{name} leads at n = {n:,}" for n, name in leads.items()) + f" at σ = {sigma:g}")
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def budget_figure(results: Results, levels: Levels) -> Figure | None:

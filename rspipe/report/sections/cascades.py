@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours
+from rspipe.report.names import short_name
 from rspipe.report.results import Results, cascades_label
 from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
@@ -78,7 +79,8 @@ def cascade_sentences(results: Results) -> Iterator[str]:
             )
             change = 100 * (own - alone)
             lost = f", and loses at most {max(0.0, -change[1:].min()):.1f} at radii from .25 on" if len(at) > 1 else ""
-            yield (f"{name}: certifies {change[0]:+.1f} points of clean accuracy against σ = {sigma:g} alone{lost}.")
+            gained = f"{change[0]:+.1f} points of clean accuracy against σ = {sigma:g} alone"
+            yield f"{short_name(name)}: certifies {gained}{lost}."
 
 
 def cascade_figure(results: Results, cascades: Sequence[CertifiedCascade]) -> Figure:
@@ -87,7 +89,7 @@ def cascade_figure(results: Results, cascades: Sequence[CertifiedCascade]) -> Fi
     curves = [(cascades_label(cascades), [one.classifier for one in cascades]), *_levels(results, cascades)]
     colours = label_colours([label for label, _ in curves])
     with mpl.rc_context(STYLE):
-        figure, axes, grid = radius_panel(results, sigma=sigma, title="Cascade")
+        figure, axes, grid = radius_panel(results, sigma=sigma, title=curves[0][0])
         for label, classifiers in curves:
             colour, line = colours[label]
             draw_curve(axes, classifiers, grid, name=label, colour=colour, line=line)
@@ -106,4 +108,5 @@ def section(results: Results) -> Section | None:
         "sentences": [*cascade_sentences(results)],
         "two_sided": any(group.two_sided for group in results.study.cascades),
     }
-    return Section("cascades", content, drawn(figures))
+    finding = next(cascade_sentences(results), "")
+    return Section("cascades", content, drawn(figures), finding=finding)

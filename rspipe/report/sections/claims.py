@@ -190,9 +190,10 @@ def section(results: Results) -> Section | None:
     claims, published = judge_claims(results), compare_with_published(results)
     if not claims and not published:
         return None
+    sentence = claim_sentence(claims) if claims else f"{len(published)} published results beside ours."
     content = {
         "claims": claim_table(claims),
-        "sentence": claim_sentence(claims),
+        "sentence": sentence,
         "published": published_table(published),
     }
-    return Section("claims", content)
+    return Section("claims", content, finding=sentence)

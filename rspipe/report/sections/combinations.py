@@ -74,4 +74,5 @@ def section(results: Results) -> Section | None:
     """Return the section; None where no members have two combinations."""
     levels = [Level(sigma, combination_table(results, sigma=sigma)) for sigma in results.sigmas]
     shown = [level for level in levels if level.table.rows]
-    return Section("combinations", {"levels": shown}) if shown else None
+    finding = "Gains over members, what was predicted of them, and how far noise is a member's own."
+    return Section("combinations", {"levels": shown}, finding=finding) if shown else None

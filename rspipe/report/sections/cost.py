@@ -1,84 +1,75 @@
 """Section: ACR against the cost of training."""
 
-from collections.abc import Sequence
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rspipe.ensembles.members import names_seeds
-from rspipe.report.figures import (
-    MARKERS,
-    STYLE,
-    draw_legend,
-    drawn,
-    label_colours,
-    legend_text,
-    new_panel,
-    spread_axis,
-)
-from rspipe.report.names import short_name
+from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel, spread_axis
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.summaries import Summary
+from rspipe.report.standings import Entry, entries
 from rspipe.report.tables import duration, quantity
 
 
-def cost_figure(summaries: Sequence[Summary], *, sigma: float) -> Figure | None:
-    """Return ACR with its interval against the passes of training; None where nothing certified was trained.
+def _passes(results: Results, entry: Entry) -> float:
+    """Return the passes of training all models of a classifier, averaged over an entry's classifiers."""
+    by_id = {summary.id: summary.passes for summary in results.summaries}
+    return float(np.mean([by_id[one.id] for one in entry.classifiers]))
 
-    Checkpoints that were loaded have no cost here.
 
-    Args:
-        summaries: Of any noise level.
-        sigma: The noise level to show.
+def _kind(entry: Entry) -> str:
+    if entry.kind == "model":
+        return entry.name
+    if entry.composition is None:
+        return "cascade"
+    return "ensemble, plain average" if entry.composition.method == "uniform" else "ensemble, solved or combined"
+
+
+def cost_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return mean ACR against the passes of training; None where nothing certified was trained, as loaded checkpoints.
+
+    The best ensemble and the best method have their names beside them.
     """
-    at = [summary for summary in summaries if summary.sigma == sigma and summary.passes > 0]
-    if not at:
+    found = [(one, _passes(results, one)) for one in entries(results, sigma)]
+    found = [(one, passes) for one, passes in found if passes > 0]
+    if not found:
         return None
-    models = label_colours([s.label for s in summaries if s.kind == "model"])
-    ensembles = list(dict.fromkeys(s.label for s in summaries if s.kind != "model"))
-    title = "passes of all members in training (forward and backward, of one noisy image)"
+    colours = label_colours([model.label for model in results.models])
+    fills = {"ensemble, plain average": "none", "ensemble, solved or combined": "#777777", "cascade": "#777777"}
     with mpl.rc_context(STYLE):
-        entries = len({(summary.label, summary.weighting == "uniform") for summary in at})
-        figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", title, "ACR", height=3.4 + 0.1 * entries)
-        named = set()
-        for summary in at:
-            uniform = summary.weighting in ("", "uniform")
-            if summary.kind == "model":
-                colour, marker, name = models[summary.label][0], "o", summary.label
-            else:
-                position = ensembles.index(summary.label)
-                colour, marker = "#333333", MARKERS[position % len(MARKERS)]
-                name = short_name(summary.label) + ("" if uniform else " · solved")
-            half = (summary.acr.high - summary.acr.low) / 2
-            axes.errorbar(
-                float(summary.passes),
-                summary.acr.estimate,
-                yerr=half if np.isfinite(half) else None,
-                fmt=marker,
-                color=colour,
-                markerfacecolor="white" if summary.kind != "model" and uniform else colour,
-                markersize=5.5,
-                elinewidth=0.6,
-                label="_" if name in named else legend_text(name),
-            )
-            named.add(name)
-        costs = [float(summary.passes) for summary in at]
-        spread_axis(axes, costs, which="x", text=quantity)
+        title = "passes in training of all members (forward and backward)"
+        figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", title, "ACR", width=5.2, height=3.8)
+        named = set[str]()
+        for one, passes in found:
+            kind = _kind(one)
+            colour = colours[one.name][0] if one.kind == "model" else "#777777"
+            marker = "o" if one.kind == "model" else "D" if one.kind == "cascade" else "s"
+            label = "_" if kind in named else legend_text(kind)
+            fill = fills.get(kind, colour)
+            axes.plot(passes, one.acr, marker, color=colour, markerfacecolor=fill, markersize=6, ls="none", label=label)
+            named.add(kind)
+        for kind in ("ensemble", "model"):
+            best = next(((one, passes) for one, passes in found if one.kind == kind), None)
+            if best is not None:
+                one, passes = best
+                place = (passes, one.acr)
+                axes.annotate(one.name, place, (-6, 5), textcoords="offset points", ha="right", fontsize=7.5)
+        spread_axis(axes, [passes for _, passes in found], which="x", text=quantity)
+        axes.margins(y=0.12)
         draw_legend(figure)
     return figure
 
 
 def section(results: Results) -> Section | None:
-    """Return the section; None where nothing is certified."""
-    named = [summary for summary in results.summaries if not names_seeds(summary.label)]
-    figures = drawn({f"cost-sigma-{sigma:g}": cost_figure(named, sigma=sigma) for sigma in results.sigmas})
+    """Return the section; None where nothing is certified, or nothing was trained here."""
+    figures = drawn({f"cost-sigma-{sigma:g}": cost_figure(results, sigma=sigma) for sigma in results.sigmas})
     if not figures:
         return None
+    passes = [summary.passes for summary in results.summaries if summary.passes]
     content = {
         "trials": len(results.trials),
         "seconds": duration(sum(trial.seconds for trial in results.trials)),
         "passes": quantity(sum(trial.passes for trial in results.trials)),
     }
-    return Section("cost", content, figures)
+    finding = f"{quantity(min(passes))} to {quantity(max(passes))} passes in training."
+    return Section("cost", content, figures, finding=finding)

@@ -60,4 +60,4 @@ def section(results: Results) -> Section | None:
         "parts": sorted({one.images for one in comparisons if one.difference.population is not None}),
         "searched": [group.label for group in results.study.search],
     }
-    return Section("differences", content)
+    return Section("differences", content, finding=f"{len(comparisons)} comparisons with intervals for both scopes.")

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rspipe.report.figures import STYLE, draw_legend, drawn, new_panel
+from rspipe.report.names import short_name
 from rspipe.report.results import Results, seeds_label
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, number
@@ -75,7 +76,7 @@ def spreads(results: Results, *, sigma: float) -> list[Spread]:
     """Return the spread of every label, averaged over its seeds, and of every ensemble over its choices of seeds."""
     models = results.models_at(sigma)
     labels = [spread(seeds_label(label, len(classifiers)), classifiers) for label, classifiers in models.items()]
-    return labels + [spread(one.label, one.classifiers) for one in results.compositions(sigma)]
+    return labels + [spread(short_name(one.name), one.classifiers) for one in results.compositions(sigma)]
 
 
 def _names(spreads_: Sequence[Spread]) -> list[str]:
@@ -116,7 +117,7 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
     if not every:
         return None
     kept = sorted(sorted(range(len(every)), key=lambda at: -every[at].acr)[:_MOST_ROWS])
-    shown = [every[at] for at in kept]
+    shown = sorted((every[at] for at in kept), key=lambda one: -one.acr)
     title = f"Images by p_A, σ = {sigma:g}"
     if len(shown) < len(every):
         title += f": {len(shown)} of {len(every)} with the largest ACR"

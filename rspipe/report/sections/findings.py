@@ -103,6 +103,18 @@ def answers(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
     return sentences
 
 
+def counts_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Return how many comparisons have a verdict that Holm's correction for their question leaves, by scope."""
+    if not comparisons:
+        return ""
+    answered = [row for question in QUESTIONS for row in with_holm([c for c in comparisons if c.question == question])]
+    judged = sum(one.difference.procedures is not None for one, *_ in answered)
+    return (
+        f"With Holm's correction {sum(sure for _, sure, _ in answered)} of {judged} judged comparisons are decided for "
+        f"procedures, {sum(sure for *_, sure in answered)} of {len(answered)} for these models."
+    )
+
+
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is certified."""
     if not results.summaries:
@@ -114,4 +126,4 @@ def section(results: Results) -> Section | None:
         "baseline": results.baseline,
         "searched": [group.label for group in results.study.search],
     }
-    return Section("findings", content)
+    return Section("findings", content, finding=counts_sentence(comparisons))

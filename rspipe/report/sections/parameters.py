@@ -38,4 +38,7 @@ def section(results: Results) -> Section:
         "environment": setting_table(dict(results.environment)),
         "study": json.dumps(study, indent=1, ensure_ascii=False),
     }
-    return Section("parameters", content)
+    known = [
+        f"{name} {value}" for name in ("commit", "rspipe", "torch", "cpu") if (value := results.environment.get(name))
+    ]
+    return Section("parameters", content, finding=", ".join(known))

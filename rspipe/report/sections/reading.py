@@ -18,4 +18,5 @@ def section(results: Results) -> Section:
         "data": results.study.data.name,
         "partial": any(results.population(summary.images) is not None for summary in results.summaries),
     }
-    return Section("reading", content)
+    finding = f"A certificate is wrong with probability {certify.alpha:g} at most, for each classifier and image."
+    return Section("reading", content, finding=finding)

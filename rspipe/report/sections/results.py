@@ -6,7 +6,17 @@ from rspipe.report.differences import judge_group
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
 from rspipe.report.summaries import SeedAverage, Summary
-from rspipe.report.tables import Cell, Table, duration, estimate_cell, half_cell, number_cell, percent_cell, quantity
+from rspipe.report.tables import (
+    Cell,
+    Table,
+    duration,
+    estimate_cell,
+    half_cell,
+    number,
+    number_cell,
+    percent_cell,
+    quantity,
+)
 from rspipe.smoothing.certificates import radius_cap
 
 
@@ -101,4 +111,7 @@ def section(results: Results) -> Section:
         "levels": [Level(sigma, result_table(results.listed_at(sigma))) for sigma in sigmas],
         "caps": {sigma: radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma in sigmas},
     }
-    return Section("results", content)
+    acrs = [] if results.decided else [one.acr.estimate for one in results.summaries]
+    span = f", ACR {number(min(acrs))} to {number(max(acrs))}" if acrs else ""
+    finding = f"{len(results.summaries)} classifiers{span}." if results.summaries else ""
+    return Section("results", content, finding=finding)

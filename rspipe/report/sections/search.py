@@ -113,4 +113,9 @@ def section(results: Results) -> Section | None:
         sentences.append(
             f"{search.label} at σ = {search.sigma:g}: {cost_sentence(trials)} {worth_sentence(search, comparisons)}"
         )
-    return Section("search", {"searches": search_table(results.searches), "sentences": sentences}, figures)
+    content = {"searches": search_table(results.searches), "sentences": sentences}
+    gains = [search.objective - search.default_objective for search in results.searches]
+    least, most = (number(gain, signed=True) for gain in (min(gains), max(gains)))
+    span = " to ".join(dict.fromkeys((least, most)))
+    finding = f"Winners gain {span} on validation images, where they were picked; test images say whether that holds."
+    return Section("search", content, figures, finding=finding)

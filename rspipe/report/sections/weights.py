@@ -1,5 +1,7 @@
 """Section: the ensembles with their members and weights."""
 
+import math
+from collections.abc import Sequence
 from itertools import groupby
 
 import matplotlib as mpl
@@ -10,7 +12,7 @@ from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, lege
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, number, number_cell
+from rspipe.report.tables import Cell, Table, adding_up, number, number_cell, quantity
 from rspipe.smoothing.classifiers import COMBINATIONS
 
 
@@ -25,10 +27,14 @@ def _members(results: Results, record: EnsembleWeights) -> str:
 
 def _weights(record: EnsembleWeights) -> str:
     """Return the weights, with their standard deviations for the choice of calibration images where these are known."""
-    weights = [number(weight) for weight in record.weights]
+    weights = [number(weight) for weight in adding_up(record.weights, digits=3)]
     if record.spread:
         weights = [f"{weight} ± {number(error)}" for weight, error in zip(weights, record.spread, strict=True)]
     return ", ".join(weights)
+
+
+def _objective(value: float) -> Cell:
+    return Cell(f"{value:,.4f}" if abs(value) < 1e4 else quantity(value), value) if math.isfinite(value) else Cell("–")
 
 
 def _pairs_cell(record: EnsembleWeights) -> Cell:
@@ -45,8 +51,8 @@ def ensemble_table(results: Results) -> Table:
             "ensemble": Cell(display_name(record)),
             "members": Cell(_members(results, record)),
             "weights": Cell(_weights(record)),
-            "objective": Cell(f"{record.objective:.5g}", record.objective),
-            "at uniform weights": Cell(f"{record.uniform_objective:.5g}", record.uniform_objective),
+            "objective": _objective(record.objective),
+            "at uniform weights": _objective(record.uniform_objective),
             "solver": Cell(f"{record.solver}: {record.status}" if record.solver != "none" else record.status),
             "gap": Cell(f"{record.gap:.1e}" if record.gap else "0", record.gap),
             "images × draws": Cell(f"{record.images} × {record.draws}"),
@@ -71,13 +77,14 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
         named = set()
         for row, record in enumerate(records):
             left = 0.0
-            for member, weight in zip(record.members, record.weights, strict=True):
+            shown = adding_up(record.weights, digits=2)
+            for member, weight, text in zip(record.members, record.weights, shown, strict=True):
                 label = results.model_label(member)
                 colour = styles[label][0] if label in styles else "#888888"
                 name = "_" if label in named else legend_text(label)
                 axes.barh(row, weight, left=left, color=colour, edgecolor="white", linewidth=1.2, label=name)
                 if weight >= 0.08:
-                    axes.text(left + weight / 2, row, f"{weight:.2f}", color="white", ha="center", va="center",
+                    axes.text(left + weight / 2, row, f"{text:.2f}", color="white", ha="center", va="center",
                               fontsize=8)  # fmt: skip
                 left += weight
                 named.add(label)
@@ -91,8 +98,14 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
 
 
 def _wrapped(record: EnsembleWeights) -> str:
-    label, how = record.label.replace(" + ", " +\n"), display_name(record)[len(record.label) :].strip()
-    return f"{label}\n{how}"
+    return display_name(record).replace(" · ", "\n· ").replace(" = ", "\n= ")
+
+
+def sole_sentence(records: Sequence[EnsembleWeights]) -> str:
+    """Return of how many ensembles with solved weights one member has all of it; empty without any."""
+    solved = [record for record in records if record.method not in ("uniform", *COMBINATIONS)]
+    alone = sum(record.sole_member is not None for record in solved)
+    return f"{alone} of {len(solved)} with solved weights are one member alone." if solved else ""
 
 
 def section(results: Results) -> Section | None:
@@ -100,4 +113,5 @@ def section(results: Results) -> Section | None:
     if not results.ensembles:
         return None
     figures = drawn({f"weights-sigma-{sigma:g}": weights_figure(results, sigma=sigma) for sigma in results.sigmas})
-    return Section("weights", {"ensembles": ensemble_table(results)}, figures)
+    content = {"ensembles": ensemble_table(results)}
+    return Section("weights", content, figures, finding=sole_sentence(results.ensembles))

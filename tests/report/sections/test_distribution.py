@@ -84,7 +84,7 @@ def test_bins_that_n_samples_cannot_reach_are_left_out_of_the_table():
 def test_the_figure_has_a_row_per_entry_and_bars_that_fill_it():
     results = built.results()
     (axes,) = spread_figure(results, sigma=0.25).axes
-    shares = spreads(results, sigma=0.25)
+    shares = sorted(spreads(results, sigma=0.25), key=lambda one: -one.acr)
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert [label.rpartition("  ")[0] for label in labels] == [one.label for one in shares]
     ends = [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)]

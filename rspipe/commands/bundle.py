@@ -1,0 +1,26 @@
+"""Pack a run's result into one file that somebody else can check, with checksums, without networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rspipe.commands.options import ReadRun, run_to_read
+from rspipe.commands.terminal import Terminal
+from rspipe.storage.bundle import bundle
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run directory to pack, and where to."""
+
+    run: ReadRun
+    """The run directory: a folder or an address."""
+    out: Path | None = None
+    """The zip file; <study id>.zip in the working directory by default."""
+
+
+def main(options: Options, terminal: Terminal) -> None:
+    """Write the bundle, and print where it is."""
+    store, study = run_to_read(options.run)
+    path = options.out or Path(f"{study.id}.zip")
+    path.write_bytes(bundle(store.run_dir))
+    terminal.say(f"Bundle: {path}")
