@@ -1,6 +1,7 @@
 """Progress of work that runs on a cluster: a board that workers write to and the driver reads."""
 
 import heapq
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from typing import Any, TypeVar
 from rspipe.errors import RspipeError
 from rspipe.execution.endings import head_lost
 from rspipe.execution.failures import root_cause
+from rspipe.execution.hanging import Deadlines, Held
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 
@@ -71,6 +75,7 @@ class Board:
         self._taken: dict[int, set[int]] = {}
         self._workers: dict[tuple[int, int], bytes] = {}
         self._open = True
+        self._deadlines = Deadlines()
         self._detail = ""
         self._failure: RspipeError | None = None
 
@@ -99,8 +104,9 @@ class Board:
     def release(self, group: int) -> None:
         """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone."""
         self._workers = {place: worker for place, worker in self._workers.items() if place[0] != group}
-        for piece in self._taken.pop(group, set()) if self._open else set():
-            if self._fraction[piece] < 1:
+        for piece in self._taken.pop(group, set()):
+            self._deadlines.end(piece)
+            if self._open and self._fraction[piece] < 1:
                 heapq.heappush(self._waiting, piece)
 
     def left(self) -> tuple[int, int]:
@@ -110,7 +116,16 @@ class Board:
     def update(self, piece: int, fraction: float, detail: str = "") -> None:
         """Note how far a piece is, in [0, 1]."""
         self._fraction[piece] = fraction
+        self._deadlines.move(piece, fraction)
         self._detail = detail or self._detail
+
+    def begin(self, piece: int, held: Held) -> None:
+        """Note who is at a piece, to tell when it hangs."""
+        self._deadlines.begin(piece, held)
+
+    def hung(self) -> list[tuple[bytes, str]]:
+        """Return the sealed handle of the actor of each piece that hangs, and what to say of it; once."""
+        return self._deadlines.hung()
 
     def fail(self, error: RspipeError) -> None:
         """Note an error that only the user can remedy: nothing more is handed out."""
@@ -222,6 +237,9 @@ def watch(
             if failure is not None:
                 raise failure
             on_progress(Progress(stage, done, work, unit, detail))
+            for worker, message in ray.get(board.hung.remote()):
+                _log.warning("warning: %s", message)
+                ray.kill(unsealed(worker))
         if "error" in outcome:
             raise outcome["error"]
     except BaseException as error:

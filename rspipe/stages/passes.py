@@ -265,6 +265,7 @@ def _run_pool(
     """Run one pool of actors over rows until they are done or an actor is lost; it grows with the cluster."""
     import ray
     from ray.data import ActorPoolStrategy
+    from ray.data.exceptions import ExecutionTimeoutError
 
     resources = cluster.resources
     size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
@@ -297,6 +298,8 @@ def _run_pool(
                 on_block(block)
     except RspipeError:
         raise
+    except ExecutionTimeoutError as error:
+        raise WorkersLostError("no worker has finished a block of images for a quarter of an hour: replaced") from error
     except ray.exceptions.RayError as error:
         raise root_cause(error) from error
     except (RuntimeError, ValueError, TypeError) as error:

@@ -1,5 +1,6 @@
 """Training on Ray Train: many small models share groups of workers, each worker takes the next model."""
 
+import platform
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, RspipeError
 from rspipe.execution.board import OnProgress, Progress, after, make_board, sealed, unsealed, watch
 from rspipe.execution.groups import run_groups
+from rspipe.execution.hanging import Held
 from rspipe.execution.resources import Cluster
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.normalization import normalization
@@ -124,6 +126,25 @@ def train_loop(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(error))
 
 
+def held_by_this_worker(spec: AnyModelSpec, *, name: str = "") -> Held:
+    """Return how a model is held by the Ray actor that calls this: a step is an epoch, and the last one the end."""
+    import ray
+
+    costs = [1.0]
+    if not isinstance(spec, LoadedModelSpec):
+        # Passes are most of the time.
+        costs = [*(float(spec.method.passes_in(epoch)) for epoch in range(spec.epochs)), 1.0]
+        # A teacher learns before the first epoch.
+        costs[0] += 0 if spec.method.teacher is None else spec.epochs
+    return Held(
+        name=name or spec.id,
+        node=platform.node(),
+        worker=sealed(ray.get_runtime_context().current_actor),
+        kind=f"{spec.architecture} {spec.data!r}",
+        costs=tuple(costs),
+    )
+
+
 def _own_group(together: int, *, gpus: float) -> Group | None:
     """Return the group of workers that this one shares models with: `together` neighbours."""
     if together == 1:
@@ -146,6 +167,9 @@ def _work_off(config: dict[str, Any], store: Store, device: torch.device, sharin
     first, pixels = is_first(sharing), partial(streamed, decoders=config["decoders"])
     while (piece := agreed(ray.get(board.take.remote(group)) if first else None, sharing, device)) is not None:
         spec = specs[piece]
+
+        if first:
+            board.begin.remote(piece, held_by_this_worker(spec))
 
         def on_epoch(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
             board.update.remote(piece, epoch / (spec.epochs + 1), spec.id)

@@ -18,9 +18,10 @@ from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker
 from rspipe.records import Trial
 from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
-from rspipe.search.trials import WATCHED, OnEpoch, judged_trial
+from rspipe.search.trials import WATCHED, OnEpoch, judged_trial, trial_spec
 from rspipe.stages.checkpoints import checkpointing
 from rspipe.stages.decoding import streamed
+from rspipe.stages.train import held_by_this_worker
 from rspipe.storage.store import Store
 from rspipe.training.fitting import State
 
@@ -126,6 +127,8 @@ def run_in_tune(
 
     try:
         store.check_shared()
+        name = f"{search.id} trial {work.index}"
+        board.begin.remote(work.piece, held_by_this_worker(trial_spec(search, work.parameters), name=name))
         pixels = partial(streamed, decoders=decoders)
         device = worker_device(resources.gpus, allow_cpu=resources.allow_cpu)
         trial = run_trial(store, search, work.index, work.parameters, device=device, on_epoch=on_epoch, pixels=pixels)
