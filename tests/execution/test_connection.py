@@ -1,11 +1,18 @@
 """Addresses and amounts that are refused without Ray."""
 
+import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import ray
+from ray._private.services import get_node_to_connect_for_driver
+from ray._private.utils import check_version_info
 
 from rspipe.errors import ClusterError
+from rspipe.execution import connection
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Resources
 
@@ -57,6 +64,31 @@ def test_a_ray_that_cannot_be_started_is_refused_with_the_remedy_for_its_cause(
     with (
         pytest.raises(ClusterError, match=f"cannot start a Ray on this machine: .*{remedy}"),
         connect(address="local", resources=Resources(), log=tmp_path / "ray.log"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (
+            lambda: check_version_info({"ray_version": ray.__version__, "python_version": "3.9.1"}, "here"),
+            rf"Python: 3\.9\.1 .*{platform.python_version()}.*; install the same versions on both",
+        ),
+        (
+            lambda: get_node_to_connect_for_driver(MagicMock(), timeout_seconds=0),
+            "this machine is no node of the Ray cluster at 10.0.0.1:6379; `ray start --address=10",
+        ),
+    ],
+)
+def test_why_a_head_cannot_be_joined_is_told_whole(
+    refusal: Callable[[], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "head_address", lambda given: given)
+    monkeypatch.setattr(ray, "init", lambda **_: refusal())
+    with (
+        pytest.raises(ClusterError, match=told),
+        connect(address="10.0.0.1:6379", resources=Resources(), log=tmp_path / "ray.log"),
     ):
         pass
 
