@@ -7,7 +7,11 @@ the same run goes on, and must end with the same files, bit for bit.
 """
 
 import copy
+import errno
+import itertools
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +24,7 @@ import tyro
 from rich.console import Console
 
 from rspipe.data.sources import load_dataset
+from rspipe.errors import StoreError
 from rspipe.stages import checkpoints, train, trials
 from rspipe.storage import paths
 from rspipe.storage.paths import StorePath
@@ -36,16 +41,19 @@ class Crash(BaseException):
 
 
 class Steps:
-    """Counts the steps of writing, and dies at one of them."""
+    """Counts the steps of writing. At one of them the process dies, or the disk refuses to be written with an error."""
 
-    def __init__(self, last: int | None = None) -> None:
-        self.count, self._last = 0, last
+    def __init__(self, last: int | None = None, *, refusal: int | None = None) -> None:
+        self.count, self._last, self._refusal = 0, last, refusal
 
-    def __call__(self) -> None:
-        """Take a step; a dead process takes none."""
-        if self._last is not None and self.count >= self._last:
+    def __call__(self, *, writes: bool = False) -> None:
+        """Take a step; a dead process takes none, and one whose disk refuses cleans up."""
+        if self._last is None or self.count < self._last:
+            self.count += 1
+        elif self._refusal is None:
             raise Crash
-        self.count += 1
+        elif writes:
+            raise OSError(self._refusal, os.strerror(self._refusal))
 
 
 @contextmanager
@@ -68,11 +76,11 @@ def stepping(steps: Steps) -> Iterator[None]:
             self._file = file
 
         def write(self, content: Any) -> None:
-            steps()
+            steps(writes=True)
             half = len(content) // 2
             self._file.write(memoryview(content)[:half])
             self._file.flush()
-            steps()
+            steps(writes=True)
             self._file.write(memoryview(content)[half:])
 
         def __enter__(self) -> "Written":
@@ -89,7 +97,7 @@ def stepping(steps: Steps) -> Iterator[None]:
     def opened(path: Path, mode: str = "r", *values: Any, **named: Any) -> Any:
         if mode != "wb":
             return real_open(path, mode, *values, **named)
-        steps()
+        steps(writes=True)
         return Written(real_open(path, mode, *values, **named))
 
     with ExitStack() as patches:
@@ -153,10 +161,10 @@ def steps_of(folder: Path, study: StudyConfig) -> tuple[int, dict[str, bytes]]:
 
 
 def crash(folder: Path, study: StudyConfig, *, at: int) -> None:
-    """Stop a new run before a step, or what that leaves again before the same step, and go on to the end.
+    """Stop a new run before a step, and go on to the end.
 
     Raises:
-        AssertionError: It did not stop, or its files do not match.
+        AssertionError: It did not stop.
     """
     try:
         with stepping(Steps(at)):
@@ -167,8 +175,30 @@ def crash(folder: Path, study: StudyConfig, *, at: int) -> None:
     raise AssertionError(f"it did not stop at step {at}")
 
 
-def all_crashes(every: int = 1) -> int:
+def refuse(folder: Path, study: StudyConfig, *, at: int, number: int) -> None:
+    """Let the disk refuse a new run from a step on with the error of a number; go on to the end when it no longer does.
+
+    Raises:
+        AssertionError: What is said is no line with the reason and the remedy, or something half written is left.
+    """
+    said = f"could not be written: {os.strerror(number)} (on {platform.node()}); free space or fix permissions, then"
+    line = said
+    try:
+        with stepping(Steps(at, refusal=number)):
+            run_alone(folder, study, text=EVERYTHING)
+    except StoreError as error:
+        line = str(error)
+    assert said in line, line
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+    run_alone(folder, study, text=EVERYTHING)
+
+
+def all_crashes(every: int = 1, errors: tuple[str, ...] = ("", "ENOSPC", "EACCES")) -> int:
     """Crash before each step, or before every so many; return how many steps there are.
+
+    Args:
+        every: How many steps lie between two crashes.
+        errors: Also with a disk that refuses by errors of these names, e.g. ENOSPC; "" is a crash.
 
     Raises:
         AssertionError: Files differ.
@@ -181,12 +211,16 @@ def all_crashes(every: int = 1) -> int:
         run_alone(folder / "first", study, text=EVERYTHING)
         count, whole = steps_of(folder / "whole", study)
         assert files(folder / "first") == whole
-        for at in range(0, count, every):
-            run = folder / f"run-{at}"
-            crash(run, study, at=at)
+        for error, at in itertools.product(errors, range(0, count, every)):
+            run = folder / f"run-{at}-{error}"
+            if error:
+                refuse(run, study, at=at, number=getattr(errno, error))
+            else:
+                crash(run, study, at=at)
             found = files(run)
             differing = sorted(path for path in {*found, *whole} if found.get(path) != whole.get(path))
-            assert not differing, f"stopped before step {at} of {count}: {differing}"
+            assert not differing, f"stopped before step {at} of {count} {error}: {differing}"
+            shutil.rmtree(run)
     return count
 
 

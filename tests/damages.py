@@ -59,6 +59,7 @@ KINDS = (
     "search/*/checkpoint-*.pt",
     "moments/*.npz",
     "weights/*.json",
+    "choices/*.json",
     "certificates/*.parquet",
     "published/*.tsv",
     "cascades/*.json",
@@ -136,7 +137,8 @@ def numbers(run_dir: Path) -> str:
     table = store.counts()
     content: list[Any] = [record.to_json() for record in records]
     content += [results.environment, store.images_to_certify(), [] if table is None else table.to_pylist()]
-    content += [sorted(one.record.id for one in results.cascades), study.model_dump(mode="json")]
+    content += [sorted(one.record.id for one in results.cascades), [one.to_json() for one in results.choices.values()]]
+    content += [study.model_dump(mode="json")]
     content += [store.published(str(run_dir.parent / "log.tsv")) and "log"]
     arrays = [store.parameters(one.id) for one in results.models]
     arrays += [store.moments(path.name.removesuffix(".npz")) for path in (store.run_dir / "moments").glob("*.npz")]

@@ -13,8 +13,9 @@ from rspipe.execution.resources import Cluster, Resources
 from rspipe.search.trials import trial_parameters
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.stages import certify, search, weigh
+from rspipe.stages.choose import choose_cascades
 from rspipe.stages.passes import Work
-from rspipe.stages.report import finished_ensembles, known_models, read_results
+from rspipe.stages.report import finished_candidates, finished_ensembles, known_models, read_results
 from rspipe.stages.train import train_one
 from rspipe.stages.trials import open_trials, run_trial
 from rspipe.storage.classifiers import load_network
@@ -49,6 +50,10 @@ members = "gaussian x2"
 
 [[cascades]]
 classifiers = "gaussian"
+
+[[cascades]]
+classifiers = ["gaussian", "gaussian x2 (uniform)"]
+choose = "radius"
 
 [weigh]
 images = 4
@@ -85,7 +90,9 @@ def run_alone(run_dir: Path, study: StudyConfig, *, text: str = "") -> Path:
             train_one(store, spec, data)
         with patch.object(weigh, "visit", visit_here), patch.object(certify, "visit", visit_here):
             specs = finished_ensembles(store, study)
-            weigh.weigh_ensembles(store, study, specs, cluster=nowhere, on_progress=_ignore)
+            alone = finished_candidates(store, study)
+            weigh.weigh_ensembles(store, study, specs, alone=alone, cluster=nowhere, on_progress=_ignore)
+            choose_cascades(store, study)
             results = read_results(store, study)
             certify.certify_classifiers(
                 store, study, results.models, results.ensembles, cluster=nowhere, on_progress=_ignore
