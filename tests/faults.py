@@ -51,7 +51,7 @@ RECORDS = ("models/*/model.json", "search/*/*.json", "moments/*.npz", "weights/*
 # By what their command lines hold. A process of Ray's that waits for work is of no interest.
 KINDS = {
     "worker": ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_trainable", "ray::bundle"),
-    "actor": ("ray::MapWorker", "ray::Board", "ray::Roster", "ray::TrainController", "ray::Map"),
+    "actor": ("ray::MapWorker", "ray::Desk", "ray::Controller", "ray::Map"),
     "raylet": ("/raylet/raylet ",),
     "server": ("gcs_server",),
 }

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from rspipe.errors import RspipeError
@@ -67,13 +69,14 @@ def unsealed(content: bytes) -> Any:
 
 
 class Board:
-    """A queue of work and how far each piece is. Lives in a Ray actor."""
+    """A queue of work and how far each piece is. Lives on a desk."""
 
     def __init__(self, work: int) -> None:
         self._fraction = [0.0] * work
         self._waiting = list(range(work))
         self._taken: dict[int, set[int]] = {}
         self._workers: dict[tuple[int, int], bytes] = {}
+        self._reserved: dict[int, list[bytes]] = {}
         self._open = True
         self._deadlines = Deadlines()
         self._detail = ""
@@ -86,6 +89,10 @@ class Board:
     def leave(self, group: int, rank: int) -> None:
         """Note that an actor ends by itself."""
         self._workers.pop((group, rank), None)
+
+    def reserve(self, group: int, resources: bytes) -> None:
+        """Note what a group holds of the cluster, a sealed placement group."""
+        self._reserved.setdefault(group, []).append(resources)
 
     def close(self) -> list[bytes]:
         """Give up the work, and return the sealed handles of the actors that are still at it."""
@@ -101,13 +108,17 @@ class Board:
         self._taken.setdefault(group, set()).add(piece)
         return piece
 
-    def release(self, group: int) -> None:
-        """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone."""
+    def release(self, group: int) -> list[bytes]:
+        """Hand out again, unless the work was given up, what a group has taken and not finished: it is gone.
+
+        Return what it had reserved.
+        """
         self._workers = {place: worker for place, worker in self._workers.items() if place[0] != group}
         for piece in self._taken.pop(group, set()):
             self._deadlines.end(piece)
             if self._open and self._fraction[piece] < 1:
                 heapq.heappush(self._waiting, piece)
+        return self._reserved.pop(group, [])
 
     def left(self) -> tuple[int, int]:
         """Return how many pieces nobody has taken, and how many are not finished; none of work that was given up."""
@@ -137,7 +148,7 @@ class Board:
         return sum(self._fraction), self._detail, self._failure
 
 
-def _beside_driver(kind: type) -> Any:
+def beside_driver(kind: type) -> Any:
     """Return a class as one of Ray actors that take no CPU and live as long as the driver's own node: others may go."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -146,13 +157,50 @@ def _beside_driver(kind: type) -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here)(kind)
 
 
+class Desk:
+    """Keeps the boards and rosters of a driver. Lives in a Ray actor, one process for all of them."""
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+
+    def put(self, kind: type, *given: Any) -> int:
+        """Make an object and keep it; return its place."""
+        self._kept.append(kind(*given))
+        return len(self._kept) - 1
+
+    def ask(self, place: int, method: str, *given: Any) -> Any:
+        """Return what a method of the object at a place returns."""
+        return getattr(self._kept[place], method)(*given)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An object that a desk keeps, asked as an actor is: `kept.method.remote(...)`."""
+
+    desk: Any
+    place: int
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return SimpleNamespace(remote=partial(self.desk.ask.remote, self.place, method))
+
+
+def _kept(kind: type, *given: Any) -> Kept:
+    """Make an object on the desk of this driver, which is there from the first one on."""
+    import ray
+
+    desk = beside_driver(Desk).options(name="rspipe desk", get_if_exists=True).remote()
+    return Kept(desk, ray.get(desk.put.remote(kind, *given)))
+
+
 def make_board(work: int) -> Any:
-    """Start a board as a Ray actor."""
-    return _beside_driver(Board).remote(work)
+    """Return a new board, to be asked as an actor is."""
+    return _kept(Board, work)
 
 
 class Roster:
-    """The actors of a pool. Lives in a Ray actor of its own, which should import little: it starts beside the pool.
+    """The actors of a pool. Lives on a desk.
 
     Ray Data frees its actors by dropping references. An error that is being handled refers to them, too, and they
     would hold their CPUs for as long as it is kept: so they are ended by name.
@@ -178,7 +226,7 @@ def pool() -> Iterator[Any]:
     """Yield a roster for the actors of one pass; whoever joins it has ended when this ends."""
     import ray
 
-    roster = _beside_driver(Roster).remote()
+    roster = _kept(Roster)
     try:
         yield roster
     finally:

@@ -69,6 +69,7 @@ def run_groups(
         RspipeError: What a worker ran into.
     """
     import ray
+    from ray.util import remove_placement_group
 
     together = cluster.resources.workers_per_model
     live: dict[int, _Group] = {}
@@ -77,7 +78,9 @@ def run_groups(
     while not stopped.is_set():
         for number in [number for number, group in live.items() if group.has_ended()]:
             failure = live.pop(number).error
-            ray.get(board.release.remote(number))
+            for reserved in ray.get(board.release.remote(number)):
+                # Where its controller has died, too.
+                remove_placement_group(unsealed(reserved))
             _, unfinished = ray.get(board.left.remote())
             if failure is not None and unfinished:
                 done, _, _ = ray.get(board.read.remote())
@@ -135,10 +138,11 @@ def _trainer(
     """Return what runs one group to its end."""
     import ray.train
     from ray.train.torch import TorchConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from rspipe.execution.trainer import Reservation, Trainer
 
     resources, name = cluster.resources, f"train-{uuid.uuid4().hex[:8]}"
-    trainer = DataParallelTrainer(
+    trainer = Trainer(
         _unsealed_loop,
         train_loop_config={"sealed": sealed((loop, config))},
         # Torch's rendezvous listens on every address of a node and knows no token: only where workers need each other.
@@ -154,6 +158,7 @@ def _trainer(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(scratch),
+            callbacks=[Reservation(config["board"], config["group"])],
             # Ray would start as many workers again, and wait for the resources of nodes that are gone.
             failure_config=ray.train.FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=0

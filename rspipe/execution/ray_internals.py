@@ -85,7 +85,8 @@ def own_ray() -> Iterator[None]:
     before, enabled = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
-        yield
+        with without_servers():
+            yield
     finally:
         os.environ.pop(_CLUSTERS)
         if before is not None:
@@ -107,6 +108,23 @@ def _make_token() -> None:
             os.umask(mask)
         # It has looked, and keeps what it has found.
         tokens.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def without_servers() -> Iterator[None]:
+    """Let a Ray that is started meanwhile do without its dashboard and its autoscaler: two seconds of CPU.
+
+    `include_dashboard=False` starts the dashboard's process all the same, for statistics that are off, and waits
+    for it. A Ray of one machine, which ends with its driver, does not grow.
+    """
+    from ray._private.node import Node
+
+    before = Node.start_api_server, Node.start_monitor
+    Node.start_api_server = Node.start_monitor = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Node.start_api_server, Node.start_monitor = before
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The board of work."""
 
 from rspipe.errors import DataError
-from rspipe.execution.board import Board
+from rspipe.execution.board import Board, Desk
 
 
 def test_a_board_hands_out_each_piece_once_and_again_what_a_lost_group_had_not_finished() -> None:
@@ -53,3 +53,19 @@ def test_of_a_group_that_is_lost_no_worker_is_at_the_work_any_more() -> None:
     board.join(1, 0, "another group's")
     board.release(0)
     assert board.close() == ["another group's"]
+
+
+def test_what_a_group_has_reserved_is_given_back_once_and_by_nobody_else() -> None:
+    board = Board(1)
+    board.reserve(0, b"a CPU")
+    assert board.release(1) == []
+    assert board.release(0) == [b"a CPU"]
+    assert board.release(0) == []
+
+
+def test_a_desk_keeps_boards_apart() -> None:
+    desk = Desk()
+    first, second = desk.put(Board, 2), desk.put(Board, 1)
+    assert desk.ask(first, "take", 0) == 0
+    assert desk.ask(second, "take", 0) == 0
+    assert [desk.ask(place, "left") for place in (first, second)] == [(1, 2), (0, 1)]

@@ -114,7 +114,7 @@ def _sockets(pid: int) -> set[str]:
     return places
 
 
-def test_a_ray_of_our_own_listens_at_loopback_alone(cluster: Cluster) -> None:
+def test_a_ray_of_our_own_listens_at_loopback_alone_and_has_no_dashboard(cluster: Cluster) -> None:
     # 127.0.0.1, by itself and mapped into IPv6, and ::1, as words of four bytes in the machine's order.
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     listening, commands = _listening(), dict(descendants(os.getpid()))
@@ -127,6 +127,8 @@ def test_a_ray_of_our_own_listens_at_loopback_alone(cluster: Cluster) -> None:
     assert len(of_ray) >= 5, "the server, the raylet and its agents"
     assert {address for inode in of_ray for address in listening[inode]} <= loopback
     assert cluster.address.startswith("127.0.0.1:")
+    servers = ("dashboard/dashboard.py", "autoscaler/_private/monitor.py")
+    assert [command for command in commands.values() if any(server in command for server in servers)] == []
 
 
 def test_the_ui_that_is_suggested_listens_at_loopback_alone(tmp_path: Path) -> None:
