@@ -1,5 +1,6 @@
 """Checkpoints and pictures, one command: a run like any other, with the counts that one call gives."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rspipe.report.section import Section
 
 
 @pytest.fixture
-def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Path:
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster, empty_database: Path) -> Path:
     """A working directory with two checkpoints of unequal layout and class folders of pictures."""
+    shutil.copy(empty_database, tmp_path)
     digits = load_dataset(rspipe.load_study(_digits(tmp_path)).data).test
     for at in range(30):
         label = int(digits.labels[at])
@@ -87,7 +89,7 @@ def test_one_command_certifies_checkpoints_alone_and_together(
     )
     # The same command again finds all done.
     certify_model.main(options, Terminal())
-    assert "train: 0/0" in capsys.readouterr().out
+    assert "train:" not in capsys.readouterr().out
 
 
 def _same_as_one_call(run: rspipe.Run, data: Any) -> None:

@@ -31,9 +31,10 @@ def files(folder: Path) -> set[str]:
 
 
 def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_head_ends_with_the_same_numbers(
-    nodes: Nodes, request: pytest.FixtureRequest, tmp_path: Path
+    nodes: Nodes, request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
+    shutil.copy(empty_database, tmp_path)
 
     def written(pattern: str) -> set[Path]:
         return set(run_dir.glob(pattern))
