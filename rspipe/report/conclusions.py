@@ -117,7 +117,7 @@ def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> st
     leads = _listed([f"{one.name} ({number(one.acr)}) at σ = {sigma:g}" for sigma, one in tops.items()])
     said = _by_value(against)
     verdict = "; ".join(end if len(said) == 1 else f"{end} at {_at(sigmas)}" for end, sigmas in said)
-    return f"the largest ACR has {leads}, {verdict}"
+    return f"of the ensembles, the largest ACR has {leads}, {verdict}"
 
 
 def _of_certainty(results: Results, levels: Levels) -> str:

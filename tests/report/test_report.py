@@ -15,7 +15,7 @@ from rspipe.audit.log import certification_log
 from rspipe.report.caveats import caveats
 from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.export import computed_on, derived_table, summary_markdown, summary_tsv
-from rspipe.report.figures import figure_svg
+from rspipe.report.figures import figure_pdf, figure_svg
 from rspipe.report.page import RULES, render_report, report_chapters, report_figures
 from rspipe.report.questions import answer_questions
 from rspipe.report.sections.accuracy import accuracy_figure
@@ -422,6 +422,12 @@ def test_figures_leave_no_trace_in_global_state(made):
     assert text[0] == text[1]
     assert dict(mpl.rcParams) == before
     assert "<metadata" not in text[0]
+
+
+def test_a_figure_for_a_paper_has_its_font_embedded_and_is_the_same_each_time(made):
+    written = [figure_pdf(accuracy_figure(made, sigma=0.5)) for _ in range(2)]
+    assert written[0] == written[1]
+    assert b"/FontFile2" in written[0]
 
 
 @pytest.mark.parametrize("count", [1, 12])

@@ -92,17 +92,17 @@ def budget_table(results: Results, levels: Levels) -> Table:
 
 def order_sentence(results: Results, levels: Levels) -> str:
     """Return which method has the largest ACR with few samples and with many; empty with one method."""
-    alpha, parts = results.study.certify.alpha, []
+    alpha, leads = results.study.certify.alpha, dict[str, list[str]]()
     for sigma, found in levels.items():
         methods = [one for one in found if one.kind == "model"]
         if len(methods) < 2:
             continue
-        leads = {n: max(methods, key=lambda one: acr_at(one, n, sigma=sigma, alpha=alpha)).name for n in BUDGETS}
-        if len({*leads.values()}) == 1:
-            parts.append(f"{leads[BUDGETS[0]]} leads from n = {BUDGETS[0]:,} to {BUDGETS[-1]:,} at σ = {sigma:g}")
-        else:
-            parts.append(", ".join(f"{name} leads at n = {n:,}" for n, name in leads.items()) + f" at σ = {sigma:g}")
-    return f"{'; '.join(parts)}." if parts else ""
+        first = {n: max((acr_at(one, n, sigma=sigma, alpha=alpha), one.name) for one in methods)[1] for n in BUDGETS}
+        text = ", ".join(f"{name} leads at n = {n:,}" for n, name in first.items())
+        if len({*first.values()}) == 1:
+            text = f"{first[BUDGETS[0]]} leads from n = {BUDGETS[0]:,} to {BUDGETS[-1]:,}"
+        leads.setdefault(text, []).append(f"{sigma:g}")
+    return "; ".join(f"{text} at σ = {', '.join(sigmas)}" for text, sigmas in leads.items()) + "." * bool(leads)
 
 
 def budget_figure(results: Results, levels: Levels) -> Figure | None:
