@@ -6,7 +6,7 @@ smoothed classifier answers c wherever ||d||_2 < R. Here the claim is turned rou
 Phi(R / sigma) = p0 or less, k or more of n would fall on c with probability P(Bin(n, p0) >= k) at most. Where that is
 at most alpha, p > p0 is claimed falsely with probability alpha at most, however R was found (Cohen et al., theorem 1).
 
-It CANNOT check that the counts came from the stated network, image, noise level and seed (`--recount K` does for K
+It CANNOT check that the counts came from the stated network, image, noise and seed (`--recount K` does for K
 images, by rspipe); that selection and estimation shared no sample; that labels are right; that images and classifiers
 were fixed before the counts were seen, and not drawn until they passed; nor abstentions that could have been claims.
 Exit status: 0 everything is proven; 1 something is not, and the first such row is shown; 2 there is nothing to check.

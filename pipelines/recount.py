@@ -20,7 +20,7 @@ from rspipe.storage.classifiers import candidates_of, certification_keys, classi
 from rspipe.storage.opening import read_study
 from rspipe.storage.store import Store
 
-COMPARED = ("label", "selection", "pilot", "estimation", "stop", "marks", "prefix")
+COMPARED = ("label", "selection", "pilot", "estimation", "stop", "marks", "prefix", "noise")
 
 
 def compare(run: Path, images: int) -> None:

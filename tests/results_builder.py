@@ -110,6 +110,7 @@ def certified(id_, kind, sigma, *, skill, seed, images=60, first=0):
         rule="fixed",
         two_sided=1.03 * average_certified_radius(radius, prediction == label),
         seconds=1.0,
+        noise=np.full(images, "grid 1/256"),
     )
 
 

@@ -14,12 +14,12 @@ import rspipe
 SIGNATURES = {
     "certify": (
         ("base_classifier", "x"),
-        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size", "progress"},
+        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size", "noise", "progress"},
     ),
     "certify_dataset": (
         ("models", "images", "labels"),
         {"sigma", "weights", "average", "rule", "n0", "n", "alpha", "seed", "examples", "precision", "block_size"}
-        | {"batch_size", "progress"},
+        | {"batch_size", "noise", "progress"},
     ),
     "choose_weights": (("weighting", "calibration"), set()),
     "margin_moments": (
@@ -28,8 +28,14 @@ SIGNATURES = {
     ),
     "read_run": (("path",), set()),
     "cascade": (("levels",), {"alpha", "shares", "two_sided"}),
-    "predict_cascade": (("levels", "x"), {"n", "alpha", "two_sided", "seed", "example", "block_size", "batch_size"}),
-    "predict": (("base_classifier", "x"), {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size"}),
+    "predict_cascade": (
+        ("levels", "x"),
+        {"n", "alpha", "two_sided", "seed", "example", "block_size", "batch_size", "noise"},
+    ),
+    "predict": (
+        ("base_classifier", "x"),
+        {"sigma", "n", "alpha", "seed", "example", "block_size", "batch_size", "noise"},
+    ),
     "clopper_pearson_lower": (("successes", "n"), {"alpha"}),
     "clopper_pearson_upper": (("successes", "n"), {"alpha"}),
     "certified_radius": (("p_a_lower",), {"sigma"}),
@@ -38,7 +44,7 @@ SIGNATURES = {
     "check_clean_accuracy": (("network", "images", "labels"), {"expected", "tolerance", "batch_size"}),
     "decide": (
         ("base_classifier", "x", "radius"),
-        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size"},
+        {"sigma", "n0", "n", "alpha", "seed", "example", "block_size", "batch_size", "noise"},
     ),
     "decision_looks": (
         ("radius",),
@@ -53,7 +59,7 @@ SIGNATURES = {
     "solve_weights": (("mean", "covariance"), {"draws", "method"}),
 }
 
-SAMPLING = {"alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000, "batch_size": None}
+SAMPLING = {"alpha": 0.001, "seed": 0, "example": 0, "block_size": 1000, "batch_size": None, "noise": "auto"}
 
 BLOCKER = """
 import sys

@@ -36,7 +36,7 @@ from rspipe.networks.deployment import Precision, deploy
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
-from rspipe.smoothing.noise import default_batch
+from rspipe.smoothing.noise import Noise, NoiseKind, Stream, default_batch, noisy_batches
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.certify import certify_classifiers
 from rspipe.storage.files import checksum
@@ -48,14 +48,14 @@ SHAPES = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 3
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
 WORKERS = os.cpu_count() or 1
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Part = Literal["memory", "forward", "ensembles", "ray"]
+Part = Literal["memory", "noise", "forward", "ensembles", "ray"]
 
 
 @dataclass(frozen=True)
 class Options:
     """Command line."""
 
-    parts: tuple[Part, ...] = ("memory", "forward", "ensembles", "ray")
+    parts: tuple[Part, ...] = ("memory", "noise", "forward", "ensembles", "ray")
     architectures: tuple[str, ...] = tuple(SHAPES)
     """Of the forward part."""
     seconds: float = 3.0
@@ -402,6 +402,40 @@ def memory(console: Console) -> None:
     console.print("Peak memory of the process: " + ", ".join(f"n = {n:,}: {peak:,.0f} MB" for n, peak in peaks.items()))
 
 
+NOISE_MS = 20
+
+
+def noise(console: Console, *, repeats: int) -> None:
+    """Print the CPU time of 1,000 noisy inputs of 3x32x32, on the grid of 8 bits and in float32, by one thread."""
+    table = Table(title=f"CPU milliseconds per 1,000 noisy inputs of 3x32x32 (to reach: {NOISE_MS}, and float)")
+    for column in ("sigma", "grid", "float", "torch.randn", "grid / float"):
+        table.add_column(column, justify="right")
+    set_deterministic()
+    keep_freed_memory()
+    x = torch.randint(0, 256, (3, 32, 32)) / 255
+
+    def drawn(kind: NoiseKind, sigma: float) -> None:
+        for _ in noisy_batches(x, Noise(0, 0, kind=kind), Stream.ESTIMATION, sigma=sigma, n=1000):
+            pass
+
+    def published(sigma: float) -> None:
+        for _ in range(10):
+            x.repeat(100, 1, 1, 1).add_(torch.randn(100, *x.shape), alpha=sigma)
+
+    def spent(call: Callable[[], None]) -> float:
+        began = time.thread_time()
+        call()
+        return 1e3 * (time.thread_time() - began)
+
+    for sigma in (0.12, 0.25, 0.5, 1.0):
+        calls = {kind: partial(drawn, kind, sigma) for kind in ("grid", "float")}
+        calls["torch.randn"] = partial(published, sigma)
+        figures = medians({name: partial(spent, call) for name, call in calls.items()}, repeats=10 * repeats)
+        shown = (f"{figures[name]:.1f}" for name in calls)
+        table.add_row(f"{sigma:g}", *shown, f"{figures['grid'] / figures['float']:.2f}")
+    console.print(table)
+
+
 def main(options: Options) -> None:
     """Measure."""
     console = Console(width=180)
@@ -410,6 +444,8 @@ def main(options: Options) -> None:
     )
     if "memory" in options.parts:
         memory(console)
+    if "noise" in options.parts:
+        noise(console, repeats=options.repeats)
     if "forward" in options.parts:
         forward(options, console)
     if "ensembles" in options.parts:

@@ -172,6 +172,7 @@ class Counted(CountPass):
             probability_square=estimation.astype(float),
             batch_size=np.ones(rows, np.int64),
             seconds=np.zeros(rows),
+            noise=np.full(rows, "grid 1/255"),
         )
         return count_rows(counts, keys=self.keys, spec=spec, device="cpu")
 

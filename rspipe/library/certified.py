@@ -92,7 +92,7 @@ class CertifiedDataset:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         head = (
             f"CertifiedDataset: sigma = {counts.sigma:g}, rule {counts.rule.name}, n0 = {counts.n0:,}, "
-            f"n = {counts.n:,}, alpha = {counts.alpha:g}"
+            f"n = {counts.n:,}, alpha = {counts.alpha:g}, noise {', '.join(sorted({*counts.noise.tolist()}))}"
         )
         shown, most = [], 12
         for row in rows[: most + 1]:
@@ -124,6 +124,7 @@ class CertifiedDataset:
                 "p_a_lower": own.p_a_lower,
                 "n_a": own.n_a,
                 "samples": own.samples,
+                "noise": own.noise,
                 "seconds": self.counts.seconds,
             }
         )

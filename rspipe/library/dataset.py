@@ -18,6 +18,7 @@ from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable, of_classifier
 from rspipe.smoothing.ensemble import Ensemble
+from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.progress import progress_line
 from rspipe.smoothing.sampling import Rule, Sampling, rule_of
 
@@ -41,6 +42,7 @@ def certify_dataset(
     precision: Precision = "float32",
     block_size: int = 1000,
     batch_size: int | None = None,
+    noise: NoiseKind = "auto",
     progress: bool = False,
 ) -> CertifiedDataset:
     """Certify a smoothed classifier, or an ensemble of several and each of its members, at every image.
@@ -66,13 +68,15 @@ def certify_dataset(
         precision: Of the forward pass.
         block_size: Noise samples per block, part of the noise's definition.
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of an image by default.
+        noise: "grid" for whole numbers that are drawn exactly, where images have 8 bits, "float" for float32 numbers,
+            "auto" for the first at every image where it can be: see `rspipe.smoothing.grid` for what is guaranteed.
         progress: Whether to show on stderr how far it is.
 
     Raises:
         ValueError: An argument is out of range, an image or a label is none, or numbers of them differ.
         ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes.
     """
-    sampling = Sampling(rule_of(rule), n0, n, alpha, seed, block_size, batch_size)
+    sampling = Sampling(rule_of(rule), n0, n, alpha, seed, block_size, batch_size, noise)
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
     networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)

@@ -60,7 +60,7 @@ class Run:
         for one in self.results.summaries:
             certified = self.results.certificates(one.id)
             assert certified is not None
-            columns = ("example", "label", "prediction", "radius", "correct", "p_a_lower", "n_a", "samples")
+            columns = ("example", "label", "prediction", "radius", "correct", "p_a_lower", "n_a", "samples", "noise")
             values = {name: getattr(certified, name) for name in columns}
             frames.append(pd.DataFrame({"name": one.name, "sigma": one.sigma, **values}))
         return pd.concat(frames, ignore_index=True)

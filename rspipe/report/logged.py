@@ -138,6 +138,7 @@ def _implied_counts(audit: Audit, *, name: str) -> CountTable | None:
         probability_sum=nothing,
         probability_square=nothing,
         batch_size=np.zeros(rows.size, np.int64),
+        noise=np.full(rows.size, "unknown"),
         seconds=np.zeros(rows.size),
     )
 

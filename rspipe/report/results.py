@@ -1,5 +1,6 @@
 """Everything a study has produced, and how it is looked up: by id and by noise level."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -63,6 +64,12 @@ class Results:
     def decided(self) -> bool:
         """Whether the rule asks for given radii alone, so that there is no ACR."""
         return self.study.certify.rule.name == "decide"
+
+    @property
+    def noise(self) -> dict[str, int]:
+        """Images by how their noise was drawn: "grid 1/255" or "float", see `rspipe.smoothing.counts.CountTable`."""
+        drawn = {pair for c in self.certified for pair in zip(c.noise.tolist(), c.example.tolist(), strict=True)}
+        return dict(sorted(Counter(name for name, _ in drawn).items(), reverse=True))
 
     @property
     def radii(self) -> tuple[float, ...]:

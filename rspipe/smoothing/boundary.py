@@ -57,7 +57,8 @@ def attack_image(
 ) -> AttackedImage:
     """Attack the smoothed classifier by PGD in L2 balls of several radii, and predict at each adversarial example.
 
-    Every attack and every prediction has noise of its own.
+    Every attack and every prediction has noise of its own, of float32 numbers where an adversarial example is off the
+    grid of the image's pixels: by rounding alone it is another classifier than the one that was certified on the grid.
 
     Args:
         networks: As deployed: what was certified.

@@ -44,7 +44,7 @@ from rspipe.smoothing.certificates import (
 from rspipe.smoothing.certify import BaseClassifier, check_sampling, class_counts
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier
-from rspipe.smoothing.noise import Noise, Stream
+from rspipe.smoothing.noise import Noise, NoiseKind, Stream
 from rspipe.smoothing.sampling import LOOKING, Rule
 
 LIKELY_SHARE = 0.9
@@ -205,6 +205,7 @@ def certified_cascade(
         futile=np.where(given_up[..., None], pilot, 0) if rule.name == "planned" else None,
     )
     samples = np.stack([counts.samples[at] for counts, at in zip(levels, rows, strict=True)])
+    noise = np.stack([counts.noise[at] for counts, at in zip(levels, rows, strict=True)])
     answering, images = np.maximum(certificates.level, 0), np.arange(examples.size)
     # An image that nobody answers has gone through all levels.
     drawn = np.where(certificates.level < 0, len(levels) - 1, certificates.level)
@@ -225,6 +226,7 @@ def certified_cascade(
         rule=rule.name,
         two_sided=float("nan"),
         seconds=float(sum(counts.seconds.sum() for counts in levels)),
+        noise=np.where((noise == "float").any(0), "float", noise[0]),
     )
     return CertifiedCascade(record, classifier, certificates.level)
 
@@ -251,6 +253,7 @@ def predict_cascade(
     example: int = 0,
     block_size: int = 1000,
     batch_size: int | None = None,
+    noise: NoiseKind = "auto",
 ) -> int:
     """Return the class of a cascade over noise levels at x, or ABSTAIN = -1: PREDICT, level by level.
 
@@ -267,6 +270,7 @@ def predict_cascade(
         example: Number of the input in its data set.
         block_size: Noise samples per block.
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of x by default.
+        noise: As in `rspipe.certify`.
 
     Raises:
         ValueError: An argument is out of range, n is too small to answer at alpha, or x is no input.
@@ -275,10 +279,10 @@ def predict_cascade(
     # Of two classes at 1/2 either can come out, and each level can answer too early.
     level_alpha = alpha / (2 * len(levels))
     check_can_certify(n, level_alpha)
-    noise = Noise(seed, example, block_size, batch_size)
+    drawn = Noise(seed, example, block_size, batch_size, noise)
     for at, (sigma, base_classifier) in enumerate(levels):
         check_sampling(x, sigma=sigma, alpha=alpha, n=n)
-        counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)
+        counts = class_counts(base_classifier, x, drawn, Stream.PREDICTION, sigma=sigma, n=n)
         if two_sided and at == len(levels) - 1:
             return predict_counts(counts, alpha=level_alpha)
         if (answer := predict_level(counts, alpha=level_alpha)) is not None:

@@ -20,7 +20,7 @@ from rspipe.smoothing.certificates import (
     predict_counts,
 )
 from rspipe.smoothing.classifiers import check_logits, out_of_memory
-from rspipe.smoothing.noise import Noise, Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, NoiseKind, Stream, noise_name, noise_steps, noisy_batches
 from rspipe.smoothing.progress import progress_line
 
 
@@ -39,6 +39,9 @@ class Certificate:
     n0: int
     sigma: float
     alpha: float
+    noise: str
+    """"grid 1/255", drawn exactly on the grid of the pixels, so that the claim covers rounding; or "float", which is
+    common practice and does not."""
     selection: IntArray = field(repr=False)
     """[class] counts of the n0 samples."""
     estimation: IntArray = field(repr=False)
@@ -94,6 +97,7 @@ def certify(
     example: int = 0,
     block_size: int = 1000,
     batch_size: int | None = None,
+    noise: NoiseKind = "auto",
     progress: bool = False,
 ) -> Certificate:
     """Certify the smoothed classifier at x: CERTIFY of Cohen et al. 2019.
@@ -114,18 +118,21 @@ def certify(
         example: Number of the input in its data set; different numbers give independent noise.
         block_size: Noise samples per block; part of the noise stream's definition.
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of x by default.
+        noise: "grid" for whole numbers that are drawn exactly, where x has 8 bits, "float" for float32 numbers, "auto"
+            for the first where it can be: see `rspipe.smoothing.grid` for what is guaranteed.
         progress: Whether to show on stderr how many samples are drawn.
 
     Raises:
-        ValueError: An argument is out of range, n is too small to certify anything at alpha, or x is no input.
+        ValueError: An argument is out of range, n is too small to certify anything at alpha, x is no input, or it is on
+            no grid.
         ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
     """
     check_sampling(x, sigma=sigma, alpha=alpha, n0=n0, n=n)
     check_can_certify(n, alpha)
-    noise = Noise(seed, example, block_size, batch_size)
-    selection = class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0)
+    drawn = Noise(seed, example, block_size, batch_size, noise)
+    selection = class_counts(base_classifier, x, drawn, Stream.SELECTION, sigma=sigma, n=n0)
     with progress_line(n, "samples", shown=progress) as advance:
-        estimation = class_counts(base_classifier, x, noise, Stream.ESTIMATION, sigma=sigma, n=n, advance=advance)
+        estimation = class_counts(base_classifier, x, drawn, Stream.ESTIMATION, sigma=sigma, n=n, advance=advance)
     result = certify_counts(selection, estimation, sigma=sigma, alpha=alpha)
     return Certificate(
         prediction=int(result.prediction),
@@ -136,6 +143,7 @@ def certify(
         n0=n0,
         sigma=sigma,
         alpha=alpha,
+        noise=noise_name(noise_steps(x, noise, sigma=sigma)),
         selection=selection,
         estimation=estimation,
     )
@@ -152,6 +160,7 @@ def predict(
     example: int = 0,
     block_size: int = 1000,
     batch_size: int | None = None,
+    noise: NoiseKind = "auto",
 ) -> int:
     """Return the smoothed classifier's class at x, or ABSTAIN = -1: PREDICT of Cohen et al. 2019.
 
@@ -160,8 +169,8 @@ def predict(
     """
     check_sampling(x, sigma=sigma, alpha=alpha, n=n)
     check_can_predict(n, alpha)
-    noise = Noise(seed, example, block_size, batch_size)
-    counts = class_counts(base_classifier, x, noise, Stream.PREDICTION, sigma=sigma, n=n)
+    drawn = Noise(seed, example, block_size, batch_size, noise)
+    counts = class_counts(base_classifier, x, drawn, Stream.PREDICTION, sigma=sigma, n=n)
     return predict_counts(counts, alpha=alpha)
 
 

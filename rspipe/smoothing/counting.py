@@ -18,7 +18,7 @@ from rspipe.arrays import BoolArray, IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify, member_logits
 from rspipe.smoothing.counts import NO_LABEL, CountTable
-from rspipe.smoothing.noise import Noise, Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, Stream, noise_name, noise_steps, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing.sampling import LOOKING, Sampling
 
@@ -55,7 +55,7 @@ class _Source:
         if batch_size is None and rule.name == "decide":
             # Most images end at one of the first looks.
             batch_size = math.gcd(rule.step, self.spec.block_size)
-        noise = Noise(self.spec.seed, self.example, self.spec.block_size, batch_size)
+        noise = Noise(self.spec.seed, self.example, self.spec.block_size, batch_size, self.spec.noise)
         return noisy_batches(self.x, noise, stream, sigma=self.sigma, n=n)
 
     def count(self, stream: Stream, n: int, active: IntArray) -> IntArray:
@@ -100,6 +100,7 @@ def count_image(
         limit: Memory limit to respect and to remember.
 
     Raises:
+        ValueError: Noise on a grid is asked for, and x is on none.
         ModelError: A network returned NaN, infinity, a wrong shape or another number of classes.
     """
     began = time.monotonic()
@@ -146,6 +147,7 @@ def count_image(
         probability_sum=estimate.sums[0].cpu().numpy(),
         probability_square=estimate.sums[1].cpu().numpy(),
         batch_size=np.full(rows, estimate.batch_size),
+        noise=np.full(rows, noise_name(noise_steps(x, spec.noise, sigma=sigma))),
         seconds=np.full(rows, time.monotonic() - began),
     )
 

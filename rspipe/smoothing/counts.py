@@ -54,6 +54,8 @@ class CountTable:
     """[row, class] sum of their squares."""
     batch_size: IntArray
     """[row] estimation samples that ran at once; 0 without any."""
+    noise: TextArray
+    """[row] "grid 1/255" (or 256), where it was drawn exactly on the grid of the pixels, or "float"."""
     seconds: FloatArray
     """[row] time of the pass over the example, shared by its classifiers."""
 

@@ -22,7 +22,7 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.networks.modes import evaluating
 from rspipe.smoothing.certificates import ABSTAIN, check_alpha, clopper_pearson_lower, clopper_pearson_upper
 from rspipe.smoothing.certify import BaseClassifier, check_sampling, checked_logits, class_counts
-from rspipe.smoothing.noise import Noise, Stream, noisy_batches
+from rspipe.smoothing.noise import Noise, NoiseKind, Stream, noisy_batches
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def decide(
     example: int = 0,
     block_size: int = 1000,
     batch_size: int = 100,
+    noise: NoiseKind = "auto",
 ) -> Decision:
     """Decide whether the smoothed classifier's certified radius at x is at least `radius`.
 
@@ -180,16 +181,17 @@ def decide(
         example: Number of the input in its data set.
         block_size: Noise samples per block.
         batch_size: Samples per forward pass, a divisor of `block_size`; what is drawn beyond a look is lost.
+        noise: As in `rspipe.certify`.
     """
     check_sampling(x, sigma=sigma, alpha=alpha, n=n, n0=n0)
     looks = decision_looks(radius, sigma=sigma, n=n, alpha=alpha)
     if looks.accept[-1] > n:
         raise ValueError(f"n = {n} can never prove radius {radius:g} at sigma = {sigma:g} and alpha = {alpha:g}")
-    noise = Noise(seed, example, block_size, batch_size)
-    selected = int(class_counts(base_classifier, x, noise, Stream.SELECTION, sigma=sigma, n=n0).argmax())
+    drawn = Noise(seed, example, block_size, batch_size, noise)
+    selected = int(class_counts(base_classifier, x, drawn, Stream.SELECTION, sigma=sigma, n=n0).argmax())
     n_a = position = look = 0
     with evaluating(base_classifier):
-        for noisy, use in noisy_batches(x, noise, Stream.ESTIMATION, sigma=sigma, n=n):
+        for noisy, use in noisy_batches(x, drawn, Stream.ESTIMATION, sigma=sigma, n=n):
             hits = (checked_logits(base_classifier, noisy).argmax(1)[:use] == selected).cpu().numpy()
             while look < len(looks.t) and looks.t[look] <= position + use:
                 k = n_a + int(hits[: looks.t[look] - position].sum())

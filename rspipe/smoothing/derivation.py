@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.arrays import BoolArray, FloatArray, IntArray, TextArray
 from rspipe.smoothing.certificates import (
     ABSTAIN,
     Certificates,
@@ -252,6 +252,8 @@ class CertifiedClassifier:
     """ACR by two-sided certificates, which bound the runner-up too; NaN where the rule may end images early."""
     seconds: float
     """Time of the passes it was certified in, shared with all other classifiers of the pass."""
+    noise: TextArray
+    """[example], as in a count table; of a cascade, "float" where a level's is."""
 
     @property
     def correct(self) -> BoolArray:
@@ -296,4 +298,5 @@ def certified_by(counts: CountTable, own: Certificates) -> CertifiedClassifier:
         rule=counts.rule.name,
         two_sided=float("nan"),
         seconds=float(counts.seconds.sum()),
+        noise=counts.noise,
     )

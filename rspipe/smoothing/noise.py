@@ -7,14 +7,18 @@ run at once, nor on an interruption.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from rspipe.errors import nearest
+from rspipe.smoothing.grid import GRIDS, GridTable, grid_steps, grid_table
 
 # Numbers that a batch of inputs may hold: on a CPU its activations should stay in the cache.
 _CPU_NUMBERS = 320_000
@@ -34,6 +38,34 @@ class Stream(IntEnum):
     PILOT = 6
 
 
+NoiseKind = Literal["auto", "grid", "float"]
+"""Noise of whole numbers that are drawn exactly, for pixels on a grid (`rspipe.smoothing.grid`); of float32 numbers; or
+"auto", the first where an input lies on a grid, the second elsewhere."""
+
+
+def noise_steps(x: Tensor, kind: NoiseKind, *, sigma: float) -> int | None:
+    """Return the steps from 0 to 1 of the grid on which an input gets its noise; None for float32 noise.
+
+    Raises:
+        ValueError: Noise on a grid is asked for, and x does not lie on one; or there is no such kind.
+    """
+    if kind not in get_args(NoiseKind):
+        raise ValueError(f"unknown noise {kind!r}{nearest(str(kind), get_args(NoiseKind))}")
+    steps = None if kind == "float" else grid_steps(x, sigma=sigma)
+    if steps is None and kind == "grid":
+        grids = " or ".join(f"1/{steps}" for steps in GRIDS)
+        raise ValueError(
+            f"noise = 'grid' needs numbers that are multiples of {grids}, and x is on neither grid (its largest is "
+            f"{float(x.max()):.9g}) or sigma = {sigma:g} is too large; give the bytes / 255, or noise = 'auto'"
+        )
+    return steps
+
+
+def noise_name(steps: int | None) -> str:
+    """Return what noise on such a grid, or on none, is called: "grid 1/255", "float"."""
+    return "float" if steps is None else f"grid 1/{steps}"
+
+
 @dataclass(frozen=True)
 class Noise:
     """The noise at one input, in all its streams: what its draws depend on, and how many of them run at once."""
@@ -46,6 +78,8 @@ class Noise:
     """Samples per block of noise, the unit that is drawn: part of the streams' definition."""
     batch_size: int | None = None
     """Samples per forward pass, a divisor of the block size; `default_batch` when None."""
+    kind: NoiseKind = "float"
+    """Certification and prediction draw "auto" noise, the margins of weights and searches that of float32 numbers."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number that is out of range."""
@@ -65,27 +99,62 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _normal_rows(philox: np.random.Philox, rows: int, size: int) -> NDArray[np.float32]:
+def _normal_rows(words: Callable[[int], Tensor], rows: int, size: int) -> NDArray[np.float32]:
     """Return the next rows [row, size] of standard normal noise: Box and Muller's transform of 64 random bits a pair.
 
     Every row takes the same number of words from the generator, so rows drawn in parts are those drawn at once.
     31 bits give the radius (up to 6.66) and 32 the angle; NumPy's own normal generator takes three times as long.
     """
     pairs = -(-size // 2)
-    words = philox.random_raw(rows * pairs).view(np.int32).reshape(rows * pairs, 2)
-    radius = (words[:, 0] & 0x7FFFFFFF).astype(np.float32)
+    halves = words(rows * pairs).numpy().view(np.int32).reshape(rows * pairs, 2)
+    radius = (halves[:, 0] & 0x7FFFFFFF).astype(np.float32)
     radius += np.float32(0.5)
     radius *= np.float32(2.0**-31)
     np.log(radius, out=radius)
     radius *= np.float32(-2.0)
     np.sqrt(radius, out=radius)
-    angle = words[:, 1].astype(np.float32)
+    angle = halves[:, 1].astype(np.float32)
     angle *= np.float32(np.pi * 2.0**-31)
     first = np.cos(angle)
     np.sin(angle, out=angle)
     first *= radius
     angle *= radius
     return np.concatenate([first.reshape(rows, pairs), angle.reshape(rows, pairs)], axis=1)[:, :size]
+
+
+def _words(noise: Noise, stream: Stream, block: int, *, part: int, device: torch.device) -> Callable[[int], Tensor]:
+    """Return what draws the next so many words of 64 random bits, int64, of one of two sequences of a block."""
+    if device.type == "cpu":
+        key, counter = np.array([noise.seed, noise.example], np.uint64), np.array([0, block, stream, part], np.uint64)
+        philox = np.random.Philox(key=key, counter=counter)
+        return lambda number: torch.from_numpy(philox.random_raw(number).view(np.int64))
+    return device_words(derived_seed(noise.seed, noise.example, stream, block, part), device)
+
+
+def device_words(seed: int, device: torch.device) -> Callable[[int], Tensor]:
+    """Return what draws the next so many words by torch's own generator of a device."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(number: int) -> Tensor:
+        return torch.empty(number, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+
+    return draw
+
+
+def grid_parts(
+    noise: Noise, stream: Stream, block: int, table: GridTable, *, shape: tuple[int, ...], size: int
+) -> Iterator[Tensor]:
+    """Yield the noise of a block on a grid, whole numbers as float32, as `block_parts` does, with the same generators.
+
+    On the CPU what 16 bits do not decide takes its words from the counter (0, block, stream, 1).
+    """
+    device, numbers = table.decided.device, math.prod(shape)
+    words, more = (_words(noise, stream, block, part=part, device=device) for part in (0, 1))
+    # A GPU's generator gives other words where it is asked for fewer at once.
+    rows = size if device.type == "cpu" else noise.block_size
+    for _ in range(0, noise.block_size, rows):
+        drawn = table.draw(words(rows * -(-numbers // 4)).view(rows, -1), more, size=numbers)
+        yield from torch.split(drawn.view(rows, *shape), size)
 
 
 def block_parts(
@@ -106,10 +175,9 @@ def block_parts(
         device: Where it is drawn.
     """
     if device.type == "cpu":
-        key = np.array([noise.seed, noise.example], np.uint64)
-        philox = np.random.Philox(key=key, counter=np.array([0, block, stream, 0], np.uint64))
+        words = _words(noise, stream, block, part=0, device=device)
         for _ in range(0, noise.block_size, size):
-            yield torch.from_numpy(_normal_rows(philox, size, math.prod(shape))).reshape(size, *shape)
+            yield torch.from_numpy(_normal_rows(words, size, math.prod(shape))).reshape(size, *shape)
         return
     generator = torch.Generator(device).manual_seed(derived_seed(noise.seed, noise.example, stream, block))
     whole = torch.randn((noise.block_size, *shape), generator=generator, device=device, dtype=torch.float32)
@@ -127,6 +195,27 @@ def default_batch(x: Tensor, *, block_size: int) -> int:
     return max(size for size in range(1, min(most, block_size) + 1) if block_size % size == 0)
 
 
+def _with_float_noise(
+    x: Tensor, noise: Noise, stream: Stream, block: int, *, sigma: float, size: int
+) -> Iterator[Tensor]:
+    for part in block_parts(noise, stream, block, shape=tuple(x.shape), size=size, device=x.device):
+        # Two roundings on every path: a fused one would depend on where in a batch a sample lies.
+        scaled = part.mul_(sigma)
+        yield scaled + x if x.dtype == torch.float64 else scaled.add_(x)
+
+
+def _with_grid_noise(
+    x: Tensor, noise: Noise, stream: Stream, block: int, *, sigma: float, steps: int, size: int
+) -> Iterator[Tensor]:
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    whole = (x.to(dtype) * steps).round()
+    # A GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
+    divisor = torch.tensor(steps, dtype=dtype, device=x.device)
+    table = grid_table(sigma, steps, x.device)
+    for part in grid_parts(noise, stream, block, table, shape=tuple(x.shape), size=size):
+        yield part.to(dtype).add_(whole).div_(divisor)
+
+
 def noisy_batches(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int) -> Iterator[tuple[Tensor, int]]:
     """Yield (noisy inputs [batch, ...], how many of them count) until n samples are covered.
 
@@ -141,13 +230,15 @@ def noisy_batches(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: i
         n: Samples.
     """
     size = min(n, noise.batch_size or default_batch(x, block_size=noise.block_size))
+    steps = noise_steps(x, noise.kind, sigma=sigma)
     for block in range(-(-n // noise.block_size)):
         left = min(n - block * noise.block_size, noise.block_size)
-        parts = block_parts(noise, stream, block, shape=tuple(x.shape), size=size, device=x.device)
-        for begin, part in zip(range(0, left, size), parts, strict=False):
-            # Two roundings on every path: a fused one would depend on where in a batch a sample lies.
-            scaled = part.mul_(sigma)
-            yield (scaled + x if x.dtype == torch.float64 else scaled.add_(x)), min(size, left - begin)
+        if steps is None:
+            parts = _with_float_noise(x, noise, stream, block, sigma=sigma, size=size)
+        else:
+            parts = _with_grid_noise(x, noise, stream, block, sigma=sigma, steps=steps, size=size)
+        for begin, noisy in zip(range(0, left, size), parts, strict=False):
+            yield noisy, min(size, left - begin)
 
 
 def noisy_logits(network: nn.Module, images: Tensor, noise: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from rspipe.errors import nearest
 from rspipe.smoothing.certificates import cannot_certify, check_alpha
 from rspipe.smoothing.decisions import DecisionLooks, decision_looks
+from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.rules import looks
 
 
@@ -172,6 +173,8 @@ class Sampling:
     """Noise samples per block, the unit of the noise stream."""
     batch_size: int | None = None
     """Samples per forward pass, a divisor of `block_size`; chosen by the size of an input by default."""
+    noise: NoiseKind = "auto"
+    """Whole numbers drawn exactly where an image has 8 bits ("grid"), or float32 ("float"); "auto": where it can be."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where the numbers do not fit together, or could never certify anything."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from rspipe.networks.deployment import Precision
+from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Sampling, check_rule_keys
 from rspipe.spec import ImageChoice, PositiveInt, Seed, Spec, by_name
 
@@ -44,6 +45,8 @@ class CertifySpec(Spec):
     """Noise samples per block, the unit of the noise stream."""
     batch_size: PositiveInt | None = None
     """Samples per forward pass, a divisor of `block_size`; chosen by the size of an input by default."""
+    noise: NoiseKind = Sampling.noise
+    """Exactly drawn whole numbers where an image has 8 bits ("grid"), or float32; "auto": the first where it can be."""
 
     @property
     def sampling(self) -> Sampling:

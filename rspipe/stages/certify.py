@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split, check_images
-from rspipe.errors import BrokenModelError
+from rspipe.errors import BrokenModelError, DataError
 from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.smoothing.noise import noise_steps
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.passes import CountPass, Work, images_unit, set_failed_aside, visit, visited
 from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
@@ -71,6 +72,7 @@ def certify_classifiers(
     data = load_dataset(study.data)
     split = data.test.chosen(study.certify.images)
     check_images(split, classes=data.classes)
+    _check_grid(split, study)
     store.save_images_to_certify(len(split))
     while True:
         candidates = candidates_of(models, ensembles)
@@ -108,6 +110,16 @@ def _count(
         on_progress(tally.progress())
 
     visit(store, works, classes=classes, cluster=cluster, on_block=on_block)
+
+
+def _check_grid(split: Split, study: StudyConfig) -> None:
+    """Raise DataError for an image that cannot have the noise on a grid that a study asks for."""
+    if study.certify.noise == "grid":
+        for image, example in zip(split.images, split.index.tolist(), strict=True):
+            try:
+                noise_steps(image, "grid", sigma=max(study.sigmas))
+            except ValueError as error:
+                raise DataError(f"image {example}: {error}") from error
 
 
 class _Tally:

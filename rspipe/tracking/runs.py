@@ -167,6 +167,11 @@ def _tags(kind: str, label: str, method: str, sigma: float, *, stage: str, data:
     return {f"rspipe.{name}": value for name, value in named.items()}
 
 
+def _noise_tag(certified: CertifiedClassifier | None) -> dict[str, str]:
+    """Return how the noise of certificates was drawn, which says whether they account for rounding."""
+    return {} if certified is None else {"rspipe.noise": ", ".join(sorted({*certified.noise.tolist()}))}
+
+
 def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> Iterator[TrackedRun]:
     """Yield the runs nested in that of the study: of models, searches with their trials, and ensembles.
 
@@ -218,7 +223,7 @@ def _model_run(
         key=_model_key(model),
         name=f"{display_name(model)}, sigma {model.train_sigma:g}",
         status="FINISHED" if model.status == "finished" else "FAILED",
-        tags=tags | {"rspipe.seed": str(model.seed), "rspipe.device": model.device},
+        tags=tags | _noise_tag(certified) | {"rspipe.seed": str(model.seed), "rspipe.device": model.device},
         parameters=flattened(model.spec | _certify_parameters(study)),
         points=(*_model_points(model), *_certificate_points(study, certified, summary)),
         files=(folder / "model.json", folder / "weights.pt"),
@@ -264,11 +269,12 @@ def _ensemble_run(
     solved = {"solver": ensemble.solver, "solver_status": ensemble.status, "train_sigma": ensemble.sigma}
     drawn = {"images": ensemble.images, "draws": ensemble.draws}
     stage = "certify" if summary else "weigh"
+    tags = _tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=study.data.name)
     return TrackedRun(
         key=_ensemble_key(ensemble),
         name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
         status="FINISHED",
-        tags=_tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=study.data.name),
+        tags=tags | _noise_tag(certified),
         parameters=flattened({**content, **solved, **weights, **drawn, **_certify_parameters(study)}),
         points=(*_ensemble_points(ensemble), *_certificate_points(study, certified, summary)),
         files=(store.run_dir / "weights" / f"{ensemble.id}.json",),
@@ -285,11 +291,12 @@ def _cascade_run(
         f"level.{position}": {"sigma": sigma, "classifier": id_, "key": keys[id_]}
         for position, (sigma, id_) in enumerate(zip(record.sigmas, record.classifiers, strict=True))
     }
+    tags = _tags("cascade", record.label, "cascade", record.sigma, stage="certify", data=study.data.name)
     return TrackedRun(
         key=f"cascade/{record.id}/{content_id([keys[id_] for id_ in record.classifiers])}",
         name=display_name(record),
         status="FINISHED",
-        tags=_tags("cascade", record.label, "cascade", record.sigma, stage="certify", data=study.data.name),
+        tags=tags | _noise_tag(cascade.classifier),
         parameters=flattened({**levels, "two_sided": record.two_sided, **_certify_parameters(study)}),
         points=tuple(_certificate_points(study, cascade.classifier, summary)),
         is_cascade=True,

@@ -140,6 +140,23 @@ def test_the_numbers_are_those_of_the_metrics(result: rspipe.CertifiedDataset) -
     assert (frame.prediction == frame.label).tolist() == frame.correct.tolist()
 
 
+def test_each_image_says_how_its_noise_was_drawn(networks: list[nn.Module], result: rspipe.CertifiedDataset) -> None:
+    """The digits are whole sixteenths; others have no grid, and a study or a call can ask for one kind alone."""
+
+    def certified(images: Tensor, noise: Any) -> rspipe.CertifiedDataset:
+        return rspipe.certify_dataset(networks[0], images, SOME.labels, sigma=SIGMA, noise=noise, **TERMS)
+
+    assert {*result.counts.noise} == {"grid 1/256"}
+    mixed = torch.cat([SOME.images[:3], SOME.images[3:] / 3])
+    auto, floats = certified(mixed, "auto"), certified(mixed, "float")
+    assert auto.to_pandas().noise.tolist() == ["grid 1/256"] * 3 + ["float"] * 2
+    assert {*floats.counts.noise} == {"float"}
+    first, last = slice(None, 3), slice(3, None)
+    assert np.array_equal(auto.counts.estimation[first], certified(SOME.images, "grid").counts.estimation[first])
+    assert np.array_equal(auto.counts.estimation[last], floats.counts.estimation[last])
+    assert not np.array_equal(auto.counts.estimation[first], floats.counts.estimation[first])
+
+
 def test_its_log_is_one_that_others_read(result: rspipe.CertifiedDataset, tmp_path: Path) -> None:
     text = result.to_tsv(tmp_path / "log.tsv")
     assert (tmp_path / "log.tsv").read_text() == text
@@ -149,7 +166,7 @@ def test_its_log_is_one_that_others_read(result: rspipe.CertifiedDataset, tmp_pa
 
 def test_it_is_shown_on_a_screen(result: rspipe.CertifiedDataset, networks: list[nn.Module]) -> None:
     lines = repr(result).splitlines()
-    assert lines[0] == "CertifiedDataset: sigma = 0.25, rule fixed, n0 = 20, n = 300, alpha = 0.01"
+    assert lines[0] == "CertifiedDataset: sigma = 0.25, rule fixed, n0 = 20, n = 300, alpha = 0.01, noise grid 1/256"
     assert [line.split()[0] for line in lines[1:]] == ["classifier", "ensemble", "member", "member", "member"]
     assert max(map(len, lines)) <= 120
     certificate = rspipe.certify(networks[0].eval(), SOME.images[0], sigma=SIGMA, **TERMS)
@@ -187,6 +204,11 @@ def test_progress_is_written_to_stderr_when_asked_for(
         ({"images": (SOME.images * 255).round()}, "bytes"),
         ({"images": [*SOME.images[:4], torch.full((1, 8, 8), torch.nan)]}, "64 of 64 are NaN or infinite"),
         ({"examples": [1, 2]}, "examples are 2, fewer than the images"),
+        ({"noise": "grod"}, "unknown noise 'grod'; did you mean 'grid'"),
+        (
+            {"noise": "grid", "images": SOME.images / 3},
+            r"multiples of 1/255 or 1/256, .* largest is 0.333333343\)",
+        ),
         ({"images": []}, "images and labels must be equally many, got 0 and 5"),
     ],
 )

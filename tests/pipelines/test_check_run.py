@@ -86,6 +86,7 @@ def write(run: Path, rule: str) -> None:
         probability_square=nothing,
         batch_size=np.full(IMAGES, 100),
         seconds=np.ones(IMAGES),
+        noise=np.full(IMAGES, "grid 1/255"),
     )
     Store(run).save_counts(count_rows(table, keys=["k"] * IMAGES, spec=spec, device="cpu"))
     content = {"id": "s", "study": {"certify": {"n0": N0, "n": N, "alpha": ALPHA, "rule": asdict(RULES[rule])}}}

@@ -157,6 +157,14 @@ def test_the_page_says_by_which_rule_and_in_which_precision_it_was_certified(mad
     assert "bfloat16" in words
 
 
+def test_the_page_says_of_how_many_images_certificates_account_for_rounding(made):
+    first = made.certified[0]
+    mixed = replace(first, noise=np.where(np.arange(first.noise.size) < 7, "float", first.noise))
+    words = Page(render(replace(made, certified=(mixed,), ensembles=()))).words
+    assert "Noise of 53 images was whole steps of 1/256, drawn exactly" in words
+    assert "Noise of 7 images, which lie on no grid of pixel values, was added in float32" in words
+
+
 def test_an_acr_of_grid_radii_is_flagged(made):
     flag = "Rule radius_grid proves radii at the grid alone"
     assert not any(sentence.startswith(flag) for sentence in caveats(made))
@@ -216,7 +224,7 @@ def test_what_is_missing_is_left_out_or_named(made, changes):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_study_of_models_alone_on_one_image_is_reported(made):
-    arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
+    arrays = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped", "noise")
     models = [c for c in made.certified if c.kind == "model"]
     one = tuple(replace(c, **{name: getattr(c, name)[:1] for name in arrays}) for c in models)
     words = Page(render(replace(made, ensembles=(), certified=one))).words
@@ -352,6 +360,7 @@ def derived_from(*, radius, prediction, label, stop):
         probability_square=np.zeros((size, 2)),
         batch_size=np.full(size, 100),
         seconds=np.full(size, 2.0 / size),
+        noise=np.full(size, "float"),
     )
     radius, prediction = np.array(radius), np.array(prediction)
     own = Certificates(prediction=prediction, radius=radius, n_a=nothing[:, 0], p_a_lower=0 * radius)

@@ -116,7 +116,7 @@ def test_the_same_models_certified_in_two_ways_are_paired_seed_by_seed(made):
 
 def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
     def shortened(classifier):
-        names = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
+        names = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped", "noise")
         return replace(classifier, **{name: getattr(classifier, name)[:20] for name in names})
 
     mnist = made.study.model_copy(update={"data": MNISTData(name="mnist", folder="nowhere")})

@@ -62,6 +62,7 @@ def counts(skill, *, seed, examples=EXAMPLES, n=N, sigma=SIGMA, **changes):
         "probability_square": np.zeros((len(examples), 2)),
         "batch_size": np.full(len(examples), 100),
         "seconds": np.ones(len(examples)),
+        "noise": np.full(len(examples), "float"),
     }  # fmt: skip
     return CountTable(**{**content, **changes})
 

@@ -50,6 +50,7 @@ def classifier(id_, radius, *, kind="model", sigma=0.25, first=0):
         rule="fixed",
         two_sided=0.0,
         seconds=1.0,
+        noise=np.full(size, "float"),
     )
 
 
@@ -135,6 +136,7 @@ def counted(rule, **changes):
         "probability_square": np.zeros((3, 3)),
         "batch_size": np.full(3, 100),
         "seconds": np.array([1.0, 1.0, 0.5]),
+        "noise": np.array(["grid 1/255", "grid 1/255", "float"]),
     }
     return CountTable(**{**content, **changes})
 

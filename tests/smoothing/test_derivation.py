@@ -97,6 +97,7 @@ def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> Count
         "probability_square": estimation @ of_class**2,
         "batch_size": np.full(len(classes), 100),
         "seconds": np.ones(len(classes)),
+        "noise": np.full(len(classes), "float"),
     }
     return CountTable(**{**content, **changes})
 

@@ -122,6 +122,7 @@ def counted(model: str, sigma: float, rule: Any, seed: int) -> CountTable:
         probability_square=np.zeros((IMAGES, 3)),
         batch_size=np.full(IMAGES, 100),
         seconds=np.ones(IMAGES),
+        noise=np.full(IMAGES, "grid 1/256"),
     )
 
 

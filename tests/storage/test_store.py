@@ -74,6 +74,7 @@ def counts_table(
         "probability_square": estimation * 0.81,
         "batch_size": np.array([100]),
         "seconds": np.array([0.1]),
+        "noise": np.array(["grid 1/255"]),
     }
     return count_rows(CountTable(**{**content, **arrays}), keys=[key], spec=spec, device="cpu")
 
@@ -409,7 +410,7 @@ def test_a_row_says_all_that_its_counts_depend_on(tmp_path: Path) -> None:
         "streams": "selection 0, pilot 6, estimation 1",
         "block_size": 500,
         "batch_size": 500,
-        "noise": "numpy Philox, Box-Muller",
+        "noise": "grid 1/255",
         "precision": "float32",
         "device": "cpu",
         "seconds": 0.5,

@@ -132,6 +132,8 @@ def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(sto
     direct = [run for run in published if run.data.tags["rspipe.kind"] != "trial"]
     assert {run.data.tags.get("mlflow.parentRunId") for run in direct} == {None, parent}
     assert {run.data.tags.get("rspipe.study") for run in published} == {content.study.id}
+    certified = child(published, next(model for model in content.models if content.certificates(model.id)))
+    assert certified.data.tags["rspipe.noise"] == "grid 1/256"
 
 
 def nested_trials(store: Store) -> dict[str, list[Run]]:

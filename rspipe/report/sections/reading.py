@@ -15,6 +15,7 @@ def section(results: Results) -> Section:
         "images": images,
         "failures": certify.alpha * images,
         "seeds": dict.fromkeys((min(seeds), max(seeds))),
+        "noise": results.noise,
         "data": results.study.data.name,
         "partial": any(results.population(summary.images) is not None for summary in results.summaries),
     }

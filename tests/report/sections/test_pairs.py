@@ -61,7 +61,7 @@ def test_of_many_classifiers_the_best_are_compared_and_the_rest_is_counted(made,
 def test_classifiers_that_are_not_finished_are_left_out(made):
     short = replace(made.certified[0], **{
         name: getattr(made.certified[0], name)[:10]
-        for name in ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped")
+        for name in ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped", "noise")
     })  # fmt: skip
     part = replace(made, certified=(short, *made.certified[1:]))
     compared = compare_all(part, sigma=short.sigma)
