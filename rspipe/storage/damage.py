@@ -12,7 +12,8 @@ from rspipe.storage.store import STUDY_FILE, Store
 
 _log = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 16
+# Parameters of large networks are held in memory while they are checked.
+_READ_AT_ONCE = 4
 
 Check = tuple[Callable[[], object], tuple[StorePath, ...]]
 """What raises DamagedError where files are not what was written, and the files, of which some may be missing."""
