@@ -72,7 +72,7 @@ def certify_classifiers(
     data = load_dataset(study.data)
     split = data.test.chosen(study.certify.images)
     check_images(split, classes=data.classes)
-    _check_grid(split, study)
+    check_grid(split, study)
     store.save_images_to_certify(len(split))
     while True:
         candidates = candidates_of(models, ensembles)
@@ -112,7 +112,7 @@ def _count(
     visit(store, works, classes=classes, cluster=cluster, on_block=on_block)
 
 
-def _check_grid(split: Split, study: StudyConfig) -> None:
+def check_grid(split: Split, study: StudyConfig) -> None:
     """Raise DataError for an image that cannot have the noise on a grid that a study asks for."""
     if study.certify.noise == "grid":
         for image, example in zip(split.images, split.index.tolist(), strict=True):

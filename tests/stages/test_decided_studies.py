@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import check_run
-from rspipe.errors import MismatchError, StudyError
+from rspipe.data.splits import whole_split
+from rspipe.errors import DataError, MismatchError, StudyError
 from rspipe.report.results import Results
 from rspipe.report.runs import agreed_terms
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
+from rspipe.stages.certify import check_grid
 from rspipe.stages.report import read_results, read_run, write_derived, write_report
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.counts import count_rows
@@ -131,3 +133,13 @@ def test_radii_that_no_sample_size_could_settle_and_cascades_are_refused() -> No
     levels = STUDY.replace("sigma = 0.5\nseeds = [0, 1]", "sigma = [0.25, 0.5]\nseeds = [0, 1]")
     with pytest.raises(StudyError, match="rule decide stops by its estimation samples"):
         study_of_text(levels + '\n[[cascades]]\nclassifiers = "gaussian"\n', path=Path("decided.toml"))
+
+
+def test_noise_on_a_grid_is_refused_with_the_first_image_that_is_on_none() -> None:
+    study = study_of_text(STUDY + 'noise = "grid"\n', path=Path("decided.toml"))
+    bytes_, other = torch.arange(64).reshape(1, 1, 8, 8) / 255, torch.full((1, 1, 8, 8), 0.3)
+    on_grid = whole_split(bytes_, torch.zeros(1, dtype=torch.int64))
+    check_grid(on_grid, study)
+    both = whole_split(torch.cat([bytes_, other]), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"image 1: noise = 'grid' needs numbers that are multiples of 1/255 or 1/256"):
+        check_grid(both, study)
