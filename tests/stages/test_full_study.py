@@ -67,7 +67,7 @@ def assert_same_results(run_dir: Path, reference: Path) -> None:
 
 
 def assert_quiet(output: str) -> None:
-    ours = ("joining Ray", "Study ")
+    ours = ("joining Ray", "leaving Ray", "Study ")
     noise = [line for line in output.splitlines() if "ray" in line.lower() and not line.startswith(ours)]
     assert noise == [], "Ray's own output reached the terminal"
 
