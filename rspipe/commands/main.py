@@ -1,6 +1,8 @@
 """The `rspipe` command and the scripts of `pipelines/`: find the command, parse its options, report errors."""
 
 import ast
+import atexit
+import gc
 import io
 import sys
 from collections.abc import Sequence
@@ -98,6 +100,8 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
 
         # Before the imports below, which take seconds.
         terminal = Terminal()
+        # The last collection, of all that torch, Ray and MLflow have made, takes seconds and is of no use.
+        atexit.register(gc.freeze)
         try:
             if not {"--help", "-h"} & {*(sys.argv[1:] if words is None else words)}:
                 _begin(terminal, command)

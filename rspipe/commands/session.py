@@ -182,10 +182,10 @@ class Session:
         self.terminal.doing("writing the report")
         results = read_results(self.store, self.study)
         summaries, files = write_report(self.store, results, figures=figures)
+        message = headline(results, most=SCREEN_ROWS if self.terminal.console.is_terminal else MOST_ROWS)
         self.terminal.doing("publishing in MLflow")
-        self.tracker.publish(results, self._complete(summaries), files)
-        most = SCREEN_ROWS if self.terminal.console.is_terminal else MOST_ROWS
-        self._reported = headline(results, most=most), files
+        self.tracker.publish(results, self._complete(summaries), files, message)
+        self._reported = message, files
 
     def show_end(self) -> None:
         """Show what was reported, if anything was: the last that is printed, on one screen."""
@@ -198,7 +198,9 @@ class Session:
         self.terminal.say(f"Report  {files['report.html']}")
         self.terminal.say(f"Table   {files['summary.md']}")
         if self.tracker.works:
-            self.terminal.say(f"MLflow  {ui_command(tracking_uri(self.store.run_dir))}")
+            self.terminal.say(f"MLflow  {self.tracker.address}")
+            if command := ui_command(tracking_uri(self.store.run_dir)):
+                self.terminal.say(f"        once you have started {command}")
 
     def _publish(self) -> None:
         self.terminal.doing("publishing in MLflow")

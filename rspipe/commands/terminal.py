@@ -171,7 +171,7 @@ class Terminal:
         bars = Table.grid(padding=(0, 1))
         for (name, stage), text in zip(stages, texts, strict=True):
             bar = ProgressBar(total=stage.progress.total, completed=stage.progress.done, width=_BAR_WIDTH)
-            detail = Text(stage.progress.detail, style="dim")
+            detail = Text(printable(stage.progress.detail), style="dim")
             detail.truncate(max(0, self.console.width - taken), overflow="ellipsis")
             bars.add_row(Text(name), bar, Text(text), detail)
         if not self._doing:

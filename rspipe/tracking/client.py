@@ -49,11 +49,14 @@ def named_uri(uri: str) -> str:
     return shlex.quote(uri) if without_secrets(uri, uri) == uri else '"$MLFLOW_TRACKING_URI"'
 
 
+def server_address(uri: str) -> str:
+    """Return where a browser sees the runs: at their server, or at that of `ui_command`; a password is left out."""
+    return without_secrets(uri, uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+
+
 def ui_command(uri: str) -> str:
-    """Return the command to type, or the address to open, to see the runs; a password is left out."""
-    if uri.startswith("http"):
-        return without_secrets(uri, uri)
-    return f"mlflow ui --backend-store-uri {named_uri(uri)}"
+    """Return the command that shows the runs, without a password; nothing where a server does."""
+    return "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {named_uri(uri)}"
 
 
 @contextmanager

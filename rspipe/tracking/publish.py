@@ -5,8 +5,10 @@ tag `rspipe.key`, and one whose content is already there is left alone. That MLf
 Parameters, metrics and status of all runs come first, files after them: an artifact store that fails costs files alone.
 """
 
+import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rspipe.report.headline import Headline
 from rspipe.report.results import Results
 from rspipe.report.summaries import Summary
 from rspipe.report.tables import flattened
@@ -23,8 +26,10 @@ from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.tracking.causes import cause, hangs
-from rspipe.tracking.client import alone, connect_mlflow, monitor_load, tracking_uri, without_secrets
-from rspipe.tracking.runs import TrackedRun, study_runs
+from rspipe.tracking.client import alone, connect_mlflow, monitor_load, server_address, tracking_uri, without_secrets
+from rspipe.tracking.outcome import Outcome, study_outcome
+from rspipe.tracking.runs import Point, TrackedRun, study_runs
+from rspipe.tracking.views import LISTED, SHARED, STUDIES, classifiers_view, studies_view
 
 T = TypeVar("T")
 
@@ -40,6 +45,10 @@ _OWN_FILES = ("study.toml", "study.json", "environment.json")
 """Of the parent run."""
 
 _BATCH = 500
+"""Metrics that are sent at once; MLflow takes a thousand things of all kinds."""
+
+_AT_ONCE = 100
+"""The same of parameters, and of tags."""
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -60,7 +69,11 @@ class Tracker:
         self._monitor: Any = None
 
     def publish(
-        self, results: Results, summaries: Sequence[Summary] = (), files: Mapping[str, StorePath] | None = None
+        self,
+        results: Results,
+        summaries: Sequence[Summary] = (),
+        files: Mapping[str, StorePath] | None = None,
+        message: Headline | None = None,
     ) -> None:
         """Bring MLflow up to date with a study's results.
 
@@ -68,8 +81,9 @@ class Tracker:
             results: Everything so far.
             summaries: Of the classifiers whose certification is finished: MLflow keeps a number that it has shown.
             files: Artifacts of the parent run, by their path there.
+            message: What the study found, for its own run, once all of its classifiers are certified.
         """
-        self._try(lambda: self._publish_all(results, summaries, files or {}))
+        self._try(lambda: self._publish_all(results, summaries, files or {}, message))
 
     def finish(self, status: str) -> None:
         """Close the parent run with one of MLflow's states: FINISHED, FAILED, KILLED."""
@@ -133,7 +147,19 @@ class Tracker:
                 )
             self._files_failed = True
 
-    def _publish_all(self, results: Results, summaries: Sequence[Summary], files: Mapping[str, StorePath]) -> None:
+    @property
+    def address(self) -> str:
+        """The address of the page that compares the classifiers of this study, on its server or that of `mlflow ui`."""
+        page = f"experiments/{self._experiment}/runs?workflowType=machine_learning&viewStateShareKey={self._study.id}"
+        return f"{server_address(self._uri)}/#/{page}"
+
+    def _publish_all(
+        self,
+        results: Results,
+        summaries: Sequence[Summary],
+        files: Mapping[str, StorePath],
+        message: Headline | None,
+    ) -> None:
         parent = self._parent()
         known = self._known(parent)
         runs = {run.key: run for run in study_runs(results, summaries, self._store)}
@@ -142,6 +168,8 @@ class Tracker:
         for key in known.keys() - runs.keys():
             # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.
             self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
+        if message is not None and len(summaries) == len(results.summaries):
+            self._write_outcome(parent, study_outcome(results, message))
 
         def log_files() -> None:
             own = [self._store.run_dir / name for name in _OWN_FILES]
@@ -207,10 +235,10 @@ class Tracker:
         """Return the parent run, created where there is none and completed where its creation was cut off."""
         study = self._study
         run = next(self._search(f"tags.`rspipe.key` = 'study/{self._identity}'"), None)
-        digest = content_id(study.model_dump(mode="json"))
-        if run is not None and run.data.tags.get("rspipe.logged") == digest:
+        if run is not None and run.data.tags.get("rspipe.logged") == self._digest:
             return str(run.info.run_id)
         tags = {
+            **self._source_tags,
             "rspipe.key": f"study/{self._identity}",
             "rspipe.kind": "study",
             "rspipe.stage": "study",
@@ -221,10 +249,11 @@ class Tracker:
         parent = str(run.info.run_id)
         lists = ("models", "search", "ensembles")
         parameters = {name: value for name, value in study.identity.items() if name not in lists}
-        for name, value in flattened(parameters).items():
-            self._client.log_param(parent, name, value)
-        self._client.set_tag(parent, "mlflow.note.content", study.title)
-        self._client.set_tag(parent, "rspipe.logged", digest)
+        tags |= {"mlflow.note.content": study.title, "rspipe.logged": self._digest}
+        self._client.log_inputs(parent, datasets=self._datasets)
+        for key, view in {study.id: classifiers_view(study, parent), STUDIES: studies_view(study)}.items():
+            self._client.set_experiment_tag(self._experiment, f"{SHARED}{key}", json.dumps(view))
+        self._log(parent, parameters=flattened(parameters), tags=tags)
         return parent
 
     def _known(self, parent: str) -> dict[str, Any]:
@@ -253,22 +282,77 @@ class Tracker:
         if tags.get("rspipe.logged") != run.digest:
             self._write(run, there)
 
+    @cached_property
+    def _digest(self) -> str:
+        """Of what the study's run says of the study itself."""
+        return content_id(self._study.model_dump(mode="json"))
+
+    @cached_property
+    def _source_tags(self) -> dict[str, str]:
+        """What made the numbers, as MLflow's columns Source and Version show it."""
+        made = read_content(self._store.run_dir / "environment.json")
+        commit = str(made.get("commit", "unknown"))
+        source = {"mlflow.source.name": f"rspipe study {self._study.name}", "mlflow.source.type": "LOCAL"}
+        return source | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit.removesuffix("+changes")})
+
+    @cached_property
+    def _datasets(self) -> list[Any]:
+        """The data set as an input of a run; its digest is that of its description in the study file."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        described = self._study.data.model_dump(mode="json")
+        source = json.dumps(described)
+        data = Dataset(self._study.data.name, content_id(described), "rspipe", source)
+        return [DatasetInput(data, [InputTag("mlflow.data.context", "study")])]
+
     def _write(self, run: TrackedRun, there: Any) -> None:
         """Write the content of a run into MLflow's run."""
+        run_id, began, tags = there.info.run_id, there.info.start_time, there.data.tags
+        # Of what no view shows, hundreds of ensembles and trials, it would be as much work again.
+        if "mlflow.source.name" not in tags and run.tags.get(LISTED, "") != "no" and run.tags["rspipe.kind"] != "trial":
+            self._client.log_inputs(run_id, datasets=self._datasets)
+        described = {**self._source_tags, **run.tags, "mlflow.note.content": run.note(run_id)}
+        end = None if run.seconds is None else began + round(1000 * run.seconds)
+        self._client.set_terminated(run_id, run.status, end)
+        if "rspipe.superseded" in tags:
+            self._client.delete_tag(run_id, "rspipe.superseded")
+        # Tags are logged last: a run without this one lacks something; files apart.
+        described["rspipe.logged"] = run.digest
+        new = {name: value for name, value in described.items() if tags.get(name, "") != value}
+        self._log(run_id, parameters=run.parameters, points=run.points, tags=new, began=began)
+
+    def _log(
+        self,
+        run_id: str,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        points: Sequence[Point] = (),
+        tags: Mapping[str, str] | None = None,
+        began: int = 0,
+    ) -> None:
+        """Log parameters, metrics and tags, in this order, in as few requests as MLflow takes."""
         from mlflow.entities import Metric, Param, RunTag
 
-        client, run_id, began, tags = self._client, there.info.run_id, there.info.start_time, there.data.tags
-        described = {**run.tags, "mlflow.note.content": run.note(run_id)}
-        client.log_batch(run_id, tags=[RunTag(*tag) for tag in described.items() if tags.get(tag[0], "") != tag[1]])
-        for parameters in _chunks([*run.parameters.items()], 100):
-            client.log_batch(run_id, params=[Param(name, value) for name, value in parameters])
-        finite = [point for point in run.points if np.isfinite(point.value)]
-        for points in _chunks(finite, _BATCH):
-            metrics = [Metric(p.name, p.value, began + round(1000 * p.seconds), p.step) for p in points]
-            client.log_batch(run_id, metrics=metrics)
-        end = None if run.seconds is None else began + round(1000 * run.seconds)
-        client.set_terminated(run_id, run.status, end)
-        if "rspipe.superseded" in tags:
-            client.delete_tag(run_id, "rspipe.superseded")
-        # Last: a run without it lacks something; files apart.
-        client.set_tag(run_id, "rspipe.logged", run.digest)
+        params = [Param(name, value) for name, value in (parameters or {}).items()]
+        metrics = [
+            Metric(point.name, point.value, began + round(1000 * point.seconds), point.step)
+            for point in points
+            if np.isfinite(point.value)
+        ]
+        labels = [RunTag(*tag) for tag in (tags or {}).items()]
+        for some in _chunks(params[:-_AT_ONCE], _AT_ONCE):
+            self._client.log_batch(run_id, params=some)
+        for more in _chunks(metrics[:-_BATCH], _BATCH):
+            self._client.log_batch(run_id, metrics=more)
+        for few in _chunks(labels[:-_AT_ONCE], _AT_ONCE):
+            self._client.log_batch(run_id, tags=few)
+        self._client.log_batch(run_id, metrics=metrics[-_BATCH:], params=params[-_AT_ONCE:], tags=labels[-_AT_ONCE:])
+
+    def _write_outcome(self, parent: str, outcome: Outcome) -> None:
+        """Write what the study found into its run, unless it is there: MLflow's newest value is the one shown."""
+        digest = content_id([self._digest, outcome.metrics, outcome.tags, outcome.note])
+        if self._client.get_run(parent).data.tags.get("rspipe.outcome") == digest:
+            return
+        points = [Point(name, value) for name, value in outcome.metrics.items()]
+        tags = {**outcome.tags, "mlflow.note.content": outcome.note, "rspipe.outcome": digest}
+        self._log(parent, points=points, tags=tags, began=round(1000 * time.time()))

@@ -1,10 +1,11 @@
 """The MLflow runs of a study, with tags, parameters, metrics and files, made from the records."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rspipe.records import EnsembleWeights, SearchResult, TrainedModel, Trial
+from rspipe.report.names import short_name
 from rspipe.report.results import Results
 from rspipe.report.summaries import Summary, display_name
 from rspipe.report.tables import flattened
@@ -17,6 +18,7 @@ from rspipe.spec import content_id
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
+from rspipe.tracking.views import CURVE, LISTED, RADIUS, accuracy_name
 
 _CURVE_STEP = 0.02
 
@@ -99,11 +101,11 @@ def _certificate_points(
     yield Point("training_seconds", summary.training_seconds)
     yield Point("training_passes", summary.passes)
     for radius, share in zip(summary.radii, summary.certified_accuracy, strict=True):
-        yield Point(f"certified_accuracy/r_{radius:.2f}", share)
+        yield Point(accuracy_name(radius), share)
     # A rule that answers at given radii says nothing of those between.
     radii = [] if summary.rule == "decide" else _curve_radii(study)
     for radius, share in zip(radii, certified_accuracy(certified.radius, certified.correct, radii), strict=True):
-        yield Point("certified_accuracy", float(share), step=round(1000 * radius))
+        yield Point(CURVE, float(share), step=round(1000 * radius))
 
 
 def _model_points(record: TrainedModel) -> Iterator[Point]:
@@ -181,20 +183,28 @@ def study_runs(results: Results, summaries: Sequence[Summary], store: Store) -> 
         store: Where their files lie.
     """
     summarized = {summary.id: summary for summary in summaries}
+
+    def listed(run: TrackedRun, id_: str) -> TrackedRun:
+        """Return a run that the study's view shows, with the axis of its curve, or one that it leaves out."""
+        if id_ in results.other_choices:
+            return replace(run, tags=run.tags | {LISTED: "no"})
+        axis = (Point(RADIUS, point.step / 1000, step=point.step) for point in run.points if point.name == CURVE)
+        return replace(run, tags=run.tags | {LISTED: "yes"}, points=(*run.points, *axis))
+
     for model in results.models:
-        yield _model_run(results.study, model, results.certificates(model.id), summarized.get(model.id), store)
+        run = _model_run(results.study, model, results.certificates(model.id), summarized.get(model.id), store)
+        yield listed(run, model.id)
     for search in results.searches:
         trials = results.trials_of(search)
         yield from _search_runs(results.study, search, trials, store)
     for ensemble in results.ensembles:
-        yield _ensemble_run(
-            results.study, ensemble, results.certificates(ensemble.id), summarized.get(ensemble.id), store
-        )
+        certified, summary = results.certificates(ensemble.id), summarized.get(ensemble.id)
+        yield listed(_ensemble_run(results.study, ensemble, certified, summary, store), ensemble.id)
     keys = {model.id: _model_key(model) for model in results.models}
     keys |= {ensemble.id: _ensemble_key(ensemble) for ensemble in results.ensembles}
     for cascade in results.cascades:
         if summary := summarized.get(cascade.record.id):
-            yield _cascade_run(results.study, cascade, summary, keys)
+            yield listed(_cascade_run(results.study, cascade, summary, keys), cascade.record.id)
 
 
 def _model_key(model: TrainedModel) -> str:
@@ -221,7 +231,7 @@ def _model_run(
     folder = store.model_dir(model.id)
     return TrackedRun(
         key=_model_key(model),
-        name=f"{display_name(model)}, sigma {model.train_sigma:g}",
+        name=f"{short_name(display_name(model))}, σ {model.train_sigma:g}",
         status="FINISHED" if model.status == "finished" else "FAILED",
         tags=tags | _noise_tag(certified) | {"rspipe.seed": str(model.seed), "rspipe.device": model.device},
         parameters=flattened(model.spec | _certify_parameters(study)),
@@ -246,7 +256,7 @@ def _search_runs(
     key = f"search/{search.id}/{search.trials}"
     yield TrackedRun(
         key=key,
-        name=f"search {search.label}, sigma {search.sigma:g}",
+        name=f"search {search.label}, σ {search.sigma:g}",
         status="FINISHED",
         tags=tags("search"),
         parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
@@ -272,7 +282,7 @@ def _ensemble_run(
     tags = _tags("ensemble", ensemble.label, ensemble.method, ensemble.sigma, stage=stage, data=study.data.name)
     return TrackedRun(
         key=_ensemble_key(ensemble),
-        name=f"{display_name(ensemble)}, sigma {ensemble.sigma:g}",
+        name=f"{short_name(display_name(ensemble))}, σ {ensemble.sigma:g}",
         status="FINISHED",
         tags=tags | _noise_tag(certified),
         parameters=flattened({**content, **solved, **weights, **drawn, **_certify_parameters(study)}),
@@ -294,7 +304,7 @@ def _cascade_run(
     tags = _tags("cascade", record.label, "cascade", record.sigma, stage="certify", data=study.data.name)
     return TrackedRun(
         key=f"cascade/{record.id}/{content_id([keys[id_] for id_ in record.classifiers])}",
-        name=display_name(record),
+        name=short_name(display_name(record)),
         status="FINISHED",
         tags=tags | _noise_tag(cascade.classifier),
         parameters=flattened({**levels, "two_sided": record.two_sided, **_certify_parameters(study)}),

@@ -17,7 +17,7 @@ from rspipe.storage.environment import environment
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
-from rspipe.tracking.client import ui_command, without_secrets
+from rspipe.tracking.client import server_address, ui_command, without_secrets
 from tests.processes import SECRETS, TINY, descendants
 from tests.stages.test_full_study import Copied, one_line
 
@@ -153,7 +153,7 @@ def test_the_record_of_the_environment_holds_no_secret(monkeypatch: pytest.Monke
 
 def test_passwords_of_mlflow_are_left_out_of_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"http://me:{SECRET}%21@tracking:5000"
-    assert ui_command(uri) == "http://me:***@tracking:5000"
+    assert server_address(uri) == "http://me:***@tracking:5000"
     assert without_secrets(f"401 for {uri} with {SECRET}!", uri) == "401 for http://me:***@tracking:5000 with ***"
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc-token")
     assert without_secrets("Bearer abc-token", "sqlite:///x") == "Bearer ***"

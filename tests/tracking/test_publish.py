@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from rspipe.records import TrainedModel
+from rspipe.report.headline import headline
 from rspipe.report.results import Results
 from rspipe.smoothing.metrics import certified_accuracy
 from rspipe.spec import content_id
@@ -108,7 +109,8 @@ def open_tracker(store: Store, study: StudyConfig) -> Tracker:
 
 def publish(store: Store, content: Results) -> None:
     tracker = open_tracker(store, content.study)
-    tracker.publish(content, content.summaries, {"study/again.json": store.run_dir / "study.json"})
+    message = headline(content)
+    tracker.publish(content, content.summaries, {"study/again.json": store.run_dir / "study.json"}, message)
     tracker.finish("FINISHED")
 
 
@@ -188,6 +190,36 @@ def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(st
     assert len(lengths) == 1, "curves can be compared on one grid only"
 
 
+def test_the_run_of_a_study_has_what_studies_are_sorted_and_compared_by(store: Store, content: Results) -> None:
+    publish(store, content)
+    (run,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    metrics, tags = run.data.metrics, run.data.tags
+    methods = {average.label: average.models.estimate for average in content.seed_averages}
+    assert {name: metrics[f"acr_0.5/{name}"] for name in methods} == pytest.approx(methods)
+    assert metrics["acr_0.5/best"] >= max(methods.values())
+    assert tags["rspipe.best_0.5"]
+    baseline = content.baseline
+    for label, acr in methods.items():
+        if label != baseline:
+            name = f"0.5/{label} - {baseline}"
+            assert metrics[f"difference_{name}"] == pytest.approx(acr - methods[baseline])
+            assert "these " in tags[f"rspipe.verdict_{name}"]
+    for sentence in headline(content).sentences:
+        assert sentence in tags["mlflow.note.content"]
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == (f"rspipe study {content.study.name}", "LOCAL")
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, json.loads(data.dataset.source)["name"]) == (content.study.data.name, "digits")
+    model = child(runs(store), content.models[0])
+    assert [one.dataset.digest for one in model.inputs.dataset_inputs] == [data.dataset.digest]
+
+
+def test_a_study_that_is_not_certified_yet_claims_nothing(store: Store, content: Results) -> None:
+    tracker = open_tracker(store, content.study)
+    tracker.publish(content, content.summaries[1:], {}, headline(content))
+    (run,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert not [name for name in run.data.metrics if name.startswith(("acr_0", "difference_"))]
+
+
 def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(store: Store, content: Results) -> None:
     publish(store, content)
     record = content.models[0]
@@ -199,7 +231,7 @@ def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(st
     assert run.data.metrics["acr"] == summary.acr.estimate
     assert run.data.metrics["acr_two_sided"] == summary.acr_two_sided
     assert run.data.metrics["samples_per_image"] == summary.samples
-    assert run.data.metrics["certified_accuracy/r_0.50"] == summary.certified_accuracy[2]
+    assert run.data.metrics["CA/0.50"] == summary.certified_accuracy[2]
     assert run.data.tags["rspipe.sigma"] == "0.5"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"model.json", "weights.pt"}
 
@@ -360,7 +392,7 @@ def test_another_title_is_told_to_the_parent_run(
     study = content.study.model_copy(update={"title": "Another", "radii": (0.0, 2.0)})
     publish(store, replace(content, study=study))
     (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
-    assert parent.data.tags["mlflow.note.content"] == "Another"
+    assert parent.data.tags["mlflow.note.content"].startswith("Another\n\n* ")
     assert not [record for record in caplog.records if record.name.startswith("rspipe")]
 
 
@@ -408,7 +440,7 @@ def test_the_command_names_the_database_and_quotes_it(tmp_path: Path) -> None:
     uri = tracking_uri(StorePath.of(tmp_path / "a b" / "run"))
     assert uri == f"sqlite:///{tmp_path}/a b/mlflow.db"
     assert ui_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
-    assert ui_command("http://somewhere:5000") == "http://somewhere:5000"
+    assert ui_command("http://somewhere:5000") == "", "a server shows its pages itself"
 
 
 @pytest.fixture
@@ -557,51 +589,55 @@ def test_what_a_server_missed_while_it_was_down_is_there_after_the_next_run(
     assert not (served.store.run_dir.local_part.parent / "mlartifacts").exists()
 
 
-_TRACES = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])"
+_CURVES = (
+    "[...document.querySelectorAll('.js-plotly-plot')]"
+    ".filter(plot => JSON.stringify(plot.layout?.xaxis?.title ?? '').includes('radius')).flatMap(plot => plot.data)"
+)
+"""Those of the charts whose axis is the radius."""
 
 
 @needs_browser
-def test_runs_are_filtered_selected_and_compared_in_the_ui_and_their_certified_accuracy_curves_overlay(
+def test_the_printed_address_opens_the_classifiers_by_acr_and_their_curves_over_the_radius(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compare runs as the README advises, in the pages that MLflow's own server shows."""
+    """Open what a study prints at its end, in the pages that MLflow's own server shows, and the chart beside it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
-    by_name = {run.info.run_name: run for run in runs(served.store)}
-    experiment = next(iter(by_name.values())).info.experiment_id
-    finished = [model for model in served.content.models if model.status == "finished"]
-    expected = {}
-    for record in finished[:2]:
-        (one,) = [one for one in served.content.certified if one.id == record.id]
-        name = child(list(by_name.values()), record).info.run_name
-        at = [0, 260, 500, 740]
-        shares = certified_accuracy(one.radius, one.correct, [step / 1000 for step in at])
-        expected[name] = dict(zip(at, shares.tolist(), strict=True))
+    content, published = served.content, {run.info.run_id: run for run in runs(served.store)}
+    address = Tracker(served.store, content.study).address
+    assert address.startswith(f"{served.uri}/#/experiments/")
+    by_acr = sorted(content.listed, key=lambda one: -one.acr.estimate)
+    names = [run.info.run_name for one in by_acr for run in published.values() if f"/{one.id}/" in key_of(run)]
+    assert len(names) == len(by_acr)
+    certified = {one.id: one for one in content.certified}
+    at = [0.0, 0.26, 0.5, 0.74]
+    expected = {
+        name: certified_accuracy(certified[one.id].radius, certified[one.id].correct, at).tolist()
+        for name, one in zip(names, by_acr, strict=True)
+    }
     with browser() as running:
         context = running.new_context(viewport={"width": 1600, "height": 1000})
         context.set_default_timeout(150_000)
         page, outside = context.new_page(), list[str]()
         inside = (served.uri, "data:", "blob:")
         page.on("request", lambda request: request.url.startswith(inside) or outside.append(request.url))
-        page.goto(f"{served.uri}/#/experiments/{experiment}/runs")
-        search = page.get_by_placeholder("metrics.rmse")
-        search.fill("tags.`rspipe.kind` = 'model' and tags.`rspipe.stage` = 'certify'")
-        search.press("Enter")
-        # The study that they are nested in is shown with them.
-        page.get_by_text(f"{len(finished) + 1} matching runs").wait_for()
-        rows = page.locator(".ag-row")
-        rows.filter(has_text=served.content.study.id).get_by_role("button").first.click()
-        for name in expected:
-            rows.filter(has_text=name).get_by_role("checkbox").first.check()
-        page.get_by_role("button", name="Compare", exact=True).click()
-        page.get_by_text("Comparing 2 Runs").first.wait_for()
-        page.get_by_role("link", name="certified_accuracy", exact=True).click()
-        page.wait_for_function(f"new Set({_TRACES}.map(trace => trace.name)).size == {len(expected)}")
-        traces = page.evaluate(f"{_TRACES}.map(trace => [trace.name, trace.x, trace.y])")
-        assert {name for name, _, _ in traces} == set(expected)
-        for name, steps, shares in traces:
-            shown = dict(zip(steps, shares, strict=True))
-            assert {at: shown[at] for at in expected[name]} == pytest.approx(expected[name])
+        page.goto(address)
+        page.get_by_text(f"{len(names)} matching runs").wait_for()
+        shown = page.locator(".ag-row a").filter(has_text="σ").all_inner_texts()
+        assert [name.strip() for name in shown] == names
+        headings = {text.strip() for text in page.locator(".ag-header-cell").all_inner_texts()}
+        assert {"acr", "acr_low", "acr_high", "CA/0.00"} <= headings
+        page.goto(f"{address}&compareRunsMode=CHART")
+        page.wait_for_function(f"new Set({_CURVES}.map(trace => trace.name)).size == {len(names)}")
+        traces = page.evaluate(f"{_CURVES}.map(trace => [trace.name, trace.x, trace.y])")
+        assert {name for name, _, _ in traces} == set(names)
+        for name, radii, shares in traces:
+            curve = dict(zip(radii, shares, strict=True))
+            assert [curve[radius] for radius in at] == pytest.approx(expected[name])
     assert outside == []
+
+
+def key_of(run: Run) -> str:
+    return str(run.data.tags["rspipe.key"])
 
 
 def test_a_damaged_database_is_a_warning(store: Store, content: Results, caplog: pytest.LogCaptureFixture) -> None:
