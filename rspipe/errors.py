@@ -21,6 +21,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 
 class RspipeError(Exception):
@@ -124,6 +125,9 @@ def printable(text: str) -> str:
 _WRITTEN_OUT = {"lambda": "lbd", "lamda": "lbd", "lam": "lbd", "epsilon": "eps", "learning_rate": "lr"}
 
 
+_LONGEST_LIST = 800
+
+
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name nearest to a wrong one, whatever the case of either; None where none is near."""
     names = {one.casefold(): one for one in sorted(valid)}
@@ -139,4 +143,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if not names:
         return "; there are none"
     close = nearest_name(name, names)
-    return f"; valid names: {', '.join(names)}" if close is None else f"; did you mean {close!r}?"
+    if close is not None:
+        return f"; did you mean {close!r}?"
+    # An ensemble of each choice of seeds is a name; nobody reads hundreds.
+    shown = names[: max(1, sum(end <= _LONGEST_LIST for end in accumulate(len(name) + 2 for name in names)))]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"; valid names: {', '.join(shown)}{more}"

@@ -364,7 +364,7 @@ def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_save
     assert table is not None
     saved = 100 * (1 - sum(table["samples"].to_pylist()) / (IMAGES * 10_100))
     assert saved > 20
-    assert seen[-1].detail.endswith(f"images/min, {saved:.0f} % of samples saved")
+    assert seen[-1].detail.endswith(f"/min, {saved:.0f} % of samples saved")
 
 
 def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rspipe.errors import StudyError
+from rspipe.errors import StudyError, nearest
 from rspipe.study.loading import study_of_text
 from tests.damages import mutate_studies
 from tests.run_builder import EVERYTHING
@@ -92,3 +92,11 @@ def test_files_of_a_study_have_names_that_any_file_system_takes() -> None:
 def test_mutated_study_files_are_studies_or_lines() -> None:
     outcomes = mutate_studies(60, random.Random(0))
     assert min(outcomes["refused"], outcomes["a study"]) > 5
+
+
+def test_of_hundreds_of_valid_names_a_refusal_lists_the_first() -> None:
+    assert nearest("?", ["alpha", "beta"]) == "; valid names: alpha, beta"
+    line = nearest("?", [f"model{index:04}" for index in range(1000)])
+    assert len(line) < 900
+    assert line.startswith("; valid names: model0000, model0001, ")
+    assert line.endswith(f" and {1000 - line.count('model')} more")
