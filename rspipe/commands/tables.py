@@ -66,6 +66,6 @@ def print_headline(console: Console, message: Headline) -> None:
     print_table(console, headline_table(message))
     # The rest takes lines that a screen does not have, and is in the report.
     meanings = {*legend([row.entry.name for row in message.rows])}
-    notes = [note for note in message.notes if note not in meanings and not note.startswith("CA(r)")]
+    notes = [note for note in message.notes if note not in meanings and not note.startswith(("CA(r)", "Mean of"))]
     text = "; ".join(notes).replace("Bold:", "Bold:" if console.is_terminal else "*:", 1)
     console.print(f"[dim]{escape(text)}[/]", highlight=False)

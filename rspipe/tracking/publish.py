@@ -150,7 +150,7 @@ class Tracker:
     @property
     def address(self) -> str:
         """The address of the page that compares the classifiers of this study, on its server or that of `mlflow ui`."""
-        page = f"experiments/{self._experiment}/runs?workflowType=machine_learning&viewStateShareKey={self._study.id}"
+        page = f"experiments/{self._experiment}/runs?viewStateShareKey={self._study.id}"
         return f"{server_address(self._uri)}/#/{page}"
 
     def _publish_all(
