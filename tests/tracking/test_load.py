@@ -107,7 +107,7 @@ def test_a_model_comes_back_as_it_was_certified(published: Published, source: St
 
 
 def test_an_ensemble_comes_back_with_its_members_and_weights(published: Published, source: Store) -> None:
-    loaded = load_classifier(address(run_of(published, "advmacer x2")), precision="float32")
+    loaded = load_classifier(address(run_of(published, "advmacer ×2")), precision="float32")
     noisy = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     networks = [rspipe.deploy(build_network("digits_cnn", classes=10, seed=s), precision="float32") for s in (0, 1)]
     logits = dict(enumerate(network(noisy) for network in networks))
@@ -122,7 +122,7 @@ def test_a_cascade_comes_back_as_its_levels_and_predicts_by_one_call(published: 
     assert f'load_cascade("{address(run)}")' in run.data.tags["mlflow.note.content"]
     levels = rspipe.load_cascade(address(run), precision="float32")
     assert [sigma for sigma, _ in levels] == [0.5, 0.25]
-    for (_, loaded), name in zip(levels, ("gaussian, seed 0", "advmacer x2"), strict=True):
+    for (_, loaded), name in zip(levels, ("gaussian, seed 0", "advmacer ×2"), strict=True):
         alone = load_classifier(address(run_of(published, name)), precision="float32")
         assert torch.equal(loaded(IMAGES), alone(IMAGES))
     sure = torch.tensor([[9.0, 0.0]])
@@ -254,7 +254,7 @@ def test_a_member_that_is_gone_is_told(published: Published, source: Store) -> N
     client.delete_run(run.info.run_id)
     try:
         with pytest.raises(StoreError, match=r"no run of its member \S*-seed1-\w+ with checksum \w+; pipelines"):
-            load_classifier(address(run_of(published, "advmacer x2")))
+            load_classifier(address(run_of(published, "advmacer ×2")))
     finally:
         client.restore_run(run.info.run_id)
 
