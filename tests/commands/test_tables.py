@@ -13,7 +13,7 @@ from tests.results_builder import results
 
 @pytest.mark.parametrize(
     ("width", "last"),
-    [(200, "passes"), (130, "training"), (96, "training"), (90, "CA(1)"), (65, "CA(0)"), (20, "ACR ± 95 %")],
+    [(200, "passes"), (125, "training"), (93, "training"), (85, "CA(1)"), (60, "CA(0)"), (20, "ACR ± 95 %")],
 )
 def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(width: int, last: str) -> None:
     table = result_table(results().summaries)
