@@ -54,7 +54,7 @@ SIGNATURES = {
     "load_checkpoint": (("path",), {"architecture", "classes", "normalization", "parameters", "denoiser"}),
     "load_cascade": (("run",), {"uri", "device", "precision", "classes", "allow_code"}),
     "load_classifier": (("run",), {"uri", "device", "precision", "classes", "allow_code"}),
-    "load_study": (("path",), {"overrides", "allow_code"}),
+    "load_study": (("path",), {"overrides", "allow_code", "auto"}),
     "macer_loss": (("logits", "labels"), {"sigma", "lbd", "gamma", "beta"}),
     "solve_weights": (("mean", "covariance"), {"draws", "method"}),
 }

@@ -4,15 +4,16 @@
 """
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
-from rspipe.commands.options import Overrides, RunDir, StudyRun, resolve_run_dir
+from rspipe.commands.options import Overrides, RunDir, begun_or_new
 from rspipe.commands.session import open_run
 from rspipe.commands.terminal import Terminal
 from rspipe.ensembles.spec import Average, Weighting
 from rspipe.execution.resources import Resources
 from rspipe.networks.architectures import RUNS_CODE
-from rspipe.networks.deployment import Precision
+from rspipe.networks.precision import AnyPrecision
 from rspipe.stages.report import write_derived
 from rspipe.study.checkpoint_study import CheckpointStudy, checkpoint_study
 from rspipe.study.loading import study_of_text
@@ -51,7 +52,8 @@ class Options:
     n0: int = 100
     n: int = 100_000
     alpha: float = 0.001
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
+    """Of the forward pass; auto is bfloat16 where the device has instructions for it, else float32."""
     size: int | None = None
     """Side of the square that is cut out of the middle of every picture, in pixels."""
     resize: int | None = None
@@ -86,12 +88,12 @@ def main(options: Options, terminal: Terminal) -> None:
     # Who names a function on the command line wants it to be called; what is in a file is another matter.
     named = any(":" in model for model in options.model) and not any(kind in RUNS_CODE for kind in options.model)
     allowed = options.allow_code or named
-    study = study_of_text(text, path=Path("options"), overrides=options.override, allow_code=allowed)
-    run = StudyRun(study, resolve_run_dir(options.run_dir, study), text)
+    load = partial(study_of_text, text, path=Path("options"), overrides=options.override, allow_code=allowed)
+    run = begun_or_new(lambda auto: load(auto=auto), options.run_dir, source=text, resources=options.resources)
     with open_run(run, terminal, ray_address=options.ray_address, resources=options.resources) as session:
         session.train()
         session.weigh()
         session.certify()
         session.report()
-        _, logs = write_derived(session.store, study, kind="certify", alpha=None, n=None)
+        _, logs = write_derived(session.store, session.study, kind="certify", alpha=None, n=None)
         terminal.say(f"Image by image, in Cohen's columns: {logs}")

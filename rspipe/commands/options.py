@@ -1,15 +1,19 @@
 """Options that commands share, and what they name: a study, and the run directory of it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
+import torch
 import tyro
 
 from rspipe.errors import StoreError, StudyError, nearest
 from rspipe.execution.resources import Resources
-from rspipe.storage.opening import read_study
+from rspipe.networks.precision import Precision, fastest_precision
+from rspipe.storage.opening import begun_id, read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
@@ -113,8 +117,45 @@ def run_to_do(options: StageOptions) -> StudyRun:
         StoreError: The run directory cannot be used.
     """
     path = study_path(_only(options.file, options.study, option="--study"))
-    study = load_study(path, overrides=options.override, allow_code=options.allow_code)
-    return StudyRun(study, resolve_run_dir(options.run_dir, study), path.read_text(encoding="utf-8"))
+    load = partial(load_study, path, overrides=options.override, allow_code=options.allow_code)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return begun_or_new(lambda auto: load(auto=auto), options.run_dir, source=text, resources=options.resources)
+
+
+def fastest_for_workers(resources: Resources) -> Precision:
+    """Return the precision that is faster on the kind of device that workers compute on, as seen from this machine.
+
+    Of GPUs that other machines have it is not known how old they are; those since 2020 have bfloat16.
+    """
+    if resources.gpus_per_worker == 0:
+        return fastest_precision(torch.device("cpu"))
+    return fastest_precision(torch.device("cuda")) if torch.cuda.is_available() else "bfloat16"
+
+
+def begun_or_new(
+    load: Callable[[Precision], StudyConfig], run_dir: str | None, *, source: str, resources: Resources
+) -> StudyRun:
+    """Return a study with what stands for its precision "auto": what its run directory was begun with, or is faster.
+
+    Args:
+        load: Returns the study, given that.
+        run_dir: As given on the command line.
+        source: Text of the study file.
+        resources: Say which kind of device workers compute on.
+
+    Raises:
+        StudyError: The study is wrong.
+        StoreError: The run directory cannot be used.
+    """
+    fastest = fastest_for_workers(resources)
+    runs = []
+    for precision in (fastest, *(other for other in get_args(Precision) if other != fastest)):
+        study = load(precision)
+        run = StudyRun(study, resolve_run_dir(run_dir, study), source)
+        if begun_id(Store(run.run_dir)) == study.id:
+            return run
+        runs.append(run)
+    return runs[0]
 
 
 def run_to_read(run_dir: str) -> tuple[Store, StudyConfig]:

@@ -6,10 +6,11 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from rspipe.commands.options import StageOptions, StudyRun, run_to_do, run_to_read
+from rspipe.commands.options import StageOptions, StudyRun, fastest_for_workers, run_to_do, run_to_read
 from rspipe.commands.tables import SCREEN_ROWS, print_headline
 from rspipe.commands.terminal import SafeFormatter, Terminal
 from rspipe.data.files import check_pictures
@@ -20,6 +21,8 @@ from rspipe.errors import DataError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
+from rspipe.networks.deployment import deploy
+from rspipe.networks.precision import SLOW
 from rspipe.records import EnsembleWeights
 from rspipe.report.headline import MOST_ROWS, Headline, headline
 from rspipe.report.summaries import Summary
@@ -83,7 +86,10 @@ class Session:
         self.terminal.doing("joining Ray")
         connection = connect(address=self._ray_address, resources=self._resources, log=log)
         cluster = self._connection.enter_context(connection)
-        self.terminal.say(f"Study {self.study.id} on {cluster.summary}\nin {self.store.run_dir}")
+        self.terminal.say(
+            f"Study {self.study.id}, certified in {self.study.certify.precision}, on {cluster.summary}\n"
+            f"in {self.store.run_dir}"
+        )
         # From now on MLflow shows that the study runs, and how busy this machine is.
         self.terminal.doing("opening MLflow")
         self.tracker.open()
@@ -110,7 +116,7 @@ class Session:
         self.terminal.doing("reading the data")
         data = load_dataset(self.study.data)
         for note in data.notes:
-            self._warn(note)
+            self.warn(note)
         searches = (self.store.search_result(one.id, trials=one.trials) for one in self.study.search_specs)
         models = (self.store.trained_model(spec.id) for spec in known_models(self.store, self.study))
         if None in searches or None in models:
@@ -121,7 +127,7 @@ class Session:
         specs = self.study.search_specs
         for result in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
             for line in search_warnings(result.id, self.store.trials(result.id)):
-                self._warn(line)
+                self.warn(line)
         self._publish()
 
     def train(self) -> None:
@@ -129,13 +135,13 @@ class Session:
         specs = known_models(self.store, self.study)
         for record in train_models(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
             if record.status != "finished":
-                self._warn(f"{record.id} {record.status} and is left out: {record.message}")
+                self.warn(f"{record.id} {record.status} and is left out: {record.message}")
             elif record.collapsed:
-                self._warn(f"{record.id} predicts a single class on the validation split")
+                self.warn(f"{record.id} predicts a single class on the validation split")
             if record.source == "checkpoint":
                 self.terminal.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
                 if record.message:
-                    self._warn(f"{record.id}: {record.message}")
+                    self.warn(f"{record.id}: {record.message}")
         self._publish()
 
     def weigh(self) -> None:
@@ -157,7 +163,7 @@ class Session:
         chosen = {choice.name for choice in choices}
         for name in (one.name(self.study.sigmas) for one in self.study.cascades if one.choose):
             if name not in chosen:
-                self._warn(f"cascade {name} is left out: a model is untrained, or no candidate has all its levels")
+                self.warn(f"cascade {name} is left out: a model is untrained, or no candidate has all its levels")
         self._publish()
 
     def certify(self) -> None:
@@ -215,14 +221,15 @@ class Session:
     ) -> None:
         ids = {ensemble.id for ensemble in present}
         for label, sigma in sorted({(ensemble.label, ensemble.sigma) for ensemble in wanted if ensemble.id not in ids}):
-            self._warn(f"ensemble {label} at sigma {sigma:g} is left out: {reason}")
+            self.warn(f"ensemble {label} at sigma {sigma:g} is left out: {reason}")
 
     def _complete(self, summaries: tuple[Summary, ...]) -> list[Summary]:
         """Return those certified on all images: an index that shows a number keeps it."""
         images = self.store.images_to_certify()
         return [summary for summary in summaries if summary.images == images]
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Print a line as a warning."""
         self.terminal.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
@@ -254,6 +261,9 @@ def _check_data(study: StudyConfig) -> None:
     for architecture in {group.architecture for group in trained}:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
+        if study.certify.precision != "float32":
+            # Before it is trained for hours: some operations have no bfloat16 form.
+            deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
     for spec in study.model_specs:
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
@@ -273,6 +283,8 @@ def open_session(
     with open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store:
         with ExitStack() as exits:
             session = Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
+            if run.study.certify.precision == "bfloat16" and fastest_for_workers(resources) == "float32":
+                session.warn(f"certify.precision = 'bfloat16': {SLOW} where nothing is certified yet")
             yield session
         session.show_end()
 

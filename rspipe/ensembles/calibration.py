@@ -13,7 +13,8 @@ from torch import Tensor
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.weights_acr import gaussian_radii
-from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.deployment import deploy
+from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.noise import Noise
 
@@ -125,7 +126,7 @@ def margin_moments(
     alpha: float = 0.001,
     seed: int = 0,
     examples: Sequence[int] | None = None,
-    precision: Precision = "float32",
+    precision: AnyPrecision = "auto",
 ) -> Calibration:
     """Return the moments of an ensemble's label margins under noise that all members see, on held-out images.
 
@@ -143,7 +144,7 @@ def margin_moments(
         alpha: Failure probability of it.
         seed: Of the noise.
         examples: [image] positions in the data set, which the noise depends on; 0, 1, 2, ... by default.
-        precision: Of the forward pass.
+        precision: Of the forward pass, as in `rspipe.deploy`.
 
     Raises:
         ValueError: An argument is out of range, or images and labels are not equally many.

@@ -32,6 +32,8 @@ class CertifiedDataset:
     counts: CountTable
     members: tuple["CertifiedDataset", ...] = ()
     """The same of each member of an ensemble, from the same noise."""
+    precision: str = "float32"
+    """That of the forward pass; of an ensemble, those of its members."""
 
     @cached_property
     def certified(self) -> CertifiedClassifier:

@@ -1,6 +1,7 @@
 """A data set certified in one call: the counts that a study would have, without a study, a cluster or a disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from rspipe.errors import ModelError
 from rspipe.library.certified import CertifiedDataset
-from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.deployment import Deployed, deploy
 from rspipe.networks.modes import evaluating
 from rspipe.networks.outputs import logits_of
+from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certify import check_image
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
@@ -39,7 +41,7 @@ def certify_dataset(
     alpha: float = 0.001,
     seed: int = 0,
     examples: Sequence[int] | None = None,
-    precision: Precision = "float32",
+    precision: AnyPrecision = "auto",
     block_size: int = 1000,
     batch_size: int | None = None,
     noise: NoiseKind = "auto",
@@ -65,7 +67,7 @@ def certify_dataset(
         alpha: Failure probability of each certificate.
         seed: Of the noise.
         examples: [image] positions in the test part of a data set, which the noise depends on; 0, 1, 2, ... by default.
-        precision: Of the forward pass.
+        precision: Of the forward pass, as in `rspipe.deploy`.
         block_size: Noise samples per block, part of the noise's definition.
         batch_size: Samples per forward pass, a divisor of `block_size`; chosen by the size of an image by default.
         noise: "grid" for whole numbers that are drawn exactly, where images have 8 bits, "float" for float32 numbers,
@@ -110,8 +112,15 @@ def certify_dataset(
             advance(1)
     if not passes:
         raise ValueError("there are no images")
-    first, *members = (CertifiedDataset(one.id, of_classifier(passes, row)) for row, one in enumerate(classifiers))
-    return CertifiedDataset(first.name, first.counts, tuple(members))
+    first, *members = (
+        CertifiedDataset(
+            one.id,
+            of_classifier(passes, row),
+            precision=", ".join(sorted({networks[member].precision for member in one.members})),
+        )
+        for row, one in enumerate(classifiers)
+    )
+    return replace(first, members=tuple(members))
 
 
 def _classifiers(
@@ -119,8 +128,8 @@ def _classifiers(
     *,
     weights: Sequence[float] | None,
     average: Literal["probabilities", "logits"],
-    precision: Precision,
-) -> tuple[list[nn.Module], list[Classifier]]:
+    precision: AnyPrecision,
+) -> tuple[list[Deployed], list[Classifier]]:
     """Return deployed networks, and what is certified of them: an ensemble before its members."""
     if isinstance(models, Ensemble):
         if weights is not None:

@@ -8,7 +8,7 @@ import copy
 import logging
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,17 +17,16 @@ from rspipe.errors import ModelError
 from rspipe.networks import fusion
 from rspipe.networks.modes import bare, channels_last, copied
 from rspipe.networks.outputs import logits_of
-
-Precision = Literal["float32", "bfloat16"]
+from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision
 
 _log = logging.getLogger(__name__)
 
 
-def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Module:
+def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto") -> "Deployed":
     """Return the base classifier that is certified and deployed, on the network's device; the network stays as it is.
 
     It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient. What is
-    deployed already is returned as it is.
+    deployed already is returned as it is. Its `precision` says what was taken.
 
     On CPUs, batch normalization is folded into the convolution before it, and ReLU and the sum before it run inside
     the convolution before them; memory is in channels-last order where that is faster. In float32 that changes the
@@ -44,16 +43,17 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
     Args:
         network: Maps [batch, ...] to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a
             module, already on its device, or another function, which has no other precision than its own.
-        precision: Of parameters and activations.
+        precision: Of parameters and activations; auto is bfloat16 where the device has instructions for it and
+            torch.fx can trace the network, else float32.
 
     Raises:
         ModelError: bfloat16 cannot hold a parameter, or there is none; or, from the classifier when it is called, an
             operation has no bfloat16 form, or what it returns are no logits.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
-    if isinstance(network, _Deployed):
-        if network.precision != precision:
+    if precision not in get_args(AnyPrecision):
+        raise ValueError(f"precision must be one of {get_args(AnyPrecision)}, got {precision!r}")
+    if isinstance(network, Deployed):
+        if precision not in ("auto", network.precision):
             raise ModelError(f"the classifier is deployed in {network.precision}; deploy the network it was made from")
         return network
     network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
@@ -61,13 +61,19 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
     for parameter in network.parameters():
         # A copy of a TorchScript program may hold parameters that are computed.
         parameter.detach_().requires_grad_(False)
-    if precision == "bfloat16":
-        _check_can_be_rounded(network)
+    refused = _cannot_be_rounded(network)
+    if refused and precision == "bfloat16":
+        raise ModelError(f"precision bfloat16 {refused}; use float32")
     traced = _trace(network.float())
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    if precision == "auto":
+        precision = "float32" if refused or traced is None else fastest_precision(device)
+    elif precision == "bfloat16" and device.type == "cpu" and fastest_precision(device) == "float32":
+        _log.warning("warning: %s", SLOW)
     if traced is None and precision == "bfloat16":
-        return _Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
+        return Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
-        return _Deployed(network, precision).eval()
+        return Deployed(network, precision).eval()
     ordered = precision == "bfloat16" or _likes_channels_last(traced)
     on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
     if on_cpu or precision == "bfloat16":
@@ -77,16 +83,14 @@ def deploy(network: Callable[[Tensor], Any], *, precision: Precision) -> nn.Modu
     if on_cpu and fusion.has_fused_convolutions(getattr(torch, precision)):
         ordered |= fusion.fuse(traced)
     traced.delete_all_unused_submodules()
-    return _Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
+    return Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
 
 
-def _check_can_be_rounded(network: nn.Module) -> None:
+def _cannot_be_rounded(network: nn.Module) -> str:
+    """Return why a network has no bfloat16 form, if it has none."""
     parameters = dict(network.named_parameters())
-    if not parameters:
-        raise ModelError("precision bfloat16 rounds parameters, and the classifier has none; use float32")
-    for name, parameter in parameters.items():
-        if not parameter.is_floating_point():
-            raise ModelError(f"precision bfloat16 cannot hold {name}, which is {parameter.dtype}; use float32")
+    odd = (f"cannot hold {name}, which is {p.dtype}" for name, p in parameters.items() if not p.is_floating_point())
+    return next(odd, "") if parameters else "rounds parameters, and the classifier has none"
 
 
 def _likes_channels_last(traced: fx.GraphModule) -> bool:
@@ -116,13 +120,16 @@ class _Function(nn.Module):
         return self.function(inputs)
 
 
-class _Deployed(nn.Module):
+class Deployed(nn.Module):
+    """A network as it is deployed, in a precision."""
+
     def __init__(self, body: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.body, self.precision = body, precision
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return float32 logits [batch, class]."""
         try:
             logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:

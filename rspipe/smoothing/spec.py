@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rspipe.networks.deployment import Precision
+from rspipe.networks.precision import Precision
 from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Sampling, check_rule_keys
 from rspipe.spec import ImageChoice, PositiveInt, Seed, Spec, by_name
@@ -40,7 +40,8 @@ class CertifySpec(Spec):
     numbers; all by default."""
     seed: Seed = Sampling.seed
     precision: Precision = "float32"
-    """Of the forward pass: the classifier that is certified is `rspipe.deploy(network, precision=...)`."""
+    """Of the forward pass: the classifier that is certified is `rspipe.deploy(network, precision=...)`. In a study file
+    it may be "auto", which is its default there: what is faster on the machine that the study is begun on."""
     block_size: PositiveInt = Sampling.block_size
     """Noise samples per block, the unit of the noise stream."""
     batch_size: PositiveInt | None = None

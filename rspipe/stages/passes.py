@@ -24,7 +24,7 @@ from rspipe.execution.board import pool, sealed
 from rspipe.execution.failures import root_cause
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
-from rspipe.networks.deployment import Precision
+from rspipe.networks.precision import Precision
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image

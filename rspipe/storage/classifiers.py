@@ -8,8 +8,9 @@ from torch import nn
 
 from rspipe.errors import ModelError, StoreError, first_line
 from rspipe.networks.architectures import build_network, code_in, code_is_allowed
-from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.deployment import deploy
 from rspipe.networks.normalization import set_normalization
+from rspipe.networks.precision import Precision
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import COMBINATIONS, Classifier, Combination
 from rspipe.spec import content_id

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rspipe.errors import StoreError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.spec import content_id
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import read_content, write_record
@@ -48,6 +48,15 @@ def open_store(
         set_damaged_aside(store)
         _adopt(store, study, source=source, environment=environment)
         yield store
+
+
+def begun_id(store: Store) -> str | None:
+    """Return the id of the study that a run directory belongs to; None where there is none, or it cannot be told."""
+    path = store.run_dir / STUDY_FILE
+    try:
+        return str(read_content(path).get("id")) if path.is_file() else None
+    except DamagedError:
+        return None
 
 
 def read_study(store: Store) -> StudyConfig:

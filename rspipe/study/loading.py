@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from rspipe.data.spec import DigitsData
 from rspipe.errors import StudyError, nearest, nearest_name, one_line
 from rspipe.networks.architectures import ARCHITECTURES, allow_code_in
 from rspipe.networks.checkpoints import file_digest
+from rspipe.networks.precision import Precision, fastest_precision
 from rspipe.networks.spec import Architecture, of_study_file
 from rspipe.study.bounds import check_bounds, parsed_toml
 from rspipe.study.config import SHARED, StudyConfig
@@ -138,7 +140,9 @@ def _with_log_paths(config: dict[str, Any], folder: Path) -> None:
             entry["logs"] = [str((folder / text).resolve()) for text in texts]
 
 
-def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
+def load_study(
+    path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False, auto: Precision | None = None
+) -> StudyConfig:
     """Return the study that a TOML file describes, with `dotted.key=value` overrides applied.
 
     Args:
@@ -146,6 +150,8 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
         overrides: In their order.
         allow_code: Whether an architecture may be `module:function`, of a module that is installed or lies beside the
             study file. Otherwise a study file is data alone, and nothing that it names is imported.
+        auto: What `certify.precision = "auto"`, the default of a study file, stands for; the precision that is faster
+            on this machine's CPU by default. A study is what it stands for, not the word.
 
     Raises:
         StudyError: The file is missing, is not TOML, or says something impossible; the message names place,
@@ -157,10 +163,12 @@ def load_study(path: Path, *, overrides: Iterable[str] = (), allow_code: bool = 
         raise StudyError(f"{path}: no such study file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
-    return study_of_text(text, path=path, overrides=overrides, allow_code=allow_code)
+    return study_of_text(text, path=path, overrides=overrides, allow_code=allow_code, auto=auto)
 
 
-def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow_code: bool = False) -> StudyConfig:
+def study_of_text(
+    text: str, *, path: Path, overrides: Iterable[str] = (), allow_code: bool = False, auto: Precision | None = None
+) -> StudyConfig:
     """Return the study that the text of a study file describes, as `load_study` does.
 
     Args:
@@ -168,6 +176,7 @@ def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow
         path: That it has, or would have: relative paths in it start from its folder, and messages name it.
         overrides: As in `load_study`.
         allow_code: As in `load_study`.
+        auto: As in `load_study`.
 
     Raises:
         StudyError: As in `load_study`.
@@ -176,11 +185,16 @@ def study_of_text(text: str, *, path: Path, overrides: Iterable[str] = (), allow
         config = parsed_toml(text)
     except (tomllib.TOMLDecodeError, StudyError) as error:
         raise StudyError(f"{path}: not a readable TOML file: {one_line(error)}") from error
-    return study_of_content(config, path=path, overrides=overrides, allow_code=allow_code)
+    return study_of_content(config, path=path, overrides=overrides, allow_code=allow_code, auto=auto)
 
 
 def study_of_content(
-    config: dict[str, Any], *, path: Path, overrides: Iterable[str] = (), allow_code: bool = False
+    config: dict[str, Any],
+    *,
+    path: Path,
+    overrides: Iterable[str] = (),
+    allow_code: bool = False,
+    auto: Precision | None = None,
 ) -> StudyConfig:
     """Return the study that a parsed study file describes, as `study_of_text` does; `config` changes."""
     # An override of a key of the default data set needs no [data] in the file.
@@ -195,6 +209,9 @@ def study_of_content(
         raise StudyError(f"{path}: {error}") from error
     context = of_study_file(allow_code=allow_code)
     config, of_names = with_nearest_names(config)
+    certify = config.setdefault("certify", {})
+    if isinstance(certify, dict) and certify.get("precision", "auto") == "auto":
+        certify["precision"] = auto or fastest_precision(torch.device("cpu"))
     config, of_shared = _without_wrong_shared(config, context)
     of_files = _with_digests(config, path.parent)
     _with_log_paths(config, path.parent)

@@ -18,7 +18,7 @@ from torch import nn
 
 from rspipe.errors import ModelError, RspipeError, StoreError, first_line
 from rspipe.networks.architectures import allow_code_in, code_in
-from rspipe.networks.deployment import Precision
+from rspipe.networks.precision import Precision
 from rspipe.records import Record
 from rspipe.smoothing.ensemble import Ensemble
 from rspipe.storage.classifiers import classifier_of, load_network

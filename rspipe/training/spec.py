@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.data.spec import DataSpec
-from rspipe.networks.deployment import Precision
+from rspipe.networks.precision import Precision
 from rspipe.networks.spec import Architecture, Checkpoint
 from rspipe.smoothing.noise import derived_seed
 from rspipe.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Spec

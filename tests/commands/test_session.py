@@ -7,12 +7,14 @@ from unittest.mock import MagicMock
 import pytest
 import tyro
 
-from rspipe.commands import session
-from rspipe.commands.options import StageOptions, resolve_run_dir, study_path
+from rspipe.commands import options, session
+from rspipe.commands.options import StageOptions, resolve_run_dir, run_to_do, study_path
 from rspipe.commands.session import Session
 from rspipe.commands.terminal import Terminal
 from rspipe.errors import StoreError
 from rspipe.execution.resources import Resources
+from rspipe.networks.precision import Precision
+from rspipe.storage.opening import open_store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.results_builder import search
@@ -53,6 +55,27 @@ def test_runs_go_to_the_current_folder_by_default(
     monkeypatch.setenv("RSPIPE_RUNS", str(tmp_path / "all"))
     assert resolve_run_dir(None, study).local_part == tmp_path / "all" / study.id
     assert resolve_run_dir("mine", study).local_part == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+@pytest.mark.parametrize(("first", "then"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_with(
+    given: str | None, first: Precision, then: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RSPIPE_RUNS", raising=False)
+    auto = StageOptions(run_dir=given, override=("certify.precision='auto'",))
+    monkeypatch.setattr(options, "fastest_precision", lambda _: first)
+    begun = run_to_do(auto)
+    assert begun.study.certify.precision == first
+    with open_store(begun.run_dir, begun.study, source=begun.source, environment={}):
+        pass
+    # The same command on another machine.
+    monkeypatch.setattr(options, "fastest_precision", lambda _: then)
+    assert run_to_do(auto) == begun
+    # Who names a precision gets it, in a study of its own.
+    named = StageOptions(run_dir=given, override=(f"certify.precision='{then}'",))
+    assert run_to_do(named).study.certify.precision == then
 
 
 def test_a_job_in_a_folder_of_rays_uses_the_home_directory(study: StudyConfig, job: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_counts_are_those_of_a_study_bit_for_bit(networks: list[nn.Module], 
         Classifier("ensemble", (0, 1, 2), weights, average),
         *(Classifier(f"member {k}", (k,), (1.0,)) for k in range(3)),
     )
-    deployed = [deploy(network, precision="float32") for network in networks]
+    deployed = [deploy(network) for network in networks]
     # What an actor of a study runs for each image.
     count = CountPass(SIGMA, ("a", "b", "c"), classifiers, ("k",) * 4, spec, 10)
     result = rspipe.certify_dataset(
@@ -81,7 +81,7 @@ def test_the_moments_are_those_of_a_study_bit_for_bit(networks: list[nn.Module])
         networks, some.images, some.labels, sigma=SIGMA, draws=30, seed=2, examples=some.index.tolist()
     )
     estimate = MomentPass(SIGMA, ("a", "b", "c"), ("probabilities",), WeighSpec(draws=30, seed=2), "float32")
-    deployed = [deploy(network, precision="float32") for network in networks]
+    deployed = [deploy(network) for network in networks]
     for at, (image, label, example) in enumerate(
         zip(some.images, some.labels.tolist(), some.index.tolist(), strict=True)
     ):
@@ -101,7 +101,7 @@ def test_an_ensemble_is_one_network_and_certified_alike(
     alone = rspipe.certify_dataset(ensemble, SOME.images, SOME.labels, sigma=SIGMA, **TERMS)
     assert same(alone, result)
     assert alone.members == ()
-    deployed = rspipe.Ensemble([deploy(one, precision="float32") for one in networks], weights=[0.5, 0.3, 0.2])
+    deployed = rspipe.Ensemble([deploy(one) for one in networks], weights=[0.5, 0.3, 0.2])
     for position, image in enumerate(SOME.images):
         certificate = rspipe.certify(deployed, image, sigma=SIGMA, example=position, **TERMS)
         assert certificate.estimation.tolist() == result.counts.estimation[position].tolist()

@@ -15,10 +15,12 @@ from torch.nn import functional
 from torchvision.models import convnext, densenet, mobilenetv2, resnet, vgg, vision_transformer
 
 from rspipe.errors import ModelError
-from rspipe.networks import fusion
+from rspipe.networks import deployment, fusion
+from rspipe.networks import precision as precisions
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.deployment import deploy
 from rspipe.networks.normalization import Normalize
+from rspipe.networks.precision import Precision, fastest_precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 INPUTS = {"digits_cnn": (1, 8, 8), "lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32)}
@@ -450,3 +452,51 @@ def test_a_fused_convolution_that_is_missing_or_wrong_is_not_used(
 
     monkeypatch.setattr(fusion.ConvReLU, "forward", forward)
     assert not fusion.has_fused_convolutions.__wrapped__(torch.float32)
+
+
+def test_auto_takes_the_precision_that_is_fast_here_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("digits_cnn", classes=10, seed=0)
+    for kind in PRECISIONS:
+        monkeypatch.setattr(deployment, "fastest_precision", lambda _, fast=kind: fast)
+        classifier, images = deploy(network), torch.rand(4, 1, 8, 8)
+        assert classifier.precision == kind
+        assert torch.equal(classifier(images), deploy(network, precision=kind)(images))
+        assert deploy(classifier) is classifier
+
+
+def test_auto_takes_float32_where_bfloat16_is_impossible_or_would_round_the_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deployment, "fastest_precision", lambda _: "bfloat16")
+    assert deploy(lambda x: x.flatten(1)).precision == "float32"
+    assert deploy(Sided()).precision == "float32"
+
+
+def test_bfloat16_is_fast_where_the_processor_has_instructions_that_torch_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for capability, bf16, amx, expected in (
+        ("AVX512", True, False, "bfloat16"),
+        ("AVX512", False, True, "bfloat16"),
+        ("AVX512", False, False, "float32"),
+        ("AVX2", True, True, "float32"),
+        ("DEFAULT", False, False, "float32"),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda value=capability: value)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=bf16: value)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=amx: value)
+        precisions._cpu_has_bfloat16.cache_clear()
+        assert fastest_precision(torch.device("cpu")) == expected
+    precisions._cpu_has_bfloat16.cache_clear()
+
+
+def test_bfloat16_that_is_slow_here_is_warned_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(deployment, "fastest_precision", lambda _: "float32")
+    deploy(build_network("digits_cnn", classes=10, seed=0), precision="float32")
+    assert not caplog.messages
+    deploy(build_network("digits_cnn", classes=10, seed=0), precision="bfloat16")
+    (message,) = caplog.messages
+    assert "5 to 10 times slower than float32" in message
+    assert "\n" not in message

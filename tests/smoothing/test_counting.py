@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
-from rspipe.networks.deployment import Precision, deploy
+from rspipe.networks.deployment import deploy
+from rspipe.networks.precision import Precision
 from rspipe.smoothing.certificates import certified_radius
 from rspipe.smoothing.certify import class_counts
 from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from rspipe.data.spec import DigitsData, ParquetData
 from rspipe.ensembles.members import parse_members
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec
 from rspipe.errors import StudyError, nearest
+from rspipe.networks.precision import Precision, fastest_precision
 from rspipe.search.domains import Choice, Range
 from rspipe.search.spec import SearchSpec
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule
@@ -250,7 +252,20 @@ def test_a_rule_is_given_by_its_name_or_as_a_table(tmp_path: Path, name: str) ->
 
 def test_images_get_all_samples_unless_the_file_says_otherwise(base: StudyConfig) -> None:
     assert base.certify.rule == FixedRule(label_stop=False)
-    assert (base.certify.precision, base.certify.batch_size) == ("float32", None)
+    assert base.certify.batch_size is None
+
+
+def test_a_study_is_certified_in_what_is_fast_here_unless_it_says_otherwise(tmp_path: Path) -> None:
+    path, fast = write(tmp_path), fastest_precision(torch.device("cpu"))
+    assert load_study(path).certify.precision == fast
+    for precision in get_args(Precision):
+        default, auto = (
+            load_study(path, overrides=given, auto=precision) for given in ([], ["certify.precision='auto'"])
+        )
+        named = load_study(path, overrides=[f"certify.precision='{precision}'"], auto=fast)
+        # Its identity is the precision, not how it was chosen.
+        assert default.certify.precision == named.certify.precision == precision
+        assert default.id == auto.id == named.id
 
 
 @pytest.mark.parametrize(
