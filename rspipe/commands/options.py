@@ -125,11 +125,12 @@ def run_to_do(options: StageOptions) -> StudyRun:
 def fastest_for_workers(resources: Resources) -> Precision:
     """Return the precision that is faster on the kind of device that workers compute on, as seen from this machine.
 
-    Of GPUs that other machines have it is not known how old they are; those since 2020 have bfloat16.
+    Of GPUs that other machines have it is not known how old they are; those since 2020 have bfloat16. Nor is it known,
+    where workers take GPUs if there are any, whether other machines have some: then this one decides.
     """
-    if resources.gpus_per_worker == 0:
-        return fastest_precision(torch.device("cpu"))
-    return fastest_precision(torch.device("cuda")) if torch.cuda.is_available() else "bfloat16"
+    if resources.gpus_per_worker != 0 and torch.cuda.is_available():
+        return fastest_precision(torch.device("cuda"))
+    return fastest_precision(torch.device("cpu")) if resources.gpus_per_worker in ("auto", 0) else "bfloat16"
 
 
 def begun_or_new(

@@ -13,6 +13,7 @@ from rspipe.execution.endings import orderly_end
 from rspipe.execution.heads import REFUSED_TOKEN, head_address
 from rspipe.execution.ray_internals import messages_to, native_stderr_to, own_ray
 from rspipe.execution.resources import Cluster, Resources, wait_for_nodes
+from rspipe.execution.worker import ONE_ARENA
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,6 +25,8 @@ _QUIET = {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     # A run under `uv run` would otherwise rebuild its environment in every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Training runs in a thread of its worker.
+    **ONE_ARENA,
 }
 
 _PASSED_ON = ("RSPIPE_CODE",)

@@ -1,12 +1,34 @@
 """How a worker process computes."""
 
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from rspipe.errors import ClusterError
-from rspipe.execution.worker import set_deterministic, worker_device
+from rspipe.execution.worker import ONE_ARENA, set_deterministic, worker_device
+
+FAULTS = """
+import resource, threading
+import torch
+from rspipe.execution.worker import keep_freed_memory
+
+def count():
+    keep_freed_memory()
+    for _ in range(20):
+        torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=count)
+thread.start()
+thread.join()
+"""
 
 
 def test_workers_compute_with_one_thread_in_float32_proper() -> None:
@@ -33,3 +55,11 @@ def test_a_gpu_that_torch_does_not_see_is_told_with_node_and_reason_unless_the_c
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(ClusterError, match="but torch sees none"):
         worker_device(1.0, allow_cpu=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_large_tensors_in_a_thread_take_no_new_memory_again_and_again() -> None:
+    words, environment = [sys.executable, "-c", FAULTS], {**os.environ, **ONE_ARENA}
+    faults = int(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
+    # Ten times 64 MiB are 163,840 pages; some of the first may be new.
+    assert faults < 20_000
