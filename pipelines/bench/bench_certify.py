@@ -411,23 +411,6 @@ def _stored_bytes() -> float:
     return float(get_memory_info_reply(get_state_from_address(None)).store_stats.cumulative_created_bytes)
 
 
-def ours(*, n: int) -> None:
-        for _ in noisy_batches(x, Noise(0, 0), Stream.ESTIMATION, sigma=SIGMA, n=n):
-            pass
-
-    def torchs(*, n: int) -> None:
-        for _ in range(0, n, 100):
-            torch.randn((100, *x.shape), device=x.device).mul_(SIGMA).add_(x)
-
-    calls = {"rspipe": ours, "torch.randn": torchs}
-    measures = {
-        name: timed(call, least=1000, seconds=options.seconds, device=options.device) for name, call in calls.items()
-    }
-    rates = medians(measures, repeats=options.repeats)
-    texts = (f"{name} {1e6 / rate:.1f} ms" for name, rate in rates.items())
-    console.print(f"1,000 noisy images of 3x32x32, {torch.get_num_threads()} threads: {', '.join(texts)}")
-
-
 def memory(console: Console) -> None:
     """Print how much memory certification takes by n."""
     networks = [deploy(network_of("cifar_resnet20"), precision="bfloat16")]
