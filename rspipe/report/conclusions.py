@@ -117,7 +117,8 @@ def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> st
     leads = _listed([f"{one.name} ({number(one.acr)}) at σ = {sigma:g}" for sigma, one in tops.items()])
     said = _by_value(against)
     verdict = "; ".join(end if len(said) == 1 else f"{end} at {_at(sigmas)}" for end, sigmas in said)
-    return f"of the ensembles, the largest ACR has {leads}, {verdict}"
+    best = "the ensemble of largest ACR is" if len(tops) == 1 else "the ensembles of largest ACR are"
+    return f"{best} {leads}, {verdict}"
 
 
 def _of_certainty(results: Results, levels: Levels) -> str:
