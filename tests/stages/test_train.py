@@ -233,6 +233,8 @@ def test_a_trial_in_tune_trains_on_images_that_the_cluster_decodes(
     monkeypatch.setattr(trials, "streamed", counted)
     monkeypatch.setattr(trials, "set_deterministic", lambda: None)
     monkeypatch.setattr(trials, "keep_freed_memory", lambda: None)
+    # This process is no actor of Ray's that could be replaced.
+    monkeypatch.setattr(trials, "held_by_this_worker", MagicMock())
     monkeypatch.setattr(ray.tune, "report", reports.append)
     work = trials.Work(which=0, index=0, piece=0, parameters=first)
     trials.run_in_tune(
