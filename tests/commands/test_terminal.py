@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from rspipe.commands import terminal as module
 from rspipe.commands.terminal import Terminal
 from rspipe.execution.board import Progress
+from tests.processes import PATIENCE
 
 
 class Clock:
@@ -115,14 +117,16 @@ def test_what_takes_long_between_stages_is_named_now_and_then(clock: Clock, caps
 def test_a_terminal_gets_a_bar_with_an_eta_per_stage_that_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width)
-    monkeypatch.setattr(module, "Console", lambda **_: console)
+    monkeypatch.setattr(module, "_SafeConsole", lambda **_: console)
     terminal = Terminal()
     terminal.show(Progress("train", 1.8, 4, "models", "gaussian"))
     terminal.show(Progress("certify", 30, 100, "images x sigmas", "a detail " * 20))
     terminal.doing("writing the report")
     terminal.start()
+    deadline = time.monotonic() + PATIENCE
     while "writing the report" not in screen.getvalue():
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     terminal.stop()
     shown = screen.getvalue()
     for text in ("train", "1/4 models", "gaussian", "certify", "30/100 images x sigmas", "starting"):
