@@ -74,9 +74,9 @@ sys.meta_path.insert(0, Blocker())
 
 
 def modules_without_ray() -> list[str]:
-    """Return all modules but those of the wings that need Ray or MLflow."""
+    """Return all modules but those of the wings that need Ray or MLflow, and the one that builds on Ray's classes."""
     root = Path(rspipe.__file__).parent
-    paths = [path.relative_to(root.parent) for path in root.rglob("*.py")]
+    paths = [path.relative_to(root.parent) for path in root.rglob("*.py") if path != root / "execution" / "trainer.py"]
     parts = [path.with_suffix("").parts for path in paths if path.parts[1] not in ("commands", "stages", "tracking")]
     return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
 

@@ -153,7 +153,7 @@ def test_the_command_answers_without_the_pipeline(core: Environment) -> None:
 def test_a_command_that_needs_the_pipeline_says_which_extra(core: Environment) -> None:
     done = core.run("rspipe", "study", "digits")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: rspipe study needs tyro, which is not installed; {EXTRA}\n"
+    assert done.stderr == f"error: rspipe study needs rich, which is not installed; {EXTRA}\n"
 
 
 def data_files(package: Path) -> set[str]:

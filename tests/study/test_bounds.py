@@ -79,8 +79,8 @@ def test_a_study_file_may_begin_with_a_byte_order_mark() -> None:
 def test_files_of_a_study_have_names_that_any_file_system_takes() -> None:
     label, text = "m" * 80, EVERYTHING.replace("0.25, 0.5]", "0.25, 0.123456789]")
     text = text.replace("seeds = [0, 1]", f"seeds = [0, {2**63 - 1}]")
-    text = text.replace("[[models]]", f'[[models]]\nlabel = "{label}"', 1).replace('"gaussian x2"', f'"{label} x2"')
-    text = text.replace('classifiers = "gaussian"', f'classifiers = "{label}"')
+    text = text.replace("[[models]]", f'[[models]]\nlabel = "{label}"', 1).replace('"gaussian x2', f'"{label} x2')
+    text = text.replace('classifiers = "gaussian"', f'classifiers = "{label}"').replace('["gaussian",', f'["{label}",')
     study = study_of_text(text, path=Path("s.toml"))
     ids = [study.id, *(one.id for one in study.model_specs), *(one.id for one in study.search_specs)]
     ids += [one.id for one in study.ensemble_specs(study.model_specs)]

@@ -415,7 +415,7 @@ def test_an_ensemble_that_several_entries_name_is_formed_once(tmp_path: Path) ->
 
 
 def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
-    label = "a" * 90
+    label = "a" * 79
     groups = f"[{{members='{label} x1 + {label}b x1 + {label}c x1', sigma=0.25, weights='uniform'}}]"
     labels = [f"models.{at}.label={label}{end}" for at, end in enumerate(("", "b"))]
     third = f"search.0.label={label}c"
