@@ -80,8 +80,9 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         fusion.fold(traced)
     if precision == "bfloat16":
         _round(traced)
-    if on_cpu and fusion.has_fused_convolutions(getattr(torch, precision)):
-        ordered |= fusion.fuse(traced)
+    # The fused kernels want channels-last order, too: where that costs more than it saves, they do.
+    if on_cpu and ordered and fusion.has_fused_convolutions(getattr(torch, precision)):
+        fusion.fuse(traced)
     traced.delete_all_unused_submodules()
     return Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
 

@@ -108,15 +108,14 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
     return torch.equal(alone, functional.relu(y)) and all(torch.equal(one, functional.relu(y + y)) for one in both)
 
 
-def fuse(traced: fx.GraphModule) -> bool:
+def fuse(traced: fx.GraphModule) -> None:
     """Move each ReLU, and the sum before it, into the convolution before it, if nobody else sees the values between.
 
-    Returns whether there was any. Not in a network with NaN or infinity among its parameters: a fused ReLU maps NaN to
-    0, and it would vote like a sound one.
+    Not in a network with NaN or infinity among its parameters: a fused ReLU maps NaN to 0, and it would vote like a
+    sound one.
     """
     if not all(bool(parameter.isfinite().all()) for parameter in traced.parameters()):
-        return False
-    before = len(traced.graph.nodes)
+        return
     for relu in list(traced.graph.nodes):
         if not (_is_function(relu, *_RELU) or layer(traced, relu, nn.ReLU)):
             continue
@@ -131,7 +130,6 @@ def fuse(traced: fx.GraphModule) -> bool:
             relu.replace_all_uses_with(fused)
             for node in dict.fromkeys((relu, source, conv)):
                 traced.graph.erase_node(node)
-    return len(traced.graph.nodes) < before
 
 
 def _fusable(traced: fx.GraphModule, source: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
