@@ -55,8 +55,6 @@ hypothesis.settings.load_profile("repeatable")
 # Fixtures that start a Ray, those whose tests take longest first. Tests that need the same one share a process.
 RAYS = {"nodes": "nodes", "head": "head", "reference": "head", "own_ray": "head", "cluster": "cluster"}
 GROUPS = list(dict.fromkeys(RAYS.values()))
-# The Rays that run, by group: each ends behind the last test of its group, since an idle one takes 5 % of a CPU.
-RUNNING = {group: ExitStack() for group in GROUPS}
 # The longest of the other files: begun early, or one process would be left with it in the end.
 LONG = "tests/tracking/test_publish.py"
 
@@ -80,14 +78,6 @@ def group_of(item: pytest.Item | None) -> str | None:
     """Return the group of a test that needs a Ray."""
     mark = None if item is None else item.get_closest_marker("xdist_group")
     return None if mark is None else str(mark.args[0])
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the Ray that no other test needs."""
-    group = group_of(item)
-    if group is not None and group != group_of(nextitem):
-        RUNNING[group].close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -136,7 +126,7 @@ def own_ray() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray of two CPUs, started once."""
     log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with RUNNING["cluster"] as exits:
+    with ExitStack() as exits:
         yield repeated(
             lambda: exits.enter_context(connect(address="local", resources=Resources(cpus=2), log=log)), ClusterError
         )
@@ -196,7 +186,7 @@ def running_head() -> Iterator[Head]:
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """A head of two CPUs that wants a token, started once in the repository's folder."""
-    with RUNNING["head"] as exits:
+    with ExitStack() as exits:
         yield repeated(lambda: exits.enter_context(running_head()), AssertionError)
 
 
