@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from rspipe.audit.collection import read_collection
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import LogError
 from rspipe.report.rejudged import rejudge
 from rspipe.report.rejudged_tables import pair_rows, rejudged_markdown
@@ -30,12 +31,15 @@ class Options:
     default."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, terminal: Terminal) -> None:
     """Print or write what is certain of each setting."""
     text = options.into.read_text(encoding="utf-8") if options.into is not None and options.into.is_file() else ""
     if options.into is not None and any(text.count(mark) != 1 for mark in _MARKS):
         raise LogError(f"{options.into}: needs the lines {_MARKS[0]} and {_MARKS[1]} once each")
-    settings = rejudge(read_collection(options.logs))
+    terminal.doing("reading the logs")
+    logs = read_collection(options.logs)
+    terminal.doing("judging every pair")
+    settings = rejudge(logs)
     if not settings:
         raise LogError(f"{options.logs}: no two methods have logs of the same images at one noise level")
     if options.pairs is not None:
@@ -47,6 +51,7 @@ def main(options: Options) -> None:
         StorePath.of(options.pairs).write_text(target.getvalue())
     content = rejudged_markdown(settings, source=options.logs.name)
     if options.into is None:
+        terminal.stop()
         sys.stdout.write(content)
         return
     before, _, rest = text.partition(_MARKS[0])

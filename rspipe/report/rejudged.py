@@ -7,7 +7,7 @@ judged, and only on images that it was not chosen on.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import combinations
 
 import numpy as np
@@ -40,15 +40,22 @@ class Contestant:
     recipes: int
     """That it was chosen among."""
 
-    @property
+    @cached_property
     def examples(self) -> IntArray:
         """[image] that all of its logs have, ascending."""
         return reduce(np.intersect1d, [log.example for log in self.logs])
 
+    @cached_property
+    def _credits(self) -> dict[int | None, FloatArray]:
+        """[training, image of `examples`] by number of samples; every pair and quantity asks for the same ones."""
+        return {
+            n: np.stack([_credits(log, n)[np.searchsorted(log.example, self.examples)] for log in self.logs])
+            for n in (None, FEWER)
+        }
+
     def credits(self, examples: IntArray, *, n: int | None = None) -> FloatArray:
-        """Return [training, image] radii, 0 where the prediction is wrong; with `n`, those expected of n samples."""
-        rows = [_credits(log, n)[np.searchsorted(log.example, examples)] for log in self.logs]
-        return np.stack(rows)
+        """Return [training, image] radii, 0 where the prediction is wrong; of n = FEWER samples those expected."""
+        return self._credits[n][:, np.searchsorted(self.examples, examples)]
 
 
 @dataclass(frozen=True)

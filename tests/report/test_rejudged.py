@@ -8,6 +8,8 @@ import pytest
 
 from rspipe.audit.collection import read_collection
 from rspipe.commands import rejudge as command
+from rspipe.commands.main import run
+from rspipe.commands.terminal import Terminal
 from rspipe.errors import LogError
 from rspipe.report.rejudged import ACR, AT_FEWER, HARD_HALF, rejudge
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
@@ -101,7 +103,7 @@ def test_the_command_replaces_what_stands_between_its_marks_and_nothing_else(tmp
     table = write(tmp_path, [("a", "only", 0, 90_000), ("b", "only", 1, 80_000)])
     target = tmp_path / "RESULTS.md"
     target.write_text("before\n<!-- rejudged -->\nold\n<!-- end of rejudged -->\nafter\n")
-    command.main(command.Options(table, pairs=tmp_path / "pairs.tsv", into=target))
+    run("rejudge", [str(table), f"--pairs={tmp_path / 'pairs.tsv'}", f"--into={target}"])
     text = target.read_text()
     assert text.startswith(
         "before\n<!-- rejudged -->\nlogs.parquet: 1 settings, 1 pairs of methods. By ACR the order of 1 is"
@@ -112,7 +114,7 @@ def test_the_command_replaces_what_stands_between_its_marks_and_nothing_else(tmp
     assert dict(pairs[pairs.quantity == "ACR"].models_verdict.value_counts()) == {"higher (with Holm)": 1}
     target.write_text("no marks")
     with pytest.raises(LogError, match="needs the lines"):
-        command.main(command.Options(table, into=target))
+        command.main(command.Options(table, into=target), Terminal())
     assert target.read_text() == "no marks"
 
 

@@ -79,10 +79,11 @@ class CATRS(MultiNoise):
         logits = noisy_logits(network, batch.images, batch.noise)
         right = (logits.argmax(-1) == batch.labels.unsqueeze(1)).to(logits.dtype).mean(1)
         accepted = torch.stack([batch.draws.uniform(batch.images) < right for _ in range(self.m)]).sum(0)
+        kept = accepted.clamp(min=1)
         attacked = divergence_attack(network, batch.images, batch.noise, batch.survey, eps=self.eps, steps=self.T)
         worst = divergences(noisy_logits(network, batch.images, attacked), batch.survey).max(1).values
         parts = {
-            "cross_entropy": bottom_k_loss(logits, batch.labels, accepted.clamp(min=1)),
-            "worst_case": self.lbd * (worst * (accepted.clamp(min=1) == self.m)).mean(),
+            "cross_entropy": bottom_k_loss(logits, batch.labels, kept),
+            "worst_case": self.lbd * (worst * (kept == self.m)).mean(),
         }
         return Terms.sum_of(parts, logits=logits)
