@@ -1,8 +1,13 @@
 """Addresses and amounts that are refused without Ray."""
 
+import os
 import platform
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -15,6 +20,25 @@ from rspipe.errors import ClusterError
 from rspipe.execution import connection
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Resources
+from tests.processes import PATIENCE
+
+STARTS_RAYS = """
+import os, sys
+from pathlib import Path
+from rspipe.errors import ClusterError
+from rspipe.execution.connection import connect
+from rspipe.execution.resources import Resources
+before = dict(os.environ)
+for word in sys.argv[2:]:
+    variable, _, value = word.partition("=")
+    # Without a token Ray asks for no home.
+    os.environ.update(before | {"RAY_AUTH_MODE": "token" if variable == "HOME" else "disabled", variable: value})
+    try:
+        with connect(address="local", resources=Resources(), log=Path(sys.argv[1])):
+            pass
+    except ClusterError as error:
+        print(error)
+"""
 
 
 @pytest.mark.parametrize(
@@ -47,25 +71,19 @@ def test_the_address_of_a_client_or_a_dashboard_is_refused(address: str, tmp_pat
         pass
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "remedy"),
-    [
-        ("RAY_TMPDIR", "{}/" + "long" * 30, "AF_UNIX path length .* let RAY_TMPDIR name a folder with a short path"),
-        ("RAY_TMPDIR", "{}/file", "Not a directory.* let RAY_TMPDIR name a folder that can be written"),
-        ("HOME", "{}/file", "Not a directory.* let HOME name a folder that can be written"),
-    ],
-)
-def test_a_ray_that_cannot_be_started_is_refused_with_the_remedy_for_its_cause(
-    variable: str, value: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("RAY_AUTH_MODE", "token" if variable == "HOME" else "disabled")
-    monkeypatch.setenv(variable, value.format(tmp_path))
-    with (
-        pytest.raises(ClusterError, match=f"cannot start a Ray on this machine: .*{remedy}"),
-        connect(address="local", resources=Resources(), log=tmp_path / "ray.log"),
-    ):
-        pass
+def test_a_ray_that_cannot_be_started_is_refused_with_the_remedy_for_its_cause(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    remedies = {
+        f"RAY_TMPDIR={tmp_path}/{'long' * 30}": "AF_UNIX path length .* let RAY_TMPDIR name a folder with a short path",
+        f"RAY_TMPDIR={file}": "Not a directory.* let RAY_TMPDIR name a folder that can be written",
+        f"HOME={file}": "Not a directory.* let HOME name a folder that can be written",
+    }
+    # A process of its own: another test may have started a Ray in this one, and a process has one Ray at most.
+    words = [sys.executable, "-c", STARTS_RAYS, str(tmp_path / "ray.log"), *remedies]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    for refusal, remedy in zip_longest(ended.stdout.splitlines(), remedies.values(), fillvalue=ended.stderr):
+        assert re.fullmatch(f"cannot start a Ray on this machine: .*{remedy}.*", refusal)
 
 
 @pytest.mark.parametrize(
