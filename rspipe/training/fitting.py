@@ -1,6 +1,5 @@
 """Training of one base classifier: steps, epochs, and a state from which training goes on exactly."""
 
-import copy
 import itertools
 import math
 import time
@@ -31,12 +30,13 @@ from rspipe.training.process_group import (
     size_of,
 )
 from rspipe.training.randomness import Draws, augmented, epoch_generator, process_generator
+from rspipe.training.sgd import SGD
 from rspipe.training.spec import ModelSpec
 from rspipe.training.step_loss import step_loss
 from rspipe.training.validation import VALIDATION_IMAGES, collapsed_since, validation_metrics
 
 State = dict[str, Any]
-"""From which an interrupted training goes on: epoch, network, optimizer, history, seconds, passes, survey. Plain."""
+"""From which an interrupted training goes on: epoch, network, momenta, history, seconds, passes, survey. Plain."""
 
 _CURVE_POINTS = 30
 """Times that a network in training is validated, about."""
@@ -64,9 +64,10 @@ def _steps(spec: ModelSpec, images: int) -> tuple[int, int]:
 def _train_epoch(
     spec: ModelSpec,
     loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     data: Dataset,
     *,
+    lr: float,
     epoch: int,
     survey: Tensor | None,
     pixels: PixelSource,
@@ -94,6 +95,7 @@ def _train_epoch(
             optimizer,
             data,
             batches=batches,
+            lr=lr,
             epoch=epoch,
             draws=draws,
             survey=survey,
@@ -107,10 +109,11 @@ def _train_epoch(
 def _train_steps(
     spec: ModelSpec,
     loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     data: Dataset,
     *,
     batches: Sequence[Tensor],
+    lr: float,
     epoch: int,
     draws: Draws,
     survey: Tensor | None,
@@ -139,11 +142,11 @@ def _train_steps(
             survey=None if survey is None else survey[chosen[rows]],
         )
         terms: Terms = loss(batch)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         torch.autograd.backward(weight * terms.loss)
         if spec.training.grad_clip is not None:
             nn.utils.clip_grad_norm_(loss.parameters(), spec.training.grad_clip)
-        optimizer.step()
+        optimizer.step(lr=lr)
         right = (terms.logits.argmax(-1) == batch.labels.unsqueeze(1)).float().mean()
         for name, value in {"loss": terms.loss.detach(), **terms.parts, "noisy_accuracy": right}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
@@ -169,13 +172,12 @@ def _images(
             yield as_images(values.to(train.labels.device))
 
 
-def _restored(state: State | None, network: nn.Module, optimizer: torch.optim.Optimizer) -> Fit:
+def _restored(state: State | None, network: nn.Module, optimizer: SGD) -> Fit:
     """Take parameters and momentum from a state; return how far training has come."""
     if state is None:
         return Fit(network, "finished", "", (), 0.0, 0)
     network.load_state_dict(state["network"])
-    # The optimizer keeps what it loads; a copy leaves the caller's state alone.
-    optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+    optimizer.restore(state["momenta"])
     return Fit(network, "finished", "", tuple(state["history"]), float(state["seconds"]), int(state["passes"]))
 
 
@@ -200,11 +202,11 @@ def _survey(
     return agreed(spec.method.survey(around), group, device)
 
 
-def _state(done: Fit, optimizer: torch.optim.Optimizer, survey: Tensor | None) -> State:
+def _state(done: Fit, optimizer: SGD, survey: Tensor | None) -> State:
     return {
         "epoch": len(done.history),
         "network": done.network.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "momenta": optimizer.momenta,
         "history": list(done.history),
         "seconds": done.seconds,
         "passes": done.passes,
@@ -269,9 +271,7 @@ def fit(
     training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    optimizer = SGD(network.parameters(), momentum=training.momentum, weight_decay=training.weight_decay)
     loss = step_loss(network, spec, group)
     validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
     done = _restored(state, network, optimizer)
@@ -291,9 +291,9 @@ def fit(
                 done = replace(done, status="collapsed", message=message)
                 break
         lr = training.lr * training.lr_decay ** (epoch // training.lr_step)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = lr
-        averages = _train_epoch(spec, loss, optimizer, data, epoch=epoch, survey=survey, pixels=pixels, group=group)
+        averages = _train_epoch(
+            spec, loss, optimizer, data, lr=lr, epoch=epoch, survey=survey, pixels=pixels, group=group
+        )
         spent = time.monotonic() - began
         entry = {"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages}
         judged = _judged(spec, network, validation, (*done.history, entry))
