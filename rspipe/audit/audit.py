@@ -9,7 +9,17 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.columns import COLUMNS
 from rspipe.audit.ladder import Ladder, nearest_successes, proved_radius, successes
 from rspipe.audit.log import CertificationLog, Precision, radius_precision, write_log
-from rspipe.audit.radii import RADII, Known, check_radii, implied_ladder, logged_sigma, parameters_text
+from rspipe.audit.radii import (
+    RADII,
+    Known,
+    Levels,
+    check_cascade,
+    check_radii,
+    implied_ladder,
+    logged_levels,
+    logged_sigma,
+    parameters_text,
+)
 from rspipe.audit.rows import Finding, check_claims, check_collapse, check_lines, counted, describe_images
 from rspipe.records import Interval
 from rspipe.smoothing.certificates import ABSTAIN
@@ -74,8 +84,13 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     images, incomplete = describe_images(idx, labels=label, size=known.images)
     findings = [*check_lines(log), *incomplete, *check_claims(log), *check_collapse(predict, label)]
     sigma, ladder, at_cap, acr = known.sigma or logged_sigma(log), None, None, None
+    levels = logged_levels(log)
     if log.kind == "certify":
         acr = acr_interval(radius, correct)
+    if log.kind == "certify" and levels is not None:
+        own = Levels(levels.level[rows], levels.sigma[rows])
+        findings += check_cascade(own, idx, radius, claimed, precision=precision, known=known)
+    elif log.kind == "certify":
         sigma, ladder, about_ladder = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
         findings += about_ladder
     if ladder is not None:
@@ -88,7 +103,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
         predict=predict,
         radius=radius,
         time_text=tuple(log.time_text[row] for row in rows),
-        description=describe(log, precision),
+        description=describe(log, precision, levels),
         images=images,
         precision=precision,
         sigma=sigma,
@@ -102,7 +117,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     )
 
 
-def describe(log: CertificationLog, precision: Precision) -> str:
+def describe(log: CertificationLog, precision: Precision, levels: Levels | None) -> str:
     """Return what a file is, in a few words."""
     kinds = {
         "certify": "log of CERTIFY",
@@ -110,6 +125,8 @@ def describe(log: CertificationLog, precision: Precision) -> str:
         "flags": "flags of a given radius",
     }
     parts = [kinds[log.kind]]
+    if levels is not None:
+        parts.append(f"of a cascade over sigma {', '.join(f'{sigma:g}' for sigma in levels.sigmas.values())}")
     if not log.header:
         parts.append("no header, taken for Cohen's six columns")
     elif log.header == COLUMNS:

@@ -21,6 +21,7 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.columns import COLUMNS, PROVED, Columns, find_header, is_number, is_whole, unnamed_columns
 from rspipe.audit.tables import table_rows
 from rspipe.errors import LogError
+from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.derivation import CertifiedClassifier
 
@@ -352,16 +353,35 @@ def write_log(rows: Iterable[Sequence[object]], *, more: Sequence[str] = ()) -> 
 _LOG_DECIMALS = 6
 
 
-def certification_log(certified: CertifiedClassifier) -> str:
+LEVEL_COLUMNS = ("level", "sigma")
+"""To the right of the six columns of a cascade's log: the level that answers, from 1, and its noise; empty where none
+does."""
+
+
+def certification_log(certified: CertifiedClassifier | CertifiedCascade) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
     The time is that of the pass over the image, shared by all classifiers of it; of a cascade, of its levels' passes.
+    A cascade's log has `LEVEL_COLUMNS` to their right.
     """
+    answers: Sequence[tuple[object, ...]] | None = None
+    if isinstance(certified, CertifiedCascade):
+        sigmas, levels = certified.record.sigmas, certified.level.tolist()
+        answers = [(at + 1, sigmas[at]) if at >= 0 else ("", "") for at in levels]
+        certified = certified.classifier
     floors = np.floor(certified.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
     seconds = f"{certified.seconds / max(certified.example.size, 1):.3f}"
     return write_log(
-        (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds)
-        for example, label, prediction, radius in zip(
-            certified.example, certified.label, certified.prediction, floors, strict=True
-        )
+        (
+            (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds, *answer)
+            for example, label, prediction, radius, answer in zip(
+                certified.example,
+                certified.label,
+                certified.prediction,
+                floors,
+                answers or [()] * certified.example.size,
+                strict=True,
+            )
+        ),
+        more=LEVEL_COLUMNS if answers else (),
     )

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.audit.columns import is_number
 from rspipe.audit.ladder import (
     ALPHAS,
     LARGEST,
@@ -20,8 +21,9 @@ from rspipe.audit.ladder import (
     on_ladder,
     proved_radius,
 )
-from rspipe.audit.log import CertificationLog, Precision
-from rspipe.audit.rows import Finding, note, problem, some
+from rspipe.audit.log import LEVEL_COLUMNS, CertificationLog, Precision
+from rspipe.audit.rows import Finding, counted, note, problem, some
+from rspipe.smoothing.cascades import LIKELY_SHARE
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.metrics import average_certified_radius, saturated
 
@@ -36,6 +38,9 @@ _SATURATED = 0.1
 
 _FINE = 1e-5
 """Digits of radii that are too fine for their rounding to matter."""
+
+_OTHER_LEVELS = 4
+"""Levels that a cascade is taken to have at most, beside the one that answers."""
 
 _FIT = 0.99
 """Share of radii that must lie on a ladder for it to be theirs."""
@@ -75,6 +80,92 @@ def logged_sigma(log: CertificationLog) -> float | None:
             if values and 0 < values[-1] < 1e3:
                 return values[-1]
     return None
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Which level of a cascade over noise levels answers; arrays are [row]."""
+
+    level: IntArray
+    """From 1; 0 where none does."""
+    sigma: FloatArray
+    """Its noise; NaN where none answers."""
+
+    @property
+    def first(self) -> BoolArray:
+        """[row] whether the first level answers: its radii alone have rungs of one ladder."""
+        return np.equal(self.level, 1)
+
+    @property
+    def sigmas(self) -> dict[int, float]:
+        """The noise of each level that answers some image."""
+        pairs = zip(self.level.tolist(), self.sigma.tolist(), strict=True)
+        return dict(sorted({level: sigma for level, sigma in pairs if level}.items()))
+
+
+def logged_levels(log: CertificationLog) -> Levels | None:
+    """Return what a cascade's log says of its levels (`LEVEL_COLUMNS`); None of any other log."""
+    if not all(name in log.extra for name in LEVEL_COLUMNS):
+        return None
+    level, sigma = (np.array(log.extra[name]) for name in LEVEL_COLUMNS)
+    answered = level != ""
+    if not all(map(str.isdecimal, level[answered])) or not all(map(is_number, sigma[answered])):
+        return None
+    numbers, noises = np.zeros(level.size, dtype=np.int64), np.full(level.size, np.nan)
+    numbers[answered], noises[answered] = level[answered].astype(np.int64), sigma[answered].astype(np.float64)
+    return Levels(numbers, noises)
+
+
+def check_cascade(
+    levels: Levels, idx: IntArray, radius: FloatArray, claimed: BoolArray, *, precision: Precision, known: Known
+) -> Iterator[Finding]:
+    """Find radii that a cascade over noise levels cannot have, as far as its log tells.
+
+    Radii of its first level are those of CERTIFY with a share of alpha; what was handed on is limited by bounds of
+    several levels, and can only be compared with the largest radius of the level that answers.
+
+    Args:
+        levels: [image].
+        idx: [image].
+        radius: [image], pixel units.
+        claimed: [image], whether something is certified.
+        precision: How radii are written.
+        known: What is known beforehand.
+    """
+    silent = idx[claimed & (levels.level == 0)].tolist()
+    if silent:
+        yield problem(f"{counted(len(silent), 'image')} with a radius and no level that answers (idx {some(silent)})")
+    sigmas, alpha = levels.sigmas, known.alpha or CUSTOMARY_ALPHA
+    if 1 not in sigmas:
+        yield note("no image is answered by the first level, so that n cannot be told from the radii")
+        return
+    own = radius[levels.first]
+    sizes = (known.n,) if known.n else SIZES
+    ladders = fit_ladders(own, precision, sigmas=(sigmas[1],), alphas=(LIKELY_SHARE * alpha,), sizes=sizes)
+    if not _sure(ladders):
+        yield _undecided(ladders, own, precision, varies=False)
+        return
+    likely = ladders[0]
+    yield note(
+        f"radii of the first level imply {parameters_text(likely)}, a share of {LIKELY_SHARE:g} of {alpha:g}; those "
+        "of later levels are limited by several bounds, which `check_run.py` proves from a run's counts"
+    )
+    # Where the selection expected another level, the share is the rest's, over so many others.
+    rest = [replace(likely, alpha=(1 - LIKELY_SHARE) * alpha / number) for number in range(1, _OTHER_LEVELS + 1)]
+    fits = np.any([on_ladder(radius, precision, one) for one in (likely, *rest)], axis=0)
+    reach = np.nan_to_num(levels.sigma) / likely.sigma * likely.cap
+    beyond = claimed & (levels.level > 0) & (radius > reach + precision.step(radius))
+    for rows, what in (
+        (beyond, "above the largest possible one of the level that answers"),
+        (claimed & levels.first & ~beyond & ~fits, "on no rung of the first level's ladder"),
+    ):
+        if rows.any():
+            yield problem(f"{int(rows.sum()):,} of {radius.size:,} radii are {what} ({_examples(idx, radius, rows)})")
+
+
+def _examples(idx: IntArray, radius: FloatArray, rows: BoolArray) -> str:
+    shown = zip(idx[rows].tolist(), radius[rows].tolist(), strict=True)
+    return f"idx {some([f'{i}: {r:g}' for i, r in shown])}"
 
 
 def implied_ladder(
@@ -165,8 +256,7 @@ def check_radii(
         (off, "on no rung of the ladder"),
     ):
         if rows.any():
-            examples = [f"{i}: {r:g}" for i, r in zip(idx[rows].tolist(), radius[rows].tolist(), strict=True)]
-            yield problem(f"{int(rows.sum()):,} of {radius.size:,} radii are {what} (idx {some(examples)})")
+            yield problem(f"{int(rows.sum()):,} of {radius.size:,} radii are {what} ({_examples(idx, radius, rows)})")
     share = float(np.mean(claimed & saturated(nearest_successes(radius, ladder), ladder.n)))
     if share >= _SATURATED:
         yield note(

@@ -18,7 +18,7 @@ from rspipe.report.summaries import Summary, display_name, file_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import CertificateKind, certified_by, derive, first_samples
+from rspipe.smoothing.derivation import CertificateKind, CertifiedClassifier, certified_by, derive, first_samples
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
@@ -179,11 +179,13 @@ def write_derived(
         )
         for record, counts in counted
     }
+    logs: dict[str, CertifiedClassifier | CertifiedCascade] = {one.id: one for one in rows.values()}
     for record in results.cascade_records() if kind == "certify" else ():
         if cascade := certified_cascade(record, [chosen[id_] for id_ in record.classifiers], alpha=alpha):
             rows[f"σ = {record.sigma:g}, {display_name(record)}"] = cascade.classifier
-    for one in rows.values():
-        (folder / f"{one.id}.tsv").write_text(certification_log(one))
+            logs[cascade.classifier.id] = cascade
+    for id_, one in logs.items():
+        (folder / f"{id_}.tsv").write_text(certification_log(one))
     radii = tabulated_radii(study.certify.rule, study.radii)
     return derived_table(rows, radii=radii, with_radius=kind != "predict"), folder
 

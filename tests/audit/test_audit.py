@@ -5,12 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from rspipe.audit.audit import audit_lines, audit_log, cohen_log, rspipe_log
+from rspipe.audit.audit import Audit, audit_lines, audit_log, cohen_log, rspipe_log
 from rspipe.audit.ladder import Ladder
-from rspipe.audit.log import parse_log, read_log
+from rspipe.audit.log import certification_log, parse_log, read_log
 from rspipe.audit.radii import Known
 from rspipe.errors import LogError
+from rspipe.records import Cascade
+from rspipe.smoothing.cascades import CertifiedCascade, cascade
 from rspipe.smoothing.certificates import ABSTAIN
+from rspipe.smoothing.derivation import CertifiedClassifier
 from tests.log_builder import HEADER, four_decimals, rounded_down, rows, text, three_digits
 
 NAME = "gaussian/sigma_0.25"
@@ -32,6 +35,68 @@ def changed(place, value, *, at=5, cells=None):
     copy = [list(row) for row in cells or rows()]
     copy[at][place] = value
     return copy
+
+
+def cascade_log() -> list[list[str]]:
+    """Return the lines of a log of a cascade over sigma = 1 and .25, some of it answered by no level."""
+    rng, images = np.random.default_rng(0), 400
+    margin = rng.uniform(0.2, 0.999, images)
+    levels = []
+    for sigma, p in ((1.0, margin), (0.25, np.minimum(margin + 0.3, 0.999))):
+        chances = np.stack([p, 1 - p], -1)
+        selection, estimation = (rng.multinomial(n, chances) for n in (100, 10_000))
+        # The second class is a third one where the first is unlikely, so that some images are handed on.
+        counts = [np.concatenate([c, 0 * c[:, :1]], -1) for c in (selection, estimation)]
+        for c in counts:
+            c[:, 2], c[:, 1] = c[:, 1] // 2, c[:, 1] - c[:, 1] // 2
+        levels.append((sigma, *counts))
+    claims = cascade(levels, alpha=0.001)
+    examples, p_a = np.arange(images), np.full(images, np.nan)
+    classifier = CertifiedClassifier(
+        id="cascade", kind="cascade", sigma=1.0, example=examples, label=np.zeros(images, np.int64),
+        prediction=claims.prediction, radius=claims.radius, n_a=examples, p_a_lower=p_a, n=examples, samples=examples,
+        stopped=examples < 0, rule="fixed", two_sided=float("nan"), seconds=1.0, noise=np.full(images, "float"),
+    )  # fmt: skip
+    record = Cascade(name="cascade", sigmas=(1.0, 0.25), classifiers=("a", "b"), seed=None)
+    assert set(claims.level.tolist()) == {-1, 0, 1}
+    return [
+        line.split("\t") for line in certification_log(CertifiedCascade(record, classifier, claims.level)).splitlines()
+    ]
+
+
+def audited_cascade(lines: list[list[str]]) -> Audit:
+    return audit_log(parse_log("\n".join("\t".join(line) for line in lines).encode(), name="cascade"))
+
+
+def test_a_log_of_a_cascade_is_told_by_its_levels() -> None:
+    audit = audited_cascade(cascade_log())
+    assert problems(audit) == ""
+    assert audit.description.startswith("log of CERTIFY; of a cascade over sigma 1, 0.25; ")
+    assert "radii of the first level imply sigma = 1, n = 10,000, alpha = 0.0009, a share of 0.9 of 0.001" in notes(
+        audit
+    )
+    assert audit.ladder is None
+
+
+@pytest.mark.parametrize(
+    ("level", "place", "value", "told"),
+    [
+        ("1", 3, "1.234567", r"1 of 400 radii are on no rung of the first level's ladder \(idx \d+: 1\.23457\)"),
+        ("2", 3, "0.830000", r"1 of 400 radii are above the largest possible one of the level that answers"),
+        ("1", 7, "0.25", r"1 of 400 radii are above the largest possible one"),
+    ],
+)
+def test_radii_that_a_cascade_cannot_have_are_found(level: str, place: int, value: str, told: str) -> None:
+    lines = cascade_log()
+    changed_line = max((line for line in lines if line[6] == level), key=lambda line: float(line[3]))
+    changed_line[place] = value
+    assert re.search(told, problems(audited_cascade(lines)))
+
+
+def test_a_radius_that_no_level_answers_is_found() -> None:
+    lines = cascade_log()
+    (answered := next(line for line in lines if line[6] == "2"))[6:] = ["", ""]
+    assert f"1 image with a radius and no level that answers (idx {answered[0]})" in problems(audited_cascade(lines))
 
 
 @pytest.mark.parametrize("written", [three_digits, four_decimals, rounded_down])
