@@ -312,14 +312,18 @@ class Tracker:
         if "mlflow.source.name" not in tags and run.tags.get(LISTED, "") != "no" and run.tags["rspipe.kind"] != "trial":
             self._client.log_inputs(run_id, datasets=self._datasets)
         described = {**self._source_tags, **run.tags, "mlflow.note.content": run.note(run_id)}
-        end = None if run.seconds is None else began + round(1000 * run.seconds)
-        self._client.set_terminated(run_id, run.status, end)
+        end = there.info.end_time if run.seconds is None else began + round(1000 * run.seconds)
+        if end is None or (there.info.status, there.info.end_time) != (run.status, end):
+            self._client.set_terminated(run_id, run.status, end)
         if "rspipe.superseded" in tags:
             self._client.delete_tag(run_id, "rspipe.superseded")
-        # Tags are logged last: a run without this one lacks something; files apart.
-        described["rspipe.logged"] = run.digest
+        # Points that are there are left out: MLflow's database looks up each of a batch in which one is doubled.
+        metrics, known = run.metrics, {*tags.get("rspipe.metrics", "").split()}
+        points = [point for id_, points in metrics.items() if id_ not in known for point in points]
+        # Tags are logged last: a run without these lacks something; files apart.
+        described |= {"rspipe.metrics": " ".join(metrics), "rspipe.logged": run.digest}
         new = {name: value for name, value in described.items() if tags.get(name, "") != value}
-        self._log(run_id, parameters=run.parameters, points=run.points, tags=new, began=began)
+        self._log(run_id, parameters=run.parameters, points=points, tags=new, began=began)
 
     def _log(
         self,

@@ -74,10 +74,18 @@ class TrackedRun:
         )
 
     @property
+    def metrics(self) -> dict[str, list[Point]]:
+        """Return the points of each metric by an id of its name, values and steps."""
+        named: dict[str, list[Point]] = {}
+        for point in self.points:
+            named.setdefault(point.name, []).append(point)
+        return {content_id([name, [[repr(one.value), one.step] for one in of]]): of for name, of in named.items()}
+
+    @property
     def digest(self) -> str:
         """Return an id of the content: with the same one there is nothing to publish."""
-        points = [[point.name, repr(point.value), point.step] for point in self.points]
-        return content_id([self.status, self.tags, self.parameters, points, [str(path) for path in self.files]])
+        files = [str(path) for path in self.files]
+        return content_id([self.status, self.tags, self.parameters, [*self.metrics], files])
 
 
 def _curve_radii(study: StudyConfig) -> list[float]:

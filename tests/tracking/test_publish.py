@@ -13,15 +13,16 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
 from rspipe.records import TrainedModel
 from rspipe.report.headline import headline
@@ -346,11 +347,33 @@ def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(
     publish(store, content)
     client = MlflowClient(tracking_uri(store.run_dir))
     run = child(runs(store), content.models[0])
-    client.delete_tag(run.info.run_id, "rspipe.logged")
+    for tag in ("rspipe.logged", "rspipe.metrics"):
+        client.delete_tag(run.info.run_id, tag)
     before = client.get_metric_history(run.info.run_id, "certified_accuracy")
     publish(store, content)
     after = client.get_metric_history(run.info.run_id, "certified_accuracy")
     assert [(point.step, point.value) for point in after] == [(point.step, point.value) for point in before]
+
+
+def test_points_that_are_there_are_not_sent_again_where_certificates_follow(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, str]] = []
+    log_batch = MlflowClient.log_batch
+
+    def noted(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **rest: Any) -> None:
+        sent.extend((run_id, metric.key) for metric in metrics)
+        log_batch(client, run_id, metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", noted)
+    tracker = open_tracker(store, content.study)
+    tracker.publish(replace(content, certified=()))
+    before = {*sent}
+    assert {"training/loss", "weight", "validation/clean_accuracy"} <= {name for _, name in before}
+    sent.clear()
+    tracker.publish(content, content.summaries)
+    assert {"acr", "certified_accuracy"} <= {name for _, name in sent}
+    assert before.isdisjoint(sent)
 
 
 def test_an_unfinished_certification_is_not_shown(store: Store, content: Results) -> None:
