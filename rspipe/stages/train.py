@@ -202,9 +202,10 @@ def train_models(
     """
     import ray
 
-    # The costly ones first, so that no worker ends with a long one.
     todo = [spec for spec in specs if store.trained_model(spec.id) is None]
     todo.sort(key=lambda spec: spec.passes_per_image, reverse=True)
+    # The costly ones first, so that no worker ends with a long one; before them the cheapest, for a model to see soon.
+    todo = [*todo[-1:], *todo[:-1]]
     on_progress = after(len(specs) - len(todo), on_progress)
     on_progress(Progress("train", 0, len(todo), "models"))
     _check_steps(todo, together=cluster.resources.workers_per_model)
