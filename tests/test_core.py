@@ -117,32 +117,35 @@ def test_the_package_says_its_names_and_its_version(core: Environment) -> None:
     assert core.evaluate("import rspipe; print(rspipe.__version__)") == rspipe.__version__
 
 
-@pytest.mark.parametrize("name", ["load_study", "StudyConfig", "load_classifier"])
-def test_a_name_of_the_pipeline_says_which_extra_it_needs(name: str, core: Environment) -> None:
-    attempts = ((f"rspipe.{name}", "AttributeError"), (f"from rspipe import {name}", "ImportError"))
-    code = "".join(f"\ntry: {attempt}\nexcept {error} as error: print(error)" for attempt, error in attempts)
-    code = f"import rspipe{code}\nprint(hasattr(rspipe, {name!r}), getattr(rspipe, {name!r}, 3))"
-    *messages, looked_up = core.evaluate(code).splitlines()
-    assert len(messages) == 2
-    for message in messages:
-        assert message.startswith(f"rspipe.{name} needs ")
+def test_names_of_the_pipeline_say_which_extra_they_need(core: Environment) -> None:
+    names, code = ("load_study", "StudyConfig", "load_classifier"), "import rspipe"
+    for name in names:
+        attempts = ((f"rspipe.{name}", "AttributeError"), (f"from rspipe import {name}", "ImportError"))
+        code += "".join(f"\ntry: {attempt}\nexcept {error} as error: print(error)" for attempt, error in attempts)
+        code += f"\nprint(hasattr(rspipe, {name!r}), getattr(rspipe, {name!r}, 3))"
+    lines = core.evaluate(code).splitlines()
+    assert len(lines) == 3 * len(names)
+    for place, name in enumerate(names):
+        *messages, looked_up = lines[3 * place : 3 * place + 3]
+        for message in messages:
+            assert message.startswith(f"rspipe.{name} needs ")
+            assert message.endswith(f", which is not installed; {EXTRA}")
+        assert looked_up == "False 3"
+
+
+CALLS = {
+    "solve_weights([1.0, 2.0], [[1.0, 0.1], [0.1, 1.0]])": "rspipe.solve_weights needs cvxpy",
+    CHECKPOINT.format("resnet50"): "architecture 'resnet50' needs torchvision",
+    CHECKPOINT.format("resnet18"): "architecture 'resnet18', none of ",
+}
+
+
+def test_calls_that_need_the_pipeline_say_which_extra(core: Environment) -> None:
+    code = "import rspipe, torch; from pathlib import Path; torch.save({'a': torch.ones(1)}, 'a.pt')"
+    code += "".join(f"\ntry: rspipe.{call}\nexcept ImportError as error: print(error)" for call in CALLS)
+    for message, says in zip(core.evaluate(code).splitlines(), CALLS.values(), strict=True):
+        assert message.startswith(says)
         assert message.endswith(f", which is not installed; {EXTRA}")
-    assert looked_up == "False 3"
-
-
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        ("solve_weights([1.0, 2.0], [[1.0, 0.1], [0.1, 1.0]])", "rspipe.solve_weights needs cvxpy"),
-        (CHECKPOINT.format("resnet50"), "architecture 'resnet50' needs torchvision"),
-        (CHECKPOINT.format("resnet18"), "architecture 'resnet18', none of "),
-    ],
-)
-def test_a_call_that_needs_the_pipeline_says_which_extra(call: str, says: str, core: Environment) -> None:
-    prepared = "import rspipe, torch; from pathlib import Path; torch.save({'a': torch.ones(1)}, 'a.pt')"
-    message = core.evaluate(f"{prepared}\ntry: rspipe.{call}\nexcept ImportError as error: print(error)")
-    assert message.startswith(says)
-    assert message.endswith(f", which is not installed; {EXTRA}")
 
 
 def test_the_command_answers_without_the_pipeline(core: Environment) -> None:

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from rspipe.networks.modes import evaluating
 from rspipe.spec import NonNegativeInt, PositiveInt, Spec
@@ -76,12 +77,13 @@ class Surroundings:
         with evaluating(self.network):
             for rows in torch.split(torch.arange(len(self.labels), device=self.labels.device), _SEEN_AT_ONCE):
                 images = self.images[rows]
-                for _ in range(draws):
-                    noise = torch.randn(
-                        images.shape, generator=self.generator, device=images.device, dtype=images.dtype
-                    )
-                    answers = self.network(images + sigma * noise).argmax(-1)
-                    counts[rows, answers] += 1
+                # Few images are seen under several draws at once.
+                most = max(1, _SEEN_AT_ONCE // len(rows))
+                for drawn in range(0, draws, most):
+                    shape = (min(most, draws - drawn), *images.shape)
+                    noise = torch.randn(shape, generator=self.generator, device=images.device, dtype=images.dtype)
+                    answers = self.network((images + sigma * noise).flatten(0, 1)).argmax(-1).view(shape[:2])
+                    counts[rows] += one_hot(answers, self.classes).sum(0)
         return counts / draws
 
     def right_shares(self, *, draws: int) -> Tensor:
