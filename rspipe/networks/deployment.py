@@ -80,10 +80,10 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         fusion.fold(traced)
     if precision == "bfloat16":
         _round(traced)
-    # The fused kernels want channels-last order, too: where that costs more than it saves, they do.
-    if on_cpu and ordered and fusion.has_fused_convolutions(getattr(torch, precision)):
-        fusion.fuse(traced)
+    if on_cpu:
+        fusion.fuse(traced, getattr(torch, precision))
     traced.delete_all_unused_submodules()
+    traced.recompile()
     return Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
 
 

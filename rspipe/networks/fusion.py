@@ -98,23 +98,35 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
     conv = nn.Conv2d(2, 2, 2, dtype=dtype, device="meta").to_empty(device="cpu").requires_grad_(False)
     for parameter in conv.parameters():
         nn.init.ones_(parameter)
-    x = torch.arange(-9.0, 9.0).reshape(1, 2, 3, 3).to(dtype, memory_format=torch.channels_last)
-    fused, in_place, y = ConvReLU(conv), ConvReLU(conv, in_place=True), conv(x)
-    try:
-        alone, both = fused(x), (fused(x, y), in_place(x, y.clone()))
-    except (AttributeError, RuntimeError, TypeError) as error:
-        _log.info("%s convolutions are not fused: %s", dtype, error)
-        return False
-    return torch.equal(alone, functional.relu(y)) and all(torch.equal(one, functional.relu(y + y)) for one in both)
+    fused, in_place = ConvReLU(conv), ConvReLU(conv, in_place=True)
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = torch.arange(-9.0, 9.0).reshape(1, 2, 3, 3).to(dtype, memory_format=order)
+        y = conv(x)
+        try:
+            alone, sums = fused(x), (fused(x, y), in_place(x, y.clone()))
+        except (AttributeError, RuntimeError, TypeError) as error:
+            _log.info("%s convolutions are not fused: %s", dtype, error)
+            return False
+        if not all(
+            torch.equal(*pair) for pair in ((alone, functional.relu(y)), *((s, functional.relu(y + y)) for s in sums))
+        ):
+            return False
+    return True
 
 
-def fuse(traced: fx.GraphModule) -> None:
+def fuse(traced: fx.GraphModule, dtype: torch.dtype) -> None:
     """Move each ReLU, and the sum before it, into the convolution before it, if nobody else sees the values between.
 
     Not in a network with NaN or infinity among its parameters: a fused ReLU maps NaN to 0, and it would vote like a
-    sound one.
+    sound one. Nor where this PyTorch has no such convolutions for the CPU.
+
+    Args:
+        traced: A network on a CPU, changed in place.
+        dtype: Of its convolutions.
     """
-    if not all(bool(parameter.isfinite().all()) for parameter in traced.parameters()):
+    if not has_fused_convolutions(dtype) or not all(
+        bool(parameter.isfinite().all()) for parameter in traced.parameters()
+    ):
         return
     for relu in list(traced.graph.nodes):
         if not (_is_function(relu, *_RELU) or layer(traced, relu, nn.ReLU)):

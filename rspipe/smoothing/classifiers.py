@@ -98,18 +98,20 @@ class _Members:
 
     def __init__(self, logits: Mapping[int, Tensor]) -> None:
         self._place = {position: place for place, position in enumerate(logits)}
-        stacked = torch.stack(list(logits.values())).permute(2, 0, 1).contiguous()
+        stacked = torch.stack([one.t() for one in logits.values()], 1)
         # A class that a member excludes has -inf, of which a product with a weight of 0 would be NaN.
         self._logits = stacked.clamp_(min=torch.finfo(stacked.dtype).min)
 
+        self._top = self._logits.amax(0)
+
     @cached_property
     def _probabilities(self) -> Tensor:
-        return _softmax(self._logits)
+        return _softmax(self._logits, self._top)
 
     @cached_property
     def _classes(self) -> Tensor:
         """[member, sample]."""
-        return _largest(self._logits)
+        return _largest(self._logits, self._top)
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -124,12 +126,13 @@ class _Members:
         if kind == "mme":
             return self._widest_margins(classifiers)
         averages = self._averages(classifiers, self._logits if kind == "logits" else self._probabilities)
-        classes = _largest(averages)
+        top = averages.amax(0)
+        classes = _largest(averages, top)
         asking = [row for row, one in enumerate(classifiers) if one.combination == "consensus"]
         if asking:
             classes[asking] = self._consensus([classifiers[row] for row in asking], classes[asking])
         # Those of a consensus are the average's: agreement has none of its own.
-        rows = _by_sample(_softmax(averages) if kind == "logits" else averages)
+        rows = _by_sample(_softmax(averages, top) if kind == "logits" else averages)
         return [Scores(*pair) for pair in zip(classes, rows, strict=True)]
 
     def _slots(self, ensembles: Sequence[tuple[int, ...]]) -> Tensor:
@@ -184,13 +187,13 @@ def _table(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torc
 
 
 def _by_sample(scores: Tensor) -> Tensor:
-    """Return [row, sample, class] of [class, row, sample]."""
-    return scores.permute(1, 2, 0).contiguous()
+    """Return [row, sample, class] of [class, row, sample], the same memory."""
+    return scores.permute(1, 2, 0)
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    """Return the softmax over the classes of [class, row, sample]."""
-    powers = (logits - logits.amax(0)).exp_()
+def _softmax(logits: Tensor, top: Tensor) -> Tensor:
+    """Return the softmax over the classes of [class, row, sample], whose largest are `top` [row, sample]."""
+    powers = (logits - top).exp_()
     # Spelt out, since a library's sum over classes would depend on a sample's place in the batch.
     total = powers[0].clone()
     for power in powers[1:]:
@@ -198,11 +201,11 @@ def _softmax(logits: Tensor) -> Tensor:
     return powers.div_(total)
 
 
-def _largest(scores: Tensor) -> Tensor:
-    """Return the largest class, the lowest of equals, [row, sample] of [class, row, sample]."""
+def _largest(scores: Tensor, top: Tensor) -> Tensor:
+    """Return the class of the largest, `top` [row, sample], the lowest of equals, of [class, row, sample]."""
     # Maxima over vectors of samples, several times as fast as argmax on a CPU; comparisons are slow there unless they
     # return what they compare.
-    is_largest = torch.eq(scores, scores.amax(0), out=torch.empty_like(scores))
+    is_largest = torch.eq(scores, top, out=torch.empty_like(scores))
     countdown = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)
     return len(scores) - is_largest.mul_(countdown[:, None, None]).amax(0).to(torch.int64)
 

@@ -195,9 +195,10 @@ class _Estimate:
             for size in np.unique(used):
                 # Of its own samples in one piece: a classifier's sums must not depend on where others stop.
                 rows = np.flatnonzero(used == size)
-                those = torch.stack([scores[row].probabilities[:size] for row in rows]).to(torch.float64)
-                self.sums[0, active[rows]] += those.sum(1)
-                self.sums[1, active[rows]] += those.square_().sum(1)
+                those = torch.stack([scores[row].probabilities[:size].t() for row in rows]).to(torch.float64)
+                place = slice(None) if len(rows) == len(self.targets) else active[rows]
+                self.sums[0, place] += those.sum(2)
+                self.sums[1, place] += those.square_().sum(2)
             position = end
 
     def _count(self, drawn: IntArray, active: IntArray, begin: int) -> None:

@@ -21,7 +21,7 @@ from rspipe.errors import nearest
 from rspipe.smoothing.grid import GRIDS, GridTable, grid_steps, grid_table
 
 # Numbers that a batch of inputs may hold: on a CPU its activations should stay in the cache.
-_CPU_NUMBERS = 320_000
+_CPU_NUMBERS = 800_000
 
 _GPU_NUMBERS = 40_000_000
 

@@ -575,7 +575,7 @@ def test_planned_and_grid_samples_are_fewer_than_n_on_average() -> None:
 def test_imagenet_shapes_with_a_thousand_classes_need_no_special_case(precision: Precision) -> None:
     network = deploy(build_network("resnet18", classes=1000, seed=0), precision=precision)
     # One sample, and one batch and a half: here a forward pass costs a second.
-    spec = CertifySpec(n0=1, n=3, alpha=0.2, precision=precision)
+    spec = CertifySpec(n0=1, n=3, alpha=0.2, batch_size=2, precision=precision)
     image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
     counts = count_image([network], [single(0)], image, label=None, sigma=SIGMA, spec=spec, example=0, classes=1000)
     assert counts.batch_size.tolist() == [2]
