@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +54,18 @@ _AT_ONCE = 100
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for first in range(0, len(items), size):
         yield items[first : first + size]
+
+
+def _shared(write: Callable[[], object]) -> None:
+    """Write what belongs to several studies: MLflow fails where another has written it between its look and its own."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        write()
+    except MlflowException as error:
+        if "unique constraint" not in str(error).lower():
+            raise
+        write()
 
 
 class Tracker:
@@ -250,9 +262,10 @@ class Tracker:
         lists = ("models", "search", "ensembles")
         parameters = {name: value for name, value in study.identity.items() if name not in lists}
         tags |= {"mlflow.note.content": study.title, "rspipe.logged": self._digest}
-        self._client.log_inputs(parent, datasets=self._datasets)
+        _shared(lambda: self._client.log_inputs(parent, datasets=self._datasets))
         for key, view in {study.id: classifiers_view(study, parent), STUDIES: studies_view(study)}.items():
-            self._client.set_experiment_tag(self._experiment, f"{SHARED}{key}", json.dumps(view))
+            content = json.dumps(view)
+            _shared(partial(self._client.set_experiment_tag, self._experiment, f"{SHARED}{key}", content))
         self._log(parent, parameters=flattened(parameters), tags=tags)
         return parent
 
@@ -310,7 +323,7 @@ class Tracker:
         run_id, began, tags = there.info.run_id, there.info.start_time, there.data.tags
         # Of what no view shows, hundreds of ensembles and trials, it would be as much work again.
         if "mlflow.source.name" not in tags and run.tags.get(LISTED, "") != "no" and run.tags["rspipe.kind"] != "trial":
-            self._client.log_inputs(run_id, datasets=self._datasets)
+            _shared(lambda: self._client.log_inputs(run_id, datasets=self._datasets))
         described = {**self._source_tags, **run.tags, "mlflow.note.content": run.note(run_id)}
         end = there.info.end_time if run.seconds is None else began + round(1000 * run.seconds)
         if end is None or (there.info.status, there.info.end_time) != (run.status, end):
@@ -355,8 +368,11 @@ class Tracker:
     def _write_outcome(self, parent: str, outcome: Outcome) -> None:
         """Write what the study found into its run, unless it is there: MLflow's newest value is the one shown."""
         digest = content_id([self._digest, outcome.metrics, outcome.tags, outcome.note])
-        if self._client.get_run(parent).data.tags.get("rspipe.outcome") == digest:
+        before = self._client.get_run(parent).data.tags
+        if before.get("rspipe.outcome") == digest:
             return
         points = [Point(name, value) for name, value in outcome.metrics.items()]
-        tags = {**outcome.tags, "mlflow.note.content": outcome.note, "rspipe.outcome": digest}
-        self._log(parent, points=points, tags=tags, began=round(1000 * time.time()))
+        # The clock may have been set back since.
+        now = max(round(1000 * time.time()), 1 + int(before.get("rspipe.outcome_at", 0)))
+        tags = {**outcome.tags, "mlflow.note.content": outcome.note, "rspipe.outcome_at": str(now)}
+        self._log(parent, points=points, tags=tags | {"rspipe.outcome": digest}, began=now)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -34,9 +35,11 @@ from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.tracking.client import tracking_uri, ui_command
+from rspipe.tracking.outcome import Outcome
 from rspipe.tracking.publish import Tracker
+from rspipe.tracking.runs import study_runs
 from tests.browser import browser, needs_browser
-from tests.processes import free_ports, kill_all
+from tests.processes import PATIENCE, free_ports, kill_all
 from tests.results_builder import results
 
 
@@ -212,6 +215,20 @@ def test_the_run_of_a_study_has_what_studies_are_sorted_and_compared_by(store: S
     assert (data.dataset.name, json.loads(data.dataset.source)["name"]) == (content.study.data.name, "digits")
     model = child(runs(store), content.models[0])
     assert [one.dataset.digest for one in model.inputs.dataset_inputs] == [data.dataset.digest]
+
+
+def test_what_a_study_found_last_is_shown_though_the_clock_was_set_back(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, content)
+    (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    tracker = open_tracker(store, content.study)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+    for best in (0.75, 0.5):
+        tracker._write_outcome(parent.info.run_id, Outcome({"acr_0.5/best": best}, {}, f"{best}"))
+        (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+        assert parent.data.metrics["acr_0.5/best"] == best
 
 
 def test_a_study_that_is_not_certified_yet_claims_nothing(store: Store, content: Results) -> None:
@@ -679,3 +696,83 @@ def test_the_experiment_name_of_the_environment_is_respected(
     assert client.get_experiment_by_name("mine") is not None
     assert client.get_experiment_by_name("rspipe") is None
     assert (store.run_dir / "study.json").read_bytes() == before
+
+
+def publish_at_once(stores: list[Store], content: Results) -> dict[int, list[str]]:
+    """Publish studies, each in a process of its own, all beginning at the same moment; return what each warned of."""
+    # Forked: what takes seconds to import is there.
+    processes = multiprocessing.get_context("fork")
+    start, warnings = processes.Barrier(len(stores)), processes.Queue()
+
+    def one(number: int, store: Store) -> None:
+        lines: list[str] = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger().addHandler(handler)
+        try:
+            start.wait(60)
+            publish(store, content)
+        finally:
+            warnings.put((number, lines))
+
+    studies = [processes.Process(target=one, args=pair, daemon=True) for pair in enumerate(stores)]
+    for study in studies:
+        study.start()
+    told = dict(warnings.get(timeout=PATIENCE) for _ in studies)
+    for study in studies:
+        study.join(PATIENCE)
+    assert [study.exitcode for study in studies] == [0] * len(stores)
+    return told
+
+
+@pytest.fixture
+def three(tmp_path: Path, content: Results) -> list[Store]:
+    """Three studies of the same content beside each other, where there is no database yet."""
+    stores = [Store(tmp_path / f"run-{number}") for number in range(3)]
+    for number, store in enumerate(stores):
+        save(store, content)
+        write_record(store.run_dir / "environment.json", {"name": str(number)})
+    return stores
+
+
+def assert_nothing_is_lost(client: MlflowClient, name: str, stores: list[Store], content: Results) -> None:
+    """Look at every point of every metric, at all parameters and at the files, of every study in an experiment."""
+    experiment = client.get_experiment_by_name(name)
+    published = client.search_runs([experiment.experiment_id], max_results=1000)
+    parents = [run for run in published if run.data.tags["rspipe.kind"] == "study"]
+    assert len({run.data.tags["rspipe.key"] for run in parents}) == len(parents) == len(stores)
+    by_key: dict[str, list[Run]] = {}
+    for run in published:
+        by_key.setdefault(run.data.tags["rspipe.key"], []).append(run)
+    expected = list(study_runs(content, content.summaries, stores[0]))
+    assert len(published) == len(stores) * (1 + len(expected))
+    for one in expected:
+        assert len(by_key[one.key]) == len(stores), one.name
+        wanted = Counter((point.name, point.step) for point in one.points if math.isfinite(point.value))
+        for run in by_key[one.key]:
+            assert run.info.status == one.status
+            assert run.data.params == one.parameters
+            assert run.data.metrics.keys() == {metric for metric, _ in wanted}
+            history = [
+                point for metric in run.data.metrics for point in client.get_metric_history(run.info.run_id, metric)
+            ]
+            assert Counter((point.key, point.step) for point in history) == wanted
+            assert "rspipe.files" in run.data.tags or not one.files
+    for run in parents:
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["acr_0.5/best"] > 0
+
+
+def test_three_studies_that_begin_at_once_on_a_new_database_lose_nothing(three: list[Store], content: Results) -> None:
+    assert not (three[0].run_dir.local_part.parent / "mlflow.db").exists()
+    assert publish_at_once(three, content) == {0: [], 1: [], 2: []}
+    assert_nothing_is_lost(MlflowClient(tracking_uri(three[0].run_dir)), "rspipe", three, content)
+
+
+def test_three_studies_that_begin_at_once_on_a_server_without_their_experiment_lose_nothing(
+    served: Served, three: list[Store], content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "at once")
+    assert publish_at_once(three, content) == {0: [], 1: [], 2: []}
+    assert_nothing_is_lost(MlflowClient(served.uri), "at once", three, content)
