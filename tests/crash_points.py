@@ -211,16 +211,20 @@ def all_crashes(every: int = 1, errors: tuple[str, ...] = ("", "ENOSPC", "EACCES
         run_alone(folder / "first", study, text=EVERYTHING)
         count, whole = steps_of(folder / "whole", study)
         assert files(folder / "first") == whole
-        for error, at in itertools.product(errors, range(0, count, every)):
+        failed: list[str] = []
+        for seen, (error, at) in enumerate(itertools.product(errors, range(0, count, every)), start=1):
             run = folder / f"run-{at}-{error}"
             if error:
                 refuse(run, study, at=at, number=getattr(errno, error))
             else:
                 crash(run, study, at=at)
             found = files(run)
-            differing = sorted(path for path in {*found, *whole} if found.get(path) != whole.get(path))
-            assert not differing, f"stopped before step {at} of {count} {error}: {differing}"
+            if differing := sorted(path for path in {*found, *whole} if found.get(path) != whole.get(path)):
+                failed.append(f"stopped before step {at} of {count} {error}: {differing}")
             shutil.rmtree(run)
+            if seen % 50 == 0:
+                console.print(f"{seen} points, up to step {at} of {count} {error}; {len(failed)} differ")
+    assert not failed, "\n".join(failed)
     return count
 
 

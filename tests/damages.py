@@ -24,16 +24,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 
-from rspipe.audit.audit import audit_lines, audit_log
-from rspipe.audit.log import parse_log
+from rspipe.audit.audit import audit_lines, audit_log, cohen_log, rspipe_log
+from rspipe.audit.collection import read_collection
+from rspipe.audit.log import parse_log, read_log
 from rspipe.commands.options import STUDIES
-from rspipe.errors import RspipeError, printable
+from rspipe.errors import LogError, MismatchError, RspipeError, printable
 from rspipe.records import BoundaryCheck
+from rspipe.report.rejudged import rejudge
+from rspipe.report.rejudged_tables import rejudged_markdown
 from rspipe.report.runs import agreed_terms, compare_runs, comparison_table
-from rspipe.stages.report import read_results, read_run, write_derived, write_report
+from rspipe.stages.report import read_results, read_run, read_run_or_log, write_derived, write_report
 from rspipe.storage.classifiers import certification_keys
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import read_content, write_record
@@ -162,18 +166,11 @@ def flip(path: Path, rng: random.Random) -> bytes:
     return before
 
 
-@dataclass(frozen=True)
-class Flips:
-    """What became of flipped bits of a kind of file."""
-
-    refused: int
-    """Readers named the file, and whoever goes on set it aside."""
-    same: int
-    """Nothing that is read was another."""
-
-
-def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Flips:
+def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Counter[str]:
     """Flip single bits of the files of a kind, each alone, and undo it.
+
+    Return how many were refused: readers named the file, and whoever goes on set it aside. Of the others nothing that
+    is read was another.
 
     Raises:
         AssertionError: A number changed, nobody was told, or something else than the damaged file was set aside.
@@ -189,7 +186,7 @@ def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Flips
             for aside in run_dir.rglob("*.damaged"):
                 aside.rename(aside.with_suffix(""))
             path.write_bytes(content)
-    return Flips(outcomes["refused"], outcomes["same"])
+    return outcomes
 
 
 def _of_flip(run_dir: Path, path: Path, before: str, *, read: bool) -> str:
@@ -427,26 +424,102 @@ def mutate_directories(
 
 
 def mutate_logs(logs: int, rng: random.Random) -> Counter[str]:
-    """Audit mutated certification logs; return how many are none any more.
+    """Read mutated certification logs, and collections of them; return how many are none any more.
 
     Raises:
         AssertionError: One hung, or was refused in something else than a line.
     """
     outcomes = Counter[str]()
-    for seed in range(logs):
-        data = log_text(log_rows(images=rng.randint(1, 60), seed=seed, written=(three_digits, four_decimals)[seed % 2]))
-        kinds = mutations(data, np.random.default_rng(rng.randrange(2**32)))
-        mutated = rng.choice(kinds)()
-        if rng.random() < 0.3:
-            text = mutated_text(mutated.decode("utf-8", "replace") + "\n", rng)
-            mutated = text.encode(rng.choice(["utf-8", "utf-16", "utf-8-sig"]), "replace")
-
-        def audit(mutated: bytes = mutated) -> None:
-            for _, line in audit_lines(audit_log(parse_log(mutated, name="log"))):
-                assert "\n" not in line
-
-        outcomes["read" if refusal(audit) is None else "refused"] += 1
+    with tempfile.TemporaryDirectory() as name:
+        whole, changed = Path(name, "whole.tsv"), Path(name, "changed.tsv")
+        for number in range(logs):
+            if number % 4 == 3:
+                table = collection(Path(name))
+                mutate_collection(table, rng)
+                line = refusal(lambda table=table: rejudge_collection(table))
+            else:
+                seed = rng.randrange(2**16)
+                data = log_text(
+                    log_rows(images=rng.randint(1, 60), seed=seed, written=(three_digits, four_decimals)[seed % 2])
+                )
+                whole.write_bytes(data)
+                changed.write_bytes(mutated_log(data, rng))
+                line = refusal(lambda: read_logs(whole, changed))
+            outcomes["read" if line is None else "refused"] += 1
     return outcomes
+
+
+def mutated_log(data: bytes, rng: random.Random) -> bytes:
+    """Return a log with damage of one or two kinds."""
+    mutated = rng.choice(mutations(data, np.random.default_rng(rng.randrange(2**32))))()
+    if rng.random() < 0.3:
+        text = mutated_text(mutated.decode("utf-8", "replace") + "\n", rng)
+        mutated = text.encode(rng.choice(["utf-8", "utf-16", "utf-8-sig"]), "replace")
+    return mutated
+
+
+def read_logs(whole: Path, changed: Path) -> None:
+    """Audit a log, and compare it with another, as commands do."""
+    audit = audit_log(read_log(changed))
+    assert all(printable(line) == line and "\n" not in line for _, line in audit_lines(audit))
+    for export in (cohen_log, rspipe_log):
+        assert parse_log(export(audit).encode(), name="export").idx.tolist() == audit.idx.tolist()
+    runs = [read_run_or_log(str(path), sigma=0.25) for path in (whole, changed)]
+    try:
+        comparison_table(compare_runs(runs, agreed_terms(runs)))
+        comparison_table(compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True))
+    except ValueError as error:
+        raise MismatchError(printable(str(error))) from error
+
+
+_COLLECTED = "id,repository,data_set,architecture,method,settings,sigma,n,alpha,recipe,model"
+
+
+def collection(folder: Path) -> Path:
+    """Write a collection of four logs of two methods."""
+    lines = [f"{log},a/b,digits,cnn,{'xy'[log % 2]},s{log},0.25,1000,0.001,{log % 2},{log}" for log in range(4)]
+    (folder / "logs.csv").write_text("\n".join([_COLLECTED, *lines, ""]), encoding="utf-8")
+    log, idx = np.divmod(np.arange(80), 20)
+    radius = np.round(0.25 * np.abs(np.sin(np.arange(80) + 1)), 3)
+    columns = {"log": log, "idx": idx, "label": idx % 10, "predict": (idx + (idx % 5 == 0)) % 10, "radius": radius}
+    pq.write_table(pa.table(columns), folder / "logs.parquet", write_page_checksum=True)
+    return folder / "logs.parquet"
+
+
+def mutate_collection(table: Path, rng: random.Random) -> None:
+    """Change the catalogue of a collection, its rows, or a bit of them."""
+    catalogue = table.with_suffix(".csv")
+    match rng.randrange(4):
+        case 0:
+            catalogue.write_text(mutated_text(catalogue.read_text(), rng), encoding="utf-8", errors="replace")
+        case 1:
+            lines = [line.split(",") for line in catalogue.read_text().split("\n")]
+            line = rng.choice(lines[:-1])
+            line[rng.randrange(len(line))] = str(
+                rng.choice([one for one in WILD if not isinstance(one, int) or one < 2**99])
+            )
+            catalogue.write_text("\n".join(map(",".join, lines)), encoding="utf-8", errors="replace")
+        case 2:
+            rows = pq.read_table(table)
+            index = rng.randrange(rows.num_columns)
+            values: list[Any] = rows.column(index).to_pylist()
+            values[rng.randrange(80)] = rng.choice([*WILD, values[0], values[1], None])
+            try:
+                column = pa.array(values, rows.schema.field(index).type if rng.random() < 0.5 else None)
+            except (pa.ArrowException, OverflowError, UnicodeError):
+                column = pa.array(map(str, [*values[:79], "x"]))
+            pq.write_table(rows.set_column(index, rows.schema.names[index], column), table, write_page_checksum=True)
+        case _:
+            flip(table, rng)
+
+
+def rejudge_collection(table: Path) -> None:
+    """Judge a collection as the command does."""
+    settings = rejudge(read_collection(table))
+    if not settings:
+        raise LogError(f"{table}: nothing to compare")
+    markdown = rejudged_markdown(settings, source=table.name)
+    assert printable(markdown) == markdown
 
 
 @dataclass(frozen=True)
@@ -467,15 +540,26 @@ class Options:
 def damages(options: Options) -> None:
     """Run everything and say what became of it."""
     rng = random.Random(options.seed)
-    console.print(f"{options.studies} mutated study files:", mutate_studies(options.studies, rng))
-    console.print(f"{options.logs} mutated logs:", mutate_logs(options.logs, rng))
+    in_parts("mutated study files", options.studies, lambda count: mutate_studies(count, rng))
+    in_parts("mutated logs", options.logs, lambda count: mutate_logs(count, rng))
     with tempfile.TemporaryDirectory() as name:
         run_dir = small_run(Path(name))
-        console.print(
-            f"{options.directories} changed run directories:", mutate_directories(run_dir, options.directories, rng)
-        )
+        in_parts("changed run directories", options.directories, lambda count: mutate_directories(run_dir, count, rng))
         for kind in KINDS:
-            console.print(kind, flip_bits(run_dir, kind, options.flips, rng))
+            in_parts(
+                f"flipped bits of {kind}", options.flips, lambda count, kind=kind: flip_bits(run_dir, kind, count, rng)
+            )
+
+
+_PART = 50
+
+
+def in_parts(what: str, count: int, damage: Callable[[int], Counter[Any]]) -> None:
+    """Damage so many things, a part at a time, and say what became of them so far: all of them take minutes."""
+    outcomes = Counter[Any]()
+    for first in range(0, count, _PART):
+        outcomes += damage(min(_PART, count - first))
+        console.print(f"{outcomes.total()} of {count} {what}:", dict(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
 """A collection of published certification logs: a Parquet table of their rows, and a CSV file that lists them."""
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
+from rspipe.audit.columns import is_number
 from rspipe.audit.ladder import Ladder, nearest_successes
-from rspipe.errors import LogError, first_line
+from rspipe.errors import LogError, first_line, printable
 from rspipe.smoothing.certificates import ABSTAIN
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _NEEDED = (
     "id",
@@ -28,6 +34,12 @@ _NEEDED = (
 )
 
 _ROWS = ("log", "idx", "label", "predict", "radius")
+
+_BOUNDS = (("id", 0, 2**31 - 1), ("sigma", 1e-3, 1e3), ("n", 1, 1e9), ("alpha", 1e-12, 0.5))
+"""Of numbers in a line of the catalogue."""
+
+_LARGEST = dict.fromkeys(("log", "idx", "label", "predict"), 2**31 - 1) | {"radius": 1e6}
+"""Of numbers in a row."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +96,71 @@ def read_collection(table: Path) -> list[CollectedLog]:
     catalogue = table.with_suffix(".csv")
     try:
         with catalogue.open(encoding="utf-8-sig", newline="") as opened:
-            lines = {int(line["id"]): line for line in _checked(csv.DictReader(opened), catalogue)}
-        rows = pq.read_table(table, columns=list(_ROWS))
-    except OSError as error:
+            lines = _checked(csv.DictReader(opened, strict=True), catalogue)
+        rows = pq.read_table(table, columns=list(_ROWS), page_checksum_verification=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise LogError(f"{error.filename or table}: {error.strerror or error}; a collection is two files") from error
-    except (pa.ArrowException, ValueError, KeyError) as error:
-        raise LogError(f"{table}: no collection of logs can be read ({first_line(error)})") from error
-    columns = {name: rows[name].to_numpy() for name in _ROWS}
+    # Arrow's own errors of damaged files are those of the system, too.
+    except (OSError, pa.ArrowException, csv.Error, ValueError, KeyError) as error:
+        raise LogError(f"{table}: no collection of logs can be read ({printable(first_line(error))})") from error
+    columns = {name: rows[name].combine_chunks() for name in _ROWS}
+    if reason := _wrong_rows(columns):
+        raise LogError(f"{table}: {reason}")
+    columns = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
     order = np.lexsort((columns["idx"], columns["log"]))
     columns = {name: column[order] for name, column in columns.items()}
+    same = (np.diff(columns["log"]) == 0) & (np.diff(columns["idx"]) == 0)
+    if same.any():
+        log, image = (columns[name][np.flatnonzero(same)[0]] for name in ("log", "idx"))
+        raise LogError(f"{table}: image {image} of log {log} stands there twice")
     starts = {int(number): at for number, at in zip(*np.unique(columns["log"], return_index=True), strict=True)}
     ends = dict(zip(starts, [*list(starts.values())[1:], len(order)], strict=True))
-    wanted = [
-        line for line in lines.values() if line["sigma"] == line.get("train_sigma", line["sigma"]) and line["alpha"]
-    ]
+    wanted = [line for line in lines if line["sigma"] == line.get("train_sigma", line["sigma"]) and line["alpha"]]
     if missing := [line["id"] for line in wanted if int(line["id"]) not in starts]:
         raise LogError(f"{table}: has no rows of log {missing[0]}, which {catalogue.name} lists")
     return [log for same in _by_ladder(wanted) for log in _logs(same, columns, starts, ends)]
 
 
-def _checked(lines: "csv.DictReader[str]", catalogue: Path) -> Iterator[dict[str, str]]:
-    if missing := [name for name in _NEEDED if name not in (lines.fieldnames or ())]:
+def _checked(reader: "csv.DictReader[str]", catalogue: Path) -> list[dict[str, str]]:
+    """Return the lines of a catalogue, each of them whole.
+
+    Raises:
+        LogError: A column is missing, or a line says something that cannot be.
+    """
+    if missing := [name for name in _NEEDED if name not in (reader.fieldnames or ())]:
         raise LogError(f"{catalogue}: has no column {missing[0]!r}; a list of logs has {', '.join(_NEEDED)}")
-    yield from lines
+    lines: dict[int, dict[str, str]] = {}
+    for line in reader:
+        where = f"{catalogue}: line {reader.line_num}"
+        if None in line or None in line.values():
+            raise LogError(f"{where} has not as many cells as the first line")
+        if any(text != printable(text) for text in line.values()):
+            raise LogError(f"{where} holds characters that cannot be printed")
+        for name, low, high in _BOUNDS:
+            text = line[name]
+            number = float(text) if is_number(text) else math.nan
+            if not low <= number <= high and (name != "alpha" or text):
+                raise LogError(f"{where}: {name} is {text[:20]!r}, no number from {low:g} to {high:g}")
+        if not (line["id"] + line["n"]).isdecimal():
+            raise LogError(f"{where}: id and n are whole numbers")
+        if lines.setdefault(int(line["id"]), line) is not line:
+            raise LogError(f"{where}: log {line['id']} is listed twice")
+    return list(lines.values())
+
+
+def _wrong_rows(columns: dict[str, "pa.ChunkedArray"]) -> str:
+    """Return what is wrong with the columns of all logs; nothing where they hold rows of logs."""
+    import pyarrow as pa
+
+    for name, column in columns.items():
+        right = pa.types.is_floating if name == "radius" else pa.types.is_integer
+        if not right(column.type) or column.null_count:
+            return f"its column {name} holds something else than numbers"
+        values = column.to_numpy(zero_copy_only=False)
+        low = ABSTAIN if name == "predict" else 0
+        if not ((values >= low) & (values <= _LARGEST[name])).all():
+            return f"its column {name} holds something else than numbers from {low} to {_LARGEST[name]:g}"
+    return ""
 
 
 def _terms(line: dict[str, str]) -> tuple[float, int, float]:

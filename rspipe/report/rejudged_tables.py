@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rspipe.records import Interval
 from rspipe.report.rejudged import ACR, ALPHA, AT_FEWER, FEWER, HARD_HALF, Contestant, Pair, Rejudged
-from rspipe.report.tables import Cell, Table, bracketed, markdown, number_cell, relation_cell
+from rspipe.report.tables import Cell, Table, bracketed, markdown, markdown_text, number_cell, relation_cell
 
 _NOTE = f"""\
 Radii are those of the nearest possible count, of CERTIFY with n = 100,000 at alpha = {ALPHA:g}; abstentions count 0. Of
@@ -26,11 +26,15 @@ def rejudged_markdown(settings: Sequence[Rejudged], *, source: str) -> str:
         "**What is certain**",
         markdown(Table.of(_setting_row(one) for one in settings)),
         "**Methods**, by ACR on the images that all of a setting share",
-        *(f"{one.setting}, {one.shared.size:,} shared images\n\n{markdown(method_table(one))}" for one in settings),
+        *(f"{_heading(one)}\n\n{markdown(method_table(one))}" for one in settings),
         f"**Orders that reverse**, certain both by ACR and the other way at n = {FEWER:,} or on the hard half",
         markdown(reversals) if reversals.rows else "None.\n",
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _heading(one: Rejudged) -> str:
+    return f"{markdown_text(str(one.setting))}, {one.shared.size:,} shared images"
 
 
 def _totals(settings: Sequence[Rejudged], source: str) -> str:

@@ -46,8 +46,19 @@ def open_store(
     store = Store(run_dir)
     with exclusive(store.run_dir):
         set_damaged_aside(store)
+        _forget_ended(store)
         _adopt(store, study, source=source, environment=environment)
         yield store
+
+
+def _forget_ended(store: Store) -> None:
+    """Delete the states of trainings that have ended: a process that died before it did so has left them."""
+    for kind, record in (("models", "model.json"), ("search", "result.json")):
+        for folder in (store.run_dir / kind).folders():
+            states = folder.glob("checkpoint*.pt")
+            if states and (folder / record).is_file():
+                for path in states:
+                    path.unlink(missing_ok=True)
 
 
 def begun_id(store: Store) -> str | None:

@@ -1,6 +1,8 @@
 """Facts about published logs judged again: recipes are chosen on other images, and only what is certain reverses."""
 
 import csv
+import random
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from rspipe.commands.terminal import Terminal
 from rspipe.errors import LogError
 from rspipe.report.rejudged import ACR, AT_FEWER, HARD_HALF, rejudge
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
+from tests.damages import collection, mutate_collection, refusal, rejudge_collection
 
 N, ALPHA, SIGMA, IMAGES = 100_000, 0.001, 0.5, 1000
 
@@ -147,3 +150,40 @@ def test_counts_of_published_logs_give_their_acr_again(shared_data, tmp_path):
         radius = certified_radius(clopper_pearson_lower(log.successes, log.n, alpha=0.001), sigma=log.setting.sigma)
         # Radii from 1 up are logged with three digits: half of the last one, .005, at most.
         assert (radius * log.correct).mean() == pytest.approx(acr[str(log.number)], abs=0.005)
+
+
+def test_a_damaged_collection_is_judged_or_refused_in_a_line(tmp_path):
+    outcomes = []
+    for seed in range(60):
+        table = collection(tmp_path)
+        mutate_collection(table, random.Random(seed))
+        outcomes.append(refusal(lambda table=table: rejudge_collection(table)))
+    assert 10 < sum(line is None for line in outcomes) < 50
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("0.25,1000", "x,1000", "line 2: sigma is 'x', no number from 0.001 to 1000"),
+        ("1000", "1e3", "line 2: id and n are whole numbers"),
+        ("0.001", "7", "line 2: alpha is '7', no number from"),
+        (",digits", "", "line 2 has not as many cells as the first line"),
+        ("digits", "\x1b[31m", "line 2 holds characters that cannot be printed"),
+    ],
+)
+def test_a_line_of_a_catalogue_that_cannot_be_is_refused(tmp_path, old, new, told):
+    table = collection(tmp_path)
+    catalogue = table.with_suffix(".csv")
+    catalogue.write_text(catalogue.read_text().replace(old, new, 1))
+    with pytest.raises(LogError, match=re.escape(told)):
+        read_collection(table)
+
+
+@pytest.mark.parametrize("radius", [float("nan"), -0.5, float("inf")])
+def test_a_radius_that_is_none_is_refused_and_not_taken_for_a_count(tmp_path, radius):
+    table = collection(tmp_path)
+    rows = pd.read_parquet(table)
+    rows.loc[3, "radius"] = radius
+    rows.to_parquet(table)
+    with pytest.raises(LogError, match="its column radius holds something else than numbers"):
+        read_collection(table)
