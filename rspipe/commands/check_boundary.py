@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import tyro
 
 from rspipe.commands.options import ReadRun, run_to_read
@@ -10,7 +11,7 @@ from rspipe.commands.tables import print_table
 from rspipe.commands.terminal import Terminal
 from rspipe.data.spec import DigitsData
 from rspipe.errors import DataError
-from rspipe.execution.worker import set_deterministic, worker_device
+from rspipe.execution.worker import gpu_of_this_process, set_deterministic
 from rspipe.networks.architectures import allow_code_in
 from rspipe.report.sections.attacks import attack_findings, attack_table
 from rspipe.smoothing.boundary import AttackSettings
@@ -49,7 +50,7 @@ def main(options: Options, terminal: Terminal) -> None:
     study = _with_images(study, options.data_folder)
     set_deterministic(threads=1)
     results = read_results(store, study)
-    device = worker_device(options.gpus, allow_cpu=False)
+    device = gpu_of_this_process("--gpus") if options.gpus else torch.device("cpu")
     checks = [
         attack_classifier(
             store,

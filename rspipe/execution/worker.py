@@ -31,6 +31,17 @@ def worker_device(gpus: float, *, allow_cpu: bool) -> torch.device:
     return torch.device("cpu")
 
 
+def gpu_of_this_process(option: str) -> torch.device:
+    """Return the GPU that the user asked for by an option of the command line.
+
+    Raises:
+        ClusterError: Torch sees none.
+    """
+    if not torch.cuda.is_available():
+        raise ClusterError(f"{option}: on {platform.node()} {_why_no_gpu()}; leave it out to compute on the CPU")
+    return torch.device("cuda")
+
+
 def _why_no_gpu() -> str:
     """Return why torch sees no GPU here."""
     if torch.version.cuda is None and torch.version.hip is None:

@@ -1,6 +1,8 @@
 """A run directory alone is enough for every command that reads one: no study file, data, checkpoint or own code."""
 
 import json
+import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,6 +124,15 @@ def test_attacks_need_the_images_and_say_so(run_dir: Path, tmp_path: Path, capsy
     assert refused(run_dir, capsys=capsys).startswith(gone)
     elsewhere = refused(run_dir, "--data-folder", str(tmp_path), capsys=capsys)
     assert elsewhere.startswith(f"error: {tmp_path / 'levels.npz'}: no such file")
+
+
+def test_attacks_on_a_gpu_that_torch_does_not_see_are_refused_with_node_and_reason(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir.parent / "images").mkdir()
+    line = refused(run_dir, "--gpus", "1", "--allow-code", capsys=capsys)
+    why = r"(its torch \S+ is built for CPUs|CUDA_VISIBLE_DEVICES hides all of them from torch)"
+    assert re.fullmatch(rf"error: --gpus: on {platform.node()} {why}; leave it out to compute on the CPU", line), line
 
 
 def test_a_network_that_is_code_runs_only_where_that_is_allowed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
