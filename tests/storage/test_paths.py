@@ -1,8 +1,10 @@
 """Paths: addresses, files of both kinds, refusals of object stores, and one process at a time in them."""
 
+import io
 import logging
 import os
 import pickle
+import re
 import signal
 import subprocess
 import threading
@@ -12,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from rspipe.errors import StoreError
@@ -240,6 +244,22 @@ def test_a_process_whose_lock_another_took_ends(bucket: StorePath, caplog: pytes
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "another process went on in this run directory" in caplog.text
+
+
+def test_a_clock_that_is_set_makes_no_living_process_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, opened = locks._this_process(), psutil._pslinux.open_binary
+
+    def an_hour_later(path: str) -> Any:
+        """The kernel says when the machine was started by the clock of now."""
+        if path != "/proc/stat":
+            return opened(path)
+        with opened(path) as file:
+            return io.BytesIO(re.sub(rb"(?<=btime )\d+", lambda at: b"%d" % (int(at[0]) + 3600), file.read()))
+
+    before = psutil.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "open_binary", an_hour_later)
+    assert psutil.boot_time() == before + 3600
+    assert locks._is_alive(owner)
 
 
 def test_a_process_of_this_machine_is_known_by_its_number_and_its_start() -> None:
