@@ -49,7 +49,7 @@ class Contestant:
     def _credits(self) -> dict[int | None, FloatArray]:
         """[training, image of `examples`] by number of samples; every pair and quantity asks for the same ones."""
         return {
-            n: np.stack([_credits(log, n)[np.searchsorted(log.example, self.examples)] for log in self.logs])
+            n: np.stack([_log_credits(log, n)[np.searchsorted(log.example, self.examples)] for log in self.logs])
             for n in (None, FEWER)
         }
 
@@ -180,7 +180,7 @@ def _family(
     ]
 
 
-def _credits(log: CollectedLog, n: int | None) -> FloatArray:
+def _log_credits(log: CollectedLog, n: int | None) -> FloatArray:
     counts, inverse = np.unique(log.successes, return_inverse=True)
     if n is None:
         radius = certified_radius(clopper_pearson_lower(counts, log.n, alpha=ALPHA), sigma=log.setting.sigma)
