@@ -8,17 +8,24 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow is too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#888888"
 
 LINE_STYLES = ("-", "--", "-.", ":")
 
 MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
+
+WIDTH = 4.8
+"""Inches: letters stay readable where a figure is as wide as a phone."""
+
+DARK = "#1a1a1a"
+"""Letters on light grounds that a figure brings itself, in a dark page, too."""
 
 _LEGEND_CHARACTERS = 16
 """That fit across an inch of a figure, with 8 per column for handle and gap."""
@@ -44,7 +51,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_panel(title: str, x: str, y: str, *, height: float = 3.6, width: float = 5.6) -> tuple[Figure, Axes]:
+def new_panel(title: str, x: str, y: str, *, height: float = 3.2, width: float = WIDTH) -> tuple[Figure, Axes]:
     """Return a figure of one panel, to be made and drawn into within `STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot(facecolor="white")
@@ -67,6 +74,13 @@ def spread_axis(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"]
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
+def log_axis(axes: Axes) -> None:
+    """Make the axis of a hyper-parameter logarithmic, with its numbers in plain text."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def legend_text(name: str) -> str:
     """Return a name that matplotlib shows: it hides what starts with an underscore."""
     return f" {name}" if name.startswith("_") else name
@@ -86,8 +100,21 @@ def draw_legend(figure: Figure) -> None:
 def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return colour and line style by label; they repeat in combination, not alone."""
     unique = list(dict.fromkeys(labels))
-    size = len(_COLOURS)
-    return {label: (_COLOURS[i % size], LINE_STYLES[i // size % len(LINE_STYLES)]) for i, label in enumerate(unique)}
+    size = len(COLOURS)
+    return {label: (COLOURS[i % size], LINE_STYLES[i // size % len(LINE_STYLES)]) for i, label in enumerate(unique)}
+
+
+def shaded(colour: str, step: int) -> str:
+    """Return a colour mixed with white, lighter with each step: for what has the same colour and is something else."""
+    kept = 0.6**step
+    red, green, blue = (kept * part + 1 - kept for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def on_ground(colour: str) -> str:
+    """Return the colour of letters that stand out on a ground of this one."""
+    red, green, blue = to_rgb(colour)
+    return DARK if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "#fefefe"
 
 
 def drawn(figures: Mapping[str, Figure | None]) -> dict[str, Figure]:

@@ -43,6 +43,11 @@ def short_name(name: str) -> str:
     return _COMBINED.sub(ending, counted)
 
 
+def weighting_name(method: str) -> str:
+    """Return the short name of how members are combined, by the name in a study file."""
+    return _WEIGHTINGS.get(method, method) or "plain average"
+
+
 def legend(names: Iterable[str]) -> tuple[str, ...]:
     """Return what the parts of short names mean, a phrase for each that occurs in some of them."""
     listed = [*names]

@@ -134,6 +134,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     templates.filters |= {
         "g": "{:g}".format,
         "thousands": "{:,}".format,

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from rspipe.report.page import render_report, report_chapters
+from rspipe.report.results import Results
+from rspipe.report.standings import entries
 from tests import results_builder as built
 from tests.browser import browser, needs_browser
 
@@ -16,12 +18,17 @@ WIDTHS = {"desk": 1400, "phone": 390}
 
 
 @pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    study = built.study(
-        claims=[{"first": "advmacer", "second": "gaussian"}],
-        published=[{"entry": "advmacer", "sigma": 0.25, "acr": 0.4, "source": "a paper"}],
+def results() -> Results:
+    return built.results(
+        study=built.study(
+            claims=[{"first": "advmacer", "second": "gaussian"}],
+            published=[{"entry": "advmacer", "sigma": 0.25, "acr": 0.4, "source": "a paper"}],
+        )
     )
-    results = built.results(study=study)
+
+
+@pytest.fixture(scope="module")
+def page_file(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(render_report(results, report_chapters(results)), encoding="utf-8")
     return path
@@ -56,11 +63,11 @@ def test_the_report_renders_without_errors_and_without_the_network(opened: tuple
     assert _unfolded(page).locator("h2").count() >= 9
     assert page.locator("figure svg").count() >= 8
     # Each figure has a size, is no empty frame, and is described for those who do not see it.
-    for figure in page.locator("figure").all():
+    assert all(len(label) > 10 for label in page.locator("figure").evaluate_all("all => all.map(one => one.ariaLabel)"))
+    for figure in page.locator("figure:visible").all():
         box = figure.locator("svg").bounding_box()
         assert box["width"] > 200
         assert box["height"] > 100
-        assert len(figure.get_attribute("aria-label")) > 10
     assert troubles == []
 
 
@@ -131,6 +138,84 @@ def test_a_table_is_copied_as_tab_separated_values(opened: tuple[Any, list[str]]
     lines = page.evaluate("window.copied").split("\n")
     assert len(lines) == table.locator("tr").count()
     assert {line.count("\t") for line in lines} == {table.locator("th").count() - 1}
+
+
+CURVES = "details.part:has(.curves)"
+
+
+def _curves(page: Any) -> Any:
+    """Unfold the part with the curves; return the box that holds them."""
+    page.locator(f"{CURVES} > summary").click()
+    return page.locator(".curves")
+
+
+def test_a_pointer_over_the_curves_reads_off_what_is_certified_there(
+    opened: tuple[Any, list[str]], results: Results
+) -> None:
+    page, troubles = opened
+    box = _curves(page)
+    chart = box.locator(".chart svg")
+    size = chart.bounding_box()
+    chart.hover(position={"x": size["width"] / 3, "y": size["height"] / 3})
+    radius = float(re.search(r"[0-9.]+", box.locator("th.at").text_content()).group())
+    assert 0 < radius < 1
+    shown = box.locator("tbody tr")
+    assert shown.count() == len(entries(results, 0.25))
+    for row, entry in zip(shown.all(), entries(results, 0.25), strict=True):
+        name, acr, share, gain = (cell.text_content() for cell in row.locator("td").all())
+        assert name == entry.name + " (baseline)" * (entry.name == results.baseline)
+        assert float(acr) == pytest.approx(entry.acr, abs=5.1e-4)
+        # The head rounds the radius to two decimals.
+        ends = [entry.reaching(radius + side).acr for side in (0.005, -0.005)]
+        assert ends[0] - 5.1e-4 <= float(share) <= ends[1] + 5.1e-4
+        if gain != "–":
+            first = next(one for one in entries(results, 0.25) if one.name == results.baseline)
+            assert float(gain.replace("−", "-")) == pytest.approx(
+                100 * (float(share) - first.reaching(radius).acr), abs=4
+            )
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    assert float(re.search(r"[0-9.]+", box.locator("th.at").text_content()).group()) <= radius
+    assert troubles == []
+
+
+def test_classifiers_are_switched_on_and_off_each_in_a_colour_of_its_own(
+    opened: tuple[Any, list[str]], results: Results
+) -> None:
+    page, troubles = opened
+    box = _curves(page)
+    lines = box.locator(".chart path:has(title)")
+    names = [entry.name for entry in entries(results, 0.25)]
+    assert lines.count() == len(names)
+    strokes = [(line.get_attribute("stroke"), line.get_attribute("stroke-dasharray")) for line in lines.all()]
+    assert len({*strokes}) == len(names)
+    box.locator("tbody tr", has_text="advmacer_tuned").locator("input").uncheck()
+    assert sorted(lines.locator("title").all_text_contents()) == sorted({*names} - {"advmacer_tuned"})
+    box.locator("tbody tr", has_text="advmacer_tuned").locator("input").check()
+    assert lines.count() == len(names)
+    box.locator("label", has_text="σ = 0.5").locator("input").check()
+    names = [entry.name for entry in entries(results, 0.5)]
+    assert sorted(lines.locator("title").all_text_contents()) == sorted(names)
+    assert troubles == []
+
+
+def test_on_paper_and_without_scripts_the_still_curves_stand_there(page_file: Path, running: Any) -> None:
+    page = running.new_page()
+    page.goto(page_file.as_uri())
+    box, still = _curves(page), page.locator(".curves + .figures")
+    assert box.is_visible()
+    assert not still.is_visible()
+    page.emulate_media(media="print")
+    assert not box.is_visible()
+    assert still.is_visible()
+    page.close()
+    context = running.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.locator(f"{CURVES} > summary").click()
+    assert page.locator(".curves + .figures").is_visible()
+    assert not page.locator(".curves").is_visible()
+    context.close()
 
 
 def _luminance(page: Any, what: str) -> float:

@@ -232,14 +232,17 @@ def test_a_study_of_models_alone_on_one_image_is_reported(made):
     assert "higher for" not in words
 
 
-def test_a_sentence_says_what_the_verdict_says_in_both_scopes():
+def test_an_answer_says_what_the_verdict_says_and_of_what():
     assert answer(with_holm([comparison(0.1)])) == (
-        "At σ = 0.5, ACR of A against B: these procedures: not judged; these models: higher (with Holm), "
-        "+0.1000 [+0.0500, +0.1500]."
+        "At σ = 0.5, for these models alone, A (+0.1000) is higher than B. Training again is not judged."
     )
-    assert "these models: lower" in answer(with_holm([comparison(-0.1)]))
+    assert "A (−0.1000) is lower than B." in answer(with_holm([comparison(-0.1)]))
     # 2.8 standard errors of .05 / 12.7062.
-    assert "these models: undecided (detectable 0.0110)" in answer(with_holm([comparison(0.01)]))
+    undecided = "A (+0.0100) cannot be told apart from B (differences below 0.0110 would mostly go unseen)"
+    assert undecided in answer(with_holm([comparison(0.01)]))
+    # Just beyond its interval: not with nine others counted.
+    family = with_holm([comparison(0.06), *(comparison(0.0, first=f"c{i}", first_label=f"C{i}") for i in range(9))])
+    assert "A (+0.0600) is higher than B, taken alone; C0" in answer(family)
 
 
 def test_seeds_that_scatter_leave_a_method_undecided_where_its_models_are_told_apart():
@@ -248,24 +251,28 @@ def test_seeds_that_scatter_leave_a_method_undecided_where_its_models_are_told_a
     a, b = (image + 0.001 * rng.normal(size=(2, 200)) + np.array([[shift], [0.0]]) for shift in (0.06, 0.02))
     (row,) = with_holm([comparison(0.0, difference=difference(a, b))])
     sentence = answer([row])
-    assert "these procedures: undecided (detectable " in sentence
-    assert "these models: higher (with Holm), " in sentence
+    assert sentence.startswith("At σ = 0.5, trained again, A (+0.0201) cannot be told apart from B (differences below ")
+    assert sentence.endswith("For these models alone, A (+0.0201) is higher than B.")
     (cells,) = difference_table([row[0]]).rows
     words = dict(zip(difference_table([row[0]]).columns, [cell.text for cell in cells], strict=True))
     assert words["procedures: first is"].startswith("undecided (detectable ")
     assert words["models: first is"] == "higher (with Holm)"
     assert words["seeds"] == "2 and 2"
     one_seed = comparison(0.0, difference=difference(a[:1], b))
-    assert "these procedures: not judged: one seed; " in answer(with_holm([one_seed]))
+    assert answer(with_holm([one_seed])).endswith(
+        " is higher than B. Training again is not judged: one seed on a side."
+    )
+    beside = answer(with_holm([one_seed, replace(row[0], first="c", first_label="C")]))
+    assert "is not judged, with one seed on a side" in beside
 
 
 def test_a_sentence_on_many_comparisons_counts_them_all():
     many = [comparison(0.1 + i / 100, first=f"a{i}", first_label=f"A{i}") for i in range(6)]
     sentence = answer(with_holm([*many, comparison(-0.2), comparison(0.0, first="c", first_label="C")]))
     assert sentence == (
-        "At σ = 0.5, these procedures: not judged for A (−0.2000), A5 (+0.1500), A4 (+0.1400), 5 more. These models: "
-        "higher for A5 (+0.1500), A4 (+0.1400), A3 (+0.1300), 3 more; lower for A (−0.2000); "
-        "undecided for C (+0.0000, detectable 0.0110)."
+        "At σ = 0.5, for these models alone, A5 (+0.1500), A4 (+0.1400), A3 (+0.1300) and 3 more are higher than B, "
+        "taken alone; A (−0.2000) is lower than B, taken alone; C (+0.0000) cannot be told apart from B (differences "
+        "below 0.0110 would mostly go unseen). Training again is not judged."
     )
 
 
@@ -404,7 +411,7 @@ def test_figures_are_drawn_for_what_there_is(made):
     for sigma in SIGMAS:
         for kind in ("accuracy", "cost", "weights", "training"):
             assert f"{kind}-sigma-{sigma:g}" in names
-    assert {"headline", "budget", "search-0", "search-1"} <= names
+    assert {"headline", "budget-sigma-0.25", "budget-sigma-0.5", "search-0", "search-1"} <= names
     assert report_figures(report_chapters(replace(made, models=(), ensembles=(), searches=(), certified=()))) == {}
     assert weights_figure(replace(made, ensembles=made.ensembles[:1]), sigma=0.25) is None
 

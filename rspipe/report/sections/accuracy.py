@@ -1,6 +1,7 @@
 """Section: certified accuracy against the radius."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from rspipe.arrays import FloatArray
-from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.figures import COLOURS, GREY, STYLE, WIDTH, draw_legend, drawn, label_colours, legend_text, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
@@ -21,6 +22,12 @@ from rspipe.smoothing.metrics import accuracy_band, certified_accuracy
 _MOST_LINES = 8
 _ENSEMBLES = 2
 """Lines of a figure that methods leave to ensembles."""
+
+_MOST_CURVES = 40
+"""Of a noise level, that a reader can switch on."""
+
+_PLACES = 161
+"""Radii at which a reader can read them."""
 
 
 def draw_curve(
@@ -54,7 +61,7 @@ def radius_panel(results: Results, *, sigma: float, title: str) -> tuple[Figure,
     largest = max(float(c.credited_radius.max(initial=0.0)) for c in classifiers)
     end = min(cap * 1.02, max(largest * 1.05, 0.1 * cap))
     figure, axes = new_panel(
-        f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy", height=4.2
+        f"{title}, σ = {sigma:g}", "certified L2 radius (pixel units)", "certified accuracy", height=3.8
     )
     if end >= cap:
         axes.axvline(cap, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)))
@@ -88,7 +95,7 @@ def curve_panels(title: str, grid: FloatArray, *, gains: bool) -> tuple[Figure, 
 
     Curves of several classifiers lie so close together that only their differences show them.
     """
-    figure = Figure(figsize=(5.2, 5.2 if gains else 3.8), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, 5.0 if gains else 3.6), layout="constrained", facecolor="white")
     panels = figure.subplots(1 + gains, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + gains])[:, 0]
     for axes in panels:
         axes.set_facecolor("white")
@@ -140,6 +147,35 @@ def accuracy_figure(results: Results, *, sigma: float) -> Figure | None:
     return figure
 
 
+def curve_data(results: Results) -> dict[str, Any]:
+    """Return the curves that a reader can switch on, as plain data: by noise level, entries by ACR.
+
+    Shares are whole numbers of 1/10,000, `shown` and `baseline` places in `names`.
+    """
+    levels = []
+    for sigma in results.sigmas:
+        drawn_ = _drawn(results, sigma)
+        others = [one for one in entries(results, sigma) if one.name not in {shown.name for shown in drawn_}]
+        kept = [*drawn_, *others[: max(0, _MOST_CURVES - len(drawn_))]]
+        if kept:
+            shown = [one.name for one in drawn_]
+            kept.sort(key=lambda one: -one.acr)
+            names = [one.name for one in kept]
+            grid = np.linspace(0.0, float(radii_of([kept])[-1]), _PLACES)
+            levels.append(
+                {
+                    "sigma": sigma,
+                    "names": names,
+                    "acr": [number(one.acr) for one in kept],
+                    "baseline": names.index(results.baseline) if results.baseline in names else None,
+                    "shown": [names.index(name) for name in shown],
+                    "radii": grid.round(4).tolist(),
+                    "shares": [(10_000 * shares(one, grid)).round().astype(int).tolist() for one in kept],
+                }
+            )
+    return {"colours": COLOURS, "levels": levels}
+
+
 def gain_sentence(results: Results) -> str:
     """Return where the largest gain on the baseline is; empty with one classifier."""
     parts = []
@@ -160,4 +196,6 @@ def gain_sentence(results: Results) -> str:
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is certified."""
     figures = drawn({f"accuracy-sigma-{sigma:g}": accuracy_figure(results, sigma=sigma) for sigma in results.sigmas})
-    return Section("accuracy", {}, figures, finding=gain_sentence(results)) if figures else None
+    if not figures:
+        return None
+    return Section("accuracy", {"curves": curve_data(results)}, figures, finding=gain_sentence(results))

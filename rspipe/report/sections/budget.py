@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rspipe.data.spec import DataSpec, ImageNetData
-from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text
+from rspipe.report.figures import GREY, STYLE, WIDTH, draw_legend, label_colours, legend_text
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
@@ -105,38 +105,46 @@ def order_sentence(results: Results, levels: Levels) -> str:
     return "; ".join(f"{text} at σ = {', '.join(sigmas)}" for text, sigmas in leads.items()) + "." * bool(leads)
 
 
-def budget_figure(results: Results, levels: Levels) -> Figure | None:
-    """Return ACR against the number of samples for methods and the best ensemble, with that of a constant answer."""
-    if not levels:
-        return None
-    alpha, sizes = results.study.certify.alpha, np.geomspace(BUDGETS[0], BUDGETS[-1], 9).round().astype(int).tolist()
-    colours = label_colours([model.label for model in results.models])
-    shown = [*levels][:3]
+def budget_figure(results: Results, found: Sequence[Entry], *, sigma: float) -> Figure:
+    """Return ACR against the number of samples for methods and the best ensemble, with that of a constant answer.
+
+    Below are the differences from the baseline, where there is one: the curves themselves nearly coincide.
+    """
+    certify = results.study.certify
+    sizes = np.geomspace(BUDGETS[0], BUDGETS[-1], 9).round().astype(int).tolist()
+    methods = [one for one in found if one.kind == "model"][:_MOST_LINES]
+    best = next((one for one in found if one.kind == "ensemble"), None)
+    shown = [*methods[: _MOST_LINES - (best is not None)], *([best] if best else [])]
+    values = {one.name: np.array([acr_at(one, n, sigma=sigma, alpha=certify.alpha) for n in sizes]) for one in shown}
+    baseline = values.get(results.baseline)
+    gains = baseline is not None and len(shown) > 1
+    colours = label_colours([one.name for one in shown if one.name != results.baseline])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 3.2 * len(shown), 3.9), layout="constrained", facecolor="white")
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        figure.suptitle("ACR against the number of samples", x=0.01, ha="left", fontweight="bold", fontsize=10)
-        named = set[str]()
-        for axes, sigma in zip(panels, shown, strict=True):
-            found = levels[sigma]
-            methods = [one for one in found if one.kind == "model"][:_MOST_LINES]
-            others = [one for one in found if one.kind != "model"][: _MOST_LINES - len(methods) and 1]
-            for one in (*methods, *others):
-                name = one.name if one.kind == "model" else "best ensemble"
-                colour, line = colours.get(one.name, ("#444444", "--"))
-                values = [acr_at(one, n, sigma=sigma, alpha=alpha) for n in sizes]
-                label = "_" if name in named else legend_text(name)
-                axes.plot(sizes, values, line, color=colour, linewidth=1.4, label=label)
-                named.add(name)
-            constant = [constant_acr(found, sigma=sigma, n=n, alpha=alpha) for n in sizes]
-            label = "_" if axes is not panels[0] else "always the most frequent class"
-            axes.plot(sizes, constant, ":", color="#888888", linewidth=1.6, label=label)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
-            axes.set_title(f"σ = {sigma:g}", loc="left", fontweight="normal")
-            axes.set_xlabel("samples n of an image")
-            axes.set_ylim(bottom=0.0)
+        figure = Figure(figsize=(WIDTH, 5.0 if gains else 3.4), layout="constrained", facecolor="white")
+        panels = figure.subplots(1 + gains, 1, sharex=True, squeeze=False, height_ratios=(1, 1)[: 1 + gains])[:, 0]
+        panels[0].set_title(f"ACR against the number of samples, σ = {sigma:g}", loc="left")
+        for one in shown:
+            ours = one.name == results.baseline
+            colour, line = (GREY, "-") if ours else colours[one.name]
+            role = " (baseline)" if ours and gains else " (best ensemble)" if one is best else ""
+            panels[0].plot(sizes, values[one.name], line, color=colour, label=legend_text(f"{one.name}{role}"))
+            if gains and not ours:
+                panels[1].plot(sizes, values[one.name] - baseline, line, color=colour)
+        constant = [constant_acr(found, sigma=sigma, n=n, alpha=certify.alpha) for n in sizes]
+        panels[0].plot(sizes, constant, ":", color="#000000", label="always the most frequent class")
+        panels[0].set_ylim(0.0, None)
         panels[0].set_ylabel("ACR")
+        for axes in panels:
+            axes.set_facecolor("white")
+            if certify.n < BUDGETS[-1]:
+                axes.axvspan(certify.n, BUDGETS[-1], color=GREY, alpha=0.12, linewidth=0)
+        if gains:
+            panels[1].axhline(0.0, color=GREY, linewidth=1.0)
+            panels[1].set_ylabel("ACR less that\nof the baseline")
+        panels[-1].set_xscale("log")
+        panels[-1].set_xlim(BUDGETS[0], BUDGETS[-1])
+        panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+        panels[-1].set_xlabel("samples n of an image")
         draw_legend(figure)
     return figure
 
@@ -158,4 +166,5 @@ def section(results: Results) -> Section | None:
         "n": certify.n,
         "values": dimension(results.study.data),
     }
-    return Section("budget", content, drawn({"budget": budget_figure(results, levels)}), finding=sentence)
+    figures = {f"budget-sigma-{sigma:g}": budget_figure(results, found, sigma=sigma) for sigma, found in levels.items()}
+    return Section("budget", content, figures, finding=sentence)

@@ -38,7 +38,7 @@ def cost_figure(results: Results, *, sigma: float) -> Figure | None:
     fills = {"ensemble, plain average": "none", "ensemble, solved or combined": "#777777", "cascade": "#777777"}
     with mpl.rc_context(STYLE):
         title = "passes in training of all members (forward and backward)"
-        figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", title, "ACR", width=5.2, height=3.8)
+        figure, axes = new_panel(f"ACR against cost, σ = {sigma:g}", title, "ACR", height=3.6)
         named = set[str]()
         for one, passes in found:
             kind = _kind(one)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from rspipe.report.figures import STYLE, draw_legend, drawn, new_panel
+from rspipe.report.figures import DARK, STYLE, drawn, new_panel
 from rspipe.report.names import short_name
 from rspipe.report.results import Results, seeds_label
 from rspipe.report.section import Section
@@ -21,11 +22,10 @@ from rspipe.smoothing.derivation import CertifiedClassifier
 EDGES = (0.7, 0.9, 0.99, 0.999, 0.9999)
 """Of the bins of the lower bound on p_A, above 1/2."""
 
-_MOST_ROWS = 24
+_MOST_ROWS = 16
 
-_COLOURS = ("#B3261E", "#B9BDC2", "#E3EEF8", "#C2D9EE", "#93BADF", "#5C97CB", "#3378B6", "#1B5A99",
-            "#08305B")  # fmt: skip
-"""Wrong, abstained, then the bins from low to high; the last one is for saturated images."""
+_FEWER, _SAME, _MORE = "#E9A57F", "#F4F4F4", "#86B7DC"
+"""Grounds of a share below and above the baseline's, light enough for dark letters."""
 
 
 @dataclass(frozen=True)
@@ -108,41 +108,55 @@ def spread_table(spreads_: Sequence[Spread]) -> Table:
     )
 
 
-def spread_figure(results: Results, *, sigma: float) -> Figure | None:
-    """Return stacked bars: the shares of wrong, abstained and certified images by p_A; None without classifiers.
+def _drawn(results: Results, every: Sequence[Spread]) -> tuple[list[Spread], Spread | None]:
+    """Return the spreads of largest ACR with that of the baseline, if there is one, in any case; and that one."""
+    ordered = sorted(every, key=lambda one: -one.acr)
+    names = {seeds_label(results.baseline, count) for count in (1, 2)}
+    baseline = next((one for one in ordered if one.label in names), None)
+    shown = ordered[:_MOST_ROWS]
+    if baseline is not None and baseline not in shown:
+        shown[-1] = baseline
+    return shown, baseline
 
-    Of many entries those of largest ACR are drawn.
+
+def spread_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return the shares of images by p_A, a row per entry by ACR, less those of the baseline; None without entries.
+
+    The baseline's own row has its shares, in percent; without a baseline every row has. Of many entries those of
+    largest ACR are drawn.
     """
     every = spreads(results, sigma=sigma)
     if not every:
         return None
-    kept = sorted(sorted(range(len(every)), key=lambda at: -every[at].acr)[:_MOST_ROWS])
-    shown = sorted((every[at] for at in kept), key=lambda one: -one.acr)
-    title = f"Images by p_A, σ = {sigma:g}"
+    shown, baseline = _drawn(results, every)
+    names = ["wrong", "abstained", *(name.removeprefix("p_A ") for name in _names(every)), "saturated"]
+    shares = 100 * np.array([[one.wrong, one.abstained, *one.bins[: len(names) - 3], one.saturated] for one in shown])
+    less = shares if baseline is None else shares - shares[shown.index(baseline)]
+    title = f"Images by p_A, σ = {sigma:g}" if baseline is None else f"Images by p_A less the baseline's, σ = {sigma:g}"
     if len(shown) < len(every):
-        title += f": {len(shown)} of {len(every)} with the largest ACR"
-    names = ["wrong", "abstained", *_names(every), "saturated"]
-    shades = [*_COLOURS[: len(names) - 1], _COLOURS[-1]]
-    labels = [f"{one.label}  {number(one.acr)}" for one in shown]
+        title += f"\n{len(shown)} of {len(every)} with the largest ACR"
+    labels = [f"{one.label}{' (baseline, %)' if one is baseline else ''}  {number(one.acr)}" for one in shown]
+    shades = LinearSegmentedColormap.from_list("shares", [_FEWER, _SAME, _MORE])
+    largest = max(1.0, float(abs(less).max()))
     with mpl.rc_context(STYLE):
-        # Beside names of any length the bars keep a width that their title fits.
-        width = 4.4 + 0.055 * max(len(label) for label in labels)
-        figure, axes = new_panel(title, "share of images", "", height=1.5 + 0.2 * len(shown), width=width)
-        left = np.zeros(len(shown))
-        for at, (name, colour) in enumerate(zip(names, shades, strict=True)):
-            shares = np.array(
-                [[one.wrong, one.abstained, *one.bins[: len(names) - 3], one.saturated][at] for one in shown]
-            )
-            hatch = "///" if name == "abstained" else None
-            axes.barh(range(len(shown)), shares, left=left, color=colour, label=name, height=0.78, hatch=hatch,
-                      edgecolor="white", linewidth=0.4)  # fmt: skip
-            left += shares
-        axes.set_yticks(range(len(shown)), labels)
-        axes.tick_params(axis="y", labelsize=7)
-        axes.set_xlim(0.0, 1.0)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
+        width = 2.9 + 0.055 * max(len(label) for label in labels)
+        x = "share of images in percent" if baseline is None else "share of images, difference in points"
+        figure, axes = new_panel("", x, "", height=1.3 + 0.2 * len(shown), width=width)
+        # Above the names of the rows, too, which leave little room.
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+        axes.pcolormesh(less, cmap=shades, vmin=-largest, vmax=largest, edgecolors="white", linewidth=0.8)
+        for row, one in enumerate(shown):
+            for at, _ in enumerate(names):
+                text = number(less[row, at], digits=1, signed=True).replace("+0.0", "0.0").replace("−0.0", "0.0")
+                if one is baseline or baseline is None:
+                    text = number(shares[row, at], digits=1)
+                axes.text(at + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=DARK)
+        axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(np.arange(len(shown)) + 0.5, labels)
+        axes.tick_params(labelsize=7, length=0)
+        axes.set_ylim(len(shown), 0)
         axes.grid(visible=False)
-        draw_legend(figure)
+        axes.spines[:].set_visible(False)
     return figure
 
 

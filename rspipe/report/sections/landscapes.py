@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -13,10 +14,11 @@ from rspipe.ensembles.calibration import Calibration
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights
-from rspipe.report.figures import MARKERS, STYLE, draw_legend, new_panel
-from rspipe.report.names import short_name
+from rspipe.report.figures import COLOURS, GREY, MARKERS, STYLE, draw_legend, new_panel
+from rspipe.report.names import short_name, weighting_name
 from rspipe.report.results import Results
 from rspipe.report.section import Section
+from rspipe.report.tables import adding_up, number
 from rspipe.smoothing.classifiers import COMBINATIONS
 
 _STEPS = {2: 200, 3: 40}
@@ -57,25 +59,26 @@ def _draw_line(axes: Axes, surface: Landscape, records: Sequence[EnsembleWeights
     first = surface.weights[:, 0]
     middle = len(first) // 2
     counted, gaussian = surface.counted - surface.counted[middle], surface.gaussian - surface.gaussian[middle]
-    axes.plot(first, gaussian, "--", color="#999999", linewidth=1.2, label="Gaussian margins")
-    axes.plot(first, counted, color="#222222", linewidth=1.2, label="counted")
-    axes.set_xlabel(f"weight of {names[0]} (the rest: {names[1]})")
-    axes.set_ylabel("ACR less that of uniform weights")
-    for index, record in enumerate(records):
+    axes.plot(first, counted, color=GREY, linewidth=1.6, label="counted")
+    axes.plot(first, gaussian, "--", color="#000000", linewidth=1.0, label="if margins were Gaussian")
+    axes.set_xlabel(f"weight of {names[0]}; the rest: {names[1]}")
+    axes.set_ylabel("ACR on calibration images,\nless that of equal weights")
+    for record, marker, colour in zip(records, cycle(MARKERS), cycle(COLOURS)):
         height = float(np.interp(record.weights[0], first, counted))
-        axes.plot(record.weights[0], height, MARKERS[index % len(MARKERS)], markersize=7, label=record.method)
+        name = weighting_name(record.method)
+        axes.plot(record.weights[0], height, marker, color=colour, markersize=7, ls="none", label=name)
 
 
 def _draw_triangle(axes: Axes, surface: Landscape, records: Sequence[EnsembleWeights], names: list[str]) -> None:
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
     x, y = (surface.weights @ corners).T
     shades = axes.tricontourf(x, y, surface.counted, levels=12, cmap="cividis")
-    axes.figure.colorbar(shades, ax=axes, label="ACR, counted", shrink=0.8)
+    axes.figure.colorbar(shades, ax=axes, label="ACR on calibration images, counted", shrink=0.8)
     if np.ptp(surface.gaussian) > 0:
         axes.tricontour(x, y, surface.gaussian, levels=8, colors="white", linewidths=0.6, linestyles="--")
-    for index, record in enumerate(records):
-        place = np.asarray(record.weights) @ corners
-        axes.plot(*place, MARKERS[index % len(MARKERS)], markersize=8, markeredgecolor="white", label=record.method)
+    for record, marker, colour in zip(records, cycle(MARKERS), cycle(COLOURS[1:])):
+        place, name = np.asarray(record.weights) @ corners, weighting_name(record.method)
+        axes.plot(*place, marker, color=colour, markersize=8, markeredgecolor="white", ls="none", label=name)
     for corner, name, where in zip(corners, names, ("top", "top", "bottom"), strict=True):
         axes.annotate(name, corner, ha="center", va=where, fontsize=8, annotation_clip=False)
     axes.set_ylim(-0.08, 0.95)
@@ -83,36 +86,44 @@ def _draw_triangle(axes: Axes, surface: Landscape, records: Sequence[EnsembleWei
     axes.axis("off")
 
 
-def _largest(name: str, weights: FloatArray, acr: FloatArray) -> str:
-    best = ", ".join(f"{weight:.2f}" for weight in weights[acr.argmax()])
-    return f"{name}: at most {acr.max():.4f}, at {best}"
+def _title(margins: MemberMargins, records: Sequence[EnsembleWeights]) -> str:
+    average = "" if margins.average == "probabilities" else f" ({margins.average})"
+    return f"Weights of {short_name(records[0].label)}{average}, σ = {margins.sigma:g}"
 
 
-def _landscape_figure(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> Figure:
-    calibration = margins.of(records[0].members)
+def _sentence(title: str, calibration: Calibration, surface: Landscape, *, sigma: float) -> str:
+    """Return where the landscape is highest, and how many images lie beyond what the draws show."""
+
+    def largest(acr: FloatArray) -> str:
+        weights = ", ".join(f"{weight:.2f}" for weight in adding_up(surface.weights[acr.argmax()].tolist(), digits=2))
+        return f"{number(float(acr.max()), digits=4)} at weights {weights}"
+
+    k = surface.weights.shape[1]
+    ended = 100 * calibration.saturated(np.full(k, 1 / k))
+    return (
+        f"{title}: the largest ACR is {largest(surface.counted)}; of Gaussian margins, {largest(surface.gaussian)}. "
+        f"With equal weights {ended:.0f} % of the images reach the largest radius that the draws can show, "
+        f"{number(sigma * calibration.largest_radius, digits=2)}."
+    )
+
+
+def _draw(margins: MemberMargins, records: Sequence[EnsembleWeights], names: list[str]) -> tuple[Figure, str]:
+    calibration, title = margins.of(records[0].members), _title(margins, records)
     surface = landscape(calibration, sigma=margins.sigma)
-    at_end = 100 * calibration.saturated(np.full(len(names), 1 / len(names)))
-    end = f"{at_end:.0f} % of the images end at {margins.sigma * calibration.largest_radius:.2f} (uniform weights)"
     with mpl.rc_context(STYLE):
-        lines = (
-            short_name(records[0].label),
-            f"σ = {margins.sigma:g}, {margins.average}",
-            _largest("counted", surface.weights, surface.counted),
-            end,
-            _largest("Gaussian", surface.weights, surface.gaussian),
-        )
-        figure, axes = new_panel("\n".join(lines), "", "", height=4.8)
+        figure, axes = new_panel(title, "", "")
         (_draw_line if len(names) == 2 else _draw_triangle)(axes, surface, records, names)
         draw_legend(figure)
-    return figure
+    return figure, _sentence(title, calibration, surface, sigma=margins.sigma)
 
 
-def landscape_figures(results: Results, *, sigma: float, most: int = _MOST_LANDSCAPES) -> list[Figure]:
+def landscapes(results: Results, *, sigma: float, most: int = _MOST_LANDSCAPES) -> list[tuple[Figure, str]]:
     """Return, for ensembles of two and three members with several weightings, their weights on the whole simplex.
 
-    The ACR is that on the calibration images, by brute force: counted, and that of Gaussian margins.
+    The ACR is that on the calibration images, by brute force: counted, and that of Gaussian margins. With each figure
+    comes a sentence on where it is largest.
     """
-    figures: list[Figure] = []
+    shown: list[tuple[Figure, str]] = []
     for margins in sorted(results.margins_at(sigma), key=lambda one: one.average != "probabilities"):
         groups: dict[tuple[str, ...], list[EnsembleWeights]] = {}
         for record in results.ensembles:
@@ -121,16 +132,19 @@ def landscape_figures(results: Results, *, sigma: float, most: int = _MOST_LANDS
             if alike and average and len(record.members) in _STEPS and {*record.members} <= {*margins.members}:
                 groups.setdefault(record.members, []).append(record)
         for members, records in groups.items():
-            if len(records) > 1 and len(figures) < most:
-                figures.append(_landscape_figure(margins, records, [results.model_name(member) for member in members]))
-    return figures
+            if len(records) > 1 and len(shown) < most:
+                shown.append(_draw(margins, records, [results.model_name(member) for member in members]))
+    return shown
 
 
 def section(results: Results) -> Section | None:
     """Return the section; None where no two or three members have several weightings."""
-    figures = {
-        f"landscape-{index}-sigma-{sigma:g}": figure
+    shown = {
+        f"landscape-{index}-sigma-{sigma:g}": pair
         for sigma in results.sigmas
-        for index, figure in enumerate(landscape_figures(results, sigma=sigma))
+        for index, pair in enumerate(landscapes(results, sigma=sigma))
     }
-    return Section("landscapes", {}, figures) if figures else None
+    if not shown:
+        return None
+    sentences = [sentence for _, sentence in shown.values()]
+    return Section("landscapes", {"sentences": sentences}, {name: figure for name, (figure, _) in shown.items()})

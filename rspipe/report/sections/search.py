@@ -40,17 +40,15 @@ def worth_sentence(search: SearchResult, comparisons: Sequence[Comparison]) -> s
     def worth(one: Comparison, settings: bool, models: bool) -> str:
         judged, fixed = one.difference.procedures, one.difference.models
         of_settings = not_judged(one.difference) if judged is None else _relation(judged, sure=settings)
-        return (
-            f"against {one.second_label}, these settings: {of_settings}; these models: {_relation(fixed, sure=models)}"
-        )
+        return f"{one.second_label}: trained again, {of_settings}; these models alone, {_relation(fixed, sure=models)}"
 
     family = with_holm([one for one in comparisons if one.question == SEARCH])
     found = [worth(*row) for row in family if (row[0].first, row[0].sigma) == (search.label, search.sigma)]
-    return f"ACR of the winner on test images, trained in full: {'; '.join(found)}." if found else ""
+    return f"ACR of the winner on test images, trained in full, against {'; against '.join(found)}." if found else ""
 
 
 def _relation(judgement: Judgement[str], *, sure: bool) -> str:
-    return f"{relation_text(judgement, sure=sure)}, {bracketed(judgement, signed=True, digits=4)}"
+    return f"{bracketed(judgement, signed=True, digits=4)}, {relation_text(judgement, sure=sure)}"
 
 
 def settings(parameters: dict[str, Any]) -> str:
@@ -79,22 +77,26 @@ def search_table(searches: Sequence[SearchResult]) -> Table:
 
 
 def cost_figure(search: SearchResult, trials: Sequence[Trial], *, title: str) -> Figure:
-    """Return the best objective so far against the passes spent, with every finished trial."""
+    """Return the best objective so far against the passes spent, with every trial; those without one on the edge."""
     spent, best = best_so_far(trials)
     ordered = sorted(trials, key=lambda trial: trial.index)
     with mpl.rc_context(STYLE):
-        figure, axes = new_panel(f"Search cost: {title}", "passes of all trials", "validation ACR")
+        figure, axes = new_panel(f"Cost of the search: {title}", "passes of all trials", "ACR on validation images")
         axes.step(spent, best, where="post", color=BLUE, label="best so far")
         for kind, marker, colour in (("finished", "o", BLUE), ("stopped", "|", GREY), ("others", "x", RED)):
             known = ("finished", "stopped")
             of = [k for k, t in enumerate(ordered) if t.status == kind or (kind == "others" and t.status not in known)]
-            if of:
-                name = "diverged, collapsed or invalid" if kind == "others" else kind
+            if of and kind == "others":
+                place = axes.get_xaxis_transform()
+                axes.plot(spent[of], [0.02] * len(of), marker, color=colour, markersize=5, ls="none", transform=place,
+                          label="diverged, collapsed or invalid")  # fmt: skip
+            elif of:
                 heights = [ordered[k].objective for k in of]
-                axes.plot(spent[of], heights, marker, color=colour, markersize=4, linestyle="none", label=name)
+                axes.plot(spent[of], heights, marker, color=colour, markersize=4, ls="none", label=kind)
         axes.axhline(search.default_objective, color=GREY, linewidth=0.8, linestyle="--", label="the study file's own")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
         axes.set_xlim(left=0.0)
+        axes.margins(y=0.12)
         draw_legend(figure)
     return figure
 

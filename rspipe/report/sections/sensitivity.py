@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rspipe.records import Trial
-from rspipe.report.figures import BLUE, GREY, STYLE, drawn, new_panel
+from rspipe.report.figures import BLUE, GREY, STYLE, WIDTH, drawn, log_axis, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import number
@@ -38,9 +37,9 @@ def response_figure(trials: Sequence[Trial], responses: Sequence[Response], *, t
     rows = -(-len(responses) // columns)
     done = finished(trials)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 0.6 + 1.9 * rows), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * rows), layout="constrained", facecolor="white")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-        figure.suptitle(f"Response: {title}", x=0.01, ha="left", fontweight="bold", fontsize=10)
+        figure.suptitle(f"Response to each hyper-parameter: {title}", x=0.01, ha="left", fontweight="bold", fontsize=10)
         for axes, response in zip(panels, responses, strict=False):
             axes.fill_between(response.values, response.low, response.high, color=BLUE, alpha=0.2, linewidth=0)
             marker = "" if len(response.values) > 8 else "."
@@ -48,13 +47,11 @@ def response_figure(trials: Sequence[Trial], responses: Sequence[Response], *, t
             at = [(t.parameters[response.name], t.objective) for t in done if response.name in t.parameters]
             axes.plot(*np.array(at).reshape(-1, 2).T, ".", color=GREY, markersize=3.5)
             if response.log:
-                axes.set_xscale("log")
-                axes.xaxis.set_minor_formatter(NullFormatter())
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                log_axis(axes)
             axes.set_xlabel(response.name)
         for axes in panels[len(responses) :]:
             axes.remove()
-        figure.supylabel("validation ACR", fontsize=9)
+        figure.supylabel("ACR on validation images", fontsize=9)
     return figure
 
 

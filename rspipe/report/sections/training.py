@@ -1,6 +1,7 @@
 """Section: trained models and their learning curves."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -43,23 +44,26 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
 
 
 def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Figure | None:
-    """Return a measure of the training history by epoch, e.g. `loss` or `validation_acr`; None without any."""
+    """Return a measure of the training history by epoch, e.g. `loss` or `validation_acr`; None without any.
+
+    Of a label it is the mean over seeds, and the band from the lowest to the highest.
+    """
     models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
     if not models:
         return None
     styles = label_colours([model.label for model in results.models])
     with mpl.rc_context(STYLE):
-        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", _MEASURES.get(measure, measure), height=4.0)
-        named = set()
-        for model in models:
-            points = [(entry["epoch"], entry[measure]) for entry in model.history if measure in entry]
-            epochs, values = zip(*points, strict=True)
-            colour, line = styles[model.label]
-            name = "_" if model.label in named else legend_text(model.label)
-            axes.plot(epochs, values, line, color=colour, linewidth=1.1, label=name)
-            if model.status != "finished":
-                axes.plot(epochs[-1], values[-1], "x", color=colour)
-            named.add(model.label)
+        figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", _MEASURES.get(measure, measure), height=3.6)
+        for label in dict.fromkeys(model.label for model in models):
+            alike = [model.history for model in models if model.label == label]
+            seeds = [{entry["epoch"]: entry[measure] for entry in history if measure in entry} for history in alike]
+            # One that failed has fewer epochs than the others.
+            values = {epoch: [one[epoch] for one in seeds if epoch in one] for epoch in sorted(set().union(*seeds))}
+            colour, line = styles[label]
+            means = [fmean(of_epoch) for of_epoch in values.values()]
+            axes.plot([*values], means, line, color=colour, linewidth=1.3, label=legend_text(label))
+            ends = [min(of_epoch) for of_epoch in values.values()], [max(of_epoch) for of_epoch in values.values()]
+            axes.fill_between([*values], *ends, color=colour, alpha=0.15, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         draw_legend(figure)
     return figure

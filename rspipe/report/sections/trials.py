@@ -2,23 +2,26 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.records import SearchResult, Trial, TrialStatus
-from rspipe.report.figures import BLUE, GREY, RED, STYLE, draw_legend, drawn, new_panel, spread_axis
+from rspipe.report.figures import BLUE, GREY, RED, STYLE, WIDTH, draw_legend, drawn, log_axis, new_panel, spread_axis
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, Tone, duration, number_cell, quantity
-from rspipe.search.sensitivity import finished, front
+from rspipe.search.domains import Range
+from rspipe.search.sensitivity import LEAST_TRIALS, finished, front
 from rspipe.search.spec import SearchSpec
 
-_NAMES = {"acr": "validation ACR", "accuracy": "clean accuracy (smoothed, validation)", "passes": "passes in training"}
+_NAMES = {
+    "acr": "ACR on validation images",
+    "accuracy": "clean accuracy (smoothed, validation)",
+    "passes": "passes in training",
+}
 
 
 _TONES: dict[TrialStatus, Tone] = {"finished": "", "stopped": "muted"}
@@ -47,37 +50,43 @@ def trial_table(results: Results, search: SearchResult) -> Table:
     return Table.of(map(row, range(len(trials))))
 
 
-def search_figure(trials: Sequence[Trial], search: SearchResult) -> Figure | None:
-    """Return a search's objective by trial and against each hyper-parameter; None without trials."""
-    trials = sorted((trial for trial in trials if trial.search == search.id), key=lambda trial: trial.index)
-    if not trials:
-        return None
+def search_figure(trials: Sequence[Trial], search: SearchResult, *, logs: Collection[str] = ()) -> Figure | None:
+    """Return a search's objective against each hyper-parameter; None without a finished trial.
+
+    Trials that did not finish have no objective to compare: they are crosses on the lower edge. `logs` names what
+    varies on a logarithmic scale.
+    """
+    done = finished(trials)
     names = sorted({name for trial in trials for name in trial.parameters})
-    columns = min(3, 1 + len(names))
-    rows = -(-(1 + len(names)) // columns)
+    if not done or not names:
+        return None
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 0.5 + 1.9 * rows), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * rows), layout="constrained", facecolor="white")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         figure.suptitle(
-            f"Search {search.label}, σ = {search.sigma:g}", x=0.01, ha="left", fontweight="bold", fontsize=10
+            f"Trials of {search.label}, σ = {search.sigma:g}", x=0.01, ha="left", fontweight="bold", fontsize=10
         )
-        for axes, name in zip(panels, ["trial", *names], strict=False):
-            for trial in trials:
-                x = float(trial.index if name == "trial" else trial.parameters.get(name, np.nan))
-                _draw_trial(axes, x, trial, best=trial.index == search.best_index)
+        for axes, name in zip(panels, names, strict=False):
+            values = {trial.index: trial.parameters[name] for trial in trials if name in trial.parameters}
+            axes.axhline(search.default_objective, color=GREY, linewidth=0.8, linestyle="--")
+            for trial in done:
+                if trial.index in values:
+                    best = trial.index == search.best_index
+                    marker, colour, size = ("*", RED, 10.0) if best else ("o", BLUE, 4.5)
+                    axes.plot(values[trial.index], trial.objective, marker, color=colour, markersize=size)
+            lost = [value for index, value in values.items() if index not in {trial.index for trial in done}]
+            edge = axes.get_xaxis_transform()
+            axes.plot(lost, [0.03] * len(lost), "x", color=GREY, markersize=5, transform=edge, clip_on=False)
+            if name in logs:
+                log_axis(axes)
+            axes.margins(0.12)
             axes.set_xlabel(name)
-        panels[0].axhline(search.default_objective, color="#888888", linewidth=0.8, linestyle="--")
-        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axes in panels[1 + len(names) :]:
+        for axes in panels[len(names) :]:
             axes.remove()
-        figure.supylabel("validation ACR", fontsize=9)
+        figure.supylabel("ACR on validation images", fontsize=9)
     return figure
-
-
-def _draw_trial(axes: Axes, x: float, trial: Trial, *, best: bool) -> None:
-    marker = "x" if trial.status != "finished" else ("*" if best else "o")
-    colour = "#D55E00" if best else "#0072B2"
-    axes.plot(x, trial.objective, marker, color=colour, markersize=10 if best else 4.5)
 
 
 def front_figure(search: SearchSpec, trials: Sequence[Trial], *, title: str) -> Figure | None:
@@ -87,7 +96,7 @@ def front_figure(search: SearchSpec, trials: Sequence[Trial], *, title: str) -> 
         return None
     best = set(front(search, trials))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.4), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(others), sharey=True, squeeze=False).ravel()
         figure.suptitle(f"Pareto front: {title}", x=0.01, ha="left", fontweight="bold", fontsize=10)
         for axes, name in zip(panels, others, strict=True):
@@ -111,7 +120,7 @@ def stopping_figure(search: SearchSpec, trials: Sequence[Trial], *, title: str) 
     if search.early_stopping is None or not watched:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = new_panel(f"Early stopping: {title}", "epoch", "estimate of the validation ACR")
+        figure, axes = new_panel(f"Early stopping: {title}", "epoch", "estimated ACR on validation images")
         named = set[str]()
         for trial in sorted(watched, key=lambda one: one.status == "stopped"):
             kind = "stopped" if trial.status == "stopped" else "not stopped"
@@ -152,7 +161,12 @@ def section(results: Results) -> Section | None:
     figures: dict[str, Figure | None] = {}
     for index, search in enumerate(results.searches):
         trials, spec = results.trials_of(search), results.spec_of(search)
-        figures[f"search-{index}"] = search_figure(trials, search)
+        # With more trials the fitted response shows them.
+        if len(finished(trials)) < LEAST_TRIALS:
+            logs = (
+                [] if spec is None else [name for name, one in spec.space.items() if isinstance(one, Range) and one.log]
+            )
+            figures[f"search-{index}"] = search_figure(trials, search, logs=logs)
         if spec is None or not trials:
             continue
         name = f"{search.label} at σ = {search.sigma:g}"

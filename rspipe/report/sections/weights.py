@@ -1,6 +1,7 @@
 """Section: the ensembles with their members and weights."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -8,7 +9,17 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from rspipe.records import EnsembleWeights
-from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.figures import (
+    GREY,
+    STYLE,
+    draw_legend,
+    drawn,
+    label_colours,
+    legend_text,
+    new_panel,
+    on_ground,
+    shaded,
+)
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
@@ -64,7 +75,10 @@ def ensemble_table(results: Results) -> Table:
 
 
 def weights_figure(results: Results, *, sigma: float) -> Figure | None:
-    """Return the solved weights of all ensembles at a noise level as bars; None where none was solved for."""
+    """Return the solved weights of all ensembles at a noise level as bars; None where none was solved for.
+
+    Members of one label are lighter one after the other, in the order of their seeds.
+    """
     solved = [r for r in results.ensembles if r.sigma == sigma and r.method not in ("uniform", *COMBINATIONS)]
     records = [r for r in solved if r.id not in results.other_choices]
     if not records:
@@ -76,17 +90,18 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
         )
         named = set()
         for row, record in enumerate(records):
-            left = 0.0
+            left, seen = 0.0, Counter[str]()
             shown = adding_up(record.weights, digits=2)
             for member, weight, text in zip(record.members, record.weights, shown, strict=True):
                 label = results.model_label(member)
-                colour = styles[label][0] if label in styles else "#888888"
+                colour = shaded(styles[label][0] if label in styles else GREY, seen[label])
                 name = "_" if label in named else legend_text(label)
                 axes.barh(row, weight, left=left, color=colour, edgecolor="white", linewidth=1.2, label=name)
                 if weight >= 0.08:
-                    axes.text(left + weight / 2, row, f"{text:.2f}", color="white", ha="center", va="center",
-                              fontsize=8)  # fmt: skip
+                    axes.text(left + weight / 2, row, f"{text:.2f}", color=on_ground(colour), ha="center",
+                              va="center", fontsize=8)  # fmt: skip
                 left += weight
+                seen[label] += 1
                 named.add(label)
         axes.set_yticks(range(len(records)), [_wrapped(r) for r in records])
         axes.tick_params(axis="y", labelsize=8)

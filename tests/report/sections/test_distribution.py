@@ -81,12 +81,29 @@ def test_bins_that_n_samples_cannot_reach_are_left_out_of_the_table():
     assert "p_A ≥ 0.9999" not in columns
 
 
-def test_the_figure_has_a_row_per_entry_and_bars_that_fill_it():
+def test_the_figure_has_a_row_per_entry_by_acr_with_differences_from_the_baseline():
     results = built.results()
     (axes,) = spread_figure(results, sigma=0.25).axes
     shares = sorted(spreads(results, sigma=0.25), key=lambda one: -one.acr)
-    labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert [label.rpartition("  ")[0] for label in labels] == [one.label for one in shares]
-    ends = [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)]
-    assert ends == pytest.approx([1.0] * len(shares))
+    labels = [text.get_text().rpartition("  ")[0] for text in axes.get_yticklabels()]
+    assert labels == [
+        one.label.replace("gaussian", "gaussian (baseline, %)", one.label == "gaussian") for one in shares
+    ]
+    cells = np.array([float(text.get_text().replace("−", "-")) for text in axes.texts]).reshape(len(shares), -1)
+    base = labels.index("gaussian (baseline, %)")
+    rounding = 0.05 * cells.shape[1]
+    assert cells[base].sum() == pytest.approx(100, abs=rounding)
+    for row, one in zip(cells, shares, strict=True):
+        if one.label != "gaussian":
+            assert row[0] == pytest.approx(100 * (one.wrong - shares[base].wrong), abs=0.05)
+            # What is lost in one column is gained in the others.
+            assert row.sum() == pytest.approx(0, abs=rounding)
+
+
+def test_without_the_baseline_rows_of_the_figure_are_shares():
+    results = built.results()
+    others = tuple(one for one in results.certified if not one.id.startswith("gaussian"))
+    (axes,) = spread_figure(replace(results, certified=others), sigma=0.25).axes
+    first = [float(text.get_text()) for text in axes.texts[: len(axes.get_xticks())]]
+    assert sum(first) == pytest.approx(100, abs=0.5)
     assert spread_figure(replace(results, certified=()), sigma=0.25) is None

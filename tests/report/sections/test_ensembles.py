@@ -1,6 +1,7 @@
 """Facts about the report's section on ensembles: its numbers against the records that they are made from."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from rspipe.report.results import Results
 from rspipe.report.section import Level
 from rspipe.report.sections.changes import change_level
 from rspipe.report.sections.combinations import combination_table
-from rspipe.report.sections.landscapes import landscape, landscape_figures, simplex_grid
+from rspipe.report.sections.landscapes import landscape, landscapes, simplex_grid
 from rspipe.report.sections.limits import limit_table
 from rspipe.report.sections.noise import noise_level
 from rspipe.report.sections.pruning import cap_sentence, pruning_sentences
@@ -283,10 +284,15 @@ def test_landscapes_are_drawn_for_two_and_three_members_with_several_weightings(
     for method in ("uniform", "esbrs_acr"):
         record = build.ensemble("advmacer x2 + gaussian x1", 0.25, three, method=method)
         results = replace(results, ensembles=(*results.ensembles, record))
-    figures = landscape_figures(results, sigma=0.25, most=3)
-    titles = [figure.axes[0].get_title(loc="left").splitlines()[:2] for figure in figures]
+    shown = landscapes(results, sigma=0.25, most=3)
+    titles = [figure.axes[0].get_title(loc="left") for figure, _ in shown]
     labels = ("advmacer ×2", "gaussian + advmacer", "advmacer ×2 + gaussian")
-    assert titles == [[label, "σ = 0.25, probabilities"] for label in labels]
+    assert titles == [f"Weights of {label}, σ = 0.25" for label in labels]
+    for title, (_, sentence) in zip(titles, shown, strict=True):
+        assert sentence.startswith(f"{title}: the largest ACR is ")
+    # Weights that a sentence names add up.
+    for text in re.findall(r"at weights ([0-9., ]+[0-9])", shown[2][1]):
+        assert sum(map(float, text.split(", "))) == pytest.approx(1)
 
 
 def test_the_acr_is_drawn_against_the_number_of_members() -> None:

@@ -128,6 +128,6 @@ def test_a_winner_is_judged_as_these_settings() -> None:
     (sentence, _) = search.section(results).content["sentences"]
     groups = results.groups(0.25)
     one = difference(groups["advmacer_tuned"].credits, groups["advmacer"].credits)
-    assert "ACR of the winner on test images, trained in full: against advmacer, these settings: " in sentence
-    assert bracketed(one.procedures, signed=True, digits=4) in sentence.partition("these models: ")[0]
-    assert bracketed(one.models, signed=True, digits=4) in sentence.partition("these models: ")[2]
+    assert "ACR of the winner on test images, trained in full, against advmacer: trained again, " in sentence
+    assert bracketed(one.procedures, signed=True, digits=4) in sentence.partition("these models alone, ")[0]
+    assert bracketed(one.models, signed=True, digits=4) in sentence.partition("these models alone, ")[2]
