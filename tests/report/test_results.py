@@ -127,7 +127,7 @@ def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
     assert (one.images, one.difference.population, one.difference.models.se) == (20, 20, 0.0)
     assert part.compare(groups["advmacer"], groups["advmacer_tuned"], sigma=0.25).difference.population is None
     assert "what rests on 20 images is about these alone" in " ".join(caveats(part))
-    assert "These models, these 20 images" in " ".join(answers(answer_questions(part))[METHOD])
+    assert "At σ = 0.25, on these 20 images alone, trained again, " in " ".join(answers(answer_questions(part))[METHOD])
     # An evenly spaced part is a sample, once it is whole; the digits are in random order.
     planned = mnist.model_copy(update={"certify": mnist.certify.model_copy(update={"images": 60})})
     assert replace(made, study=planned).population(60) is None

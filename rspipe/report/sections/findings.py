@@ -1,96 +1,122 @@
 """Section: the answers to the questions of a study, in sentences made from its differences."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, get_args
 
 from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import bracketed, not_judged, number, relation_text
+from rspipe.report.tables import number
 from rspipe.smoothing.inference import relation
 from rspipe.smoothing.judgement import Judgement
 
 _NAMED = 4
 """Comparisons that a sentence names for each verdict."""
 
-_ORDER = (
-    "higher (with Holm)",
-    "higher",
-    "lower (with Holm)",
-    "lower",
-    "undecided",
-    "not judged: one seed",
-    "not judged",
-)
-
 Answered = tuple[Comparison, bool, bool]
 """A comparison, and whether Holm's correction leaves its verdicts: on procedures, on models."""
 
-
-def _scope(one: Comparison, name: str) -> str:
-    alone = one.difference.population
-    return f"these {name}" if alone is None else f"these {name}, these {alone:,} images"
+Verdict = Literal["higher", "higher, taken alone", "lower", "lower, taken alone", "undecided", "one seed", "not judged"]
+"""Taken alone: not where all comparisons of the question are counted (Holm)."""
 
 
-def _word(one: Comparison, judgement: Judgement[str] | None, *, sure: bool) -> str:
+def _verdict(one: Comparison, judgement: Judgement[str] | None, *, sure: bool) -> Verdict:
     if judgement is None:
-        return not_judged(one.difference)
-    word = relation(judgement)
-    return f"{word} (with Holm)" if sure and word != "undecided" else word
+        return "one seed" if 1 in one.difference.seeds else "not judged"
+    match relation(judgement):
+        case "higher":
+            return "higher" if sure else "higher, taken alone"
+        case "lower":
+            return "lower" if sure else "lower, taken alone"
+        case _:
+            return "undecided"
 
 
-def _on_many(
-    answered: Sequence[Answered], name: str, scope: Callable[[Answered], tuple[Judgement[str] | None, bool]]
-) -> str:
-    """Return what comparisons say in one scope: which are higher, lower, undecided, not judged."""
-    firsts = Counter(one.first for one, *_ in answered)
+@dataclass(frozen=True)
+class _Judged:
+    """A comparison in one scope."""
 
-    def named(one: Comparison, judgement: Judgement[str] | None) -> str:
-        second = f" against {one.second_label}" if firsts[one.first] > 1 else ""
-        size = number(one.difference.estimate, digits=4, signed=True)
-        open_ = judgement is not None and relation(judgement) == "undecided"
-        seen = f", detectable {number(judgement.detectable, digits=4)}" if judgement is not None and open_ else ""
-        return f"{one.first_label}{second} ({size}{seen})"
+    comparison: Comparison
+    judgement: Judgement[str] | None
+    verdict: Verdict
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _predicate(verdict: Verdict, alike: Sequence[_Judged], than: str) -> str:
+    """Return what is said of the first entries of comparisons with one verdict."""
+    verb = "is" if len(alike) == 1 else "are"
+    apart = f" from {than}" if than else ""
+    match verdict:
+        case "undecided":
+            seen = median([one.judgement.detectable for one in alike if one.judgement is not None])
+            return f"cannot be told apart{apart} (differences below {number(seen, digits=4)} would mostly go unseen)"
+        case "one seed":
+            return f"{verb} not judged, with one seed on a side"
+        case "not judged":
+            return f"{verb} not judged"
+        case _:
+            word, _, alone = verdict.partition(",")
+            return f"{verb} {word}{' than ' * bool(than)}{than}{',' * bool(alone)}{alone}"
+
+
+def _clauses(judged: Sequence[_Judged], every: Sequence[Comparison]) -> str:
+    """Return which comparisons have which verdict, those of the largest differences by name."""
+    firsts, seconds = Counter(one.first for one in every), {one.second_label for one in every}
+    # What is common to all is said once; "its members" is in the question.
+    common = next(iter(seconds)) if len(seconds) == 1 and "its " not in next(iter(seconds)) else ""
+
+    def named(one: Comparison) -> str:
+        second = f" against {one.second_label}" if firsts[one.first] > 1 and not common else ""
+        return f"{one.first_label}{second} ({number(one.difference.estimate, digits=4, signed=True)})"
 
     parts = []
-    for word in _ORDER:
-        alike = [
-            (one, judgement)
-            for one, judgement, sure in ((row[0], *scope(row)) for row in answered)
-            if _word(one, judgement, sure=sure) == word
-        ]
-        alike.sort(key=lambda pair: -abs(pair[0].difference.estimate))
-        names = [named(*pair) for pair in alike]
+    for verdict in get_args(Verdict):
+        alike = [one for one in judged if one.verdict == verdict]
+        alike.sort(key=lambda one: -abs(one.comparison.difference.estimate))
+        names = [named(one.comparison) for one in alike]
         if len(names) > _NAMED:
             names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
         if names:
-            parts.append(f"{word} for {', '.join(names)}")
-    return f"{_scope(answered[0][0], name)}: {'; '.join(parts)}"
+            parts.append(f"{_listed(names)} {_predicate(verdict, alike, common)}")
+    return "; ".join(parts)
 
 
 def answer(answered: Sequence[Answered]) -> str:
-    """Return in a sentence what comparisons of one question at one noise level say, for both scopes."""
-    sigma = f"At σ = {answered[0][0].sigma:g}"
-    if len(answered) == 1:
-        ((only, procedures, models),) = answered
-        one = only.difference
-        of_procedures = not_judged(one)
-        if one.procedures is not None:
-            interval = bracketed(one.procedures, signed=True, digits=4)
-            of_procedures = f"{relation_text(one.procedures, sure=procedures)}, {interval}"
-        return (
-            f"{sigma}, ACR of {only.first_label} against {only.second_label}: {_scope(only, 'procedures')}: "
-            f"{of_procedures}; {_scope(only, 'models')}: {relation_text(one.models, sure=models)}, "
-            f"{bracketed(one.models, signed=True, digits=4)}."
-        )
-    of_procedures = _on_many(answered, "procedures", lambda row: (row[0].difference.procedures, row[1]))
-    of_models = _on_many(answered, "models", lambda row: (row[0].difference.models, row[2]))
-    return f"{sigma}, {of_procedures}. {of_models[0].upper()}{of_models[1:]}."
+    """Return in two sentences what comparisons of one question at one noise level say.
+
+    The first is about training again; the second about these models alone, of which it names what is otherwise there.
+    """
+    every = [one for one, *_ in answered]
+    procedures = [
+        _Judged(one, one.difference.procedures, _verdict(one, one.difference.procedures, sure=sure))
+        for one, sure, _ in answered
+    ]
+    models = [
+        _Judged(one, one.difference.models, _verdict(one, one.difference.models, sure=sure))
+        for one, _, sure in answered
+    ]
+    alone = every[0].difference.population
+    on = "" if alone is None else f", on these {alone:,} images alone"
+    at = f"At σ = {every[0].sigma:g}{on},"
+    if all(one.judgement is None for one in procedures):
+        reason = ": one seed on a side" if {one.verdict for one in procedures} == {"one seed"} else ""
+        return f"{at} for these models alone, {_clauses(models, every)}. Training again is not judged{reason}."
+    others = [one for one, first in zip(models, procedures, strict=True) if one.verdict != first.verdict]
+    beyond = (
+        f"For these models alone, {_clauses(others, every)}." if others else "The same holds for these models alone."
+    )
+    return f"{at} trained again, {_clauses(procedures, every)}. {beyond}"
 
 
 def answers(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
-    """Return the answers by question, one sentence per noise level; questions without a comparison are left out."""
+    """Return the answers by question, one per noise level; questions without a comparison are left out."""
     sentences: dict[str, list[str]] = {}
     for question in QUESTIONS:
         answered = with_holm([one for one in comparisons if one.question == question])
@@ -110,8 +136,8 @@ def counts_sentence(comparisons: Sequence[Comparison]) -> str:
     answered = [row for question in QUESTIONS for row in with_holm([c for c in comparisons if c.question == question])]
     judged = sum(one.difference.procedures is not None for one, *_ in answered)
     return (
-        f"With Holm's correction {sum(sure for _, sure, _ in answered)} of {judged} judged comparisons are decided for "
-        f"procedures, {sum(sure for *_, sure in answered)} of {len(answered)} for these models."
+        f"{sum(sure for _, sure, _ in answered)} of {judged} differences are certain for training again, "
+        f"{sum(sure for *_, sure in answered)} of {len(answered)} for these models alone."
     )
 
 
