@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow is too faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4F9E", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#9467BD", "#000000")
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#888888"
 
@@ -23,6 +23,9 @@ MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p", "h", "8")
 
 WIDTH = 4.8
 """Inches: letters stay readable where a figure is as wide as a phone."""
+
+_LEGIBLE = 360.0
+"""Points of width up to which a figure is legible on a phone."""
 
 DARK = "#1a1a1a"
 """Letters on light grounds that a figure brings itself, in a dark page, too."""
@@ -104,6 +107,17 @@ def label_colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {label: (COLOURS[i % size], LINE_STYLES[i // size % len(LINE_STYLES)]) for i, label in enumerate(unique)}
 
 
+def entry_colours(methods: Sequence[str], *, baseline: str, others: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """Return colour and line style by name: the baseline is grey, and a method has its own in every figure.
+
+    Args:
+        methods: Labels of all models of a study, in its order.
+        baseline: One of them.
+        others: Names of what else is drawn.
+    """
+    return label_colours([*(name for name in methods if name != baseline), *others]) | {baseline: (GREY, "-")}
+
+
 def shaded(colour: str, step: int) -> str:
     """Return a colour mixed with white, lighter with each step: for what has the same colour and is something else."""
     kept = 0.6**step
@@ -156,6 +170,10 @@ def description(figure: Figure) -> str:
 
 def themed(svg: str) -> str:
     """Return an SVG whose ground, letters and lines take the colours of the page that it stands in, light or dark."""
+    width = re.search(r'width="([0-9.]+)pt"', svg)
+    if width is not None and float(width[1]) > _LEGIBLE:
+        # Rather than with tiny letters it is read in parts on a phone.
+        svg = svg.replace("<svg ", f'<svg style="min-width: {float(width[1]):.0f}px" ', 1)
     for colour, name in (("#ffffff", "--card"), ("#000000", "--text"), ("#e4e4e4", "--line")):
         svg = svg.replace(f"fill: {colour}", f"fill: var({name})").replace(f"stroke: {colour}", f"stroke: var({name})")
     return svg

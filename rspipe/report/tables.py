@@ -43,10 +43,12 @@ class Table:
 
 
 def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
-    """Return a number with a fixed count of decimals; a dash where it is not finite."""
+    """Return a number with a fixed count of decimals; zero has no sign, and a dash is what is not finite."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if not text.strip("+-0."):
+        text = text.lstrip("+-")
     return text.replace("-", "−")
 
 

@@ -64,9 +64,7 @@ def _differences(results: Results) -> Iterator[tuple[str, float, str]]:
             judged = scoped(one.difference)
             verdict = relation_text(judged, sure=models if alone else procedures)
             scope = "these models" if alone else "these procedures"
-            first, second = (
-                re.sub(r" \((mean of |1 seed)[^)]*\)$", "", x) for x in (one.first_label, one.second_label)
-            )
+            first, second = (re.sub(_MEAN_OF, "", label) for label in (one.first_label, one.second_label))
             name = _name(f"{one.sigma:g}/{first} - {second}")
             yield name, judged.estimate, f"{verdict}, {scope}: {bracketed(judged, signed=True, digits=4)}"
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from rspipe.arrays import FloatArray
-from rspipe.report.figures import COLOURS, GREY, STYLE, WIDTH, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.figures import COLOURS, GREY, STYLE, WIDTH, draw_legend, drawn, entry_colours, legend_text, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
@@ -134,7 +134,8 @@ def accuracy_figure(results: Results, *, sigma: float) -> Figure | None:
     first = shares(found[0], grid)
     with mpl.rc_context(STYLE):
         figure, axes, below = curve_panels(f"Certified accuracy, σ = {sigma:g}", grid, gains=len(found) > 1)
-        styles = {**label_colours([one.name for one in found[1:]]), found[0].name: (GREY, "-")}
+        models, others = [model.label for model in results.models], [one.name for one in found if one.kind != "model"]
+        styles = entry_colours(models, baseline=found[0].name, others=others)
         for entry in found:
             baseline = entry is found[0] and below is not None
             share, (colour, line) = shares(entry, grid), styles[entry.name]
@@ -158,7 +159,9 @@ def curve_data(results: Results) -> dict[str, Any]:
         others = [one for one in entries(results, sigma) if one.name not in {shown.name for shown in drawn_}]
         kept = [*drawn_, *others[: max(0, _MOST_CURVES - len(drawn_))]]
         if kept:
-            shown = [one.name for one in drawn_]
+            # In the order that colours go by.
+            models = dict.fromkeys(model.label for model in results.models)
+            shown = sorted((one.name for one in drawn_), key=lambda name: [*models, name].index(name))
             kept.sort(key=lambda one: -one.acr)
             names = [one.name for one in kept]
             grid = np.linspace(0.0, float(radii_of([kept])[-1]), _PLACES)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rspipe.data.spec import DataSpec, ImageNetData
-from rspipe.report.figures import GREY, STYLE, WIDTH, draw_legend, label_colours, legend_text
+from rspipe.report.figures import GREY, STYLE, WIDTH, draw_legend, entry_colours, legend_text
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
@@ -118,14 +118,15 @@ def budget_figure(results: Results, found: Sequence[Entry], *, sigma: float) -> 
     values = {one.name: np.array([acr_at(one, n, sigma=sigma, alpha=certify.alpha) for n in sizes]) for one in shown}
     baseline = values.get(results.baseline)
     gains = baseline is not None and len(shown) > 1
-    colours = label_colours([one.name for one in shown if one.name != results.baseline])
+    models, others = [model.label for model in results.models], [one.name for one in shown if one.kind != "model"]
+    colours = entry_colours(models, baseline=results.baseline, others=others)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5.0 if gains else 3.4), layout="constrained", facecolor="white")
         panels = figure.subplots(1 + gains, 1, sharex=True, squeeze=False, height_ratios=(1, 1)[: 1 + gains])[:, 0]
         panels[0].set_title(f"ACR against the number of samples, σ = {sigma:g}", loc="left")
         for one in shown:
             ours = one.name == results.baseline
-            colour, line = (GREY, "-") if ours else colours[one.name]
+            colour, line = colours[one.name]
             role = " (baseline)" if ours and gains else " (best ensemble)" if one is best else ""
             panels[0].plot(sizes, values[one.name], line, color=colour, label=legend_text(f"{one.name}{role}"))
             if gains and not ours:

@@ -93,15 +93,15 @@ def agreement_sentences(
     if one.models is None:
         yield f"{name}: the predictions differ by hardly more than their noise, so whether they hold in size is open."
     else:
-        procedures = "not judged" if one.procedures is None else bracketed(one.procedures, digits=2)
+        again = "is not judged" if one.procedures is None else f"is {bracketed(one.procedures, digits=2)}"
         yield (
-            f"{name}: measured over predicted change has a slope of {bracketed(one.models, digits=2)} for these models "
-            f"on other images, and for these procedures: {procedures}; 1 is right. Correlation "
-            f"{number(one.correlation, digits=2)} over {one.ensembles} ensembles."
+            f"{name}: measured over predicted change is {bracketed(one.models, digits=2)} for these models (1 is "
+            f"right); trained again it {again}. The correlation is {number(one.correlation, digits=2)} over "
+            f"{one.ensembles} ensembles."
         )
     yield (
-        f"{name}: off by more than 1.96 standard errors are {one.beyond} of {one.ensembles}; if all were right, "
-        f"{0.05 * one.ensembles:.1f} on average, and as many or more with probability {one.p:.2g}."
+        f"{name}: {one.beyond} of {one.ensembles} are off by more than 1.96 standard errors, where "
+        f"{0.05 * one.ensembles:.1f} would be if all were right (as many or more have probability {one.p:.2g})."
     )
 
 

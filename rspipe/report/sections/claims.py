@@ -144,8 +144,8 @@ def claim_sentence(claims: Sequence[JudgedClaim]) -> str:
     procedures = sum(one.procedures_hold and one.comparison.difference.estimate > 0 for one in judged)
     models = sum(one.models_hold and one.comparison.difference.estimate > 0 for one in asked)
     return (
-        f"With Holm's correction for all of them, {procedures} of {len(judged)} judged claims hold here for "
-        f"procedures, and {models} of {len(asked)} for these models."
+        f"{procedures} of {len(judged)} judged claims hold here for training again, {models} of {len(asked)} for these "
+        "models alone, all claims counted (Holm)."
     )
 
 

@@ -8,10 +8,10 @@ from rspipe.ensembles.spec import ensemble_name
 from rspipe.report.compositions import Composition, same_members
 from rspipe.report.differences import Comparison, Group
 from rspipe.report.names import short_name
-from rspipe.report.questions import mean_of_members
+from rspipe.report.questions import AVERAGING, answer_questions, mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
-from rspipe.report.tables import Cell, Table, interval_cell, number_cell, scope_cells
+from rspipe.report.tables import Cell, Table, interval_cell, number, number_cell, scope_cells
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import contrast
 
@@ -74,5 +74,9 @@ def section(results: Results) -> Section | None:
     """Return the section; None where no members have two combinations."""
     levels = [Level(sigma, combination_table(results, sigma=sigma)) for sigma in results.sigmas]
     shown = [level for level in levels if level.table.rows]
-    finding = "Gains over members, what was predicted of them, and how far noise is a member's own."
+    gains = [one.difference.estimate for one in answer_questions(results) if one.question == AVERAGING]
+    finding = ""
+    if gains:
+        span = " to ".join(dict.fromkeys(number(gain, signed=True) for gain in (min(gains), max(gains))))
+        finding = f"ACR of averages less the mean of their members: {span}."
     return Section("combinations", {"levels": shown}, finding=finding) if shown else None

@@ -4,7 +4,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel, spread_axis
+from rspipe.report.figures import STYLE, draw_legend, drawn, entry_colours, legend_text, new_panel, spread_axis
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
@@ -34,7 +34,7 @@ def cost_figure(results: Results, *, sigma: float) -> Figure | None:
     found = [(one, passes) for one, passes in found if passes > 0]
     if not found:
         return None
-    colours = label_colours([model.label for model in results.models])
+    colours = entry_colours([model.label for model in results.models], baseline=results.baseline)
     fills = {"ensemble, plain average": "none", "ensemble, solved or combined": "#777777", "cascade": "#777777"}
     with mpl.rc_context(STYLE):
         title = "passes in training of all members (forward and backward)"

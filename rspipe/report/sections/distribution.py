@@ -147,7 +147,7 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
         axes.pcolormesh(less, cmap=shades, vmin=-largest, vmax=largest, edgecolors="white", linewidth=0.8)
         for row, one in enumerate(shown):
             for at, _ in enumerate(names):
-                text = number(less[row, at], digits=1, signed=True).replace("+0.0", "0.0").replace("−0.0", "0.0")
+                text = number(less[row, at], digits=1, signed=True)
                 if one is baseline or baseline is None:
                     text = number(shares[row, at], digits=1)
                 axes.text(at + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=DARK)

@@ -72,15 +72,16 @@ def _clauses(judged: Sequence[_Judged], every: Sequence[Comparison]) -> str:
     # What is common to all is said once; "its members" is in the question.
     common = next(iter(seconds)) if len(seconds) == 1 and "its " not in next(iter(seconds)) else ""
 
-    def named(one: Comparison) -> str:
+    def named(one: Comparison, *, sized: bool) -> str:
         second = f" against {one.second_label}" if firsts[one.first] > 1 and not common else ""
-        return f"{one.first_label}{second} ({number(one.difference.estimate, digits=4, signed=True)})"
+        size = f" ({number(one.difference.estimate, digits=4, signed=True)})" if sized else ""
+        return f"{one.first_label}{second}{size}"
 
     parts = []
     for verdict in get_args(Verdict):
         alike = [one for one in judged if one.verdict == verdict]
         alike.sort(key=lambda one: -abs(one.comparison.difference.estimate))
-        names = [named(one.comparison) for one in alike]
+        names = [named(one.comparison, sized=one.judgement is not None) for one in alike]
         if len(names) > _NAMED:
             names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
         if names:

@@ -101,9 +101,9 @@ def _sentence(title: str, calibration: Calibration, surface: Landscape, *, sigma
     k = surface.weights.shape[1]
     ended = 100 * calibration.saturated(np.full(k, 1 / k))
     return (
-        f"{title}: the largest ACR is {largest(surface.counted)}; of Gaussian margins, {largest(surface.gaussian)}. "
-        f"With equal weights {ended:.0f} % of the images reach the largest radius that the draws can show, "
-        f"{number(sigma * calibration.largest_radius, digits=2)}."
+        f"{title}: counted, the ACR is largest, {largest(surface.counted)}; if margins were Gaussian, "
+        f"{largest(surface.gaussian)}. With equal weights {ended:.0f} % of the images are right at all draws, which "
+        f"show no radius beyond {number(sigma * calibration.largest_radius, digits=2)}."
     )
 
 

@@ -70,10 +70,12 @@ def _sentences(structure: NoiseStructure, average: str) -> Iterator[str]:
         for (mixture, label, change), holds in zip(changes, sure.tolist(), strict=True):
             judged = getattr(change, scope)
             if judged is not None and relation(judged) in names:
-                names[relation(judged)].append(f"{mixture} against {label} x2{' (with Holm)' if holds else ''}")
+                names[relation(judged)].append(f"{mixture} against {label} ×2{'' if holds else ', taken alone'}")
         for word, of_word in zip(("lowers", "raises"), names.values(), strict=True):
             if of_word:
-                yield f"Of {average}, for these {scope}: mixing {word} the variance for {', '.join(of_word)}."
+                about = "Trained again" if scope == "procedures" else "For these models alone"
+                of = "" if average == "probabilities" else f" of {average}"
+                yield f"{about}, mixing {word} the variance{of}: {'; '.join(of_word)}."
 
 
 def _structures(results: Results, sigma: float) -> Iterator[tuple[str, NoiseStructure]]:

@@ -24,16 +24,16 @@ def pruning_sentences(results: Results, *, sigma: float) -> list[str]:
             sentences.append(f"Of {margins.average}: no weights for all {size} members, since {error}.")
             continue
         names = [results.model_name(member) for member, out in zip(margins.members, dropped, strict=True) if out]
+        of = "" if margins.average == "probabilities" else f" (averages of {margins.average})"
         if names:
             sentences.append(
-                f"Of {margins.average}, for these models: among all {size} members neither esbrs_ratio nor esbrs_acr "
-                f"gives any weight to {', '.join(names)} on the calibration images; an ensemble of all could drop them "
-                f"and save {100 * len(names) / size:.0f} % of its certification."
+                f"Of these models, {', '.join(names)} could be dropped from an ensemble of all {size}{of}: neither "
+                "esbrs_ratio nor esbrs_acr gives them any weight on the calibration images. That would save "
+                f"{100 * len(names) / size:.0f} % of its certification."
             )
         else:
             sentences.append(
-                f"Of {margins.average}, for these models: no member is without weight in an ensemble of all; "
-                "none need go."
+                f"Of these models, none could be dropped: all {size} have weight in an ensemble of all{of}."
             )
     return sentences
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rspipe.arrays import FloatArray
 from rspipe.report.differences import Group
-from rspipe.report.figures import MARKERS, STYLE, draw_legend, drawn, label_colours, new_panel
+from rspipe.report.figures import MARKERS, STYLE, draw_legend, drawn, entry_colours, new_panel
 from rspipe.report.questions import mean_of_members
 from rspipe.report.results import Results
 from rspipe.report.section import Level, Section
@@ -98,7 +98,7 @@ def _size_rows(results: Results, *, sigma: float) -> Iterator[dict[str, Cell]]:
                 "classifiers": Cell(f"{len(group.credits)}", len(group.credits)),
                 "ACR [95 %]": interval_cell(contrast(group.mean_credits, ()).models if group.examples.size else None),
                 **scope_cells("less its members' mean", None if less_mean is None else less_mean.difference),
-                "best method alone": Cell(f"{best} x{size}" if best else "–"),
+                "best method alone": Cell(f"{best} ×{size}" if best else "–"),
                 **scope_cells("less that", None if less_best is None else less_best.difference),
             }
 
@@ -116,7 +116,7 @@ def size_figure(results: Results, *, sigma: float) -> Figure | None:
     curves = curves_by_size(results, sigma=sigma)
     if not curves:
         return None
-    colours = label_colours([model.label for model in results.models])
+    colours = entry_colours([model.label for model in results.models], baseline=results.baseline)
     mixed = [name for name in curves if name not in colours]
     colours |= {name: (_GREYS[index % len(_GREYS)], "--") for index, name in enumerate(mixed)}
     with mpl.rc_context(STYLE):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rspipe.records import TrainedModel
-from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours, legend_text, new_panel
+from rspipe.report.figures import STYLE, draw_legend, drawn, entry_colours, legend_text, new_panel
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
@@ -51,7 +51,7 @@ def learning_curve_figure(results: Results, *, sigma: float, measure: str) -> Fi
     models = [m for m in results.models if m.train_sigma == sigma and any(measure in entry for entry in m.history)]
     if not models:
         return None
-    styles = label_colours([model.label for model in results.models])
+    styles = entry_colours([model.label for model in results.models], baseline=results.baseline)
     with mpl.rc_context(STYLE):
         figure, axes = new_panel(f"Training, σ = {sigma:g}", "epoch", _MEASURES.get(measure, measure), height=3.6)
         for label in dict.fromkeys(model.label for model in models):

@@ -60,7 +60,7 @@ def search_figure(trials: Sequence[Trial], search: SearchResult, *, logs: Collec
     names = sorted({name for trial in trials for name in trial.parameters})
     if not done or not names:
         return None
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * rows), layout="constrained", facecolor="white")
@@ -77,8 +77,9 @@ def search_figure(trials: Sequence[Trial], search: SearchResult, *, logs: Collec
                     marker, colour, size = ("*", RED, 10.0) if best else ("o", BLUE, 4.5)
                     axes.plot(values[trial.index], trial.objective, marker, color=colour, markersize=size)
             lost = [value for index, value in values.items() if index not in {trial.index for trial in done}]
-            edge = axes.get_xaxis_transform()
-            axes.plot(lost, [0.03] * len(lost), "x", color=GREY, markersize=5, transform=edge, clip_on=False)
+            if lost:
+                edge = axes.get_xaxis_transform()
+                axes.plot(lost, [0.03] * len(lost), "x", color=GREY, markersize=5, transform=edge)
             if name in logs:
                 log_axis(axes)
             axes.margins(0.12)

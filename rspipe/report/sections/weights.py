@@ -14,7 +14,7 @@ from rspipe.report.figures import (
     STYLE,
     draw_legend,
     drawn,
-    label_colours,
+    entry_colours,
     legend_text,
     new_panel,
     on_ground,
@@ -83,7 +83,7 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
     records = [r for r in solved if r.id not in results.other_choices]
     if not records:
         return None
-    styles = label_colours([model.label for model in results.models])
+    styles = entry_colours([model.label for model in results.models], baseline=results.baseline)
     with mpl.rc_context(STYLE):
         figure, axes = new_panel(
             f"Solved weights, σ = {sigma:g}", "weight", "", height=max(1.9, 1.3 + 0.42 * len(records))
@@ -97,7 +97,7 @@ def weights_figure(results: Results, *, sigma: float) -> Figure | None:
                 colour = shaded(styles[label][0] if label in styles else GREY, seen[label])
                 name = "_" if label in named else legend_text(label)
                 axes.barh(row, weight, left=left, color=colour, edgecolor="white", linewidth=1.2, label=name)
-                if weight >= 0.08:
+                if weight >= 0.1:
                     axes.text(left + weight / 2, row, f"{text:.2f}", color=on_ground(colour), ha="center",
                               va="center", fontsize=8)  # fmt: skip
                 left += weight

@@ -54,8 +54,8 @@ def test_an_ensemble_of_one_members_weight_is_named_as_that_member_and_settles_n
     (claim,) = judge_claims(alone)
     assert claim.reproduction == "one member alone"
     assert "0 of 0 judged claims" in claim_sentence([claim])
-    assert "0 of 1 for these models" in claim_sentence([before])
-    assert "0 of 0 for these models" in claim_sentence([claim])
+    assert "0 of 1 for these models alone" in claim_sentence([before])
+    assert "0 of 0 for these models alone" in claim_sentence([claim])
     assert claim.comparison.first_label == "advmacer ×2 · ratio = advmacer, seed 1"
     assert claim.comparison.difference == before.comparison.difference
     page = render_report(alone, report_chapters(alone))
