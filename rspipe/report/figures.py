@@ -80,6 +80,7 @@ def spread_axis(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"]
 def log_axis(axes: Axes) -> None:
     """Make the axis of a hyper-parameter logarithmic, with its numbers in plain text."""
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -82,6 +82,8 @@ def search_figure(trials: Sequence[Trial], search: SearchResult, *, logs: Collec
                 axes.plot(lost, [0.03] * len(lost), "x", color=GREY, markersize=5, transform=edge)
             if name in logs:
                 log_axis(axes)
+            elif all(float(value).is_integer() for value in values.values()):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(0.12)
             axes.set_xlabel(name)
         for axes in panels[len(names) :]:
