@@ -144,8 +144,9 @@ class Board:
         self.close()
 
     def read(self) -> tuple[float, str, RspipeError | None]:
-        """Return how many pieces are done, fractions added, the latest detail, and the first failure."""
-        return sum(self._fraction), self._detail, self._failure
+        """Return how many pieces are done, fractions added, the latest detail until all are, and the first failure."""
+        whole = all(fraction >= 1 for fraction in self._fraction)
+        return sum(self._fraction), "" if whole else self._detail, self._failure
 
 
 def beside_driver(kind: type) -> Any:

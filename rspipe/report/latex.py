@@ -19,7 +19,7 @@ _SPECIAL = {
     "×": r"$\times$",
     "–": "--",
     "·": r"$\cdot$",
-    "†": r"\textdagger{}",
+    "†": r"$^\dagger$",
 }
 
 _SIGNS = str.maketrans(_SPECIAL)

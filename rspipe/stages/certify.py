@@ -145,7 +145,7 @@ class _Tally:
         detail = []
         if self._began is not None and self._done > self._before:
             rate = 60 * (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-            detail.append(f"{rate:.3g}/min")
+            detail.append(f"{rate:,.0f}/min" if rate >= 100 else f"{rate:.3g}/min")
         if self._rows and self._spec.rule.name != "fixed":
             whole = self._rows * (self._spec.n0 + self._spec.n)
             saved = 100 * (1 - self._samples / whole)

@@ -22,6 +22,9 @@ def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
     board.update(2, 0.5, "b")
     board.update(2, 0.75)
     assert board.read() == (1.75, "b", None)
+    for piece in (1, 2):
+        board.update(piece, 1.0, "c")
+    assert board.read() == (3.0, "", None)
 
 
 def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
