@@ -271,7 +271,7 @@ def test_a_sentence_on_many_comparisons_counts_them_all():
     sentence = answer(with_holm([*many, comparison(-0.2), comparison(0.0, first="c", first_label="C")]))
     assert sentence == (
         "At σ = 0.5, for these models alone, A5 (+0.1500), A4 (+0.1400), A3 (+0.1300) and 3 more are higher than B, "
-        "taken alone; A (−0.2000) is lower than B, taken alone; C (+0.0000) cannot be told apart from B (differences "
+        "taken alone; A (−0.2000) is lower than B, taken alone; C (0.0000) cannot be told apart from B (differences "
         "below 0.0110 would mostly go unseen). Training again is not judged."
     )
 
