@@ -35,17 +35,15 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from mlflow import MlflowClient
 from xdist.scheduler import LoadScopeScheduling
 
-from pipelines import check_run
 from rspipe.errors import ClusterError
-from rspipe.execution.connection import connect
-from rspipe.execution.resources import Cluster, Resources
-from rspipe.storage.paths import StorePath
 from tests.processes import PATIENCE, RAY, REPOSITORY, SECRETS, TINY, Head, free_ports, kill_all, repeated, submit
 
+# What is heavy is imported by the fixtures that need it: one of the processes only deals out the tests.
 if TYPE_CHECKING:
+    from rspipe.execution.resources import Cluster
+    from rspipe.storage.paths import StorePath
     from tests.stages.nodes import Nodes
 
 # No test depends on how fast the machine is, or on chance.
@@ -112,6 +110,10 @@ def _finished_studies_are_proven(request: pytest.FixtureRequest) -> Iterator[Non
     # Asked for before the test, or it is gone after it.
     pages = request.getfixturevalue("tmp_path").rglob("report.html") if has_ray else ()
     yield
+    if not has_ray:
+        return
+    from pipelines import check_run
+
     for page in pages:
         if any(page.parent.glob("certificates/part-*.parquet")):
             assert check_run.main([str(page.parent)]) == 0
@@ -123,8 +125,11 @@ def own_ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Cluster]":
     """A Ray of two CPUs, started once."""
+    from rspipe.execution.connection import connect
+    from rspipe.execution.resources import Resources
+
     log = tmp_path_factory.mktemp("ray") / "ray.log"
     with ExitStack() as exits:
         yield repeated(
@@ -271,8 +276,10 @@ def object_store_access(address: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StorePath:
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "StorePath":
     """Return a new bucket, with what it takes to reach it in the environment, and an empty home directory."""
+    from rspipe.storage.paths import StorePath
+
     for name, value in {**object_store_access(object_store), "HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
     made = StorePath("s3", f"bucket-{uuid.uuid4().hex}")
@@ -283,6 +290,8 @@ def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, whose making takes longer than a study to be written."""
+    from mlflow import MlflowClient
+
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path

@@ -202,7 +202,9 @@ def together() -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    # Both come from one process, which imports for seconds what they need.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rspipe.training.fitting", "torch._dynamo.utils", __name__])
     results, state = context.Queue(), middle_state(model_spec(SMOOTHADV))
     processes = [context.Process(target=_process, args=(rank, port, state, results)) for rank in range(PROCESSES)]
     for process in processes:
