@@ -21,9 +21,10 @@ from rspipe.report.questions import answer_questions
 from rspipe.report.sections.accuracy import accuracy_figure
 from rspipe.report.sections.cost import cost_figure
 from rspipe.report.sections.differences import difference_table
-from rspipe.report.sections.findings import answer, answers
+from rspipe.report.sections.findings import answer, answers, difference_figure
 from rspipe.report.sections.results import result_table
 from rspipe.report.sections.weights import weights_figure
+from rspipe.report.standings import entries
 from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, adding_up, duration, markdown, markdown_text, number, quantity
 from rspipe.smoothing.certificates import Certificates, radius_cap
@@ -430,6 +431,24 @@ def test_models_that_were_loaded_have_no_cost_to_be_drawn(made):
     loaded = replace(made, models=tuple(replace(model, passes=0) for model in made.models))
     assert cost_figure(made, sigma=0.25) is not None
     assert cost_figure(loaded, sigma=0.25) is None
+
+
+def test_differences_from_the_baseline_are_drawn_by_value_with_their_intervals(made):
+    axes = difference_figure(made, sigma=0.25).axes[0]
+    found, groups = {one.name: one for one in entries(made, 0.25)}, made.groups(0.25)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert sorted(names) == sorted({*found} - {"gaussian"})
+    spans = [line.get_xdata() for line in axes.lines[1:] if line.get_linestyle() == "-"]
+    marks = [line for line in axes.lines[1:] if line.get_marker() == "o" and len(line.get_xdata())]
+    estimates = [float(mark.get_xdata()[0]) for mark in marks]
+    assert estimates == sorted(estimates, reverse=True)
+    for name, span, mark in zip(names, spans, marks, strict=True):
+        one = made.compare(found[name].group, groups["gaussian"], sigma=0.25).difference
+        judged = one.procedures or one.models
+        assert (*span, mark.get_xdata()[0]) == pytest.approx((judged.low, judged.high, judged.estimate))
+        assert (mark.get_markerfacecolor() == "white") == (one.procedures is None)
+    models = tuple(model for model in made.models if model.label != "gaussian")
+    assert difference_figure(replace(made, models=models), sigma=0.25) is None
 
 
 def test_figures_leave_no_trace_in_global_state(made):

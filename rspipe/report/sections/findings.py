@@ -6,16 +6,24 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, get_args
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
 from rspipe.report.differences import Comparison, with_holm
+from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, entry_colours, new_panel
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
+from rspipe.report.standings import entries, scoped
 from rspipe.report.tables import number
 from rspipe.smoothing.inference import relation
 from rspipe.smoothing.judgement import Judgement
 
 _NAMED = 4
 """Comparisons that a sentence names for each verdict."""
+
+_MOST_ROWS = 16
+"""Of a figure."""
 
 Answered = tuple[Comparison, bool, bool]
 """A comparison, and whether Holm's correction leaves its verdicts: on procedures, on models."""
@@ -142,6 +150,52 @@ def counts_sentence(comparisons: Sequence[Comparison]) -> str:
     )
 
 
+def difference_figure(results: Results, *, sigma: float) -> Figure | None:
+    """Return the ACR of everything certified less that of the baseline, with intervals; None without two entries.
+
+    A filled mark is judged for training again, a hollow one for these models alone. Of many those of largest ACR are
+    drawn.
+    """
+    found = [] if results.decided else entries(results, sigma)
+    base = next((one for one in found if one.name == results.baseline), None)
+    if base is None:
+        return None
+    rows = []
+    for one in found:
+        compared = None if one is base else results.compare(one.group, base.group, sigma=sigma)
+        if compared is not None:
+            rows.append((one, compared.difference))
+    rows.sort(key=lambda row: -row[1].estimate)
+    rows = rows[:_MOST_ROWS]
+    if not rows:
+        return None
+    colours = entry_colours([model.label for model in results.models], baseline=results.baseline)
+    with mpl.rc_context(STYLE):
+        size = {"height": 1.5 + 0.2 * len(rows), "width": 3.0 + 0.05 * max(len(one.name) for one, _ in rows)}
+        figure, axes = new_panel("", "difference of ACR, with 95 % intervals", "", **size)
+        # Above the names of the rows, too, which leave little room.
+        title = f"ACR less that of {results.baseline}, σ = {sigma:g}"
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+        axes.axvline(0.0, color=GREY, linewidth=1.0)
+        for at, (one, difference) in enumerate(rows):
+            judged, again = scoped(difference), difference.procedures is not None
+            colour = colours[one.name][0] if one.kind == "model" else "#555555"
+            axes.plot([judged.low, judged.high], [at, at], color=colour, linewidth=1.4)
+            axes.plot(
+                judged.estimate, at, "o", color=colour, markerfacecolor=colour if again else "white", markersize=5
+            )
+        for filled, name in ((True, "trained again"), (False, "these models alone")):
+            if any((difference.procedures is not None) == filled for _, difference in rows):
+                face = "#555555" if filled else "white"
+                axes.plot([], [], "o", color="#555555", markerfacecolor=face, markersize=5, ls="none", label=name)
+        axes.set_yticks(range(len(rows)), [one.name for one, _ in rows])
+        axes.tick_params(axis="y", labelsize=8, length=0)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        draw_legend(figure)
+    return figure
+
+
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is certified."""
     if not results.summaries:
@@ -153,4 +207,7 @@ def section(results: Results) -> Section | None:
         "baseline": results.baseline,
         "searched": [group.label for group in results.study.search],
     }
-    return Section("findings", content, finding=counts_sentence(comparisons))
+    figures = drawn(
+        {f"differences-sigma-{sigma:g}": difference_figure(results, sigma=sigma) for sigma in results.sigmas}
+    )
+    return Section("findings", content, drawn(figures), finding=counts_sentence(comparisons))
