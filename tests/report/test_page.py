@@ -173,6 +173,8 @@ def test_a_pointer_over_the_curves_reads_off_what_is_certified_there(
             assert float(gain.replace("−", "-")) == pytest.approx(
                 100 * (float(share) - first.reaching(radius).acr), abs=4
             )
+    # No column is cut off.
+    assert box.locator(".list").evaluate("part => part.scrollWidth - part.clientWidth") <= 0
     chart.focus()
     page.keyboard.press("ArrowLeft")
     assert float(re.search(r"[0-9.]+", box.locator("th.at").text_content()).group()) <= radius
