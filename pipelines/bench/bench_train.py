@@ -24,6 +24,8 @@ from rspipe.data.spec import DigitsData
 from rspipe.data.splits import Dataset, Split
 from rspipe.execution.worker import keep_freed_memory, set_deterministic
 from rspipe.networks.architectures import build_network
+from rspipe.networks.precision import fastest_precision
+from rspipe.storage.environment import environment
 from rspipe.training.fitting import fit
 from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.advmacer import AdvMacer
@@ -66,8 +68,15 @@ class Options:
     compiled: bool = torch.cuda.is_available()
     """Whether to measure compiled training, too."""
     profile: str | None = None
-    """A method: print where the time of its bfloat16 training goes instead."""
+    """A method: print where the time of its training in the faster precision goes instead."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """What is compared with the loop; bfloat16 where it is no slower than float32, or takes minutes a step."""
+        if fastest_precision(torch.device(self.device)) == "float32":
+            return ("float32",)
+        return ("float32", "bfloat16", *(("compiled",) if self.compiled else ()))
 
 
 class _Pictures(TorchDataset[tuple[Tensor, int]]):
@@ -195,13 +204,14 @@ def measured(options: Options) -> Iterator[tuple[str, dict[str, float]]]:
         measures: dict[str, Callable[[], float]] = {
             "loop": partial(straightforward, spec(precision="float32"), data, device=options.device),
             "float32": partial(rspipe_rate, spec(precision="float32"), data, device=options.device),
-            "bfloat16": partial(rspipe_rate, spec(precision="bfloat16"), data, device=options.device),
         }
-        if options.compiled:
+        if "bfloat16" in options.ways:
+            measures["bfloat16"] = partial(rspipe_rate, spec(precision="bfloat16"), data, device=options.device)
+        if "compiled" in options.ways:
             compiled = spec(precision="bfloat16", compiled=True)
             # Compilation happens in the first epoch.
             measures["compiled"] = partial(last_epoch_rate, compiled, data, device=options.device)
-        for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))[: len(options.ways)]:
             measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
         for measure in measures.values():
             measure()
@@ -213,7 +223,7 @@ def profile(options: Options, console: Console) -> None:
     """Print where the time of training goes, by kind of operation."""
     method = METHODS[str(options.profile)]
     data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
-    spec = model_spec(method, options, precision="bfloat16")
+    spec = model_spec(method, options, precision=fastest_precision(torch.device(options.device)))
     fit(spec, data)
     with torch.profiler.profile() as trace:
         fit(spec, data)
@@ -227,14 +237,14 @@ def main(options: Options) -> None:
     keep_freed_memory()
     console = Console(width=140)
     console.print(
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, "
-        f"{options.device}; {options.architecture}, batch {options.batch_size}"
+        f"torch {torch.__version__}, {environment()['cpu']}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{options.threads} threads, {options.device}; {options.architecture}, batch {options.batch_size}"
     )
     if options.profile is not None:
         profile(options, console)
         return
     table = Table(title="Images per second; to reach: bfloat16 / loop >= 1.7 on a CPU that has it, >= 3 on a GPU")
-    ways = ("float32", "bfloat16", "compiled")[: 2 + options.compiled]
+    ways = options.ways
     columns = ("loop", *ways, *(f"{way} / loop" for way in ways), *(f"{way}, share of matmul" for way in ways))
     for column in ("method", *columns):
         table.add_column(column, justify="right")
