@@ -95,7 +95,9 @@ def _is_channels_last(x: Tensor) -> bool:
 @cache
 def has_fused_convolutions(dtype: torch.dtype) -> bool:
     """Whether this PyTorch on this CPU has fused convolutions of a dtype, and they compute what they should."""
-    conv = nn.Conv2d(2, 2, 2, dtype=dtype, device="meta").to_empty(device="cpu").requires_grad_(False)
+    # On the device "meta" nothing would be drawn, and SymPy imported: half a second of CPU in each process.
+    with torch.random.fork_rng(devices=[]):
+        conv = nn.Conv2d(2, 2, 2, dtype=dtype).requires_grad_(False)
     for parameter in conv.parameters():
         nn.init.ones_(parameter)
     fused, in_place = ConvReLU(conv), ConvReLU(conv, in_place=True)
