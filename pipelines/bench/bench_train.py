@@ -51,6 +51,8 @@ METHODS: dict[str, MethodSpec] = {
     "smoothmix": SmoothMix(name="smoothmix", T=2, m=2, alpha=0.5, warmup=0),
 }
 SHAPE, CLASSES, SIGMA = (3, 32, 32), 10, 0.5
+ONE_PASS, PER_COPY = "loop, one pass", "loop, pass per copy"
+"""The straightforward loop: the reference implementations run all noisy copies at once, a reader's might not."""
 
 
 @dataclass(frozen=True)
@@ -98,26 +100,26 @@ class _Pictures(TorchDataset[tuple[Tensor, int]]):
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255, self._labels[index]
 
 
-class _OnePassPerCopy(nn.Module):
-    """The network, run once per noisy copy of the images."""
+class _InPasses(nn.Module):
+    """The network, run on all noisy copies of the images at once, or once per copy."""
 
-    def __init__(self, network: nn.Module, copies: int) -> None:
+    def __init__(self, network: nn.Module, passes: int) -> None:
         super().__init__()
-        self.network, self.copies = network, copies
+        self.network, self.passes = network, passes
 
     def forward(self, noisy: Tensor) -> Tensor:
-        if len(noisy) % self.copies:
+        if self.passes == 1 or len(noisy) % self.passes:
             logits: Tensor = self.network(noisy)
             return logits
-        each = noisy.unflatten(0, (-1, self.copies)).unbind(1)
+        each = noisy.unflatten(0, (-1, self.passes)).unbind(1)
         return torch.stack([self.network(copy) for copy in each], 1).flatten(0, 1)
 
 
-def straightforward(spec: ModelSpec, data: Dataset, *, device: str) -> float:
-    """Train in float32, NCHW, from a DataLoader, with a forward pass per noisy copy; return images per second."""
+def straightforward(spec: ModelSpec, data: Dataset, *, device: str, passes: int) -> float:
+    """Train in float32, NCHW, from a DataLoader, in so many forward passes a step; return images per second."""
     method = spec.method
     network = build_network(spec.architecture, classes=CLASSES, seed=0).to(device)
-    looped = _OnePassPerCopy(network, method.copies).train()
+    looped = _InPasses(network, passes).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator(device).manual_seed(0)
     draws = Draws(generator, generator)
@@ -202,7 +204,10 @@ def measured(options: Options) -> Iterator[tuple[str, dict[str, float]]]:
         data = random_images(options.steps * method.images_per_step(options.batch_size), options.device)
         spec = partial(model_spec, method, options)
         measures: dict[str, Callable[[], float]] = {
-            "loop": partial(straightforward, spec(precision="float32"), data, device=options.device),
+            ONE_PASS: partial(straightforward, spec(precision="float32"), data, device=options.device, passes=1),
+            PER_COPY: partial(
+                straightforward, spec(precision="float32"), data, device=options.device, passes=method.copies
+            ),
             "float32": partial(rspipe_rate, spec(precision="float32"), data, device=options.device),
         }
         if "bfloat16" in options.ways:
@@ -245,20 +250,22 @@ def main(options: Options) -> None:
         return
     table = Table(title="Images per second; to reach: bfloat16 / loop >= 1.7 on a CPU that has it, >= 3 on a GPU")
     ways = options.ways
-    columns = ("loop", *ways, *(f"{way} / loop" for way in ways), *(f"{way}, share of matmul" for way in ways))
+    loops = (ONE_PASS, PER_COPY)
+    over = [(way, loop) for way in ways for loop in loops]
+    columns = (*loops, *ways, *(f"{way} / {loop}" for way, loop in over), *(f"{way}, share of matmul" for way in ways))
     for column in ("method", *columns):
         table.add_column(column, justify="right")
     for name, rates in measured(options):
-        ratios = [f"{rates[way] / rates['loop']:.2f}" for way in ways]
+        ratios = [f"{rates[way] / rates[loop]:.2f}" for way, loop in over]
         shares = [
             rates[way]
             * rates["operations"]
             / (2 * MATMUL**3 * rates[f"matmul {way if way == 'float32' else 'bfloat16'}"])
             for way in ways
         ]
-        cells = [f"{rates[way]:,.1f}" for way in ("loop", *ways)]
+        cells = [f"{rates[way]:,.1f}" for way in (*loops, *ways)]
         table.add_row(name, *cells, *ratios, *(f"{100 * share:.0f} %" for share in shares))
-        console.print(f"{name}: {', '.join(ratios)}")
+        console.print(f"{name}: {', '.join(f'{r} {w} / {lo}' for r, (w, lo) in zip(ratios, over, strict=True))}")
     console.print(table)
     console.print(
         "Share of matmul: operations of convolutions and products per second, over those of a product of "
