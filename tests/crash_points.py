@@ -110,7 +110,7 @@ def stepping(steps: Steps) -> Iterator[None]:
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Remember what is trained, judged, and made of images, so that a second run computes nothing."""
+    """Remember what is trained, judged, loaded, made of images and solved, so that a second run computes nothing."""
     known: dict[Any, Any] = {}
 
     def fit(spec: Any, data: Any, *, state: Any, on_epoch: Any, **named: Any) -> Any:
@@ -134,12 +134,25 @@ def remembering() -> Iterator[None]:
             known[key] = real_passes[type(self)](self, networks, image, label, example, limit=limit)
         return known[key]
 
+    def load_network(store: Any, model: str, **named: Any) -> Any:
+        if (model, "network") not in known:
+            known[model, "network"] = real_load(store, model, **named)
+        return known[model, "network"]
+
+    def solve_ensemble(ensemble: Any, calibration: Any) -> Any:
+        if (ensemble.id, "weights") not in known:
+            known[ensemble.id, "weights"] = real_solve(ensemble, calibration)
+        return known[ensemble.id, "weights"]
+
     real_fit, real_judged = train.fit, trials.judged_trial
+    real_load, real_solve = run_builder.load_network, run_builder.weigh.solve_ensemble
     kinds = (run_builder.certify.CountPass, run_builder.weigh.MomentPass)
     real_passes = {kind: kind.run for kind in kinds}
     with ExitStack() as patches:
         patches.enter_context(patch.object(train, "fit", fit))
         patches.enter_context(patch.object(trials, "judged_trial", judged))
+        patches.enter_context(patch.object(run_builder, "load_network", load_network))
+        patches.enter_context(patch.object(run_builder.weigh, "solve_ensemble", solve_ensemble))
         patches.enter_context(patch.object(checkpoints, "CHECKPOINT_SECONDS", -1.0))
         for kind in kinds:
             patches.enter_context(patch.object(kind, "run", run_pass))

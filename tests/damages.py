@@ -1,6 +1,6 @@
 """Damage run directories, study files and logs at random, and see that no number changes without a word.
 
-    python -m tests.damages --flips 500 --directories 500 --studies 2000 --logs 300 --seed 0
+    python -m tests.damages --flips 500 --reads 20 --directories 500 --studies 2000 --logs 300 --seed 0
 
 The suite does the same with fewer of each. What a damaged thing may do: the same numbers, or one line that names it.
 """
@@ -187,6 +187,44 @@ def flip_bits(run_dir: Path, kind: str, flips: int, rng: random.Random) -> Count
                 aside.rename(aside.with_suffix(""))
             path.write_bytes(content)
     return outcomes
+
+
+def flip_every_kind(run_dir: Path, rounds: int, rng: random.Random) -> Counter[tuple[str, str]]:
+    """Flip a bit of a file of every kind at once, and undo it; return how many of each kind were refused.
+
+    Raises:
+        AssertionError: One of them was not set aside though it changes a number, nobody was told of it, or something
+            else was set aside.
+    """
+    before, outcomes = numbers(run_dir), Counter[tuple[str, str]]()
+    files = {kind: sorted(run_dir.glob(kind)) for kind in KINDS}
+    for _ in range(rounds):
+        kinds = {rng.choice(paths): kind for kind, paths in files.items()}
+        whole = {path: flip(path, rng) for path in kinds}
+        flipped = {path: path.read_bytes() for path in kinds}
+        with told() as lines:
+            set_damaged_aside(Store(run_dir))
+        aside = {path.with_suffix("") for path in run_dir.rglob("*.damaged")}
+        for path in aside:
+            path.with_name(f"{path.name}.damaged").rename(path)
+        for path, content in whole.items():
+            path.write_bytes(content)
+        # A model's record and its parameters go together.
+        pairs = {path.parent / name for path in kinds for name in _MODEL if path.name in _MODEL}
+        assert aside <= {*kinds, *pairs}, aside - {*kinds, *pairs}
+        for path, kind in kinds.items():
+            if path in aside:
+                assert any(str(path.parent) in line for line in lines), lines
+                outcomes[kind, "refused"] += 1
+                continue
+            path.write_bytes(flipped[path])
+            assert numbers(run_dir) == before, f"a bit of {path} changed a number"
+            path.write_bytes(whole[path])
+            outcomes[kind, "same"] += 1
+    return outcomes
+
+
+_MODEL = ("model.json", "weights.pt")
 
 
 def _of_flip(run_dir: Path, path: Path, before: str, *, read: bool) -> str:
@@ -528,6 +566,8 @@ class Options:
 
     flips: int = 500
     """Of bits in each kind of file."""
+    reads: int = 20
+    """Of bits in each kind of file, alone, a tenth of which is read as every command does."""
     directories: int = 500
     """Changed run directories."""
     studies: int = 2000
@@ -545,10 +585,9 @@ def damages(options: Options) -> None:
     with tempfile.TemporaryDirectory() as name:
         run_dir = small_run(Path(name))
         in_parts("changed run directories", options.directories, lambda count: mutate_directories(run_dir, count, rng))
+        in_parts("flipped bits of every kind", options.flips, lambda count: flip_every_kind(run_dir, count, rng))
         for kind in KINDS:
-            in_parts(
-                f"flipped bits of {kind}", options.flips, lambda count, kind=kind: flip_bits(run_dir, kind, count, rng)
-            )
+            in_parts(f"reads of {kind}", options.reads, lambda count, kind=kind: flip_bits(run_dir, kind, count, rng))
 
 
 _PART = 50
@@ -559,7 +598,8 @@ def in_parts(what: str, count: int, damage: Callable[[int], Counter[Any]]) -> No
     outcomes = Counter[Any]()
     for first in range(0, count, _PART):
         outcomes += damage(min(_PART, count - first))
-        console.print(f"{outcomes.total()} of {count} {what}:", dict(outcomes))
+        named = {" ".join([key] if isinstance(key, str) else key): times for key, times in outcomes.items()}
+        console.print(f"{min(count, first + _PART)} of {count} {what}:", named)
 
 
 if __name__ == "__main__":

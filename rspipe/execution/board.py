@@ -90,6 +90,10 @@ class Board:
         """Note that an actor ends by itself."""
         self._workers.pop((group, rank), None)
 
+    def size(self) -> int:
+        """Return how many actors are at work."""
+        return len(self._workers)
+
     def reserve(self, group: int, resources: bytes) -> None:
         """Note what a group holds of the cluster, a sealed placement group."""
         self._reserved.setdefault(group, []).append(resources)
@@ -134,8 +138,8 @@ class Board:
         """Note who is at a piece, to tell when it hangs."""
         self._deadlines.begin(piece, held)
 
-    def hung(self) -> list[tuple[bytes, str]]:
-        """Return the sealed handle of the actor of each piece that hangs, and what to say of it; once."""
+    def hung(self) -> list[tuple[bytes | None, str]]:
+        """Return what hangs, see `Deadlines.hung`."""
         return self._deadlines.hung()
 
     def fail(self, error: RspipeError) -> None:
@@ -192,12 +196,33 @@ def _kept(kind: type, *given: Any) -> Kept:
     import ray
 
     desk = beside_driver(Desk).options(name="rspipe desk", get_if_exists=True).remote()
+    # The first handle keeps it alive; those by its name do not, and would lose it when that one's stage is forgotten.
+    _desks.setdefault(desk._actor_id, desk)
     return Kept(desk, ray.get(desk.put.remote(kind, *given)))
+
+
+_desks: dict[Any, Any] = {}
+"""The first handle of each desk of this process."""
 
 
 def make_board(work: int) -> Any:
     """Return a new board, to be asked as an actor is."""
     return _kept(Board, work)
+
+
+def make_deadlines() -> Any:
+    """Return new deadlines, to be asked as an actor is."""
+    return _kept(Deadlines)
+
+
+def replace_hung(deadlines: Any) -> None:
+    """Warn of what hangs by a board or by deadlines, and end the workers that are to be replaced."""
+    import ray
+
+    for worker, message in ray.get(deadlines.hung.remote()):
+        _log.warning("warning: %s", message)
+        if worker is not None:
+            ray.kill(unsealed(worker))
 
 
 class Roster:
@@ -215,6 +240,10 @@ class Roster:
         """Note an actor that has started, by its sealed handle; False when the pool is closed."""
         self._members.append(member)
         return self._open
+
+    def size(self) -> int:
+        """Return how many have joined."""
+        return len(self._members)
 
     def close(self) -> list[bytes]:
         """Admit no actor any more, and return the sealed handles of those that have joined."""
@@ -245,6 +274,7 @@ def watch(
     work: int,
     unit: str,
     on_progress: OnProgress,
+    look: Callable[[], None] = lambda: None,
 ) -> T:
     """Return the function's result, reporting the progress on the board while it runs.
 
@@ -257,6 +287,7 @@ def watch(
         work: Pieces of work on the board.
         unit: What a piece is, in the plural.
         on_progress: Gets the progress.
+        look: Called again and again; ends the stage by an error.
 
     Raises:
         RspipeError: The `root_cause` of a failure in the cluster.
@@ -286,9 +317,8 @@ def watch(
             if failure is not None:
                 raise failure
             on_progress(Progress(stage, done, work, unit, detail))
-            for worker, message in ray.get(board.hung.remote()):
-                _log.warning("warning: %s", message)
-                ray.kill(unsealed(worker))
+            replace_hung(board)
+            look()
         if "error" in outcome:
             raise outcome["error"]
     except BaseException as error:

@@ -8,6 +8,8 @@ from rspipe.errors import ClusterError, RspipeError, WorkersLostError
 # The last line of a traceback that one of our errors ended.
 _NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
 
+_REMEDY = "; the same command goes on from here"
+
 
 def root_cause(error: BaseException) -> RspipeError:
     """Return the error of ours inside what Ray made of it, or a ClusterError with a line of it.
@@ -44,5 +46,14 @@ def root_cause(error: BaseException) -> RspipeError:
         queue += list(failures.values()) if isinstance(failures, dict) else []
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if lost:
-        return WorkersLostError(f"workers were lost: {lines[0].strip()}; the same command goes on from here")
-    return ClusterError(f"work on the cluster failed: {lines[-1].strip()}; the same command goes on from here")
+        return WorkersLostError(f"workers were lost: {_sentence(lines[0])}{_REMEDY}")
+    return ClusterError(f"work on the cluster failed: {_sentence(lines[-1])}{_REMEDY}")
+
+
+def _sentence(line: str) -> str:
+    return line.strip().rstrip(".")
+
+
+def passing(error: RspipeError) -> str:
+    """Return what an error says to who goes on by himself."""
+    return str(error).removesuffix(_REMEDY)

@@ -14,8 +14,9 @@ from typing import Any
 
 from rspipe.errors import ClusterError
 from rspipe.execution.board import sealed, unsealed
-from rspipe.execution.failures import root_cause
-from rspipe.execution.resources import Cluster
+from rspipe.execution.failures import passing, root_cause
+from rspipe.execution.ray_internals import requests_that_wait
+from rspipe.execution.resources import Cluster, Patience
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ _POLL_SECONDS = 0.25
 
 # Each of them may have waited a minute for resources that somebody else took just before.
 _FRUITLESS_GROUPS = 5
+
+
+_STAGE = "training"
 
 
 Loop = Callable[[dict[str, Any]], None]
@@ -74,7 +78,7 @@ def run_groups(
     together = cluster.resources.workers_per_model
     live: dict[int, _Group] = {}
     started = fruitless = 0
-    furthest = 0.0
+    furthest, patience = 0.0, Patience(cluster, stage=_STAGE)
     while not stopped.is_set():
         for number in [number for number, group in live.items() if group.has_ended()]:
             failure = live.pop(number).error
@@ -88,7 +92,11 @@ def run_groups(
                 error = root_cause(failure)
                 if not isinstance(error, ClusterError) or fruitless == _FRUITLESS_GROUPS:
                     raise error from failure
-                _log.warning("warning: %s; going on with those that are left", error)
+                _log.warning("warning: %s; going on with those that are left", passing(error))
+        if live and not ray.get(board.size.remote()) and requests_that_wait():
+            patience.lose()
+        else:
+            patience.regain()
         waiting, unfinished = ray.get(board.left.remote())
         if not live and not waiting:
             return
@@ -123,7 +131,7 @@ def _more(cluster: Cluster, *, running: int, models: int) -> int:
             return 0
         # Only who has nobody at work waits for others.
         least, most = (0, 0) if running else (together, more)
-        free = cluster.free(least, at_best=most, stage="training")
+        free = cluster.free(least, at_best=most, stage=_STAGE)
         return min(more, free - free % together)
     except ClusterError:
         if not running:

@@ -72,6 +72,18 @@ def free_resources() -> list[dict[str, float]]:
     return list(state.available_resources_per_node().values())
 
 
+def requests_that_wait() -> int:
+    """Return how many actors, tasks and placement groups wait for resources; publicly only `ray status` shows them.
+
+    An actor whose process is starting has its resources, and waits for none.
+    """
+    from ray._private.worker import global_worker
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    state = get_cluster_resource_state(global_worker.gcs_client)
+    return len(state.pending_resource_requests) + len(state.pending_gang_resource_requests)
+
+
 @contextmanager
 def own_ray() -> Iterator[None]:
     """Let a Ray that is started meanwhile listen at 127.0.0.1 alone, with a token that its user alone can read.

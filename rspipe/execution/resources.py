@@ -137,24 +137,15 @@ class Cluster:
         Raises:
             ClusterError: Others hold it for longer than `Resources.wait_minutes`.
         """
-        began, told = time.monotonic(), False
-        seconds = max(_FREED_SECONDS, 60 * self.resources.wait_minutes)
+        patience = Patience(self, stage=stage, workers=workers)
         while (fits := replace(self, nodes=_free_nodes()).fits) < max(workers, at_best):
-            waited = time.monotonic() - began
-            if fits >= workers and waited > _SETTLED_SECONDS:
+            if fits >= workers and patience.seconds > _SETTLED_SECONDS:
                 break
-            if waited > seconds:
-                raise ClusterError(
-                    f"{stage} waited {seconds / 60:g} min for {self._held(workers)}; wait longer with "
-                    "--resources.wait-minutes, or end what holds them: `ray status` shows it"
-                )
-            if waited > _SILENT_SECONDS and not told:
-                told = True
-                _log.warning("%s waits for %s, for %g min at most", stage, self._held(workers), seconds / 60)
+            patience.lose()
             time.sleep(_NODE_POLL_SECONDS)
         return fits
 
-    def _held(self, workers: int) -> str:
+    def held(self, workers: int) -> str:
         """Return what so many workers wait for, and how much of it others hold."""
         nodes, free = _alive_nodes(), _free_nodes()
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
@@ -202,6 +193,49 @@ class Cluster:
         wanted = self.resources
         left = sum(node.cpus for node in self.nodes) - trainers * wanted.cpus_per_worker
         return wanted.decoders or max(1, int(left * wanted.workers_per_model / trainers))
+
+
+class Patience:
+    """How long a stage has been waiting for what others hold: it says so, and ends in the end."""
+
+    def __init__(self, cluster: Cluster, *, stage: str, workers: int = 1) -> None:
+        """Wait from now on.
+
+        Args:
+            cluster: Whose `Resources.wait_minutes` is the limit, a minute at least.
+            stage: What waits.
+            workers: For how many it waits.
+        """
+        self._cluster, self._stage, self._workers = cluster, stage, workers
+        self._most = max(_FREED_SECONDS, 60 * cluster.resources.wait_minutes)
+        self._told = False
+        self.regain()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds it has waited."""
+        return time.monotonic() - self._began
+
+    def regain(self) -> None:
+        """Note that there is no need to wait."""
+        self._began = time.monotonic()
+        self._told = False
+
+    def lose(self) -> None:
+        """Say who waits for what, once and after some seconds.
+
+        Raises:
+            ClusterError: Others hold it for too long.
+        """
+        if self.seconds > self._most:
+            raise ClusterError(
+                f"{self._stage} waited {self._most / 60:g} min for {self._cluster.held(self._workers)}; wait longer "
+                "with --resources.wait-minutes, or end what holds them: `ray status` shows it"
+            )
+        if self.seconds > _SILENT_SECONDS and not self._told:
+            self._told = True
+            held = self._cluster.held(self._workers)
+            _log.warning("%s waits for %s, for %g min at most", self._stage, held, self._most / 60)
 
 
 def _alive_nodes() -> tuple[Node, ...]:

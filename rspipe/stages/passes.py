@@ -5,14 +5,20 @@ is either finished or not.
 """
 
 import logging
+import math
+import platform
+import queue
+import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -20,9 +26,11 @@ from rspipe.data.splits import Split
 from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.spec import WeighSpec
 from rspipe.errors import BrokenModelError, ClusterError, ModelError, RspipeError, WorkersLostError
-from rspipe.execution.board import pool, sealed
-from rspipe.execution.failures import root_cause
-from rspipe.execution.resources import Cluster, Resources
+from rspipe.execution.board import make_deadlines, pool, replace_hung, sealed
+from rspipe.execution.failures import passing, root_cause
+from rspipe.execution.hanging import Held
+from rspipe.execution.ray_internals import requests_that_wait
+from rspipe.execution.resources import Cluster, Patience, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.precision import Precision
 from rspipe.records import TrainedModel
@@ -30,6 +38,7 @@ from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.noise import Noise
 from rspipe.smoothing.spec import CertifySpec
+from rspipe.stages.memory import memory_for
 from rspipe.storage.classifiers import load_network
 from rspipe.storage.counts import count_rows
 from rspipe.storage.store import Store
@@ -43,6 +52,15 @@ _IMAGES_PER_BLOCK = 4
 
 # Beyond so many numbers of noisy input, summed over members, an image is a block of its own: less is lost in a kill.
 _NUMBERS_PER_BLOCK = 2e7
+
+_LOOK_SECONDS = 1.0
+
+_START_SECONDS = 300.0
+
+_STAGE = "the pass over the images"
+
+_NAMED = 3
+"""Of the models of a pass, those that a line names."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,16 @@ class CountPass:
     @property
     def forward_samples(self) -> int:
         """Samples of an image that members run on, at most, summed over members."""
-        return (self.certify.n0 + self.certify.n) * len(self.members)
+        return self.samples * len(self.members)
+
+    @property
+    def samples(self) -> int:
+        """Samples of an image, at most."""
+        return self.certify.n0 + self.certify.n
+
+    def drawn(self, rows: pa.Table) -> int:
+        """Return the samples of the image that rows are of."""
+        return int(pc.max(rows["samples"]).as_py())
 
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
@@ -100,7 +127,16 @@ class MomentPass:
     @property
     def forward_samples(self) -> int:
         """Samples of an image that members run on, summed over members."""
-        return self.weigh.draws * len(self.members)
+        return self.samples * len(self.members)
+
+    @property
+    def samples(self) -> int:
+        """Samples of an image."""
+        return self.weigh.draws
+
+    def drawn(self, _: pa.Table) -> int:
+        """Return the samples of an image."""
+        return self.samples
 
     def run(
         self, networks: Sequence[nn.Module], image: torch.Tensor, label: int, example: int, *, limit: BatchLimit
@@ -148,10 +184,13 @@ class Work:
 class Sampler:
     """The actor: keeps its networks between blocks."""
 
-    def __init__(self, run_dir: str, passes: list[Pass], classes: int, roster: Any, resources: Resources) -> None:
+    def __init__(
+        self, run_dir: str, *, passes: list[Pass], classes: int, roster: Any, deadlines: Any, resources: Resources
+    ) -> None:
         import ray
 
-        if not ray.get(roster.join.remote(sealed(ray.get_runtime_context().current_actor))):
+        self._sealed, self._deadlines = sealed(ray.get_runtime_context().current_actor), deadlines
+        if not ray.get(roster.join.remote(self._sealed)):
             ray.actor.exit_actor()
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()
@@ -180,22 +219,36 @@ class Sampler:
             block["work"].tolist(), block["example"].tolist(), block["label"].tolist(), block["image"], strict=True
         ):
             sampling = self._passes[which]
+            unread = any((model, sampling.precision) not in self._networks for model in sampling.members)
+            held = held_image(sampling, example, worker=self._sealed, device=self._device, reads_data=unread)
+            self._deadlines.begin.remote((which, example), held, 0)
             networks = [self._network(model, sampling.precision) for model in sampling.members]
             # The block is read-only memory of Ray's; torch wants its own.
             image = torch.from_numpy(np.array(pixels, dtype=np.float32)).to(self._device)
             try:
-                rows = sampling.run(networks, image, label, example, limit=self._limits[which])
+                with memory_for(f"image {example}", lower="certify.batch_size"):
+                    rows = sampling.run(networks, image, label, example, limit=self._limits[which])
             except ModelError as error:
                 if error.member is None:
                     raise
                 model = sampling.members[error.member]
                 raise BrokenModelError(f"{model}: {error} (image {example}, sigma {sampling.sigma:g})") from error
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                raise ClusterError(
-                    f"out of memory at image {example} ({error}); lower certify.batch_size or run fewer workers"
-                ) from error
+            self._deadlines.finish.remote((which, example), sampling.drawn(rows))
             tables.append(rows.append_column("work", pa.array([which] * rows.num_rows, pa.int64())))
         return pa.concat_tables(tables)
+
+
+def held_image(sampling: Pass, example: int, *, worker: bytes, device: torch.device, reads_data: bool = False) -> Held:
+    """Return how an image is held by an actor on this node; its samples cost what those of other images do."""
+    some, more = ", ".join(sampling.members[:_NAMED]), len(sampling.members) - _NAMED
+    return Held(
+        name=f"image {example} at sigma {sampling.sigma:g} of {some}{f' and {more} others' if more > 0 else ''}",
+        node=platform.node(),
+        worker=worker,
+        kind=f"{device.type} {sampling.members!r}",
+        reads_data=reads_data,
+        costs=(float(sampling.samples),),
+    )
 
 
 def images_unit(levels: int) -> str:
@@ -234,16 +287,17 @@ def visit(
             del waiting[image]
         on_block(rows)
 
-    fruitless = 0
+    fruitless, deadlines = 0, make_deadlines()
     while waiting:
         before = len(waiting)
         try:
-            _run_pool(store, works, list(waiting.values()), classes=classes, cluster=cluster, on_block=arrived)
+            rows = list(waiting.values())
+            _run_pool(store, works, rows, classes=classes, deadlines=deadlines, cluster=cluster, on_block=arrived)
         except WorkersLostError as error:
             fruitless = 0 if len(waiting) < before else fruitless + 1
             if fruitless == _FRUITLESS_POOLS:
                 raise
-            _log.warning("warning: %s; going on with the %d images left", error, len(waiting))
+            _log.warning("warning: %s; going on with the %d images left", passing(error), len(waiting))
 
 
 def set_failed_aside(store: Store, error: BrokenModelError) -> TrainedModel:
@@ -259,20 +313,21 @@ def _run_pool(
     rows: list[dict[str, Any]],
     *,
     classes: int,
+    deadlines: Any,
     cluster: Cluster,
     on_block: Callable[[pa.Table], None],
 ) -> None:
     """Run one pool of actors over rows until they are done or an actor is lost; it grows with the cluster."""
     import ray
     from ray.data import ActorPoolStrategy
-    from ray.data.exceptions import ExecutionTimeoutError
 
     resources = cluster.resources
     size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
     at_once = cluster.now().workers(blocks)
-    cluster.free(1, at_best=at_once, stage="the pass over the images")
+    cluster.free(1, at_best=at_once, stage=_STAGE)
+    ray.get(deadlines.end_all.remote())
     most = max(at_once, min(blocks, resources.workers or blocks))
     try:
         with pool() as roster, warnings.catch_warnings():
@@ -285,6 +340,7 @@ def _run_pool(
                     "passes": [work.sampling for work in works],
                     "classes": classes,
                     "roster": roster,
+                    "deadlines": deadlines,
                     "resources": resources,
                 },
                 batch_size=None if resources.gpus == 0 else images,
@@ -294,13 +350,57 @@ def _run_pool(
                 # Ray would wait for the resources of a node that is gone, with the rows it had given to its actor.
                 max_restarts=0,
             )
-            for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            blocks = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for block in _watched(blocks, roster=roster, deadlines=deadlines, cluster=cluster):
                 on_block(block)
     except RspipeError:
         raise
-    except ExecutionTimeoutError as error:
-        raise WorkersLostError("no worker has finished a block of images for a quarter of an hour: replaced") from error
     except ray.exceptions.RayError as error:
         raise root_cause(error) from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise ClusterError(f"the pass over the images failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _watched(blocks: Iterable[pa.Table], *, roster: Any, deadlines: Any, cluster: Cluster) -> Iterator[pa.Table]:
+    """Yield the blocks that a pool brings, and look meanwhile for what hangs, and whether others leave it no room.
+
+    Raises:
+        ClusterError: Others held the resources of all workers for too long.
+    """
+    import ray
+
+    arrived: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for block in blocks:
+                arrived.put(block)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001 raised again below, in the caller's thread
+            arrived.put(error)
+
+    # A daemon: it ends when the actors do, which nobody who interrupts waits for.
+    threading.Thread(target=read, daemon=True).start()
+    patience, looked = Patience(cluster, stage=_STAGE), time.monotonic()
+    warns_at = looked + _START_SECONDS
+    while True:
+        try:
+            block = arrived.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            pass
+        else:
+            if block is None:
+                return
+            if isinstance(block, BaseException):
+                raise block
+            yield block
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            replace_hung(deadlines)
+            started, looked = ray.get(roster.size.remote()), time.monotonic()
+            if not started and requests_that_wait():
+                patience.lose()
+            else:
+                patience.regain()
+            if not started and looked > warns_at:
+                warns_at = math.inf
+                _log.warning("warning: no worker has started for %.0f min; Ray's own logs say why", _START_SECONDS / 60)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from rspipe.errors import ModelError
 from rspipe.execution.board import OnProgress, Progress, after, make_board, watch
 from rspipe.execution.failures import root_cause
-from rspipe.execution.ray_internals import credentials_stay
-from rspipe.execution.resources import Cluster
+from rspipe.execution.ray_internals import credentials_stay, requests_that_wait
+from rspipe.execution.resources import Cluster, Patience
 from rspipe.records import SearchResult
 from rspipe.search.spec import SearchSpec
 from rspipe.stages.trials import open_trials, run_in_tune
 from rspipe.storage.store import Store
+
+_STAGE = "the search"
 
 
 def run_searches(
@@ -40,11 +42,11 @@ def _run_trials(
 ) -> None:
     from ray import tune
 
-    from rspipe.stages.tune import GivenUp, Proposals, Stopper
+    from rspipe.stages.tune import GivenUp, Proposals, Started, Stopper
 
     resources = cluster.resources
     workers = cluster.now().workers(count)
-    cluster.free(1, at_best=workers, stage="the search")
+    cluster.free(1, at_best=workers, stage=_STAGE)
     board = make_board(count)
     scratch, name = store.run_dir.local_part / ".ray", f"search-{uuid.uuid4().hex[:8]}"
     bound = tune.with_parameters(
@@ -57,10 +59,16 @@ def _run_trials(
     )
     # Tune finds the function of an experiment by its name whenever it starts a worker.
     bound.__name__ = name
-    end = GivenUp()
+    end, started, patience = GivenUp(), Started(), Patience(cluster, stage=_STAGE)
 
     def on_end(piece: int, what: str) -> None:
         board.update.remote(piece, 1.0, what)
+
+    def look() -> None:
+        if started.some or not requests_that_wait():
+            patience.regain()
+        else:
+            patience.lose()
 
     def room() -> int:
         return max(1, cluster.now().fits)
@@ -80,13 +88,21 @@ def _run_trials(
             storage_path=str(scratch),
             verbose=0,
             stop=end,
+            callbacks=[started],
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
     try:
         with credentials_stay():
             grid = watch(
-                tuner.fit, board, stop=end.give_up, stage="search", work=count, unit="trials", on_progress=on_progress
+                tuner.fit,
+                board,
+                stop=end.give_up,
+                stage="search",
+                work=count,
+                unit="trials",
+                on_progress=on_progress,
+                look=look,
             )
         for error in grid.errors:
             raise root_cause(error) from error

@@ -24,6 +24,7 @@ from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
 from rspipe.stages.checkpoints import checkpointing
 from rspipe.stages.decoding import streamed
+from rspipe.stages.memory import memory_for
 from rspipe.storage.files import checksum
 from rspipe.storage.store import Store
 from rspipe.training.fitting import State, fit
@@ -126,7 +127,7 @@ def train_loop(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(error))
 
 
-def held_by_this_worker(spec: AnyModelSpec, *, name: str = "") -> Held:
+def held_by_this_worker(spec: AnyModelSpec, *, name: str = "", reads_data: bool) -> Held:
     """Return how a model is held by the Ray actor that calls this: a step is an epoch, and the last one the end."""
     import ray
 
@@ -140,6 +141,7 @@ def held_by_this_worker(spec: AnyModelSpec, *, name: str = "") -> Held:
         name=name or spec.id,
         node=platform.node(),
         worker=sealed(ray.get_runtime_context().current_actor),
+        reads_data=reads_data,
         kind=f"{spec.architecture} {spec.data!r}",
         costs=tuple(costs),
     )
@@ -169,12 +171,14 @@ def _work_off(config: dict[str, Any], store: Store, device: torch.device, sharin
         spec = specs[piece]
 
         if first:
-            board.begin.remote(piece, held_by_this_worker(spec))
+            reads_data = dataset_on.cache_info().currsize == 0
+            board.begin.remote(piece, held_by_this_worker(spec, reads_data=reads_data))
 
         def on_epoch(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
             board.update.remote(piece, epoch / (spec.epochs + 1), spec.id)
 
-        train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, pixels=pixels, group=sharing)
+        with memory_for(spec.id, lower="training.batch_size"):
+            train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, pixels=pixels, group=sharing)
         board.update.remote(piece, 1.0, spec.id)
 
 

@@ -21,6 +21,7 @@ from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import WATCHED, OnEpoch, judged_trial, trial_spec
 from rspipe.stages.checkpoints import checkpointing
 from rspipe.stages.decoding import streamed
+from rspipe.stages.memory import memory_for
 from rspipe.stages.train import held_by_this_worker
 from rspipe.storage.store import Store
 from rspipe.training.fitting import State
@@ -128,10 +129,15 @@ def run_in_tune(
     try:
         store.check_shared()
         name = f"{search.id} trial {work.index}"
-        board.begin.remote(work.piece, held_by_this_worker(trial_spec(search, work.parameters), name=name))
+        reads_data = searched_data.cache_info().currsize == 0
+        held = held_by_this_worker(trial_spec(search, work.parameters), name=name, reads_data=reads_data)
+        board.begin.remote(work.piece, held)
         pixels = partial(streamed, decoders=decoders)
         device = worker_device(resources.gpus, allow_cpu=resources.allow_cpu)
-        trial = run_trial(store, search, work.index, work.parameters, device=device, on_epoch=on_epoch, pixels=pixels)
+        with memory_for(name, lower="training.batch_size"):
+            trial = run_trial(
+                store, search, work.index, work.parameters, device=device, on_epoch=on_epoch, pixels=pixels
+            )
     except RspipeError as error:
         ray.get(board.fail.remote(error))
         # A trial that ends without a word would be tried again.

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import optuna
+from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -239,6 +240,17 @@ class Stopper(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         decision = str(asha.on_trial_result(tune_controller, trial, result))
         return decision if work.index else str(TrialScheduler.CONTINUE)
+
+
+class Started(Callback):  # type: ignore[misc]
+    """Knows whether some trial runs, or all of them wait for workers."""
+
+    some = False
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Any], **_: object) -> None:
+        """Look at the trials before a step of Tune's."""
+        del iteration
+        self.some = any(trial.status == "RUNNING" for trial in trials)
 
 
 class GivenUp(ExperimentStopper):  # type: ignore[misc]

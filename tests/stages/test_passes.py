@@ -3,9 +3,13 @@
 import errno
 import io
 import os
+import platform
 import re
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +23,13 @@ from rspipe.ensembles.choice import choose_weights
 from rspipe.ensembles.moments import image_margins
 from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
 from rspipe.execution.board import Progress
+from rspipe.execution.hanging import Deadlines
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.derivation import derive
 from rspipe.smoothing.noise import Noise
+from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages import certify
 from rspipe.stages import passes as sampling
 from rspipe.stages.certify import certify_classifiers
@@ -327,6 +333,37 @@ def refuse(progress: Progress) -> None:
     assert progress.done == progress.total
 
 
+def test_a_model_that_returns_nan_is_left_out_and_the_others_are_weighed(
+    one_actor: Cluster,
+    store: Store,
+    data: Dataset,
+    trained: tuple[Path, list[TrainedModel]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = ["gaussian-s0.25-seed0", "gaussian-s0.25-seed1", "gaussian-s0.25-seed2"]
+    groups = [f"{{members=['{names[0]}', '{other}'], weights='uniform'}}" for other in names[1:]]
+    study = ruled("fixed", "models.0.seeds=[0, 1, 2]", f"ensembles=[{', '.join(groups)}]")
+    specs = [spec for spec in study.model_specs if spec.label == "gaussian"]
+    kept = [(model, store.parameters(model.id)) for model in trained[1]]
+    (store.run_dir.local_part / "models").unlink()
+    for model, parameters in kept:
+        store.save_model(model, parameters)
+    third = train_one(store, specs[2], data)
+    # One number of the last layer: the other classes keep their scores.
+    parameters = {name: value.clone() for name, value in store.parameters(third.id).items()}
+    list(parameters.values())[-1].view(-1)[0] = torch.nan
+    store.save_model(replace(third, checksum=checksum(parameters)), parameters)
+    ensembles = study.ensemble_specs(specs)
+    (weighed,) = weigh_ensembles(store, study, ensembles, alone=specs, cluster=one_actor, on_progress=silent)
+    assert weighed.members == tuple(model.id for model in trained[1])
+    (line,) = [one for one in caplog.messages if "left out" in one]
+    assert re.search(rf"{third.id} is left out, .*NaN or \+inf as a logit.* \(image \d+, sigma 0\.25\)$", line)
+    assert store.existing_model(third.id).status == "failed"
+    # The margins of the others are there, as if it had never been.
+    (margins,) = member_margins(store, study, ensembles[:1], specs[:2])
+    assert margins.members == tuple(sorted(model.id for model in trained[1]))
+
+
 def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
     one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
@@ -409,6 +446,46 @@ def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
     assert {key: row for key, row in rows(store).items() if key in kept} == kept
 
 
+def test_an_image_that_hangs_is_named_with_models_sigma_and_node_and_its_worker_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    members, clock, killed = tuple(f"m{number}" for number in range(5)), [0.0], list[object]()
+    counted = CountPass(0.25, members, (), (), CertifySpec(n0=10, n=90), 10)
+    deadlines, started = Deadlines(lambda: clock[0]), threading.Event()
+    for example in (6, 7):
+        held = sampling.held_image(counted, example, worker=b"a worker", device=torch.device("cpu"))
+        deadlines.begin((0, example), held, 0)
+    deadlines.finish((0, 6), 50)
+    monkeypatch.setattr(sampling, "_LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(sampling, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(sampling, "requests_that_wait", lambda: 0)
+    monkeypatch.setattr("ray.get", lambda value: value)
+    monkeypatch.setattr("ray.kill", killed.append)
+    monkeypatch.setattr("rspipe.execution.board.unsealed", lambda content: content)
+
+    def ask() -> list[tuple[bytes | None, str]]:
+        clock[0] += 20
+        if messages := deadlines.hung():
+            started.set()
+        return messages
+
+    def blocks() -> Iterator[pa.Table]:
+        assert started.wait(30)
+        yield pa.table({"example": [7]})
+
+    asked = SimpleNamespace(hung=SimpleNamespace(remote=ask))
+    roster = SimpleNamespace(size=SimpleNamespace(remote=lambda: 0))
+    nowhere = Cluster("nowhere", (), Resources())
+    (block,) = sampling._watched(blocks(), roster=roster, deadlines=asked, cluster=nowhere)
+    assert block["example"].to_pylist() == [7]
+    assert killed == [b"a worker"]
+    assert caplog.messages == [
+        "warning: no worker has started for 0 min; Ray's own logs say why",
+        f"warning: image 7 at sigma 0.25 of m0, m1, m2 and 2 others on node {platform.node()} has not moved for 5 min, "
+        "where 0 s were the most to expect; its worker is replaced",
+    ]
+
+
 @pytest.mark.parametrize(("brought", "pools"), [((0, 0, 0), 3), ((0, 0, 1, 0, 0, 0), 6), ((0, 9, 0, 0, 0), 5)])
 def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
     brought: tuple[int, ...],
@@ -433,6 +510,7 @@ def test_lost_actors_are_replaced_until_three_pools_in_a_row_bring_nothing(
         raise WorkersLostError("a node is gone")
 
     monkeypatch.setattr(sampling, "_run_pool", pool)
+    monkeypatch.setattr(sampling, "make_deadlines", lambda: None)
     work = Work(CountPass(0.25, ("a",), (), (), study.certify, 10), split)
 
     def on_block(rows: pa.Table) -> None:
