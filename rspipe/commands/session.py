@@ -50,6 +50,7 @@ from rspipe.study.config import StudyConfig
 from rspipe.study.groups import CheckpointGroup
 from rspipe.tracking.client import tracking_uri, ui_command
 from rspipe.tracking.publish import Tracker
+from rspipe.tracking.publisher import Publisher
 from rspipe.training.published import published_network
 from rspipe.training.spec import LoadedModelSpec
 
@@ -90,15 +91,14 @@ class Session:
             f"Study {self.study.id}, certified in {self.study.certify.precision}, on {cluster.summary}\n"
             f"in {self.store.run_dir}"
         )
-        # From now on MLflow shows that the study runs, and how busy this machine is.
-        self.terminal.doing("opening MLflow")
+        # Soon MLflow shows that the study runs, and how busy this machine is.
         self.tracker.open()
         return cluster
 
     @cached_property
-    def tracker(self) -> Tracker:
+    def tracker(self) -> Publisher:
         """The index in MLflow; its parent run ends with the session."""
-        tracker = Tracker(self.store, self.study)
+        tracker = Publisher(Tracker(self.store, self.study))
 
         def finish(kind: type[BaseException] | None, *_: object) -> None:
             interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
@@ -191,6 +191,7 @@ class Session:
         message = headline(results, most=SCREEN_ROWS if self.terminal.console.is_terminal else MOST_ROWS)
         self.terminal.doing("publishing in MLflow")
         self.tracker.publish(results, self._complete(summaries), files, message)
+        self.tracker.wait()
         self._reported = message, files
 
     def show_end(self) -> None:
@@ -209,7 +210,7 @@ class Session:
                 self.terminal.say(f"        once you have started {command}")
 
     def _publish(self) -> None:
-        self.terminal.doing("publishing in MLflow")
+        self.terminal.doing("reading the results")
         results = read_results(self.store, self.study)
         self.tracker.publish(results, self._complete(results.summaries))
 

@@ -8,6 +8,7 @@ Parameters, metrics and status of all runs come first, files after them: an arti
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -79,6 +80,7 @@ class Tracker:
         self._identity = f"{study.id}/{content_id(read_content(store.run_dir / 'environment.json'))}"
         self._connected: Any = None
         self._monitor: Any = None
+        self._stopped = threading.Event()
 
     def publish(
         self,
@@ -96,6 +98,10 @@ class Tracker:
             message: What the study found, for its own run, once all of its classifiers are certified.
         """
         self._try(lambda: self._publish_all(results, summaries, files or {}, message))
+
+    def stop(self) -> None:
+        """Let whatever thread publishes leave what is left to the next time."""
+        self._stopped.set()
 
     def finish(self, status: str) -> None:
         """Close the parent run with one of MLflow's states: FINISHED, FAILED, KILLED."""
@@ -176,6 +182,8 @@ class Tracker:
         known = self._known(parent)
         runs = {run.key: run for run in study_runs(results, summaries, self._store)}
         for run in runs.values():
+            if self._stopped.is_set():
+                return
             self._publish_run(run, parent, known)
         for key in known.keys() - runs.keys():
             # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.

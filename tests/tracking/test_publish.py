@@ -118,13 +118,27 @@ def publish(store: Store, content: Results) -> None:
     tracker.finish("FINISHED")
 
 
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[Store, Results]:
+    """A study that was published once, for tests that change nothing."""
+    folder, content = tmp_path_factory.mktemp("published"), small_results()
+    shutil.copy(empty_database, folder)
+    store = Store(folder / "run")
+    save(store, content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+        publish(store, content)
+    return store, content
+
+
 def child(published: list[Run], record: TrainedModel) -> Run:
     (run,) = [run for run in published if run.data.tags["rspipe.key"].startswith(f"model/{record.id}/")]
     return run
 
 
-def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(store: Store, content: Results) -> None:
-    publish(store, content)
+def test_there_is_a_parent_run_and_a_child_run_per_model_search_and_ensemble(read_only: tuple[Store, Results]) -> None:
+    store, content = read_only
     published = runs(store)
     kinds = Counter(run.data.tags["rspipe.kind"] for run in published)
     assert kinds == {
@@ -174,8 +188,8 @@ def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store
     assert superseded == [f"search/{search.id}/3"]
 
 
-def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(store: Store, content: Results) -> None:
-    publish(store, content)
+def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(read_only: tuple[Store, Results]) -> None:
+    store, content = read_only
     client, published = MlflowClient(tracking_uri(store.run_dir)), runs(store)
     certified = {one.id: one for one in content.certified}
     lengths = set()
@@ -194,8 +208,8 @@ def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(st
     assert len(lengths) == 1, "curves can be compared on one grid only"
 
 
-def test_the_run_of_a_study_has_what_studies_are_sorted_and_compared_by(store: Store, content: Results) -> None:
-    publish(store, content)
+def test_the_run_of_a_study_has_what_studies_are_sorted_and_compared_by(read_only: tuple[Store, Results]) -> None:
+    store, content = read_only
     (run,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
     metrics, tags = run.data.metrics, run.data.tags
     methods = {average.label: average.models.estimate for average in content.seed_averages}
@@ -238,8 +252,8 @@ def test_a_study_that_is_not_certified_yet_claims_nothing(store: Store, content:
     assert not [name for name in run.data.metrics if name.startswith(("acr_0", "difference_"))]
 
 
-def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(store: Store, content: Results) -> None:
-    publish(store, content)
+def test_a_model_run_holds_its_learning_curve_its_hyperparameters_and_its_acr(read_only: tuple[Store, Results]) -> None:
+    store, content = read_only
     record = content.models[0]
     run = child(runs(store), record)
     client = MlflowClient(tracking_uri(store.run_dir))
@@ -332,8 +346,8 @@ def test_a_rule_without_two_sided_certificates_has_no_such_acr(
     assert not [one for one in caplog.records if one.name.startswith("rspipe")]
 
 
-def test_a_diverged_model_is_a_failed_run_without_an_acr(store: Store, content: Results) -> None:
-    publish(store, content)
+def test_a_diverged_model_is_a_failed_run_without_an_acr(read_only: tuple[Store, Results]) -> None:
+    store, content = read_only
     (record,) = [model for model in content.models if model.status == "diverged"]
     run = child(runs(store), record)
     assert run.info.status == "FAILED"
@@ -401,6 +415,20 @@ def test_an_unfinished_certification_is_not_shown(store: Store, content: Results
     tracker.publish(content, content.summaries)
     history = MlflowClient(tracking_uri(store.run_dir)).get_metric_history(first.info.run_id, "certified_accuracy")
     assert len({point.step for point in history}) == len(history) > 10
+
+
+def test_a_tracker_that_is_stopped_publishes_no_further_run_and_the_next_one_does(
+    store: Store, content: Results
+) -> None:
+    few = replace(content, searches=(), trials=(), ensembles=(), certified=())
+    tracker = open_tracker(store, content.study)
+    tracker.stop()
+    tracker.publish(few)
+    tracker.finish("KILLED")
+    (parent,) = runs(store)
+    assert parent.info.status == "KILLED"
+    open_tracker(store, content.study).publish(few)
+    assert len(runs(store)) == 1 + len(few.models)
 
 
 def test_a_parent_run_whose_making_was_cut_off_is_completed(store: Store, content: Results) -> None:
