@@ -22,7 +22,7 @@ from rspipe.smoothing.derivation import CertifiedClassifier
 EDGES = (0.7, 0.9, 0.99, 0.999, 0.9999)
 """Of the bins of the lower bound on p_A, above 1/2."""
 
-_MOST_ROWS = 16
+_MOST_ROWS = 12
 
 _FEWER, _SAME, _MORE = "#E9A57F", "#F4F4F4", "#86B7DC"
 """Grounds of a share below and above the baseline's, light enough for dark letters."""
@@ -109,21 +109,20 @@ def spread_table(spreads_: Sequence[Spread]) -> Table:
 
 
 def _drawn(results: Results, every: Sequence[Spread]) -> tuple[list[Spread], Spread | None]:
-    """Return the spreads of largest ACR with that of the baseline, if there is one, in any case; and that one."""
-    ordered = sorted(every, key=lambda one: -one.acr)
+    """Return the spreads of methods and the best of the others, by ACR; and that of the baseline, if there is one."""
+    models = {seeds_label(model.label, count) for model in results.models for count in (1, 2)}
+    kept = sorted(every, key=lambda one: (one.label not in models, -one.acr))[:_MOST_ROWS]
+    ordered = sorted(kept, key=lambda one: -one.acr)
     names = {seeds_label(results.baseline, count) for count in (1, 2)}
     baseline = next((one for one in ordered if one.label in names), None)
-    shown = ordered[:_MOST_ROWS]
-    if baseline is not None and baseline not in shown:
-        shown[-1] = baseline
-    return shown, baseline
+    return ordered, baseline
 
 
 def spread_figure(results: Results, *, sigma: float) -> Figure | None:
     """Return the shares of images by p_A, a row per entry by ACR, less those of the baseline; None without entries.
 
-    The baseline's own row has its shares, in percent; without a baseline every row has. Of many entries those of
-    largest ACR are drawn.
+    The baseline's own row has its shares, in percent; without a baseline every row has. Of many entries
+    methods and the others of largest ACR are drawn.
     """
     every = spreads(results, sigma=sigma)
     if not every:
@@ -134,7 +133,7 @@ def spread_figure(results: Results, *, sigma: float) -> Figure | None:
     less = shares if baseline is None else shares - shares[shown.index(baseline)]
     title = f"Images by p_A, σ = {sigma:g}" if baseline is None else f"Images by p_A less the baseline's, σ = {sigma:g}"
     if len(shown) < len(every):
-        title += f"\n{len(shown)} of {len(every)} with the largest ACR"
+        title += f"\n{len(shown)} of {len(every)}: methods and the others of largest ACR"
     labels = [f"{one.label}{' (baseline, %)' if one is baseline else ''}  {number(one.acr)}" for one in shown]
     shades = LinearSegmentedColormap.from_list("shares", [_FEWER, _SAME, _MORE])
     largest = max(1.0, float(abs(less).max()))

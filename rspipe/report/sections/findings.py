@@ -153,8 +153,8 @@ def counts_sentence(comparisons: Sequence[Comparison]) -> str:
 def difference_figure(results: Results, *, sigma: float) -> Figure | None:
     """Return the ACR of everything certified less that of the baseline, with intervals; None without two entries.
 
-    A filled mark is judged for training again, a hollow one for these models alone. Of many those of largest ACR are
-    drawn.
+    A filled mark is judged for training again, a hollow one for these models alone. Of many, methods and the others of
+    largest ACR are drawn.
     """
     found = [] if results.decided else entries(results, sigma)
     base = next((one for one in found if one.name == results.baseline), None)
@@ -165,8 +165,9 @@ def difference_figure(results: Results, *, sigma: float) -> Figure | None:
         compared = None if one is base else results.compare(one.group, base.group, sigma=sigma)
         if compared is not None:
             rows.append((one, compared.difference))
-    rows.sort(key=lambda row: -row[1].estimate)
-    rows = rows[:_MOST_ROWS]
+    # Methods, then the best of the others.
+    rows.sort(key=lambda row: (row[0].kind != "model", -row[1].estimate))
+    rows = sorted(rows[:_MOST_ROWS], key=lambda row: -row[1].estimate)
     if not rows:
         return None
     colours = entry_colours([model.label for model in results.models], baseline=results.baseline)
@@ -179,15 +180,15 @@ def difference_figure(results: Results, *, sigma: float) -> Figure | None:
         axes.axvline(0.0, color=GREY, linewidth=1.0)
         for at, (one, difference) in enumerate(rows):
             judged, again = scoped(difference), difference.procedures is not None
-            colour = colours[one.name][0] if one.kind == "model" else "#555555"
+            colour = colours[one.name][0] if one.kind == "model" else "#777777"
             axes.plot([judged.low, judged.high], [at, at], color=colour, linewidth=1.4)
             axes.plot(
                 judged.estimate, at, "o", color=colour, markerfacecolor=colour if again else "white", markersize=5
             )
         for filled, name in ((True, "trained again"), (False, "these models alone")):
             if any((difference.procedures is not None) == filled for _, difference in rows):
-                face = "#555555" if filled else "white"
-                axes.plot([], [], "o", color="#555555", markerfacecolor=face, markersize=5, ls="none", label=name)
+                face = "#777777" if filled else "white"
+                axes.plot([], [], "o", color="#777777", markerfacecolor=face, markersize=5, ls="none", label=name)
         axes.set_yticks(range(len(rows)), [one.name for one, _ in rows])
         axes.tick_params(axis="y", labelsize=8, length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -20,6 +20,9 @@ ASKED = ("Which method?", "Do ensembles pay?", "How sure?")
 _MOST_LEVELS = 4
 """Noise levels with curves of their own: of more, these are spread over them."""
 
+_LINE = 40
+"""Characters of names that a line of the legend has room for beside a role."""
+
 _ENVELOPE = "#E69F00"
 
 
@@ -41,6 +44,11 @@ def _levels(sigmas: Sequence[float]) -> list[float]:
     """Return the noise levels that are drawn."""
     places = np.linspace(0, len(sigmas) - 1, min(_MOST_LEVELS, len(sigmas))).round().astype(int)
     return [sigmas[at] for at in places]
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Return names as a legend has room for them: long ones on a line each."""
+    return (" /\n" if sum(map(len, names)) > _LINE else " / ").join(names)
 
 
 def headline_figure(results: Results, levels: Mapping[float, Sequence[Entry]]) -> Figure | None:
@@ -71,11 +79,11 @@ def headline_figure(results: Results, levels: Mapping[float, Sequence[Entry]]) -
                 if below is not None and colour != GREY:
                     below.plot(grid, 100 * (share - first), line, drawstyle="steps-pre", color=colour, linewidth=1.3)
         handles = [
-            Line2D([], [], color=colour, label=legend_text(f"{role + ': ' if role else ''}{' / '.join(names)}"))
+            Line2D([], [], color=colour, label=legend_text(f"{role + ': ' if role else ''}{_joined(names)}"))
             for role, (colour, names) in roles.items()
         ]
         if len(levels) > 1:
-            grey = "#555555"
+            grey = "#777777"
             handles += [Line2D([], [], color=grey, ls=line, label=f"σ = {sigma:g}") for sigma, line in shown]
             handles.append(Line2D([], [], color=_ENVELOPE, linewidth=5, alpha=0.45, label="upper envelope of all"))
         figure.legend(handles=handles, loc="outside lower center", ncols=1 + (len(handles) > 6))

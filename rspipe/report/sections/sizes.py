@@ -17,7 +17,7 @@ from rspipe.report.section import Level, Section
 from rspipe.report.tables import Cell, Table, interval_cell, scope_cells
 from rspipe.smoothing.inference import contrast
 
-_GREYS = ("#222222", "#7a7a7a", "#a8a8a8", "#4d4d4d")
+_GREYS = ("#000000", "#777777", "#A8A8A8")
 
 Sizes = dict[int, FloatArray]
 """By number of members: [image] credited radii, averaged over all ensembles of that many."""
