@@ -381,7 +381,7 @@ def change_directory(run_dir: Path, rng: random.Random) -> None:
         case 1:
             path.write_bytes(rng.randbytes(rng.randint(0, 500)))
         case 2:
-            shutil.copy(rng.choice(files), path)
+            path.write_bytes(rng.choice(files).read_bytes())
         case 3:
             path.unlink()
             path.mkdir()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from rspipe.errors import ClusterError, RspipeError
+from rspipe.execution.failures import root_cause
 from rspipe.execution.ray_internals import ask_head
 
 head_lost = threading.Event()
@@ -45,7 +46,7 @@ def orderly_end(address: str) -> Iterator[None]:
     """Shut Ray down in the end; leave it behind when the user interrupts or the head is lost.
 
     Raises:
-        ClusterError: The head at host:port is lost.
+        ClusterError: The head at host:port is lost, or what else Ray raised.
     """
     import ray
 
@@ -65,6 +66,8 @@ def orderly_end(address: str) -> Iterator[None]:
             _left_behind.set()
         else:
             ray.shutdown()
+        if isinstance(error, ray.exceptions.RayError):
+            raise root_cause(error) from error
         raise
     else:
         ray.shutdown()

@@ -8,6 +8,9 @@ from rspipe.errors import ClusterError, RspipeError, WorkersLostError
 # The last line of a traceback that one of our errors ended.
 _NAMED = re.compile(r"^rspipe\.errors\.(\w+): (.+)$", re.MULTILINE)
 
+# Of Ray's own guard of memory. That of the system says nothing.
+_SHORT_OF_MEMORY = re.compile(r"low on memory\. Memory on the node \(IP: (?P<node>[^,)]+).*?\) was (?P<used>[^(\n]+\w)")
+
 _REMEDY = "; the same command goes on from here"
 
 
@@ -33,6 +36,12 @@ def root_cause(error: BaseException) -> RspipeError:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
+        if (memory := _SHORT_OF_MEMORY.search(str(current))) is not None:
+            where, used = memory["node"], memory["used"]
+            return WorkersLostError(
+                f"workers were lost: Ray ended some on node {where}, which ran low on memory ({used}); run fewer side "
+                f"by side, --resources.workers, or lower batch sizes{_REMEDY}"
+            )
         lost = lost or isinstance(current, deaths)
         # The last one is the outermost: it was raised from those before it.
         for name, message in reversed(_NAMED.findall(str(current))):

@@ -19,6 +19,9 @@ from rspipe.smoothing.metrics import credited_radius
 from rspipe.smoothing.sampling import FixedRule
 from rspipe.spec import ImageChoice, ImageRange
 
+_MOST_COUNTS = 10**8
+"""Of all images and classes: twice ImageNet's 50,000 of 1,000."""
+
 
 @dataclass(frozen=True)
 class LoggedCertificates:
@@ -105,11 +108,18 @@ def _implied_counts(audit: Audit, *, name: str) -> CountTable | None:
 
     Samples that are not of the predicted class are given to another one. Of an abstention only is known that it is
     one: no sample is given to its class, so that it stays one at any alpha.
+
+    Raises:
+        LogError: Its classes are too many.
     """
     if (ladder := audit.ladder) is None:
         return None
     claimed, rows = audit.predict != ABSTAIN, np.arange(audit.idx.size)
     classes = max(int(audit.label.max()), int(audit.predict.max()), 1) + 1
+    if rows.size * classes > _MOST_COUNTS:
+        raise LogError(
+            f"{name}: class {classes - 1:,} stands in a log of {rows.size:,} images; too many counts to hold"
+        )
     selected = np.where(claimed, audit.predict, audit.label)
     n_a = np.where(claimed, nearest_successes(audit.radius, ladder), 0)
     selection = np.zeros((rows.size, classes), np.int64)

@@ -3,8 +3,9 @@
 import pickle
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
-from rspipe.errors import ClusterError, DataError, ModelError
+from rspipe.errors import ClusterError, DataError, ModelError, WorkersLostError
 from rspipe.execution.failures import root_cause
 
 
@@ -46,3 +47,19 @@ def test_any_other_error_is_one_line_of_the_cluster(text: str) -> None:
     assert type(cause) is ClusterError
     last = text.strip().splitlines()[-1]
     assert str(cause) == f"work on the cluster failed: {last}; the same command goes on from here"
+
+
+def test_workers_that_ray_ended_for_want_of_memory_are_told_with_node_and_remedy() -> None:
+    said = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.3, ID: 4c) was "
+        "22.72GB used / 23.54GB limit (0.965671)\nOOM kill reason: Memory usage exceeded threshold.\n"
+    )
+    try:
+        raise RuntimeError("the pass failed") from OutOfMemoryError(said)
+    except RuntimeError as error:
+        cause = root_cause(error)
+    assert type(cause) is WorkersLostError
+    assert str(cause) == (
+        "workers were lost: Ray ended some on node 10.0.0.3, which ran low on memory (22.72GB used / 23.54GB limit); "
+        "run fewer side by side, --resources.workers, or lower batch sizes; the same command goes on from here"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rspipe.errors import LogError, MismatchError
-from rspipe.report.logged import log_caveat
+from rspipe.report.logged import log_caveat, read_logged
 from rspipe.report.runs import (
     CertifiedRun,
     agreed_terms,
@@ -23,6 +23,7 @@ from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
 from rspipe.spec import ImageRange
 from rspipe.stages.report import read_run_or_log
 from tests import results_builder as built
+from tests.log_builder import rows, text
 
 N0, N, ALPHA, SIGMA, MARK = 100, 2000, 0.001, 0.5, 500
 EXAMPLES = np.arange(0, 120, 2)
@@ -397,3 +398,12 @@ def test_runs_without_a_common_noise_level_have_nothing_to_compare():
     runs = [run("one", m=[A]), run("two", m=[counts(0.9, seed=2, sigma=0.25)])]
     with pytest.raises(MismatchError, match="no noise level in common"):
         compare_runs(runs, agreed_terms(runs))
+
+
+def test_a_log_whose_damage_names_a_huge_class_is_refused_in_a_line(tmp_path):
+    """Seen with a mutated log: 369 PiB were asked for."""
+    cells = rows(images=60)
+    cells[5][1] = "999999999999999"
+    (tmp_path / "sigma_0.25.tsv").write_bytes(text(cells))
+    with pytest.raises(LogError, match=r"class 999,999,999,999,999 stands in a log of 60 images; too many counts"):
+        read_logged(tmp_path / "sigma_0.25.tsv")
