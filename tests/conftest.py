@@ -98,8 +98,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_ray_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse a Ray to tests without a fixture that starts one: they would be slow, and lack the mark."""
-    if request.node.get_closest_marker("cluster") is None:
+    """Refuse a Ray whose address is not named, but to tests that start one of their own.
+
+    A test without a fixture that starts one would be slow, and lack the mark; one that forgets the address of its
+    fixture's would start another, or join one that has nothing to do with tests.
+    """
+    if "own_ray" not in request.fixturenames:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
 
 
@@ -160,6 +164,8 @@ def running_head() -> Iterator[Head]:
     temporary = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", **SECRETS}
+    # Of a test that is the first to ask for a head.
+    environment.pop("RAY_ADDRESS", None)
     words = [RAY, "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     words += [f"--port={gcs}", f"--temp-dir={temporary}", "--include-dashboard=true"]
     words += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
