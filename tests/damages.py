@@ -147,7 +147,8 @@ def numbers(run_dir: Path) -> str:
     arrays = [store.parameters(one.id) for one in results.models]
     arrays += [store.moments(path.name.removesuffix(".npz")) for path in (store.run_dir / "moments").glob("*.npz")]
     arrays += [state["network"] for one in results.models if (state := store.checkpoint(one.id))]
-    arrays += [store.trial_checkpoint(one.id, {"lbd": 1.0})["network"] for one in study.search_specs]
+    states = [store.trial_checkpoint(one.id, {"lbd": 1.0}) for one in study.search_specs]
+    arrays += [state["network"] for state in states if state]
     for path in (store.run_dir / "cascades").glob("*.json"):
         content.append(read_content(path))
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
@@ -390,7 +391,8 @@ def change_directory(run_dir: Path, rng: random.Random) -> None:
                 path.parent / rng.choice(["a\x1b[31m", "trial-x.json", "=1+1.json", "part-é.parquet", "𝕏" * 30])
             ).write_text("{}")
         case 5:
-            table = store.counts()
+            # It may be damaged already.
+            table = None if refusal(store.counts) else store.counts()
             if table is not None:
                 index = rng.randrange(table.num_columns)
                 shutil.rmtree(run_dir / "certificates")
