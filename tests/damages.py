@@ -405,8 +405,12 @@ def change_directory(run_dir: Path, rng: random.Random) -> None:
                     column = pa.array([None] * len(values), field.type)
                 store.save_counts(table.set_column(index, field.name, column))
         case _ if path.suffix == ".json" and path.is_file():
-            content = json.loads(path.read_text())
-            del content["sha256"]
+            try:
+                content = json.loads(path.read_bytes())
+                del content["sha256"]
+            except (ValueError, KeyError, TypeError):
+                # It is damaged already.
+                return
             mutate(content, rng)
             try:
                 write_record(store.run_dir / str(path.relative_to(run_dir)), content)
