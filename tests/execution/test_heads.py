@@ -18,6 +18,7 @@ from rspipe.execution.ray_internals import Answer
 def listening() -> Iterator[Callable[[bytes | None], str]]:
     """Return a function that listens somewhere and says something to everybody, or nothing (None); the address."""
     sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
 
     def listen(words: bytes | None) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -32,14 +33,18 @@ def listening() -> Iterator[Callable[[bytes | None], str]]:
                         connection.sendall(words)
                         connection.close()
 
-        threading.Thread(target=talk, daemon=True).start()
+        threads.append(threading.Thread(target=talk, daemon=True))
+        threads[-1].start()
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
     yield listen
-    for one in sockets:
-        with suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
-        one.close()
+    # Listeners that are shut down accept nothing more: then all that was accepted is known.
+    for end in (lambda one: one.shutdown(socket.SHUT_RDWR), socket.socket.close):
+        for one in sockets:
+            with suppress(OSError):
+                end(one)
+        for thread in threads:
+            thread.join()
 
 
 class Quiet(http.server.ThreadingHTTPServer):
