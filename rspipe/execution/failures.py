@@ -53,7 +53,9 @@ def root_cause(error: BaseException) -> RspipeError:
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Of a chain in text the first traceback ends with what happened; the others say what became of it.
+    text = str(error).partition("\nThe above exception was the direct cause")[0]
+    lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
     if lost:
         return WorkersLostError(f"workers were lost: {_sentence(lines[0])}{_REMEDY}")
     return ClusterError(f"work on the cluster failed: {_sentence(lines[-1])}{_REMEDY}")

@@ -16,6 +16,17 @@ def test_the_outermost_of_several_errors_of_ours_is_the_one_found() -> None:
     assert str(root_cause(RuntimeError(text))) == "NaN (image 3)"
 
 
+def test_of_a_chain_in_text_the_first_error_is_told() -> None:
+    cause = root_cause(
+        RuntimeError(
+            "ray::f() (pid=1)\n  File 'x.py', line 1, in f\nKeyError: 'samples'\n\n"
+            "The above exception was the direct cause of the following exception:\n\nray::f() (pid=1)\n"
+            "ray.exceptions.UserCodeException: UDF failed.\nTo change retry attempts, configure"
+        )
+    )
+    assert str(cause) == "work on the cluster failed: KeyError: 'samples'; the same command goes on from here"
+
+
 def test_an_error_of_ours_is_found_among_causes() -> None:
     try:
         try:
