@@ -87,12 +87,12 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     levels = logged_levels(log)
     if log.kind == "certify":
         acr = acr_interval(radius, correct)
-    if log.kind == "certify" and levels is not None:
-        own = Levels(levels.level[rows], levels.sigma[rows])
-        findings += check_cascade(own, idx, radius, claimed, precision=precision, known=known)
-    elif log.kind == "certify":
-        sigma, ladder, about_ladder = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
-        findings += about_ladder
+        if levels is not None:
+            own = Levels(levels.level[rows], levels.sigma[rows])
+            findings += check_cascade(own, idx, radius, claimed, precision=precision, known=known)
+        else:
+            sigma, ladder, about_ladder = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
+            findings += about_ladder
     if ladder is not None:
         findings += check_radii(ladder, idx, radius, correct, claimed, precision=precision, known=known)
         at_cap = float(np.mean(claimed & saturated(nearest_successes(radius, ladder), ladder.n)))

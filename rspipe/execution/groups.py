@@ -15,7 +15,6 @@ from typing import Any
 from rspipe.errors import ClusterError
 from rspipe.execution.board import sealed, unsealed
 from rspipe.execution.failures import passing, root_cause
-from rspipe.execution.ray_internals import requests_that_wait
 from rspipe.execution.resources import Cluster, Patience
 
 _log = logging.getLogger(__name__)
@@ -25,7 +24,6 @@ _POLL_SECONDS = 0.25
 
 # Each of them may have waited a minute for resources that somebody else took just before.
 _FRUITLESS_GROUPS = 5
-
 
 _STAGE = "training"
 
@@ -93,10 +91,7 @@ def run_groups(
                 if not isinstance(error, ClusterError) or fruitless == _FRUITLESS_GROUPS:
                     raise error from failure
                 _log.warning("warning: %s; going on with those that are left", passing(error))
-        if live and not ray.get(board.size.remote()) and requests_that_wait():
-            patience.lose()
-        else:
-            patience.regain()
+        patience.watch(at_work=not live or ray.get(board.size.remote()) > 0)
         waiting, unfinished = ray.get(board.left.remote())
         if not live and not waiting:
             return

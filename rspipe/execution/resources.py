@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rspipe.errors import ClusterError
-from rspipe.execution.ray_internals import free_resources
+from rspipe.execution.ray_internals import free_resources, requests_that_wait
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +220,17 @@ class Patience:
         """Note that there is no need to wait."""
         self._began = time.monotonic()
         self._told = False
+
+    def watch(self, *, at_work: bool) -> None:
+        """Lose it while nobody is at work and Ray has requests that wait, and regain it otherwise.
+
+        Raises:
+            ClusterError: As `lose`.
+        """
+        if at_work or not requests_that_wait():
+            self.regain()
+        else:
+            self.lose()
 
     def lose(self) -> None:
         """Say who waits for what, once and after some seconds.

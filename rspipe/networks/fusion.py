@@ -109,9 +109,8 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
         except (AttributeError, RuntimeError, TypeError) as error:
             _log.info("%s convolutions are not fused: %s", dtype, error)
             return False
-        if not all(
-            torch.equal(*pair) for pair in ((alone, functional.relu(y)), *((s, functional.relu(y + y)) for s in sums))
-        ):
+        expected = functional.relu(y + y)
+        if not torch.equal(alone, functional.relu(y)) or not all(torch.equal(one, expected) for one in sums):
             return False
     return True
 

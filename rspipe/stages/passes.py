@@ -29,7 +29,6 @@ from rspipe.errors import BrokenModelError, ClusterError, ModelError, RspipeErro
 from rspipe.execution.board import make_deadlines, pool, replace_hung, sealed
 from rspipe.execution.failures import passing, root_cause
 from rspipe.execution.hanging import Held
-from rspipe.execution.ray_internals import requests_that_wait
 from rspipe.execution.resources import Cluster, Patience, Resources
 from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.precision import Precision
@@ -397,10 +396,7 @@ def _watched(blocks: Iterable[pa.Table], *, roster: Any, deadlines: Any, cluster
         if time.monotonic() - looked > _LOOK_SECONDS:
             replace_hung(deadlines)
             started, looked = ray.get(roster.size.remote()), time.monotonic()
-            if not started and requests_that_wait():
-                patience.lose()
-            else:
-                patience.regain()
+            patience.watch(at_work=started > 0)
             if not started and looked > warns_at:
                 warns_at = math.inf
                 _log.warning("warning: no worker has started for %.0f min; Ray's own logs say why", _START_SECONDS / 60)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rspipe.errors import ModelError
 from rspipe.execution.board import OnProgress, Progress, after, make_board, watch
 from rspipe.execution.failures import root_cause
-from rspipe.execution.ray_internals import credentials_stay, requests_that_wait
+from rspipe.execution.ray_internals import credentials_stay
 from rspipe.execution.resources import Cluster, Patience
 from rspipe.records import SearchResult
 from rspipe.search.spec import SearchSpec
@@ -65,10 +65,7 @@ def _run_trials(
         board.update.remote(piece, 1.0, what)
 
     def look() -> None:
-        if started.some or not requests_that_wait():
-            patience.regain()
-        else:
-            patience.lose()
+        patience.watch(at_work=started.some)
 
     def room() -> int:
         return max(1, cluster.now().fits)

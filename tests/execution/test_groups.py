@@ -65,7 +65,7 @@ def run(world: World, monkeypatch: pytest.MonkeyPatch, run_group: Run) -> None:
 
     monkeypatch.setattr(ray, "get", lambda value: value)
     monkeypatch.setattr(groups, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(groups, "requests_that_wait", lambda: 0)
+    monkeypatch.setattr("rspipe.execution.resources.requests_that_wait", lambda: 0)
     monkeypatch.setattr(groups, "_trainer", trainer)
     groups.run_groups(
         lambda _: None,

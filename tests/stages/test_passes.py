@@ -458,7 +458,7 @@ def test_an_image_that_hangs_is_named_with_models_sigma_and_node_and_its_worker_
     deadlines.finish((0, 6), 50)
     monkeypatch.setattr(sampling, "_LOOK_SECONDS", 0.005)
     monkeypatch.setattr(sampling, "_START_SECONDS", 0.0)
-    monkeypatch.setattr(sampling, "requests_that_wait", lambda: 0)
+    monkeypatch.setattr("rspipe.execution.resources.requests_that_wait", lambda: 0)
     monkeypatch.setattr("ray.get", lambda value: value)
     monkeypatch.setattr("ray.kill", killed.append)
     monkeypatch.setattr("rspipe.execution.board.unsealed", lambda content: content)
