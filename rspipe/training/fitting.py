@@ -272,7 +272,7 @@ def fit(
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
     optimizer = SGD(network.parameters(), momentum=training.momentum, weight_decay=training.weight_decay)
-    loss = step_loss(network, spec, group)
+    loss = step_loss(network, spec, group, shape=data.sample_shape)
     validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
     done = _restored(state, network, optimizer)
     survey = None if state is None or state["survey"] is None else state["survey"].to(device)

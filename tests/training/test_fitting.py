@@ -17,6 +17,7 @@ from rspipe.data.spec import DigitsData
 from rspipe.data.splits import Dataset, Split
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import ARCHITECTURES, build_network
+from rspipe.training import step_loss
 from rspipe.training.fitting import Fit, State, fit
 from rspipe.training.methods.advmacer import AdvMacer
 from rspipe.training.methods.consistency import Consistency
@@ -489,6 +490,55 @@ def test_the_loss_curve_in_bfloat16_is_that_in_float32_but_for_rounding(method: 
     assert not same_parameters(exact.network, rounded.network)
     curves = [[entry["loss"] for entry in done.history] for done in (exact, rounded)]
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
+
+
+def convolution_of(done: Fit) -> Tensor:
+    """Return the weights of the last convolution."""
+    *_, last = (module for module in done.network.modules() if isinstance(module, nn.Conv2d))
+    return last.weight
+
+
+def is_channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+@each_method
+def test_training_in_channels_last_order_is_that_in_the_other_but_for_rounding(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = spec(method, epochs=1)
+    done = fit(of, digits())
+    assert is_channels_last(convolution_of(done))
+    monkeypatch.setattr(step_loss, "_gains_by_channels_last", lambda *_: False)
+    other = fit(of, digits())
+    assert not is_channels_last(convolution_of(other))
+    for one, same in zip(done.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4)
+
+
+class Viewing(nn.Module):
+    """A network that asks for a view, which channels-last order cannot give, in one of its modes alone."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self.conv, self.linear, self.mode = nn.Conv2d(1, 4, 3), nn.Linear(144, 10), mode
+
+    def forward(self, batch: Tensor) -> Tensor:
+        maps = self.conv(batch)
+        flat = maps.view(len(maps), -1) if self.training == self.mode else maps.flatten(1)
+        logits: Tensor = self.linear(flat)
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_network_that_cannot_run_in_channels_last_order_keeps_its_own(
+    precision: str, mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "viewing", lambda _: Viewing(mode))
+    done = fit(spec(architecture="viewing", precision=precision), digits())
+    assert done.status == "finished"
+    assert not is_channels_last(convolution_of(done))
 
 
 # Dynamo looks at the gradients of the tensors that it traces.
