@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from rspipe.errors import nearest
 from rspipe.smoothing.grid import GRIDS, GridTable, grid_steps, grid_table
 
-# Numbers that a batch of inputs may hold, and samples: on a CPU its activations should stay in the cache. Those of
-# 1,000 inputs of LeNet do not: they take a fifth more time for each than 500 (an AVX2 CPU, two workers).
-_CPU_NUMBERS, _CPU_SAMPLES = 800_000, 500
+# Pixels that a batch may have on a CPU, so that its activations stay in the cache: they grow with the pixels, whatever
+# the channels. A batch of 1,000 of LeNet's inputs takes a fifth more time than two of 500 (AVX2, two workers).
+_CPU_PIXELS = 400_000
 
+# Numbers that a batch may hold on other devices.
 _GPU_NUMBERS = 40_000_000
 
 
@@ -193,8 +194,8 @@ def default_batch(x: Tensor, *, block_size: int) -> int:
         block_size: Noise samples per block.
     """
     on_cpu = x.device.type == "cpu"
-    most = max(1, (_CPU_NUMBERS if on_cpu else _GPU_NUMBERS) // max(1, x.numel()))
-    largest = min(most, block_size, _CPU_SAMPLES if on_cpu else block_size)
+    of_one = x[0].numel() if on_cpu and x.ndim == 3 and len(x) else x.numel()
+    largest = max(1, min((_CPU_PIXELS if on_cpu else _GPU_NUMBERS) // max(1, of_one), block_size))
     return max(size for size in range(1, largest + 1) if block_size % size == 0)
 
 

@@ -204,7 +204,7 @@ def test_an_images_moments_do_not_depend_on_how_many_draws_run_at_once() -> None
     size, draws = 16_000, 200
     x, members, label, sigma = torch.linspace(0, 1, size), large_members(size), 2, 0.5
     key: dict[str, Any] = {"seed": 4, "example": 9}
-    assert default_batch(x, block_size=1000) == 50
+    assert default_batch(x, block_size=1000) == 25
     got = margins_of(members, x, label, Noise(**key), average="logits", sigma=sigma, draws=draws).moments
     noise = noise_block((draws, size), **key, stream=Stream.WEIGHTS, block=0)
     noisy = x.double() + sigma * noise.double()

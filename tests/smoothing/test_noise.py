@@ -281,11 +281,14 @@ def test_a_batch_that_does_not_divide_the_block_is_refused() -> None:
 
 
 @pytest.mark.parametrize("block_size", [1, 60, 97, 1000])
-@pytest.mark.parametrize("size", [0, 1, 64, 3072, 150_528, 1_000_000])
-def test_a_batch_is_the_largest_divisor_of_a_block_whose_numbers_fit_a_cache(size: int, block_size: int) -> None:
+@pytest.mark.parametrize("pixels", [0, 1, 64, 784, 1024, 50_176, 1_000_000])
+@pytest.mark.parametrize("channels", [(), (1, 1), (3, 1)])
+def test_a_batch_is_the_largest_divisor_of_a_block_whose_pixels_fit_a_cache(
+    pixels: int, channels: tuple[int, ...], block_size: int
+) -> None:
     divisors = [d for d in range(1, block_size + 1) if block_size % d == 0]
-    fitting = [d for d in divisors if d <= 500 and d * size <= 800_000]
-    assert default_batch(torch.zeros(size), block_size=block_size) == (max(fitting) if fitting else 1)
+    fitting = [d for d in divisors if d * pixels <= 400_000]
+    assert default_batch(torch.zeros(*channels, pixels), block_size=block_size) == (max(fitting) if fitting else 1)
 
 
 @pytest.mark.parametrize(
