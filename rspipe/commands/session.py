@@ -271,6 +271,15 @@ def _check_data(study: StudyConfig) -> None:
             published_network(spec, data)
 
 
+def _in_bfloat16(study: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Yield the sections of a study file that ask for bfloat16, and what is done to a model there."""
+    trained = (*(spec.precision for spec in study.model_specs), *(one.training.precision for one in study.search_specs))
+    if "bfloat16" in trained:
+        yield "training", "trained"
+    if study.certify.precision == "bfloat16":
+        yield "certify", "certified"
+
+
 @contextmanager
 def open_session(
     run: StudyRun, terminal: Terminal, *, ray_address: str | None, resources: Resources
@@ -284,8 +293,9 @@ def open_session(
     with open_store(run.run_dir, run.study, source=run.source, environment=environment()) as store:
         with ExitStack() as exits:
             session = Session(run.study, store, terminal, exits, ray_address=ray_address, resources=resources)
-            if run.study.certify.precision == "bfloat16" and fastest_for_workers(resources) == "float32":
-                session.warn(f"certify.precision = 'bfloat16': {SLOW} where nothing is certified yet")
+            if fastest_for_workers(resources) == "float32":
+                for what, done in _in_bfloat16(run.study):
+                    session.warn(f"{what}.precision = 'bfloat16': {SLOW} where nothing is {done} yet")
             yield session
         session.show_end()
 

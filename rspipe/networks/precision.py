@@ -13,7 +13,7 @@ AnyPrecision = Literal["auto", "float32", "bfloat16"]
 # NVIDIA's, from A100 on: earlier ones compute bfloat16 in software.
 _CAPABILITY_WITH_BFLOAT16 = (8, 0)
 
-SLOW = "this CPU has no bfloat16 instructions, and bfloat16 is 5 to 10 times slower than float32 on it; take float32"
+SLOW = "this CPU has no bfloat16 instructions, and bfloat16 is 5 to 11 times slower than float32 on it; take float32"
 
 
 def fastest_precision(device: torch.device) -> Precision:

@@ -9,11 +9,11 @@ import tyro
 
 from rspipe.commands import options, session
 from rspipe.commands.options import StageOptions, resolve_run_dir, run_to_do, study_path
-from rspipe.commands.session import Session
+from rspipe.commands.session import Session, open_session
 from rspipe.commands.terminal import Terminal
 from rspipe.errors import StoreError
 from rspipe.execution.resources import Resources
-from rspipe.networks.precision import Precision
+from rspipe.networks.precision import SLOW, Precision
 from rspipe.storage.opening import open_store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -108,3 +108,33 @@ def test_trials_that_diverge_are_reported_on_the_terminal(
     store.trials.return_value = trials
     Session(study, store, Terminal(), ExitStack(), ray_address=None, resources=Resources()).search()
     assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "warned"),
+    [
+        ("training.precision='bfloat16'", "training.precision = 'bfloat16': {slow} where nothing is trained yet"),
+        (
+            "models.1.training.precision='bfloat16'",
+            "training.precision = 'bfloat16': {slow} where nothing is trained yet",
+        ),
+        ("certify.precision='bfloat16'", "certify.precision = 'bfloat16': {slow} where nothing is certified yet"),
+        ("name='other'", None),
+    ],
+)
+@pytest.mark.parametrize("fastest", ["float32", "bfloat16"])
+def test_bfloat16_is_warned_of_where_it_is_slow(
+    setting: str,
+    warned: str | None,
+    fastest: Precision,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(session, "fastest_for_workers", lambda _: fastest)
+    run = run_to_do(StageOptions(run_dir=str(tmp_path / "run"), override=(setting,)))
+    with open_session(run, Terminal(), ray_address=None, resources=Resources()):
+        pass
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    expected = [f"warning: {warned.format(slow=SLOW)}"] if warned and fastest == "float32" else []
+    assert warnings == expected
