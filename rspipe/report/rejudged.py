@@ -16,6 +16,7 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.collection import CollectedLog, Setting
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.inference import Difference, difference, holm_by_scope
+from rspipe.smoothing.metrics import hard_half
 from rspipe.smoothing.rules import expected_radius
 
 ALPHA = 0.001
@@ -115,7 +116,7 @@ def _rejudge_setting(setting: Setting, logs: Sequence[CollectedLog]) -> Rejudged
     contestants = [_contestant(method, own, chosen_on) for method, own in methods.items()]
     contestants.sort(key=lambda one: -one.credits(left).mean())
     of_methods = np.stack([one.credits(left).mean(0) for one in contestants])
-    hard = np.sort(left[np.argsort(of_methods.mean(0), kind="stable")[: left.size // 2]])
+    hard = left[hard_half(of_methods)]
     both = list(combinations(contestants, 2))
     pairs = [
         *_family(both, {ACR: [_of_acr(*two, chosen_on) for two in both]}),

@@ -54,6 +54,16 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) 
     return np.asarray((reached & np.asarray(correct, dtype=bool)).mean(-1), dtype=np.float64)
 
 
+def hard_half(credits_: FloatArray) -> IntArray:
+    """Return the positions, ascending, of the half of the images that have the smaller mean radius over methods.
+
+    Args:
+        credits_: [method, image] certified radii, 0 where the prediction is wrong.
+    """
+    order = np.argsort(credits_.mean(0), kind="stable")
+    return np.sort(order[: order.size // 2])
+
+
 def standard_error(values: ArrayLike) -> float:
     """Return the standard error of the mean of [example] values, for the choice of examples; infinite for a single."""
     given = np.asarray(values, dtype=np.float64)

@@ -24,6 +24,7 @@ PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper", "cifar10_references",
 SIZES = {
     "digits": (24, 116),
     "ensembles": (17, 724),
+    "foil": (9, 0),
     "mnist": (39, 45),
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),
@@ -37,7 +38,7 @@ SIZES = {
     "mnist_cascade": (9, 0),
 }
 
-OWN = {"digits", "ensembles", "mnist_methods", "mnist_published", "mnist_search", "mnist_cascade"}
+OWN = {"digits", "ensembles", "foil", "mnist_methods", "mnist_published", "mnist_search", "mnist_cascade"}
 """Files whose settings are our own."""
 
 Settings = dict[str, Any]

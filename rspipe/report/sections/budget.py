@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import matplotlib as mpl
 import numpy as np
@@ -9,12 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rspipe.data.spec import DataSpec, ImageNetData
-from rspipe.report.figures import GREY, STYLE, WIDTH, draw_legend, entry_colours, legend_text
+from rspipe.report.figures import (
+    BLUE,
+    GREY,
+    RED,
+    STYLE,
+    WIDTH,
+    draw_legend,
+    drawn,
+    entry_colours,
+    legend_text,
+    new_panel,
+)
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, entries
 from rspipe.report.tables import Cell, Table, number_cell, percent_cell, quantity
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, radius_cap
+from rspipe.smoothing.metrics import hard_half
 
 BUDGETS = (1_000, 10_000, 100_000)
 """Samples of an image that the ACR is computed for."""
@@ -75,6 +89,7 @@ def budget_table(results: Results, levels: Levels) -> Table:
 
     def rows() -> Iterator[dict[str, Cell]]:
         for sigma, found in levels.items():
+            halves = Halves.of(found) or Halves({}, {})
             for one in found:
                 hard = 1 - one.reaching(0.0).acr
                 small = {} if d is None else {"as L∞, ACR / √d": number_cell(one.acr / math.sqrt(d), digits=4)}
@@ -84,10 +99,57 @@ def budget_table(results: Results, levels: Levels) -> Table:
                     **{f"n = {n:,}": number_cell(acr_at(one, n, sigma=sigma, alpha=alpha)) for n in BUDGETS},
                     "p_A not above 1/2": percent_cell(hard),
                     "ACR of the others": number_cell(one.acr / (1 - hard) if hard < 1 else math.nan),
+                    "ACR of the easy half": number_cell(halves.easy.get(one.name, math.nan)),
+                    "ACR of the hard half": number_cell(halves.hard.get(one.name, math.nan)),
                     **small,
                 }
 
     return Table.of(rows())
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The ACR of entries on the easy and on the hard half of the images that all methods of a noise level share."""
+
+    easy: Mapping[str, float]
+    hard: Mapping[str, float]
+
+    @classmethod
+    def of(cls, found: Sequence[Entry]) -> "Halves | None":
+        """Return those of methods and of ensembles that have the images, too; None with one method or one image."""
+        methods = [one.group for one in found if one.kind == "model"]
+        shared = reduce(np.intersect1d, [group.examples for group in methods]) if methods else np.arange(0)
+        if len(methods) < 2 or shared.size < 2:
+            return None
+        hard = shared[hard_half(np.stack([group.on(shared).mean_credits for group in methods]))]
+        easy = np.setdiff1d(shared, hard)
+        there = [one for one in found if np.isin(shared, one.group.examples).all()]
+        return cls(
+            *({one.name: float(one.group.on(half).mean_credits.mean()) for one in there} for half in (easy, hard))
+        )
+
+
+def halves_figure(results: Results, found: Sequence[Entry], *, sigma: float) -> Figure | None:
+    """Return what methods and the best ensemble gain over the baseline on each half; None where nothing compares."""
+    halves, name = Halves.of(found), results.baseline
+    if halves is None or name not in halves.easy:
+        return None
+    best = next((one.name for one in found if one.kind == "ensemble"), None)
+    rows = [one.name for one in found if (one.kind == "model" or one.name == best) and one.name in halves.easy]
+    rows = [row for row in rows if row != name][::-1]
+    with mpl.rc_context(STYLE):
+        title = f"Easy and hard images, σ = {sigma:g}"
+        figure, axes = new_panel(title, f"ACR of the half less that of {name}", "", height=1.5 + 0.3 * len(rows))
+        for half, colour, marker, text in (
+            (halves.easy, BLUE, "o", "the half with larger radii"),
+            (halves.hard, RED, "D", "the half with smaller radii"),
+        ):
+            axes.plot([half[row] - half[name] for row in rows], range(len(rows)), marker, color=colour, label=text)
+        axes.axvline(0.0, color=GREY, linewidth=1.0)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        draw_legend(figure)
+    return figure
 
 
 def order_sentence(results: Results, levels: Levels) -> str:
@@ -167,5 +229,6 @@ def section(results: Results) -> Section | None:
         "n": certify.n,
         "values": dimension(results.study.data),
     }
-    figures = {f"budget-sigma-{sigma:g}": budget_figure(results, found, sigma=sigma) for sigma, found in levels.items()}
-    return Section("budget", content, figures, finding=sentence)
+    budgets = {f"budget-sigma-{sigma:g}": budget_figure(results, found, sigma=sigma) for sigma, found in levels.items()}
+    halves = {f"halves-sigma-{sigma:g}": halves_figure(results, found, sigma=sigma) for sigma, found in levels.items()}
+    return Section("budget", content, {**budgets, **drawn(halves)}, finding=sentence)
