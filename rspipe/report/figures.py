@@ -64,6 +64,21 @@ def new_panel(title: str, x: str, y: str, *, height: float = 3.2, width: float =
     return figure, axes
 
 
+def new_rows(title: str, x: str, names: Sequence[str], *, height: float = 1.5) -> tuple[Figure, Axes]:
+    """Return a figure of one panel with a row for each name, the first on top, as wide as the names ask for.
+
+    The title stands above the names, too, which leave little room; to be made and drawn into within `STYLE`.
+    """
+    size = {"height": height + 0.2 * len(names), "width": 3.0 + 0.05 * max(map(len, names))}
+    figure, axes = new_panel("", x, "", **size)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", labelsize=8, length=0)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
 def spread_axis(axes: Axes, values: Sequence[float], *, which: Literal["x", "y"], text: Callable[[float], str]) -> None:
     """Label an axis in plain text, and make it logarithmic where positive values span more than a decade."""
     finite = [value for value in values if np.isfinite(value)]

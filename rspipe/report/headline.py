@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rspipe.records import Interval
-from rspipe.report.conclusions import conclusions
+from rspipe.report.conclusions import Levels, conclusions
 from rspipe.report.differences import judge_group
 from rspipe.report.names import legend
 from rspipe.report.results import Results
-from rspipe.report.standings import Entry, entries, scoped, told_apart
+from rspipe.report.standings import Entry, constant_acr, entries, scoped, told_apart
 from rspipe.report.tables import Cell, Table, number, number_cell
 from rspipe.smoothing.certificates import radius_cap
 
@@ -77,7 +77,8 @@ def headline(results: Results, *, most: int = MOST_ROWS) -> Headline:
         left_out += len(found) - len(shown)
     certify = results.study.certify
     caps = {sigma: radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma in levels}
-    notes = (*_notes(results, rows, left_out), *legend([row.entry.name for row in rows]))
+    notes = (*_below_constant(results, levels), *_notes(results, rows, left_out))
+    notes = (*notes, *legend([row.entry.name for row in rows]))
     return Headline(conclusions(results, levels), tuple(rows), results.radii, caps, left_out, notes)
 
 
@@ -130,6 +131,18 @@ def headline_table(message: Headline) -> Table:
             yield f"CA({message.radii[at]:g})", replace(cell, tone="strong" if row.best[at] else "")
 
     return Table.of(dict(cells(row)) for row in message.rows)
+
+
+def _below_constant(results: Results, levels: Levels) -> Iterator[str]:
+    """Yield a note for each noise level at which an answer that looks at no image has the larger ACR."""
+    certify = results.study.certify
+    for sigma, found in {} if results.decided else levels.items():
+        constant = constant_acr(found, sigma=sigma, n=certify.n, alpha=certify.alpha)
+        if constant > found[0].acr:
+            yield (
+                f"At σ = {sigma:g} nothing reaches the ACR of always answering the most frequent class, "
+                f"{number(constant)}: read the certified accuracies"
+            )
 
 
 def _notes(results: Results, rows: Sequence[Row], left_out: int) -> Iterator[str]:

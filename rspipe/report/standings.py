@@ -10,6 +10,7 @@ from rspipe.report.compositions import Composition
 from rspipe.report.differences import Group
 from rspipe.report.names import short_name
 from rspipe.report.results import Results
+from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.inference import Difference
 from rspipe.smoothing.judgement import LEVEL, Judgement
@@ -56,6 +57,14 @@ def entries(results: Results, sigma: float) -> list[Entry]:
         )
     found = [one for one in found if one.group.examples.size]
     return sorted(found, key=(lambda one: -_reached(results, one)) if results.decided else (lambda one: -one.acr))
+
+
+def constant_acr(found: Sequence[Entry], *, sigma: float, n: int, alpha: float) -> float:
+    """Return the ACR of a classifier that always answers the most frequent class of the test images."""
+    labels = found[0].classifiers[0].label
+    return float(
+        np.unique(labels, return_counts=True)[1].max() / labels.size * radius_cap(sigma=sigma, n=n, alpha=alpha)
+    )
 
 
 def _reached(results: Results, entry: Entry) -> float:

@@ -11,6 +11,7 @@ from rspipe.report.headline import headline, headline_table
 from rspipe.report.names import legend, short_name
 from rspipe.report.results import Results
 from rspipe.report.standings import entries, told_apart
+from rspipe.smoothing.certificates import ABSTAIN, radius_cap
 from tests import results_builder as built
 
 
@@ -110,3 +111,17 @@ def test_short_names_are_told_apart_and_explained() -> None:
     for word in ("×2", "EsbRs:", "logits:", "MME:", "cascade"):
         assert word in phrases
     assert legend(["advmacer"]) == ()
+
+
+def test_it_is_said_where_an_answer_that_looks_at_no_image_has_the_larger_acr() -> None:
+    results = built.results()
+    said = "nothing reaches the ACR of always answering the most frequent class"
+    assert not any(said in note for note in headline(results).notes)
+    # At one noise level all images but a tenth are given up; each class has a tenth of the images.
+    poor = tuple(
+        replace(one, prediction=np.where(one.example % 10 == 3, one.prediction, ABSTAIN)) if one.sigma == 0.5 else one
+        for one in results.certified
+    )
+    (note,) = (note for note in headline(replace(results, certified=poor)).notes if said in note)
+    constant = 0.1 * radius_cap(sigma=0.5, n=built.N, alpha=built.ALPHA)
+    assert note == f"At σ = 0.5 {said}, {constant:.3f}: read the certified accuracies"

@@ -21,13 +21,13 @@ from rspipe.report.figures import (
     drawn,
     entry_colours,
     legend_text,
-    new_panel,
+    new_rows,
 )
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.standings import Entry, entries
+from rspipe.report.standings import Entry, constant_acr, entries
 from rspipe.report.tables import Cell, Table, number_cell, percent_cell, quantity
-from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, radius_cap
+from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.metrics import hard_half
 
 BUDGETS = (1_000, 10_000, 100_000)
@@ -64,14 +64,6 @@ def acr_at(entry: Entry, n: int, *, sigma: float, alpha: float) -> float:
         counts = np.floor(one.n_a[right] / one.n[right] * n + 1e-9).astype(np.int64)
         means.append(certified_radius(clopper_pearson_lower(counts, n, alpha=alpha), sigma=sigma).sum() / right.size)
     return float(np.mean(means))
-
-
-def constant_acr(found: Sequence[Entry], *, sigma: float, n: int, alpha: float) -> float:
-    """Return the ACR of a classifier that always answers the most frequent class of the test images."""
-    labels = found[0].classifiers[0].label
-    return float(
-        np.unique(labels, return_counts=True)[1].max() / labels.size * radius_cap(sigma=sigma, n=n, alpha=alpha)
-    )
 
 
 Levels = Mapping[float, Sequence[Entry]]
@@ -136,18 +128,18 @@ def halves_figure(results: Results, found: Sequence[Entry], *, sigma: float) -> 
         return None
     best = next((one.name for one in found if one.kind == "ensemble"), None)
     rows = [one.name for one in found if (one.kind == "model" or one.name == best) and one.name in halves.easy]
-    rows = [row for row in rows if row != name][::-1]
+    rows = [row for row in rows if row != name]
+    if not rows:
+        return None
     with mpl.rc_context(STYLE):
-        title = f"Easy and hard images, σ = {sigma:g}"
-        figure, axes = new_panel(title, f"ACR of the half less that of {name}", "", height=1.5 + 0.3 * len(rows))
+        title = f"ACR of each half less that of {name}, σ = {sigma:g}"
+        figure, axes = new_rows(title, "difference of ACR", rows)
         for half, colour, marker, text in (
             (halves.easy, BLUE, "o", "the half with larger radii"),
             (halves.hard, RED, "D", "the half with smaller radii"),
         ):
             axes.plot([half[row] - half[name] for row in rows], range(len(rows)), marker, color=colour, label=text)
         axes.axvline(0.0, color=GREY, linewidth=1.0)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
         draw_legend(figure)
     return figure
 

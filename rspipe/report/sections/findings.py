@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from rspipe.report.differences import Comparison, with_holm
-from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, entry_colours, new_panel
+from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, entry_colours, new_rows
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
@@ -172,11 +172,8 @@ def difference_figure(results: Results, *, sigma: float) -> Figure | None:
         return None
     colours = entry_colours([model.label for model in results.models], baseline=results.baseline)
     with mpl.rc_context(STYLE):
-        size = {"height": 1.5 + 0.2 * len(rows), "width": 3.0 + 0.05 * max(len(one.name) for one, _ in rows)}
-        figure, axes = new_panel("", "difference of ACR, with 95 % intervals", "", **size)
-        # Above the names of the rows, too, which leave little room.
         title = f"ACR less that of {results.baseline}, σ = {sigma:g}"
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+        figure, axes = new_rows(title, "difference of ACR, with 95 % intervals", [one.name for one, _ in rows])
         axes.axvline(0.0, color=GREY, linewidth=1.0)
         for at, (one, difference) in enumerate(rows):
             judged, again = scoped(difference), difference.procedures is not None
@@ -189,10 +186,6 @@ def difference_figure(results: Results, *, sigma: float) -> Figure | None:
             if any((difference.procedures is not None) == filled for _, difference in rows):
                 face = "#777777" if filled else "white"
                 axes.plot([], [], "o", color="#777777", markerfacecolor=face, markersize=5, ls="none", label=name)
-        axes.set_yticks(range(len(rows)), [one.name for one, _ in rows])
-        axes.tick_params(axis="y", labelsize=8, length=0)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
         draw_legend(figure)
     return figure
 
