@@ -122,13 +122,14 @@ class Session:
         if None in searches or None in models:
             check_pictures(data.test.chosen(self.study.certify.images))
 
-    def search(self) -> None:
-        """Search hyper-parameters; the winners join the study's models."""
-        specs = self.study.search_specs
+    def search(self) -> bool:
+        """Search hyper-parameters; return whether winners have joined the study's models."""
+        specs, known = self.study.search_specs, known_models(self.store, self.study)
         for result in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
             for line in search_warnings(result.id, self.store.trials(result.id)):
                 self.warn(line)
         self._publish()
+        return known_models(self.store, self.study) != known
 
     def train(self) -> None:
         """Train every base classifier that is known."""

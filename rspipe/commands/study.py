@@ -10,8 +10,7 @@ def main(options: Options, terminal: Terminal) -> None:
     with open_stages(options, terminal) as session:
         # A first model after some seconds, and what ails the others before the search takes its time.
         session.train()
-        if session.study.search_specs:
-            session.search()
+        if session.search():
             session.train()
         session.weigh()
         session.certify()

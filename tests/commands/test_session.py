@@ -106,6 +106,7 @@ def test_trials_that_diverge_are_reported_on_the_terminal(
     monkeypatch.setattr(Session, "_publish", lambda _: None)
     store = MagicMock()
     store.trials.return_value = trials
+    store.search_result.return_value = None
     Session(study, store, Terminal(), ExitStack(), ray_address=None, resources=Resources()).search()
     assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out
 
