@@ -24,7 +24,7 @@ PAPERS = ("cifar10_paper", "svhn_paper", "imagenet_paper", "cifar10_references",
 SIZES = {
     "digits": (24, 124),
     "ensembles": (17, 724),
-    "foil": (9, 0),
+    "foil": (18, 0),
     "mnist": (39, 45),
     "cifar10_small": (39, 57),
     "cifar10_paper": (35, 73),
