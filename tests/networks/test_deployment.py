@@ -4,6 +4,7 @@ Where small integers make every product and sum exact in bfloat16 too, the deplo
 """
 
 import copy
+import math
 import operator
 import pickle
 from collections.abc import Callable
@@ -502,3 +503,38 @@ def test_bfloat16_that_is_slow_here_is_warned_of_in_one_line(
     (message,) = caplog.messages
     assert "5 to 11 times slower than float32" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_pools_of_two_by_two_have_torchs_maxima_and_pass_on_what_is_no_number(size: int) -> None:
+    x = torch.randn(5, 3, size, 9, generator=torch.Generator().manual_seed(0))
+    x[0, 0, 0, 0], x[1, 0, 1, 1] = math.nan, math.inf
+    for order in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=order)
+        got = fusion.MaxPool2x2()(given)
+        torch.testing.assert_close(got, nn.functional.max_pool2d(x, 2), rtol=0, atol=0, equal_nan=True)
+        if order is torch.channels_last:
+            assert got.is_contiguous(memory_format=order)
+
+
+@pytest.mark.parametrize(
+    ("pool", "split"),
+    [
+        (nn.MaxPool2d(2), True),
+        (nn.MaxPool2d((2, 2), stride=(2, 2)), True),
+        (nn.MaxPool2d(3), False),
+        (nn.MaxPool2d(2, stride=1), False),
+        (nn.MaxPool2d(2, padding=1), False),
+        (nn.MaxPool2d(2, dilation=2), False),
+        (nn.MaxPool2d(2, ceil_mode=True), False),
+        (nn.MaxPool2d((2, 1), stride=2), False),
+    ],
+    ids=str,
+)
+def test_only_pools_of_two_by_two_without_overlap_are_split(pool: nn.Module, split: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.Flatten(), nn.LazyLinear(10))
+    x = torch.rand(5, 3, 11, 11)
+    network(x)
+    classifier = deploy(network, precision="float32")
+    assert any(isinstance(module, fusion.MaxPool2x2) for module in classifier.modules()) == split
+    torch.testing.assert_close(classifier(x), network.eval()(x).detach())
