@@ -38,8 +38,9 @@ def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigm
 
     The mean is the change of ACR that the calibration images predict.
     """
-    members = calibration.radii(np.eye(len(weights))).mean(0)
-    return np.asarray(sigma * (calibration.radii(np.asarray(weights)) - members), dtype=np.float64)
+    # In one look at the margins, which are many.
+    whole, *members = calibration.radii(np.vstack([weights, np.eye(len(weights))]))
+    return np.asarray(sigma * (whole - np.mean(members, axis=0)), dtype=np.float64)
 
 
 def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> FloatArray:
