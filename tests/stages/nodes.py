@@ -106,6 +106,14 @@ class Nodes:
         """Kill a worker of this name; False when there is none."""
         return any(kill_one(raylet(node), name) for node in self.others)
 
+    def replace_worker(self, name: str, driver: "subprocess.Popen[str]") -> bool:
+        """Kill a worker of this name and wait for another in its place; False when there is none."""
+        before = self._workers((name,)).keys()
+        if not self.kill_worker(name):
+            return False
+        wait_until(lambda: self._workers((name,)).keys() - before, driver)
+        return True
+
     def wait_until_idle(self) -> None:
         """Wait until no worker is left of those whose driver is gone."""
         deadline = time.monotonic() + PATIENCE

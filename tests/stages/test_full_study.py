@@ -118,7 +118,8 @@ def test_a_study_on_a_terminal_asked_to_end_says_how_it_goes_on(
     words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
     process, shown = start_on_terminal("full_study.py", *words, environment=on(head))
     deadline = time.monotonic() + PATIENCE
-    while not any(run_dir.glob("certificates/part-*.parquet")):
+    # The bar knows of an image a moment after it is stored.
+    while not any(run_dir.glob("certificates/part-*.parquet")) or "ETA" not in "".join(shown):
         assert process.poll() is None, "".join(shown)
         assert time.monotonic() < deadline, "".join(shown)
         time.sleep(0.05)
