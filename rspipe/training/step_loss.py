@@ -1,6 +1,7 @@
 """The loss of a training step: a module around the network, for one process or several."""
 
 import copy
+import logging
 from typing import cast
 
 import torch
@@ -9,10 +10,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rspipe.networks.modes import channels_last, copied
 from rspipe.networks.precision import Precision
+from rspipe.smoothing.classifiers import out_of_memory
 from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.method import Batch, Terms
 from rspipe.training.process_group import Group
 from rspipe.training.spec import ModelSpec
+
+
+_log = logging.getLogger(__name__)
 
 
 class _ChannelsLast(nn.Module):
@@ -78,7 +83,12 @@ def _gains_by_channels_last(network: nn.Module, shape: tuple[int, ...], precisio
         try:
             for training in (False, True):
                 twin.train(training)(channels_last(torch.zeros(2, *shape, device=device)))
-        except Exception:  # noqa: BLE001 - the network's own code; what else is wrong with it shows when it trains
+        except Exception as error:
+            # Of the network's own code: what else is wrong with it shows when it trains.
+            if out_of_memory(error):
+                # Says nothing of the network, whose order must not depend on it.
+                raise
+            _log.info("%s keeps its memory order: %s", type(network).__name__, error)
             return False
     return True
 

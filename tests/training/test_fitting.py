@@ -628,3 +628,13 @@ def test_a_network_that_knows_two_classes_has_not_collapsed() -> None:
 def test_one_class_among_images_of_one_class_is_no_collapse() -> None:
     split = greys(0.1, 0.9, labels=(1, 1))
     assert not evaluate(Threshold(constant=1), split, sigma=0.1, seed=0).collapsed
+
+
+def test_memory_that_is_short_does_not_choose_the_memory_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: object) -> Tensor:
+        raise MemoryError
+
+    network = build_network("digits_cnn", classes=10, seed=0)
+    monkeypatch.setattr(nn.Flatten, "forward", forward)
+    with pytest.raises(MemoryError):
+        step_loss.step_loss(network, spec(), None, shape=(1, 8, 8))
