@@ -16,7 +16,6 @@ from rspipe.training.methods.method import Batch, Terms
 from rspipe.training.process_group import Group
 from rspipe.training.spec import ModelSpec
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -88,6 +88,10 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     finished = {path: path.stat().st_mtime_ns for path in written(models)}
     assert len(finished) < 4, "the models were trained before the driver was killed"
 
+    assert_quiet(ended(begin("train.py", workers=2)))
+    assert len(written(models)) == 4
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+
     process = begin("full_study.py", workers=1)
     lose_node("ray::ImplicitFunc", "search/*/result.json", process)
     # Of the winner, after the search; then the driver goes, too.
