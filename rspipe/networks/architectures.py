@@ -22,7 +22,7 @@ from rspipe.networks.exported import onnx, torchscript
 from rspipe.networks.modes import bare, copied
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.networks.outputs import logits_of
-from rspipe.networks.small_images import cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
+from rspipe.networks.small_images import cifar_resnet8, cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
 
 Builder = Callable[[int], nn.Module]
 """From the number of classes to a network."""
@@ -37,6 +37,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "digits_cnn": digits_cnn,
     "digits_mlp": digits_mlp,
     "lenet": lenet,
+    "cifar_resnet8": cifar_resnet8,
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet110": cifar_resnet110,
     "resnet50": resnet50,

@@ -100,6 +100,11 @@ def _cifar_resnet(*, depth: int, classes: int) -> nn.Module:
     return nn.Sequential(Normalize(*CIFAR10), _CifarResNet(depth=depth, classes=classes))
 
 
+def cifar_resnet8(classes: int) -> nn.Module:
+    """Return the 8-layer residual network for 32x32 colour images (12 M multiply-adds, 78 k parameters): for CPUs."""
+    return _cifar_resnet(depth=8, classes=classes)
+
+
 def cifar_resnet20(classes: int) -> nn.Module:
     """Return the 20-layer residual network for 32x32 colour images (41 M multiply-adds, 0.27 M parameters)."""
     return _cifar_resnet(depth=20, classes=classes)

@@ -25,6 +25,7 @@ INPUTS = {
     "digits_cnn": (1, 8, 8),
     "digits_mlp": (1, 8, 8),
     "lenet": (1, 28, 28),
+    "cifar_resnet8": (3, 32, 32),
     "cifar_resnet20": (3, 32, 32),
     "cifar_resnet110": (3, 32, 32),
     "resnet50": (3, 64, 64),
@@ -123,7 +124,7 @@ def test_lenet_has_no_normalization() -> None:
     assert not any(isinstance(layer, Normalize) for layer in build_network("lenet", classes=10, seed=0).modules())
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("cifar_resnet20", 3), ("cifar_resnet110", 18)])
+@pytest.mark.parametrize(("name", "blocks"), [("cifar_resnet8", 1), ("cifar_resnet20", 3), ("cifar_resnet110", 18)])
 def test_a_cifar_network_has_the_size_of_the_literature(name: str, blocks: int) -> None:
     network = build_network(name, classes=10, seed=0).eval()
     # 3x3 convolutions with two parameters of normalization per channel; a 1x1 convolution where the width changes.
