@@ -141,6 +141,15 @@ def log_file(path: Path) -> tuple[Path, int | None]:
     return (Path(file), int(number)) if file.endswith(".parquet") and number.isdecimal() else (path, None)
 
 
+def log_paths(text: str) -> tuple[Path, ...]:
+    """Return the logs that a user names: a file, one in a table of several (`FILE.parquet#7`), or a range (`#7-11`)."""
+    file, _, numbers = text.rpartition("#")
+    first, _, last = numbers.partition("-")
+    if file.endswith(".parquet") and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
+        return tuple(Path(f"{file}#{number}") for number in range(int(first), int(last) + 1))
+    return (Path(text),)
+
+
 def parse_radii(data: bytes, *, name: str) -> CertificationLog:
     """Return the log that a file's content holds, with a radius for each image.
 

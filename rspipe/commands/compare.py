@@ -22,10 +22,12 @@ class Options:
     """The runs to compare, and the terms."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories, folders or addresses, and certification logs; the first is what the others are compared with,
-    name by name, a log with everything at its noise level."""
+    """Run directories, folders or addresses, and certification logs, FILE.parquet#7-11 for the trainings of a recipe;
+    the first is what the others are compared with, name by name, logs with everything at their noise level."""
     against: str | None = None
     """A label or an ensemble of the first run to compare everything with, e.g. gaussian; one run is enough then."""
+    only: tuple[str, ...] = ()
+    """Labels or ensembles of the first run to compare, e.g. consistency smoothadv; all by default."""
     rederive: bool = False
     """Derive certificates from the counts where alpha, n or the rule differ, with the samples that both sides have of
     an image, and use the images that are common. What that costs is shown."""
@@ -43,7 +45,8 @@ def main(options: Options, terminal: Terminal) -> None:
         raise MismatchError("give two run directories or logs or more, or one and --against")
     console = terminal.console
     try:
-        runs = [read_run_or_log(text, sigma=options.sigma) for text in options.runs]
+        first, *others = [read_run_or_log(text, sigma=options.sigma) for text in options.runs]
+        runs = [first.only([*options.only, *filter(None, [options.against])]) if options.only else first, *others]
         if options.rederive:
             # Their certificates have shares of alpha at several levels, of which none has fewer samples than others.
             runs = [run.without_cascades() for run in runs]

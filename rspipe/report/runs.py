@@ -10,7 +10,7 @@ import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.spec import DataSpec
-from rspipe.errors import MismatchError
+from rspipe.errors import MismatchError, nearest
 from rspipe.report.differences import Comparison, Group, compare, with_holm
 from rspipe.report.logged import LoggedCertificates, differing_terms
 from rspipe.report.names import short_name
@@ -56,6 +56,17 @@ class CertifiedRun:
         """Return what certificates on other terms than the rule's own can be derived of."""
         left = {name: of for name, of in self.certified.items() if not isinstance(of[0], CertifiedClassifier)}
         return replace(self, certified=left)
+
+    def only(self, names: Sequence[str]) -> "CertifiedRun":
+        """Return the run with some of its labels and ensembles alone.
+
+        Raises:
+            MismatchError: It has no classifier of one of the names.
+        """
+        known = [*dict.fromkeys(name for name, _ in self.certified)]
+        if missing := [name for name in names if name not in known]:
+            raise MismatchError(f"{self.name} has no classifier {missing[0]!r}{nearest(missing[0], known)}")
+        return replace(self, certified={name: of for name, of in self.certified.items() if name[0] in names})
 
 
 def counts_of(one: Certified) -> CountTable:
@@ -330,8 +341,8 @@ def _pairs(
     if against is not None:
         references = [name for name in first.certified if name[0] == against]
         if not references:
-            names = ", ".join(dict.fromkeys(label for label, _ in first.certified))
-            raise MismatchError(f"{first.name} has no classifier {against!r}; it has {names}")
+            known = [*dict.fromkeys(label for label, _ in first.certified)]
+            raise MismatchError(f"{first.name} has no classifier {against!r}{nearest(against, known)}")
         for reference, run in product(references, runs):
             for name in run.certified:
                 if name[1] == reference[1] and not (run is first and name == reference):

@@ -6,9 +6,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from rspipe.audit.log import certification_log, log_file
+from rspipe.audit.log import certification_log, log_file, log_paths
 from rspipe.ensembles.spec import EnsembleSpec
-from rspipe.errors import StoreError
+from rspipe.errors import LogError, StoreError
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.logged import LoggedCertificates, logged_certificates, read_logged
@@ -143,18 +143,22 @@ def read_run_or_log(text: str, *, sigma: float | None = None) -> CertifiedRun:
     """Return what is compared: the classifiers of a run directory, or the one of a certification log.
 
     Args:
-        text: A folder, an address in an object store, or a file.
+        text: A folder, an address in an object store, a file, or logs of a table (`FILE.parquet#7-11`), which are
+            trainings of one recipe.
         sigma: Noise level of logs that do not say it.
 
     Raises:
         StoreError: It is a folder, and no run directory that can be read.
-        LogError: It is a file, and no log with radii.
+        LogError: It is a file, and no log with radii; or logs of several noise levels.
     """
-    path = Path(text)
-    if not log_file(path)[0].is_file():
+    paths = log_paths(text)
+    if not log_file(paths[0])[0].is_file():
         return read_run(text)
-    logged = read_logged(path, sigma=sigma)
-    return CertifiedRun(path.name, None, {("log", logged.sigma): (logged,)}, logged.images)
+    logged = tuple(read_logged(path, sigma=sigma) for path in paths)
+    levels = sorted({log.sigma for log in logged})
+    if len(levels) > 1:
+        raise LogError(f"{text}: logs of noise levels {', '.join(f'{level:g}' for level in levels)}; name one recipe's")
+    return CertifiedRun(Path(text).name, None, {("log", levels[0]): logged}, logged[0].images)
 
 
 def write_derived(

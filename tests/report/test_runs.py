@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rspipe.errors import LogError, MismatchError
@@ -146,7 +148,7 @@ def test_one_classifier_can_be_compared_with_all_others_of_all_runs():
     runs = [run("one", a=[A], b=[B]), run("two", a=[B])]
     compared = compare_runs(runs, agreed_terms(runs), against="a")
     assert [(one.first_label, one.second_label) for one in compared] == [("one: b", "one: a"), ("two: a", "one: a")]
-    with pytest.raises(MismatchError, match=r"one has no classifier 'c'; it has a, b"):
+    with pytest.raises(MismatchError, match=r"one has no classifier 'c'; valid names: a, b"):
         compare_runs(runs, agreed_terms(runs), against="c")
 
 
@@ -407,3 +409,44 @@ def test_a_log_whose_damage_names_a_huge_class_is_refused_in_a_line(tmp_path):
     (tmp_path / "sigma_0.25.tsv").write_bytes(text(cells))
     with pytest.raises(LogError, match=r"class 999,999,999,999,999 stands in a log of 60 images; too many counts"):
         read_logged(tmp_path / "sigma_0.25.tsv")
+
+
+def test_some_classifiers_of_a_run_are_compared_when_asked(tmp_path):
+    whole = run("one", smoothadv=[C], macer=[D])
+    runs = [whole.only(["macer"]), logged(tmp_path, C)]
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert compared.second_label == "one: macer"
+    with pytest.raises(MismatchError, match="one has no classifier 'smothadv'; did you mean 'smoothadv'"):
+        whole.only(["macer", "smothadv"])
+
+
+def table_of_logs(tmp_path, *many, levels=None):
+    """Return a Parquet file of several logs, numbered from 7 on."""
+    columns = {name: [] for name in ("log", "idx", "label", "predict", "radius")}
+    for number, one in enumerate(many, 7):
+        compared = certify_counts(one.selection, one.estimation, sigma=one.sigma, alpha=one.alpha)
+        values = np.full(one.example.size, number), one.example, one.label, compared.prediction, compared.radius
+        for name, column in zip(columns, values, strict=True):
+            columns[name].extend(column.tolist())
+    path = tmp_path / "logs_sigma_0.50.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_logs_of_a_range_are_trainings_of_one_recipe(tmp_path):
+    path = table_of_logs(tmp_path, C, D)
+    both, second = (read_run_or_log(f"{path}#{numbers}") for numbers in ("7-8", "8"))
+    whole = run("one", m=[C, D])
+    (compared,) = compare_runs([whole, both], agreed_terms([whole, both]))
+    assert compared.first_label == "logs_sigma_0.50.parquet#7-8: log (mean of 2)"
+    assert compared.first_acr == pytest.approx((credit(C).mean() + credit(D).mean()) / 2, abs=ROUNDED)
+    assert compared.difference.procedures is not None
+    (alone,) = compare_runs([whole, second], agreed_terms([whole, second]))
+    assert alone.first_acr == pytest.approx(credit(D).mean(), abs=ROUNDED)
+
+
+def test_logs_of_a_range_have_one_noise_level(tmp_path):
+    quiet = counts(0.8, seed=5, examples=MANY, sigma=0.25)
+    path = table_of_logs(tmp_path, D, quiet).rename(tmp_path / "logs.parquet")
+    with pytest.raises(LogError, match=r"logs.parquet#7-8: logs of noise levels 0.25, 0.5; name one recipe's"):
+        read_run_or_log(f"{path}#7-8")
