@@ -78,10 +78,10 @@ def classify(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) ->
         logits: One tensor [sample, class] per network by position, all on the same samples.
     """
     members, scores = _Members(logits), dict[int, Scores]()
-    kinds: dict[str, list[int]] = {}
+    kinds: dict[tuple[str, int], list[int]] = {}
     for row, one in enumerate(classifiers):
-        kinds.setdefault(_kind(one), []).append(row)
-    for kind, rows in kinds.items():
+        kinds.setdefault((_kind(one), len(one.members)), []).append(row)
+    for (kind, _), rows in kinds.items():
         scores |= zip(rows, members.scores(kind, [classifiers[row] for row in rows]), strict=True)
     return [scores[row] for row in range(len(classifiers))]
 
@@ -119,7 +119,7 @@ class _Members:
         return _by_sample(self._probabilities)
 
     def scores(self, kind: str, classifiers: Sequence[Classifier]) -> list[Scores]:
-        """Return the classes and scores of classifiers of one kind."""
+        """Return the classes and scores of classifiers of one kind, each with as many members."""
         if kind == "single":
             places = [self._place[one.members[0]] for one in classifiers]
             return [Scores(self._classes[place], self._rows[place]) for place in places]
@@ -145,8 +145,7 @@ class _Members:
     def _averages(self, classifiers: Sequence[Classifier], source: Tensor) -> Tensor:
         """Return weighted averages [class, classifier, sample] of the members' probabilities or logits."""
         places = self._slots([one.members for one in classifiers])
-        filled = tuple(one.weights + (0.0,) * (len(places) - len(one.weights)) for one in classifiers)
-        weights = _table(filled, source.dtype, source.device)
+        weights = _table(tuple(one.weights for one in classifiers), source.dtype, source.device)
         total: Tensor | None = None
         # Products and sums are rounded one by one: a fused operation would depend on a sample's place in the batch.
         for place, weight in zip(places, weights, strict=True):
