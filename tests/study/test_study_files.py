@@ -35,10 +35,24 @@ SIZES = {
     "mnist_methods": (20, 466),
     "mnist_published": (3, 0),
     "mnist_search": (1, 0),
+    "mnist_sensitivity": (1, 0),
+    "cifar10_recipes": (5, 0),
+    "cifar10_laptop": (6, 16),
     "mnist_cascade": (9, 0),
 }
 
-OWN = {"digits", "ensembles", "foil", "mnist_methods", "mnist_published", "mnist_search", "mnist_cascade"}
+OWN = {
+    "digits",
+    "ensembles",
+    "foil",
+    "mnist_methods",
+    "mnist_published",
+    "mnist_search",
+    "mnist_sensitivity",
+    "mnist_cascade",
+    "cifar10_recipes",
+    "cifar10_laptop",
+}
 """Files whose settings are our own."""
 
 Settings = dict[str, Any]
@@ -249,7 +263,7 @@ def test_gaussian_models_of_mnist_are_the_published_recipe_but_for_precision_and
 
 
 def test_the_default_study_keeps_its_identity() -> None:
-    assert STUDIES["digits"].id == "digits-a4aca1e6"
+    assert STUDIES["digits"].id == "digits-a647b49d"
 
 
 @pytest.mark.parametrize("name", METHODS)
