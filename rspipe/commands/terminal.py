@@ -59,7 +59,8 @@ class _Stage:
         # Workers take seconds to start; an estimate from the first moments would be a wild one.
         done, left = progress.done - self.before, progress.total - progress.done
         if done <= 0 or (done < 0.02 * (done + left) and seconds < _EARLY_SECONDS):
-            return f"{text}, starting"
+            # The first epoch of a large network takes minutes.
+            return f"{text}, {'starting' if seconds < _EARLY_SECONDS else 'no estimate yet'}"
         return f"{text}, ETA {_clock(seconds * left / done)}"
 
 

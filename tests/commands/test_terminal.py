@@ -67,9 +67,10 @@ def test_a_stage_of_hours_prints_a_line_a_minute(clock: Clock, capsys: pytest.Ca
 
 
 def test_the_first_moments_of_a_stage_give_no_eta(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = [(0.0, certify(0)), (11.0, certify(0.5)), (70.0, certify(1))]
+    steps = [(0.0, certify(0)), (11.0, certify(0.5)), (61.0, certify(0)), (70.0, certify(1))]
     assert lines(clock, capsys, *steps)[1:] == [
         "certify: 0/100 images, 0:11, starting",
+        "certify: 0/100 images, 1:01, no estimate yet",
         "certify: 1/100 images, 1:10, ETA 1:55:30",
     ]
 
