@@ -33,18 +33,29 @@ class MemberMargins:
         return self.calibration.of_members([self.members.index(member) for member in members])
 
 
-def predicted_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> FloatArray:
-    """Return [image] how far the radii of an ensemble are above the mean of its members', in pixel units.
+def predicted_changes(
+    calibration: Calibration, ensembles: Sequence[tuple[Sequence[int], Sequence[float]]], *, sigma: float
+) -> FloatArray:
+    """Return [ensemble, image] how far the radii of ensembles are above the mean of their members', in pixel units.
 
-    The mean is the change of ACR that the calibration images predict.
+    The mean over images is the change of ACR that the calibration images predict.
+
+    Args:
+        calibration: Of all members.
+        ensembles: Positions of its members and their weights, for each.
+        sigma: Noise level.
     """
+    number, k = len(ensembles), calibration.mean.shape[-1]
+    weights, shares = np.zeros((2, number, k))
+    for row, (members, of_members) in enumerate(ensembles):
+        weights[row, members], shares[row, members] = of_members, 1 / len(members)
     # In one look at the margins, which are many.
-    whole, *members = calibration.radii(np.vstack([weights, np.eye(len(weights))]))
-    return np.asarray(sigma * (whole - np.mean(members, axis=0)), dtype=np.float64)
+    radii = calibration.radii(np.vstack([weights, np.eye(k)]))
+    return np.asarray(sigma * (radii[:number] - shares @ radii[number:]), dtype=np.float64)
 
 
 def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma: float) -> FloatArray:
-    """Return what `predicted_change` does, as if margins were Gaussian."""
+    """Return [image] what `predicted_changes` does, of one ensemble of all members, as if margins were Gaussian."""
     alone = np.mean([calibration.gaussian_radii(one) for one in np.eye(len(weights))], axis=0)
     return np.asarray(sigma * (calibration.gaussian_radii(np.asarray(weights)) - alone), dtype=np.float64)
 

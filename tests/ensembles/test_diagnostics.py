@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rspipe.ensembles.calibration import Calibration
-from rspipe.ensembles.diagnostics import fit_hyperbola, gaussian_limit, predicted_change, variance_share
+from rspipe.ensembles.diagnostics import fit_hyperbola, gaussian_limit, predicted_changes, variance_share
 from rspipe.smoothing.inference import contrast
 
 CAP = 3.0
@@ -23,18 +23,33 @@ def exchangeable(k: int, rho: float, *, images: int = 50, spread: float = 0.0, s
 @pytest.mark.parametrize("k", [2, 5])
 def test_averaging_exchangeable_members_is_predicted_in_closed_form(rho: float, k: int) -> None:
     """t = 1 / sqrt(.25 (rho + (1 - rho) / k)), of a member 2."""
-    change = predicted_change(exchangeable(k, rho), [1 / k] * k, sigma=0.5)
+    change = predicted_changes(exchangeable(k, rho), [(range(k), [1 / k] * k)], sigma=0.5)[0]
     expected = 0.5 * (min(CAP, 2 / np.sqrt(rho + (1 - rho) / k)) - 2)
     assert change.mean() == pytest.approx(expected)
     assert change == pytest.approx(expected)
     assert variance_share(exchangeable(k, rho), [1 / k] * k) == pytest.approx(rho + (1 - rho) / k)
 
 
+def test_ensembles_of_some_members_are_predicted_as_if_there_were_no_others() -> None:
+    rng = np.random.default_rng(0)
+    margins = rng.normal(1.5, 1.0, (30, 40, 3, 5)).astype(np.float16)
+    values = margins.astype(np.float64)
+    covariance = np.array([[np.cov(values[i, :, c], rowvar=False) for c in range(3)] for i in range(30)])
+    whole = Calibration(values.mean(1), covariance, 40, CAP, margins=margins)
+    ensembles = [((3, 1), (0.25, 0.75)), ((0, 2, 4), (0.5, 0.0, 0.5)), ((2,), (1.0,))]
+    together = predicted_changes(whole, ensembles, sigma=0.5)
+    for (members, weights), change in zip(ensembles, together, strict=True):
+        radii = whole.of_members(members).radii(np.vstack([weights, np.eye(len(members))]))
+        assert change == pytest.approx(0.5 * (radii[0] - radii[1:].mean(0)), abs=1e-12)
+    assert (together[:2] != 0).any(axis=1).all()
+    assert not together[2].any()
+
+
 def test_a_noisy_partner_is_predicted_to_hurt() -> None:
     """Equal means, sd 1 and 3, rho .9: the average has variance (1 + 9 + 5.4) / 4 = 3.85; members have t 1 and 1/3."""
     covariance = np.array([[1.0, 2.7], [2.7, 9.0]])
     calibration = Calibration(np.ones((10, 1, 2)), np.tile(covariance, (10, 1, 1, 1)), 200, CAP)
-    change = predicted_change(calibration, [0.5, 0.5], sigma=1.0)
+    change = predicted_changes(calibration, [((0, 1), (0.5, 0.5))], sigma=1.0)[0]
     assert change.mean() == pytest.approx(3.85**-0.5 - (1 + 1 / 3) / 2)
     assert change.mean() < 0
 
@@ -49,7 +64,7 @@ def test_the_limit_of_exchangeable_members_is_the_floor_that_they_have_in_common
 def test_the_limit_agrees_with_the_prediction_at_the_number_of_members_that_there_are() -> None:
     calibration = exchangeable(4, 0.6, spread=0.3)
     limit = gaussian_limit(calibration, sigma=0.25, numbers=(4.0,))
-    expected = predicted_change(calibration, [0.25] * 4, sigma=0.25)
+    expected = predicted_changes(calibration, [(range(4), [0.25] * 4)], sigma=0.25)[0]
     assert limit.gains[4.0].estimate == pytest.approx(expected.mean())
     assert limit.gains[4.0].high == pytest.approx(contrast(expected, ()).models.high)
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from rspipe.arrays import FloatArray
 from rspipe.ensembles.agreement import agreement
-from rspipe.ensembles.calibration import Calibration
-from rspipe.ensembles.diagnostics import gaussian_change, predicted_change, variance_share
+from rspipe.ensembles.diagnostics import MemberMargins, gaussian_change, predicted_changes, variance_share
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights, Interval
 from rspipe.report.differences import Group
@@ -52,7 +51,8 @@ class _Changes:
     """Of one ensemble: changes of ACR against the mean of its members."""
 
     record: EnsembleWeights
-    calibration: Calibration
+    margins: MemberMargins
+    """Of its members and others."""
     measured: Group
     """Credits on the test images, less the mean of the members'."""
     predicted: FloatArray
@@ -61,21 +61,32 @@ class _Changes:
     """[calibration image] as if margins were Gaussian."""
 
 
-def _changes(results: Results, *, sigma: float) -> Iterator[_Changes]:
-    by_average = {margins.average: margins for margins in results.margins_at(sigma)}
-    for record, classifier in results.ensembles_at(sigma):
-        margins, members = by_average.get(record.average), results.certified_members(record)
-        if record.method in COMBINATIONS or margins is None:
+def _changes(results: Results, *, sigma: float) -> list[_Changes]:
+    changes = []
+    for margins in results.margins_at(sigma):
+        measured = [*_measured(results, margins)]
+        if not measured:
+            continue
+        moments = replace(margins, calibration=replace(margins.calibration, margins=None, label_probability=None))
+        ensembles = [([*map(margins.members.index, record.members)], record.weights) for record, _ in measured]
+        predicted = predicted_changes(margins.calibration, ensembles, sigma=sigma)
+        for (record, group), change in zip(measured, predicted, strict=True):
+            gaussian = gaussian_change(moments.of(record.members), record.weights, sigma=sigma)
+            changes.append(_Changes(record, margins, group, change, gaussian))
+    return changes
+
+
+def _measured(results: Results, margins: MemberMargins) -> Iterator[tuple[EnsembleWeights, Group]]:
+    """Yield the ensembles of one average whose members' margins are known, each less the mean of its members."""
+    for record, classifier in results.ensembles_at(margins.sigma):
+        members = results.certified_members(record)
+        if record.method in COMBINATIONS or record.average != margins.average:
             continue
         if not members or not {*record.members} <= {*margins.members}:
             continue
         group = Group.of([classifier, *members])
         if group.examples.size:
-            change = group.credits[:1] - group.credits[1:].mean(0)
-            calibration, weights = margins.of(record.members), record.weights
-            predicted = predicted_change(calibration, weights, sigma=sigma)
-            gaussian = gaussian_change(calibration, weights, sigma=sigma)
-            yield _Changes(record, calibration, replace(group, credits=change), predicted, gaussian)
+            yield record, replace(group, credits=group.credits[:1] - group.credits[1:].mean(0))
 
 
 def agreement_sentences(
@@ -107,7 +118,7 @@ def agreement_sentences(
 
 def change_level(results: Results, *, sigma: float) -> Level | None:
     """Return predicted and measured changes of ACR at a noise level, and how they agree; None without any."""
-    changes = [*_changes(results, sigma=sigma)]
+    changes = _changes(results, sigma=sigma)
     if not changes:
         return None
     counted = all(margins.calibration.margins is not None for margins in results.margins_at(sigma))
@@ -120,24 +131,24 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
             one.measured.mean_credits, (), population=results.population(one.measured.examples.size)
         ).models
         predicted, gaussian = (contrast(values, ()).models for values in (one.predicted, one.gaussian))
-        name = display_name(one.record)
+        name, calibration = display_name(one.record), one.margins.of(one.record.members)
         rows.append(
             {
                 "ensemble": Cell(name),
                 **({"predicted [95 %]": interval_cell(predicted, signed=True, digits=4)} if counted else {}),
                 **(
-                    {"saturated": percent_cell(one.calibration.saturated(np.asarray(one.record.weights)))}
+                    {"saturated": percent_cell(calibration.saturated(np.asarray(one.record.weights)))}
                     if counted
                     else {}
                 ),
                 "measured [95 %]": change_cell(measured),
                 "as if Gaussian [95 %]": interval_cell(gaussian, signed=True, digits=4),
-                "variance": number_cell(variance_share(one.calibration, one.record.weights), digits=2),
+                "variance": number_cell(variance_share(calibration, one.record.weights), digits=2),
             }
         )
         if measured.high < 0:
             each = np.eye(len(one.record.members)).tolist()
-            alone = np.array([variance_share(one.calibration, weights) for weights in each])
+            alone = np.array([variance_share(calibration, weights) for weights in each])
             reason = _reason(predicted, gaussian, alone, counted=counted)
             sentences.append(f"{name} has a lower ACR than its members on average: {reason}.")
     if not rows:
