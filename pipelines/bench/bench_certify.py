@@ -50,6 +50,7 @@ SHAPES = {
     "digits_cnn": (1, 8, 8),
     "digits_mlp": (1, 8, 8),
     "lenet": (1, 28, 28),
+    "cifar_resnet8": (3, 32, 32),
     "cifar_resnet20": (3, 32, 32),
     "cifar_resnet110": (3, 32, 32),
     # A quarter of ImageNet's sides: the same layers in a tenth of the time.
@@ -60,7 +61,14 @@ BATCHES = {"resnet50": (20, 100)}
 CLASSES, SIGMA, MATMUL = 10, 0.25, 2048
 WORKERS = os.cpu_count() or 1
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SLOW_WORK = 1e9
+"""Multiply-adds that show how slow bfloat16 is where there are no instructions for it."""
 Part = Literal["memory", "noise", "forward", "ensembles", "ray"]
+
+
+def is_slow(precision: Precision, device: str | torch.device = "cpu") -> bool:
+    """Return whether a precision is emulated here, and takes some ten times as long as float32."""
+    return precision not in ("float32", fastest_precision(torch.device(device)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,14 @@ class Options:
     ray_seconds: float = 180.0
     """Work of the plain loop that Ray is compared with, about."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def samples_of(architecture: str, precision: Precision, x: Tensor) -> int:
+    """Return the samples of a short measurement: a batch, or fewer where a precision is slow."""
+    batch = default_batch(x, block_size=1000)
+    if not is_slow(precision, x.device):
+        return batch
+    return min(batch, max(20, round(SLOW_WORK / multiply_adds(architecture))))
 
 
 def network_of(architecture: str, *, seed: int = 0) -> nn.Module:
@@ -139,7 +155,7 @@ def _work(architecture: str, precision: Precision, seconds: float) -> tuple[int,
     set_deterministic()
     keep_freed_memory()
     x, networks = image_of(architecture), [deploy(network_of(architecture), precision=precision)]
-    batch = default_batch(x, block_size=1000)
+    batch = samples_of(architecture, precision, x)
     call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
     call(n=batch)
     began = time.perf_counter()
@@ -227,9 +243,8 @@ def _measures(architecture: str, options: Options, pool: ProcessPoolExecutor) ->
         call = partial(published_loop, plain, x, batch=batch)
         measures[f"loop {batch}"] = timed(call, least=batch, seconds=options.seconds, device=options.device)
     for precision, dtype in PRECISIONS.items():
-        networks, least = [deploy(plain, precision=precision)], default_batch(x, block_size=1000)
-        # What is known to be slow here is measured on as little as shows it.
-        seconds = options.seconds if precision in ("float32", fastest_precision(x.device)) else 0.0
+        networks, least = [deploy(plain, precision=precision)], samples_of(architecture, precision, x)
+        seconds = 0.0 if is_slow(precision, x.device) else options.seconds
         call = partial(certification, networks, x, classifiers=singles(1), precision=precision)
         measures[f"one process {precision}"] = timed(call, least=least, seconds=seconds, device=options.device)
         if options.device == "cpu":
@@ -253,7 +268,7 @@ def ensembles(options: Options, console: Console) -> None:
             continue
         x = image_of(architecture).to(options.device)
         plain = [network_of(architecture, seed=seed).to(options.device) for seed in range(k)]
-        for precision in PRECISIONS:
+        for precision in (one for one in PRECISIONS if not is_slow(one, options.device)):
             networks = [deploy(network, precision=precision) for network in plain]
             kinds: dict[str, dict[str, Any]] = {
                 "probabilities": {"average": "probabilities"},
@@ -291,14 +306,14 @@ def ray_stage(options: Options, console: Console) -> None:
     # As a worker of the stage: what is left is the cost of Ray.
     set_deterministic()
     keep_freed_memory()
-    network = network_of(RAY_NETWORK)
-    deployed, x = [deploy(network, precision="bfloat16")], image_of(RAY_NETWORK)
-    certification(deployed, x, n=1000, classifiers=singles(1), precision="bfloat16")
+    network, precision = network_of(RAY_NETWORK), fastest_precision(torch.device("cpu"))
+    deployed, x = [deploy(network, precision=precision)], image_of(RAY_NETWORK)
+    certification(deployed, x, n=1000, classifiers=singles(1), precision=precision)
     began = time.perf_counter()
-    certification(deployed, x, n=RAY_SAMPLES, classifiers=singles(1), precision="bfloat16")
+    certification(deployed, x, n=RAY_SAMPLES, classifiers=singles(1), precision=precision)
     images = round(options.ray_seconds / (time.perf_counter() - began))
     with tempfile.TemporaryDirectory() as folder:
-        study = _study(Path(folder), images=images)
+        study = _study(Path(folder), images=images, precision=precision)
         split = load_dataset(study.data).test
         began = time.perf_counter()
         for image, example in zip(split.images, split.index.tolist(), strict=True):
@@ -308,7 +323,7 @@ def ray_stage(options: Options, console: Console) -> None:
             )
         loop = time.perf_counter() - began
         console.print(
-            f"{images} images, {RAY_NETWORK}, bfloat16, n = {RAY_SAMPLES:,}; plain loop, one thread: {loop:.1f} s"
+            f"{images} images, {RAY_NETWORK}, {precision}, n = {RAY_SAMPLES:,}; plain loop, one thread: {loop:.1f} s"
         )
         cases = {
             "one actor of one thread": Resources(cpus_per_worker=1, workers=1, cpus=2),
@@ -327,7 +342,7 @@ def ray_stage(options: Options, console: Console) -> None:
     console.print(f"two actors of one thread against one of two, rate: {two / both:.3f} (to reach: >= 0.90)")
 
 
-def _study(folder: Path, *, images: int) -> StudyConfig:
+def _study(folder: Path, *, images: int, precision: Precision) -> StudyConfig:
     """Return a study of random images of CIFAR's shape."""
     rng = np.random.default_rng(0)
     for name, count in (("train", 30), ("test", images)):
@@ -358,7 +373,7 @@ def _study(folder: Path, *, images: int) -> StudyConfig:
                     "seeds": 0,
                 }
             ],
-            "certify": {"n": RAY_SAMPLES, "precision": "bfloat16"},
+            "certify": {"n": RAY_SAMPLES, "precision": precision},
         }
     )
 
@@ -419,10 +434,11 @@ def _stored_bytes() -> float:
 
 def memory(console: Console) -> None:
     """Print how much memory certification takes by n."""
-    networks = [deploy(network_of("cifar_resnet20"), precision="bfloat16")]
+    precision = fastest_precision(torch.device("cpu"))
+    networks = [deploy(network_of("cifar_resnet20"), precision=precision)]
     x, peaks = image_of("cifar_resnet20"), {}
     for n in (1_000, 1_000, 20_000):
-        certification(networks, x, n=n, classifiers=singles(1), precision="bfloat16")
+        certification(networks, x, n=n, classifiers=singles(1), precision=precision)
         peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     console.print("Peak memory of the process: " + ", ".join(f"n = {n:,}: {peak:,.0f} MB" for n, peak in peaks.items()))
 
