@@ -127,17 +127,18 @@ def compare(
 
 
 def _difference(a: Group, b: Group, population: int | None) -> Difference:
-    """Return the difference of groups on the same images, judged for procedures where that can be."""
+    """Return the difference of groups on the same images, for procedures where they can be judged; booleans: shares."""
+    shares = a.credits.dtype == b.credits.dtype == np.bool_
     if a.seeds and b.seeds and not {*a.seeds} & {*b.seeds}:
         return difference(a.credits, b.credits, population=population)
     if a.seeds and {*a.seeds} == {*b.seeds}:
         # The same models, certified in two ways: one group of pairs.
-        pairs = a.credits - b.credits[[b.seeds.index(seed) for seed in a.seeds]]
-        return contrast(pairs.mean(0), [pairs], population=population)
+        pairs = a.credits - b.credits[[b.seeds.index(seed) for seed in a.seeds]].astype(np.float64)
+        return contrast(pairs.mean(0), [pairs], population=population, shares=shares)
     sides = [dict(zip(group.members, group.credits, strict=False)) for group in (a, b)]
     if all(len(side) == len(group.credits) for side, group in zip(sides, (a, b), strict=True)):
-        return contrast_of_subsets(*sides, population=population)
-    return contrast(a.mean_credits - b.mean_credits, (), population=population)
+        return contrast_of_subsets(*sides, population=population, shares=shares)
+    return contrast(a.mean_credits - b.mean_credits, (), population=population, shares=shares)
 
 
 def judge_group(group: Group, *, population: int | None = None) -> Difference:

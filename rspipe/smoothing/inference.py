@@ -67,7 +67,9 @@ class Difference:
         return self.models.estimate
 
 
-def contrast(theta: ArrayLike, groups: Sequence[ArrayLike], *, population: int | None = None) -> Difference:
+def contrast(
+    theta: ArrayLike, groups: Sequence[ArrayLike], *, population: int | None = None, shares: bool = False
+) -> Difference:
     """Judge the mean over images of a contrast that is made of independent groups of training seeds.
 
     Args:
@@ -77,6 +79,8 @@ def contrast(theta: ArrayLike, groups: Sequence[ArrayLike], *, population: int |
             one seed, or without groups, procedures are not judged.
         population: Images of the finite test set that these are a part of; None for new images. The first images of a
             data set are no sample of it: give their own number.
+        shares: Whether theta is a difference of shares, e.g. of images whose radius reaches a value. Its interval for
+            these models is the one of Agresti and Min (2005), which has a width even where all images agree.
 
     Raises:
         ValueError: The arrays do not fit together or hold what is not finite, or `population` is smaller than them.
@@ -89,6 +93,8 @@ def contrast(theta: ArrayLike, groups: Sequence[ArrayLike], *, population: int |
             raise ValueError(f"groups must be [seed, image] on the {values.size} images of theta, got {row.shape}")
     if not all(np.isfinite(array).all() for array in (values, *rows)):
         raise ValueError("credits must be finite")
+    if shares:
+        return _with_procedures(_shares(values, population), values, rows, population)
     images = image_part(values, (), population=population)
     models = judge(float(values.mean()), words=_MODELS, images=images)
     return _with_procedures(models, values, rows, population)
@@ -97,8 +103,7 @@ def contrast(theta: ArrayLike, groups: Sequence[ArrayLike], *, population: int |
 def difference(first: ArrayLike, second: ArrayLike, *, population: int | None = None) -> Difference:
     """Judge the difference of two labels, first minus second: for these models, and for their training procedures.
 
-    Booleans are shares, e.g. of images whose radius reaches a value. Their interval for these models is the one of
-    Agresti and Min (2005), which has a width even where both sides agree on every image.
+    Booleans are shares, as in `contrast`.
 
     Args:
         first: [seed, image] credits, e.g. certified radii, 0 where the prediction is wrong; a row per trained model.
@@ -113,9 +118,7 @@ def difference(first: ArrayLike, second: ArrayLike, *, population: int | None = 
         raise ValueError(f"credits must be [seed, image] on the same images, got {a.shape} and {b.shape}")
     rows = [np.asarray(side, dtype=np.float64) for side in (a, b)]
     theta = rows[0].mean(0) - rows[1].mean(0)
-    if a.dtype == b.dtype == np.bool_:
-        return _with_procedures(_shares(theta, population), theta, rows, population)
-    return contrast(theta, rows, population=population)
+    return contrast(theta, rows, population=population, shares=a.dtype == b.dtype == np.bool_)
 
 
 def holm(p: ArrayLike, *, level: float = LEVEL) -> BoolArray:

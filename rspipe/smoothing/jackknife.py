@@ -80,10 +80,12 @@ def _separable(kind: Subsets, members: Sequence[Member]) -> bool:
     return len({*there}) == len(there)
 
 
-def contrast_of_subsets(first: Subsets, second: Subsets | None = None, *, population: int | None = None) -> Difference:
+def contrast_of_subsets(
+    first: Subsets, second: Subsets | None = None, *, population: int | None = None, shares: bool = False
+) -> Difference:
     """Judge a contrast of ensembles over all subsets of seeds; arguments as in `pseudo_values` and `contrast`."""
     values = pseudo_values(first, second)
-    return contrast(values.theta, values.groups, population=population)
+    return contrast(values.theta, values.groups, population=population, shares=shares)
 
 
 def _contrast(tables: Sequence[FloatArray], chosen: Sequence[np.ndarray]) -> FloatArray:

@@ -102,7 +102,8 @@ def judge(
     detectable = _detectable(seeds.variance, images.variance + rounding, counts)
     if fixed is not None:
         # A few seeds can lie closer together by chance than the images alone allow.
-        fixed_half = (fixed.high - fixed.low) / 2
+        # The interval of shares is not centred on its estimate.
+        fixed_half = max(fixed.high - estimate, estimate - fixed.low)
         p = max(p, fixed.p) if half < fixed_half else p
         half, detectable = max(half, fixed_half), max(detectable, fixed.detectable)
     low, high = estimate - half, estimate + half

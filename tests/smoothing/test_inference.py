@@ -353,3 +353,22 @@ def test_of_equally_good_classifiers_the_correction_calls_few_different():
         wrong += bool(holm([difference(a, b).models.p for a, b in combinations(credit, 2)]).any())
     # At most 5 % of 200 families; six standard deviations of that binomial on top.
     assert wrong <= 10 + 6 * (200 * 0.05 * 0.95) ** 0.5
+
+
+def test_a_verdict_on_shares_of_procedures_agrees_with_its_p_value_and_with_that_of_the_models() -> None:
+    """Agresti and Min's interval is not centred on the difference, and no narrower one is about more."""
+    rng, sure = np.random.default_rng(0), 0
+    for _ in range(2000):
+        a, b = rng.random((2, 2, 32)) < rng.uniform(0.05, 0.6, (2, 1, 1))
+        judged = difference(a, b)
+        assert judged.procedures is not None
+        assert (judged.procedures.verdict != "undecided") == (judged.procedures.p < 0.05)
+        assert judged.procedures.verdict == "undecided" or judged.models.verdict != "undecided"
+        sure += judged.procedures.verdict != "undecided"
+    assert 20 < sure < 1980
+
+
+def test_a_contrast_of_shares_has_a_width_even_where_all_images_agree() -> None:
+    theta = np.zeros(30)
+    assert contrast(theta, ()).models.high == 0
+    assert contrast(theta, (), shares=True).models.high == pytest.approx(1.96 / 32, rel=0.02)

@@ -89,10 +89,12 @@ def _judged_size(results: Results, claim: Claim, comparison: Comparison) -> Judg
     """Return the measured difference against the published one, where procedures have the published sign."""
     by, judged = claim.size, comparison.difference.procedures
     groups, names = results.groups(comparison.sigma), (comparison.first, comparison.second)
-    # Of labels alone: an ensemble's difference has seeds of both sides in common.
     if by is None or judged is None or judged.verdict != "holds here" or not {*names} <= {*groups}:
         return None
     first, second = (groups[name] for name in names)
+    # Of labels alone: the difference of an ensemble or a cascade has seeds of both sides in common.
+    if not first.seeds or not second.seeds or {*first.seeds} & {*second.seeds}:
+        return None
     shared = np.intersect1d(first.examples, second.examples)
     return difference_from_published(
         first.on(shared).credits,
