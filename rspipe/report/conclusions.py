@@ -1,10 +1,12 @@
 """What a study found, in three sentences: which method, whether ensembles pay, and how sure that is."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
 from rspipe.report.differences import Comparison, with_holm
+from rspipe.report.names import enumerated
 from rspipe.report.questions import AVERAGING, WEIGHTS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.standings import Entry, scoped, told_apart
@@ -19,26 +21,30 @@ Levels = Mapping[float, Sequence[Entry]]
 def conclusions(results: Results, levels: Levels) -> tuple[str, ...]:
     """Return the sentences: three, or where a rule decides radii and gives no ACR, one per noise level and one more."""
     if results.decided:
-        return (*_of_decisions(results, levels), "Decided are these radii alone: there is no average certified radius.")
+        return (*_of_decisions(results, levels), _of_decided_scope(results, levels))
     return (_of_methods(results, levels), _of_ensembles(results, levels), _of_certainty(results, levels))
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
-
-
 def _at(sigmas: Sequence[float]) -> str:
-    return f"σ = {_listed([f'{sigma:g}' for sigma in sigmas])}"
+    return f"σ = {enumerated([f'{sigma:g}' for sigma in sigmas])}"
 
 
-def _by_value(values: dict[float, str]) -> list[tuple[str, list[float]]]:
+def _by_value(values: Mapping[float, str]) -> list[tuple[str, list[float]]]:
     """Return the distinct values of noise levels, each with its levels."""
     ordered = sorted(values, key=lambda sigma: [*values.values()].index(values[sigma]))
     return [(value, [*alike]) for value, alike in groupby(ordered, key=values.__getitem__)]
 
 
 def _acrs(tops: dict[float, Entry], sigmas: Sequence[float]) -> str:
-    return _listed([f"{number(tops[sigma].acr)} at σ = {sigma:g}" for sigma in sigmas])
+    return enumerated([f"{number(tops[sigma].acr)} at σ = {sigma:g}" for sigma in sigmas])
+
+
+def _acrs_among(tops: dict[float, Entry], numbers: dict[float, int], sigmas: Sequence[float]) -> str:
+    """Return the ACRs of one method at noise levels, and among how many methods each is the largest."""
+    if len({numbers[sigma] for sigma in sigmas}) == 1:
+        return f" of {numbers[sigmas[0]]} methods, {_acrs(tops, sigmas)}"
+    each = [f"{number(tops[sigma].acr)} of {numbers[sigma]} methods at σ = {sigma:g}" for sigma in sigmas]
+    return f", {enumerated(each)}"
 
 
 def _of_methods(results: Results, levels: Levels) -> str:
@@ -48,11 +54,11 @@ def _of_methods(results: Results, levels: Levels) -> str:
     if not methods:
         return "No single model is certified."
     tops = {sigma: found[0] for sigma, found in methods.items()}
-    most = max(map(len, methods.values()))
     named = _by_value({sigma: top.name for sigma, top in tops.items()})
-    if most == 1:
+    numbers = {sigma: len(found) for sigma, found in methods.items()}
+    if max(numbers.values()) == 1:
         return "; ".join(f"{name} has an ACR of {_acrs(tops, sigmas)}" for name, sigmas in named) + "."
-    leads = "; ".join(f"{name} has the largest ACR of {most} methods, {_acrs(tops, at)}" for name, at in named)
+    leads = "; ".join(f"{name} has the largest ACR{_acrs_among(tops, numbers, sigmas)}" for name, sigmas in named)
     ends = {}
     for sigma, found in methods.items():
         lower = told_apart(results, [one.group for one in found], sigma=sigma)
@@ -62,7 +68,7 @@ def _of_methods(results: Results, levels: Levels) -> str:
         elif len(open_) == len(found) - 1:
             ends[sigma] = "none of the others can be told apart from it"
         else:
-            ends[sigma] = f"only {_listed(open_)} cannot be told apart from it"
+            ends[sigma] = f"only {enumerated(open_)} cannot be told apart from it"
     said = _by_value(ends)
     text = "; ".join(end if len(said) == 1 else f"{end} at {_at(at)}" for end, at in said)
     return f"{leads}: {text}."
@@ -76,27 +82,54 @@ def _of_ensembles(results: Results, levels: Levels) -> str:
         return "The study has no ensembles, so whether they pay is not asked."
     comparisons, parts = answer_questions(results), []
     if averages := with_holm([one for one in comparisons if one.question == AVERAGING]):
-        higher = _higher(averages)
+        again, alone = _Tally.of_scopes(averages)
+        first = again if again.of else alone
         gains = [one.difference.estimate for one, *_ in averages]
         span = " to ".join(dict.fromkeys(number(gain, signed=True) for gain in (min(gains), max(gains))))
-        verdict = "pays" if 2 * higher > len(averages) else "does not show a gain" if not higher else "pays at times"
+        verdict = "pays at times" if first.higher else "does not show a gain"
         parts.append(
-            f"Averaging {verdict}: {higher} of {len(averages)} averages are above the mean of their members ({span})"
+            f"Averaging {'pays' if 2 * first.higher > first.of else verdict}: {first.higher} of {first.of} averages "
+            f"are above the mean of their members{_beside(again, alone)} ({span})"
         )
     if solved := with_holm([one for one in comparisons if one.question == WEIGHTS]):
-        parts.append(f"solved weights are above plain averages in {_higher(solved)} of {len(solved)} cases")
+        again, alone = _Tally.of_scopes(solved)
+        first = again if again.of else alone
+        below = f" and below in {first.lower}" if first.lower else ""
+        parts.append(
+            f"solved weights are above plain averages in {first.higher} of {first.of} cases{below}"
+            f"{_beside(again, alone)}"
+        )
     parts.append(_of_best_ensemble(results, levels, ensembles))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _higher(answered: Sequence[tuple[Comparison, bool, bool]]) -> int:
-    """Return how many comparisons Holm's correction leaves higher, for procedures where these are judged."""
-    count = 0
-    for one, procedures, models in answered:
-        sure = models if one.difference.procedures is None else procedures
-        count += sure and relation(scoped(one.difference)) == "higher"
-    return count
+@dataclass(frozen=True)
+class _Tally:
+    """How many comparisons Holm's correction leaves higher and lower."""
+
+    higher: int
+    lower: int
+    of: int
+
+    @classmethod
+    def of_scopes(cls, answered: Sequence[tuple[Comparison, bool, bool]]) -> "tuple[_Tally, _Tally]":
+        """Return the tally of those that are judged for procedures, and of those judged for these models alone."""
+        again = [(one, sure) for one, sure, _ in answered if one.difference.procedures is not None]
+        alone = [(one, sure) for one, _, sure in answered if one.difference.procedures is None]
+
+        def tally(judged: Sequence[tuple[Comparison, bool]]) -> "_Tally":
+            found = [relation(scoped(one.difference)) for one, sure in judged if sure]
+            return cls(found.count("higher"), found.count("lower"), len(judged))
+
+        return tally(again), tally(alone)
+
+
+def _beside(again: _Tally, alone: _Tally) -> str:
+    """Return what is said of the comparisons that are judged for these models alone, after that of procedures."""
+    if not alone.of:
+        return ""
+    return f", {alone.higher} of {alone.of} more for these models alone" if again.of else " (these models)"
 
 
 def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> str:
@@ -114,7 +147,7 @@ def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> st
         word = "above" if judged.estimate > 0 else "below"
         scope = " (these models)" if compared.difference.procedures is None else ""
         against[sigma] = f"{word if sure else 'not told apart from'} the best method{scope}"
-    leads = _listed([f"{one.name} ({number(one.acr)}) at σ = {sigma:g}" for sigma, one in tops.items()])
+    leads = enumerated([f"{one.name} ({number(one.acr)}) at σ = {sigma:g}" for sigma, one in tops.items()])
     said = _by_value(against)
     verdict = "; ".join(end if len(said) == 1 else f"{end} at {_at(sigmas)}" for end, sigmas in said)
     best = "the ensemble of largest ACR is" if len(tops) == 1 else "the ensembles of largest ACR are"
@@ -123,37 +156,55 @@ def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> st
 
 def _of_certainty(results: Results, levels: Levels) -> str:
     """Return what the verdicts are about, what they rest on, and how many comparisons are open."""
-    every = [one for found in levels.values() for one in found]
-    images = sorted({one.group.examples.size for one in every})
-    models = [one for one in every if one.kind == "model"]
-    seeds = sorted({len(one.classifiers) for one in models})
-    on = f"{_range(images)} test images" if results.population(images[0]) is None else f"these {_range(images)} images"
-    beyond = "other test images" if results.population(images[0]) is None else "these images alone"
-    comparisons = [one.difference for one in answer_questions(results)]
-    some = any(one.procedures is None for one in comparisons)
+    models = [one for found in levels.values() for one in found if one.kind == "model"]
+    seeds = [len(one.classifiers) for one in models]
+    beyond, basis = _basis(results, levels)
+    comparisons = answer_questions(results)
+    some = any(one.difference.procedures is None for one in comparisons)
     unless = ", or for these models where that is said or marked †," if some else ","
-    if seeds and seeds[0] > 1:
+    if seeds and min(seeds) > 1:
         about = f"Verdicts hold for training again with other seeds{unless} on {beyond}"
-        basis = f"{on} and {_range(seeds)} seeds"
-    elif len(seeds) > 1:
+    elif seeds and max(seeds) > 1:
         about = (
-            f"Verdicts hold for training again where there are two seeds, else for these trained models, on {beyond}"
+            "Verdicts hold for training again where both sides have two seeds or more, else, and where that is said "
+            f"or marked †, for these trained models, on {beyond}"
         )
-        basis = f"{on} and {_range(seeds)} seeds"
     else:
         about = f"Verdicts hold for these trained models on {beyond}, and say nothing of training again"
-        basis = f"{on} and one seed"
-    judged = [scoped(one) for one in comparisons]
-    open_ = [one.detectable for one in judged if relation(one) == "undecided"]
-    if not judged:
+    if not comparisons:
         return f"{about}; they rest on {basis}."
+    open_ = [
+        scoped(one.difference).detectable
+        for question in dict.fromkeys(one.question for one in comparisons)
+        for one, procedures, of_models in with_holm([one for one in comparisons if one.question == question])
+        if not (of_models if one.difference.procedures is None else procedures)
+    ]
     end = (
-        f"{len(open_)} of {len(judged)} comparisons are undecided, where a difference below {number(median(open_))} "
-        "would mostly go unseen"
+        f"{len(open_)} of {len(comparisons)} comparisons are undecided, where a difference below "
+        f"{number(median(open_))} would mostly go unseen"
         if open_
-        else f"all {len(judged)} comparisons are decided"
+        else f"all {len(comparisons)} comparisons are decided"
     )
     return f"{about}; they rest on {basis}, and {end}."
+
+
+def _basis(results: Results, levels: Levels) -> tuple[str, str]:
+    """Return the images that verdicts are about, and the images and seeds that they rest on."""
+    every = [one for found in levels.values() for one in found]
+    images = sorted({one.group.examples.size for one in every})
+    seeds = sorted({len(one.classifiers) for one in every if one.kind == "model"})
+    sample = results.population(images[0]) is None
+    on = f"{_range(images)} test images" if sample else f"these {_range(images)} images"
+    of_seeds = f"{_range(seeds)} seeds" if seeds and seeds[-1] > 1 else "one seed"
+    return "other test images" if sample else "these images alone", f"{on} and {of_seeds}"
+
+
+def _of_decided_scope(results: Results, levels: Levels) -> str:
+    beyond, basis = _basis(results, levels)
+    return (
+        "Decided are these radii alone: there is no average certified radius. Verdicts hold for training again where "
+        f"both sides have two seeds or more, else for these trained models, on {beyond}; they rest on {basis}."
+    )
 
 
 def _range(counts: Sequence[int]) -> str:

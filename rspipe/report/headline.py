@@ -29,7 +29,7 @@ class Row:
     acr: Interval | None
     """None where the rule gives no ACR."""
     scope: Literal["procedures", "models"]
-    """That its interval and the verdicts of its row are about."""
+    """That its interval is about."""
     accuracy: tuple[float, ...]
     """Certified, at the radii of the headline."""
     best_acr: bool
@@ -147,13 +147,20 @@ def _below_constant(results: Results, levels: Levels) -> Iterator[str]:
 
 def _notes(results: Results, rows: Sequence[Row], left_out: int) -> Iterator[str]:
     first = "certified accuracy" if results.decided else "value"
-    yield f"Bold: the largest {first} of its σ, and what cannot be told apart from it; none where nothing can"
+    yield (
+        f"Bold: the largest {first} of its σ, and what cannot be told apart from it, with correction for all that is "
+        "certified there; no certified accuracy where nothing can"
+    )
+    for sigma in dict.fromkeys(row.sigma for row in rows):
+        top = max((row for row in rows if row.sigma == sigma), key=lambda row: row.entry.acr)
+        if not results.decided and top.scope == "models" and any(row.scope != "models" for row in rows):
+            yield f"Bold ACRs at σ = {sigma:g} are against {top.entry.name}, for these trained models alone"
     if not results.decided:
         scopes = {row.scope for row in rows}
         if "procedures" in scopes:
-            yield "±: half the 95 % interval for training again with other seeds, on other test images"
+            yield f"±: half the 95 % interval for training again with other seeds, on {results.images_meant}"
         if "models" in scopes:
-            yield "†: for these trained models alone, on other test images"
+            yield f"†: for these trained models alone, on {results.images_meant}"
     yield "Mean of: seeds of a method, choices of seeds of an ensemble"
     yield "CA(r): certified accuracy at L2 radius r; –: beyond what n samples can prove"
     if left_out:

@@ -1,7 +1,7 @@
 """Short names of classifiers for tables, figures, the terminal and MLflow, and the legend that explains them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _WEIGHTINGS = {
     "uniform": "",
@@ -60,3 +60,8 @@ def legend(names: Iterable[str]) -> tuple[str, ...]:
     if any(" over " in name for name in listed):
         phrases.append("A over σ1, σ2: A at σ1 answers where it is sure, and else hands on to σ2 (a cascade)")
     return tuple(phrases)
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""

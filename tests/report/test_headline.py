@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from rspipe.report.differences import Group
+from rspipe.report.differences import Group, with_holm
 from rspipe.report.headline import headline, headline_table
 from rspipe.report.names import legend, short_name
+from rspipe.report.questions import AVERAGING, QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.standings import entries, told_apart
 from rspipe.smoothing.certificates import ABSTAIN, radius_cap
@@ -125,3 +126,30 @@ def test_it_is_said_where_an_answer_that_looks_at_no_image_has_the_larger_acr() 
     (note,) = (note for note in headline(replace(results, certified=poor)).notes if said in note)
     constant = 0.1 * radius_cap(sigma=0.5, n=built.N, alpha=built.ALPHA)
     assert note == f"At σ = 0.5 {said}, {constant:.3f}: read the certified accuracies"
+
+
+def test_methods_are_counted_at_each_noise_level() -> None:
+    results = built.results()
+    models = tuple(one for one in results.models if (one.label, one.train_sigma) != ("gaussian", 0.5))
+    assert (
+        headline(replace(results, models=models))
+        .sentences[0]
+        .startswith(
+            "advmacer_tuned has the largest ACR, 0.448 of 3 methods at σ = 0.25 and 0.896 of 2 methods at σ = 0.5:"
+        )
+    )
+    assert " of 3 methods, 0.448 at σ = 0.25 and 0.896 at σ = 0.5:" in headline(results).sentences[0]
+
+
+def test_what_is_judged_for_these_models_alone_is_counted_apart_and_with_holms_correction() -> None:
+    results = built.results()
+    sentences = headline(results).sentences
+    comparisons = answer_questions(results)
+    averages = with_holm([one for one in comparisons if one.question == AVERAGING])
+    assert all(one.difference.procedures is None for one, *_ in averages)
+    sure = sum(models and one.difference.estimate > 0 for one, _, models in averages)
+    assert f"{sure} of {len(averages)} averages are above the mean of their members (these models)" in sentences[1]
+    families = [with_holm([one for one in comparisons if one.question == question]) for question in QUESTIONS]
+    answered = [row for family in families for row in family]
+    open_ = [not (models if one.difference.procedures is None else again) for one, again, models in answered]
+    assert f"{sum(open_)} of {len(open_)} comparisons are undecided" in sentences[2]

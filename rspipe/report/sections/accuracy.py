@@ -133,9 +133,11 @@ def accuracy_figure(results: Results, *, sigma: float) -> Figure | None:
     grid = radii_of([found])
     first = shares(found[0], grid)
     with mpl.rc_context(STYLE):
-        figure, axes, below = curve_panels(f"Certified accuracy, σ = {sigma:g}", grid, gains=len(found) > 1)
+        # The baseline may not be certified at this noise level.
+        gains = len(found) > 1 and found[0].name == results.baseline
+        figure, axes, below = curve_panels(f"Certified accuracy, σ = {sigma:g}", grid, gains=gains)
         models, others = [model.label for model in results.models], [one.name for one in found if one.kind != "model"]
-        styles = entry_colours(models, baseline=found[0].name, others=others)
+        styles = entry_colours(models, baseline=results.baseline, others=others)
         for entry in found:
             baseline = entry is found[0] and below is not None
             share, (colour, line) = shares(entry, grid), styles[entry.name]

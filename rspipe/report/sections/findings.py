@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.figures import GREY, STYLE, draw_legend, drawn, entry_colours, new_rows
+from rspipe.report.names import enumerated
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
@@ -53,10 +54,6 @@ class _Judged:
     verdict: Verdict
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
 def _predicate(verdict: Verdict, alike: Sequence[_Judged], than: str) -> str:
     """Return what is said of the first entries of comparisons with one verdict."""
     verb = "is" if len(alike) == 1 else "are"
@@ -93,7 +90,7 @@ def _clauses(judged: Sequence[_Judged], every: Sequence[Comparison]) -> str:
         if len(names) > _NAMED:
             names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
         if names:
-            parts.append(f"{_listed(names)} {_predicate(verdict, alike, common)}")
+            parts.append(f"{enumerated(names)} {_predicate(verdict, alike, common)}")
     return "; ".join(parts)
 
 
@@ -196,6 +193,7 @@ def section(results: Results) -> Section | None:
         return None
     comparisons = answer_questions(results)
     content = {
+        "meant": results.images_meant,
         "answers": answers(comparisons),
         "comparisons": len(comparisons),
         "baseline": results.baseline,
@@ -204,4 +202,4 @@ def section(results: Results) -> Section | None:
     figures = drawn(
         {f"differences-sigma-{sigma:g}": difference_figure(results, sigma=sigma) for sigma in results.sigmas}
     )
-    return Section("findings", content, drawn(figures), finding=counts_sentence(comparisons))
+    return Section("findings", content, figures, finding=counts_sentence(comparisons))

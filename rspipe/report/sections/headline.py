@@ -40,6 +40,11 @@ def _curves(results: Results, found: Sequence[Entry]) -> Iterator[tuple[str, str
         yield "best ensemble", RED, others[0]
 
 
+def _methods(found: Sequence[Entry]) -> list[str]:
+    """Return the names of methods."""
+    return [one.name for one in found if one.kind == "model"]
+
+
 def _levels(sigmas: Sequence[float]) -> list[float]:
     """Return the noise levels that are drawn."""
     places = np.linspace(0, len(sigmas) - 1, min(_MOST_LEVELS, len(sigmas))).round().astype(int)
@@ -63,8 +68,8 @@ def headline_figure(results: Results, levels: Mapping[float, Sequence[Entry]]) -
     roles: dict[str, tuple[str, list[str]]] = {}
     shown = [*zip(_levels([*levels]), LINE_STYLES, strict=False)]
     with mpl.rc_context(STYLE):
-        several = any(len(found) > 1 for found in levels.values())
-        figure, axes, below = curve_panels("Certified accuracy", grid, gains=several)
+        beside = [sigma for sigma, found in levels.items() if len(found) > 1 and results.baseline in _methods(found)]
+        figure, axes, below = curve_panels("Certified accuracy", grid, gains=bool(beside))
         if len(levels) > 1:
             every = np.max([shares(entry, grid) for found in levels.values() for entry in found], axis=0)
             axes.plot(grid, every, color=_ENVELOPE, linewidth=5, alpha=0.45, solid_capstyle="butt")
@@ -76,7 +81,7 @@ def headline_figure(results: Results, levels: Mapping[float, Sequence[Entry]]) -
                 names = roles.setdefault(role, (colour, []))[1]
                 names += [entry.name] if entry.name not in names else []
                 axes.plot(grid, share, line, drawstyle="steps-pre", color=colour, linewidth=1.4)
-                if below is not None and colour != GREY:
+                if below is not None and colour != GREY and sigma in beside:
                     below.plot(grid, 100 * (share - first), line, drawstyle="steps-pre", color=colour, linewidth=1.3)
         handles = [
             Line2D([], [], color=colour, label=legend_text(f"{role + ': ' if role else ''}{_joined(names)}"))
