@@ -117,8 +117,8 @@ class SearchResult(Record):
     best: dict[str, float | int]
     best_index: int
     objective: float
-    default_objective: float
-    """Objective of the settings in the study file (trial 0)."""
+    default_objective: float | None
+    """Objective of the settings in the study file (trial 0); None where their training did not finish."""
     trials: int
 
 

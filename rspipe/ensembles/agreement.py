@@ -10,7 +10,7 @@ from rspipe.records import Interval
 from rspipe.smoothing.jackknife import Member
 from rspipe.smoothing.judgement import Part, half_width, welch
 
-_DRAWS = 2000
+DRAWS = 2000
 """Of the joint errors of all ensembles: a probability of 5 % is known to 0.5 %."""
 
 _BEYOND = 1.959964
@@ -79,7 +79,7 @@ def _differ(x: FloatArray, noise: FloatArray) -> bool:
     """Return whether predictions differ by more than their noise, of this covariance, would let them: at 1 %."""
     centring = np.eye(len(x)) - 1 / len(x)
     values = np.maximum(np.linalg.eigvalsh(centring @ noise @ centring), 0.0)
-    squares = np.square(np.random.default_rng(0).normal(size=(_DRAWS, len(x)))) @ values
+    squares = np.square(np.random.default_rng(0).normal(size=(DRAWS, len(x)))) @ values
     centred = x - x.mean()
     return float(centred @ centred) > float(np.quantile(squares, 0.99))
 
@@ -129,6 +129,6 @@ def _beyond(off: FloatArray, errors: FloatArray) -> tuple[int, float]:
         return 0, 1.0
     count = int((np.abs(off[known]) > _BEYOND * sd[known]).sum())
     values, vectors = np.linalg.eigh(errors[np.ix_(known, known)] / np.outer(sd[known], sd[known]))
-    draws = np.random.default_rng(0).normal(size=(_DRAWS, len(values))) * np.sqrt(np.maximum(values, 0.0))
+    draws = np.random.default_rng(0).normal(size=(DRAWS, len(values))) * np.sqrt(np.maximum(values, 0.0))
     counts = (np.abs(draws @ vectors.T) > _BEYOND).sum(1)
-    return count, float((1 + (counts >= count).sum()) / (_DRAWS + 1))
+    return count, float((1 + (counts >= count).sum()) / (DRAWS + 1))

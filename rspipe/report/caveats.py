@@ -14,6 +14,7 @@ def caveats(results: Results) -> list[str]:
     return [
         *_lost_models(results),
         *_related_models(results),
+        *_same_recipes(results),
         *_single_seeds(results),
         *_unfinished(results),
         *_weak_certificates(results),
@@ -27,7 +28,8 @@ def _lost_models(results: Results) -> Iterator[str]:
             reason = f" ({model.message})" if model.message else ""
             yield f"{name} {model.status}{reason}: it is not certified and no ensemble can hold it."
         elif model.collapsed:
-            yield f"{name} collapsed: it predicts a single class on the validation images."
+            held_out = "held-out" if model.source == "checkpoint" else "validation"
+            yield f"{name} collapsed: it predicts a single class on the {held_out} images."
 
 
 def _related_models(results: Results) -> Iterator[str]:
@@ -40,12 +42,29 @@ def _related_models(results: Results) -> Iterator[str]:
         )
 
 
+def _same_recipes(results: Results) -> Iterator[str]:
+    """Yield the labels of which one is a search that ended with the settings of the other."""
+    for search in results.searches:
+        recipes = {
+            model.label: {key: value for key, value in model.spec.items() if key not in ("label", "seed")}
+            for model in results.models
+            if model.train_sigma == search.sigma and model.spec
+        }
+        own = recipes.pop(search.label, None)
+        if own is not None and (same := [label for label, recipe in recipes.items() if recipe == own]):
+            yield (
+                f"At σ = {search.sigma:g} {search.label} is the recipe of {', '.join(same)} under another name: no "
+                "trial was better than the settings in the study file. They differ in the draws of their trainings."
+            )
+
+
 def _single_seeds(results: Results) -> Iterator[str]:
     single = dict.fromkeys(one.label for one in results.seed_averages if one.seeds < 2)
     if single:
+        trained = any(model.source != "checkpoint" for model in results.models if model.label in single)
         yield (
             f"One seed is certified of {', '.join(single)}: how training again would have come out is unknown, and "
-            "nothing is said of these procedures. Give the study three seeds."
+            f"nothing is said of these procedures.{' Give the study three seeds.' if trained else ''}"
         )
 
 

@@ -45,12 +45,6 @@ _PACKAGES = ("python", "rspipe", "torch", "numpy", "scipy", "ray", "cvxpy")
 """Of the environment, those that the numbers depend on."""
 
 
-_NOTE = (
-    "Intervals and verdicts say what they are about. These models: the networks trained here, on other test images. "
-    "These procedures: trained again with other seeds, on other test images."
-)
-
-
 def computed_on(environment: Mapping[str, str]) -> str:
     """Return in a sentence which machine and packages numbers come from: another kind of CPU can change a verdict."""
     known = {name: value for name, value in environment.items() if value not in ("", "none", "absent")}
@@ -77,7 +71,11 @@ def summary_markdown(results: Results) -> str:
         result_table(results.listed),
     )
     shown = [markdown(table) for table in tables if table.rows] + [f"{computed_on(results.environment)}\n"]
-    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", f"{_NOTE}\n", *shown])
+    note = (
+        f"Intervals and verdicts say what they are about. These models: the networks trained here, on "
+        f"{results.images_meant}. These procedures: trained again with other seeds, on {results.images_meant}."
+    )
+    return "\n".join([f"{head}, {images} test images, study {results.study.id}\n", f"{note}\n", *shown])
 
 
 _PLAIN = ("id", "label", "kind", "seed", "sigma", "images")

@@ -56,7 +56,10 @@ def _member_pairs(results: Results, compositions: Sequence[Composition]) -> dict
         whole = results.with_certified_members(composition)
         if composition.method == "uniform" and whole is not None:
             pairs[AVERAGING].append((whole.group, mean_of_members(results, whole)))
-            pairs[BEST_MEMBER].append((whole.group, _best_members(results, whole)))
+            members = {member for record in whole.records for member in record.members}
+            # Loaded models may have been evaluated on test images alone.
+            if all(model.source != "checkpoint" for member in members if (model := results.model(member)) is not None):
+                pairs[BEST_MEMBER].append((whole.group, _best_members(results, whole)))
     return pairs
 
 

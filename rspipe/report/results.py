@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -238,6 +238,12 @@ class Results:
         planned = max((c.example.size for c in self.certified), default=0)
         return images if images < max(planned, number_chosen(choice) or 0) else None
 
+    @cached_property
+    def images_meant(self) -> str:
+        """The images that intervals and verdicts are about, in words."""
+        alone = any(self.population(c.example.size) is not None for c in self.certified)
+        return "these test images alone" if alone else "other test images"
+
     def compare(self, first: Group, second: Group, *, sigma: float, question: str = "") -> Comparison | None:
         """Return the comparison of two groups at a noise level; None where they share no image."""
         same = np.array_equal(first.examples, second.examples)
@@ -273,7 +279,10 @@ class Results:
             for record in records:
                 trained = [model for member in self.models_of(record.id) if (model := self.model(member)) is not None]
                 classifier = self._certified[record.id]
-                summaries.append(summarize(classifier, record, trained=trained, radii=self.radii))
+                population = self.population(classifier.example.size)
+                summaries.append(
+                    summarize(classifier, record, trained=trained, radii=self.radii, population=population)
+                )
         return tuple(summaries)
 
     @cached_property
@@ -320,3 +329,12 @@ def cascades_label(cascades: Sequence[CertifiedCascade]) -> str:
 def seeds_label(label: str, seeds: int) -> str:
     """Return a label, which stands for the mean of its seeds; it says so where there is one."""
     return label if seeds > 1 else f"{label} (1 seed)"
+
+
+def members_text(results: Results, members: Sequence[str]) -> str:
+    """Return models in their order, consecutive seeds of a label together."""
+    names: list[str] = []
+    for label, alike in groupby(members, key=results.model_label):
+        seeds = [str(model.seed) for member in alike if (model := results.model(member)) is not None]
+        names.append(f"{label}{', seeds ' if len(seeds) > 1 else ', seed ' if seeds else ''}{', '.join(seeds)}")
+    return "; ".join(names)

@@ -95,6 +95,7 @@ def summarize(
     *,
     trained: Sequence[TrainedModel],
     radii: Sequence[float],
+    population: int | None = None,
 ) -> Summary:
     """Return the summary of a certified classifier.
 
@@ -103,7 +104,9 @@ def summarize(
         record: The model, ensemble or cascade that was certified.
         trained: The models that it is made of, whose training is its cost.
         radii: Where certified accuracy is reported.
+        population: The number of its images where they alone are meant, so that their ACR is known; None for others.
     """
+    acr = acr_by_rule(classifier.radius, classifier.correct, rule=classifier.rule)
     accuracy = certified_accuracy(classifier.radius, classifier.correct, [0.0, *radii])
     decided = classifier.rule == "decide"
     ensemble = record if isinstance(record, EnsembleWeights) else None
@@ -114,7 +117,7 @@ def summarize(
         kind=classifier.kind,
         sigma=classifier.sigma,
         images=classifier.example.size,
-        acr=acr_by_rule(classifier.radius, classifier.correct, rule=classifier.rule),
+        acr=acr if population is None else Interval(estimate=acr.estimate, low=acr.estimate, high=acr.estimate),
         accuracy=float("nan") if decided and 0 not in radii else float(accuracy[0]),
         abstained=float("nan") if decided else float(np.mean((classifier.prediction < 0) & ~classifier.stopped)),
         radii=tuple(radii),

@@ -174,11 +174,6 @@ def scope_cells(head: str, difference: Difference | None) -> dict[str, Cell]:
     }
 
 
-def verdict_cell(name: str) -> Cell:
-    """Return a verdict in its colour."""
-    return Cell(name, tone=TONES[name])
-
-
 def not_judged(difference: Difference) -> str:
     """Return why procedures are not judged."""
     return "not judged: one seed" if 1 in difference.seeds else "not judged"

@@ -126,7 +126,7 @@ def _conclude(store: Store, search: SearchSpec) -> SearchResult:
         best=best.parameters,
         best_index=best.index,
         objective=best.objective,
-        default_objective=trials[0].objective,
+        default_objective=trials[0].objective if trials[0].status == "finished" else None,
         trials=len(trials),
     )
     store.save_search_result(result)

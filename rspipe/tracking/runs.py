@@ -135,7 +135,8 @@ def _search_points(record: SearchResult, trials: Sequence[Trial]) -> Iterator[Po
         for name, value in trial.parameters.items():
             yield Point(f"trial/{name}", value, step=trial.index)
     yield Point("validation/acr", record.objective)
-    yield Point("validation/acr_of_settings_in_study_file", record.default_objective)
+    if record.default_objective is not None:
+        yield Point("validation/acr_of_settings_in_study_file", record.default_objective)
     yield Point("training_seconds", sum(trial.seconds for trial in trials))
     yield Point("training_passes", sum(trial.passes for trial in trials))
 

@@ -16,8 +16,9 @@ from rspipe.report.caveats import caveats
 from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.export import computed_on, derived_table, summary_markdown, summary_tsv
 from rspipe.report.figures import figure_pdf, figure_svg
-from rspipe.report.page import RULES, render_report, report_chapters, report_figures
-from rspipe.report.questions import answer_questions
+from rspipe.report.page import RULES, render_report, report_chapters, report_figures, section_html
+from rspipe.report.questions import AVERAGING, BEST_MEMBER, answer_questions
+from rspipe.report.sections import reading, training
 from rspipe.report.sections.accuracy import accuracy_figure
 from rspipe.report.sections.cost import cost_figure
 from rspipe.report.sections.differences import difference_table
@@ -32,6 +33,7 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import certified_by
 from rspipe.smoothing.inference import contrast, difference
 from rspipe.smoothing.sampling import FixedRule
+from rspipe.smoothing.spec import CertifySpec
 from tests.results_builder import ALPHA, N0, SIGMAS, N, ensemble, results, study
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -514,3 +516,33 @@ def test_text_of_others_is_neither_markdown_nor_a_formula():
     (row,) = csv.DictReader(io.StringIO(summary_tsv([summary], delimiter=",")))
     assert row["label"] == f"'{formula}"
     assert float(row["acr"]) == summary.acr.estimate
+
+
+def test_a_baseline_that_is_not_certified_at_a_noise_level_is_nothing_to_gain_on(made):
+    models = tuple(one for one in made.models if (one.label, one.train_sigma) != ("gaussian", 0.5))
+    without = replace(made, models=models)
+    assert without.baseline == "gaussian"
+    with_gains, alone = (accuracy_figure(without, sigma=sigma) for sigma in (0.25, 0.5))
+    assert len(with_gains.axes) == 2
+    assert len(alone.axes) == 1
+    assert "(baseline)" not in " ".join(text.get_text() for text in alone.legends[0].get_texts())
+
+
+def test_loaded_models_are_not_said_to_have_been_trained_or_chosen_on_validation_images(made):
+    loaded = replace(made, models=tuple(replace(one, source="checkpoint", history=()) for one in made.models))
+    section = training.section(loaded)
+    assert section.finding == f"{len(made.models)} models loaded."
+    assert "or on 200 test images" in section_html(section)
+    assert "Curves:" not in section_html(section)
+    assert "or on 200 test images" not in section_html(training.section(made))
+    asked = {one.question for one in answer_questions(loaded)}
+    assert (BEST_MEMBER in asked, AVERAGING in asked) == (False, True)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_images_whose_selection_misses_the_label_are_said_to_end_there(made, stops):
+    rule = {"name": "fixed", "label_stop": stops}
+    certify = CertifySpec.model_validate(made.study.certify.model_dump() | {"rule": rule})
+    text = section_html(reading.section(replace(made, study=made.study.model_copy(update={"certify": certify}))))
+    assert ("certification ended there" in text) == stops
+    assert ("every image gets n0 samples" in text) != stops

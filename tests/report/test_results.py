@@ -8,6 +8,8 @@ import pytest
 from rspipe.data.spec import MNISTData
 from rspipe.report.caveats import caveats
 from rspipe.report.differences import Group, compare
+from rspipe.report.export import summary_markdown
+from rspipe.report.headline import headline
 from rspipe.report.questions import METHOD, answer_questions
 from rspipe.report.sections.findings import answers
 from rspipe.smoothing.inference import contrast, difference
@@ -134,5 +136,11 @@ def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
     assert replace(made, study=planned).population(59) == 59
     for choice, whole in (({"skip": 20}, None), ({"first": 60}, 60), ({"start": 60}, 60), ([1, 5, 9], 60)):
         asked = CertifySpec.model_validate({"images": choice})
-        assert replace(made, study=mnist.model_copy(update={"certify": asked})).population(60) == whole
+        of_choice = replace(made, study=mnist.model_copy(update={"certify": asked}))
+        assert of_choice.population(60) == whole
+        # Of these alone their ACR is known, and no note speaks of others.
+        assert all((one.acr.low == one.acr.high) == (whole is not None) for one in of_choice.summaries)
+        notes = " ".join([*headline(of_choice).notes, *headline(of_choice).sentences, summary_markdown(of_choice)])
+        assert ("other test images" in notes) == (whole is None)
+        assert ("these test images alone" in notes) == (whole is not None)
     assert made.population(20) is None

@@ -4,6 +4,7 @@ The counts are made up, and no Ray is needed: cascades follow from what certific
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipelines import check_run
 from rspipe.errors import StudyError
 from rspipe.report.results import Results
 from rspipe.report.runs import agreed_terms, compare_runs
-from rspipe.report.sections.cascades import cascade_sentences
+from rspipe.report.sections.cascades import cascade_sentences, changes_against
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
@@ -222,6 +223,36 @@ def test_the_report_shows_both_levels_beside_a_cascade(run: Run) -> None:
         assert text in page
     assert "\ngaussian-over-0.5-0.25-seed1\t" in files["summary.tsv"].read_text()
     assert files["figures/cascade-0.svg"].read_text().startswith("<svg")
+
+
+def test_the_size_of_a_claim_on_a_cascade_and_its_own_level_is_not_judged_as_of_independent_models(run: Run) -> None:
+    _, results, _ = run
+    claim = {"first": "gaussian over 0.5, 0.25", "second": "gaussian", "sigma": 0.5, "by": 0.001}
+    content = results.study.model_dump(exclude_none=True) | {"claims": [claim]}
+    (judged,) = judge_claims(replace(results, study=StudyConfig.model_validate(content)))
+    assert judged.comparison.difference.procedures is not None
+    assert judged.comparison.difference.procedures.verdict == "holds here"
+    assert judged.size is None
+
+
+def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_tables(run: Run) -> None:
+    _, results, _ = run
+    (cascades, *_) = results.cascades_at(0.5).values()
+    own = [one.classifier for one in cascades]
+    alone = [results.certificates(one.record.classifiers[0]) for one in cascades]
+    assert all(alone)
+    gained, lost, radius = changes_against(own, [one for one in alone if one is not None])
+
+    def share(classifiers: Any, r: float) -> float:
+        return 100 * float(np.mean([np.mean(one.correct & (one.radius >= r)) for one in classifiers]))
+
+    assert gained == pytest.approx(share(own, 0) - share(alone, 0))
+    losses = [share(alone, r) - share(own, r) for r in np.linspace(0.25, 2.0, 20_001)]
+    assert lost == pytest.approx(max(0.0, *losses))
+    assert lost == pytest.approx(max(0.0, share(alone, radius) - share(own, radius)))
+    sentence = next(text for text in cascade_sentences(results) if text.startswith("gaussian over 0.5, 0.25"))
+    assert "against σ = 0.5 alone" in sentence
+    assert "from radius 0.25 on (these models, on these images)." in sentence
 
 
 def test_what_is_stored_is_proven_without_rspipe_and_nothing_more(

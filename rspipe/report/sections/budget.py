@@ -149,12 +149,12 @@ def order_sentence(results: Results, levels: Levels) -> str:
     alpha, leads = results.study.certify.alpha, dict[str, list[str]]()
     for sigma, found in levels.items():
         methods = [one for one in found if one.kind == "model"]
-        if len(methods) < 2:
+        if len(methods) < 2 or methods[0].acr == 0:
             continue
         first = {n: max((acr_at(one, n, sigma=sigma, alpha=alpha), one.name) for one in methods)[1] for n in BUDGETS}
-        text = ", ".join(f"{name} leads at n = {n:,}" for n, name in first.items())
+        text = ", ".join(f"{name} has the largest ACR at n = {n:,}" for n, name in first.items())
         if len({*first.values()}) == 1:
-            text = f"{first[BUDGETS[0]]} leads from n = {BUDGETS[0]:,} to {BUDGETS[-1]:,}"
+            text = f"{first[BUDGETS[0]]} has the largest ACR from n = {BUDGETS[0]:,} to {BUDGETS[-1]:,}"
         leads.setdefault(text, []).append(f"{sigma:g}")
     return "; ".join(f"{text} at σ = {', '.join(sigmas)}" for text, sigmas in leads.items()) + "." * bool(leads)
 

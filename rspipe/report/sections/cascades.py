@@ -11,10 +11,13 @@ from rspipe.report.names import short_name
 from rspipe.report.results import Results, cascades_label
 from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
-from rspipe.report.tables import Cell, Table, number_cell, percent_cell
+from rspipe.report.tables import Cell, Table, number, number_cell, percent_cell
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import certified_accuracy
+
+_LARGE = 0.25
+"""Radius from which on a cascade should lose nothing of its first level."""
 
 
 def _levels(results: Results, cascades: Sequence[CertifiedCascade]) -> Iterator[tuple[str, list[CertifiedClassifier]]]:
@@ -71,16 +74,29 @@ def cascade_sentences(results: Results) -> Iterator[str]:
     for sigma in results.sigmas:
         for name, cascades in results.cascades_at(sigma).items():
             _, first = next(iter(_levels(results, cascades)))
-            pairs = [[one.classifier for one in cascades], first]
-            at = [0.0, *(radius for radius in results.study.radii if radius >= 0.25)]
-            own, alone = (
-                np.mean([certified_accuracy(c.radius, c.correct, at) for c in classifiers], axis=0)
-                for classifiers in pairs
+            gained, lost, radius = changes_against([one.classifier for one in cascades], first)
+            loses = f"loses at most {number(lost, digits=1)} points, at radius {number(radius)}, of"
+            yield (
+                f"{short_name(name)}: changes clean accuracy by {number(gained, digits=1, signed=True)} points against "
+                f"σ = {sigma:g} alone, and {loses if lost else 'loses nothing of'} certified accuracy from radius "
+                f"{_LARGE:g} on (these models, on these images)."
             )
-            change = 100 * (own - alone)
-            lost = f", and loses at most {max(0.0, -change[1:].min()):.1f} at radii from .25 on" if len(at) > 1 else ""
-            gained = f"{change[0]:+.1f} points of clean accuracy against σ = {sigma:g} alone"
-            yield f"{short_name(name)}: certifies {gained}{lost}."
+
+
+def changes_against(
+    cascades: Sequence[CertifiedClassifier], alone: Sequence[CertifiedClassifier]
+) -> tuple[float, float, float]:
+    """Return points of clean accuracy that cascades gain, the most that they lose from radius .25 on, and where."""
+    every = np.concatenate([one.radius for one in (*cascades, *alone)])
+    # Certified accuracy is constant between the radii of images.
+    at = np.array([0.0, _LARGE, *np.unique(every[every > _LARGE])])
+    own, single = (
+        np.mean([certified_accuracy(c.radius, c.correct, at) for c in classifiers], axis=0)
+        for classifiers in (cascades, alone)
+    )
+    change = 100 * (own - single)
+    worst = 1 + int(change[1:].argmin())
+    return float(change[0]), max(0.0, -float(change[worst])), float(at[worst])
 
 
 def cascade_figure(results: Results, cascades: Sequence[CertifiedCascade]) -> Figure:

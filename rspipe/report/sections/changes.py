@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 
 from rspipe.arrays import FloatArray
-from rspipe.ensembles.agreement import agreement
+from rspipe.ensembles.agreement import DRAWS, agreement
 from rspipe.ensembles.diagnostics import MemberMargins, gaussian_change, predicted_changes, variance_share
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import EnsembleWeights, Interval
@@ -102,7 +102,9 @@ def agreement_sentences(
     members = [frozenset(map(results.member, one.record.members)) for one in changes]
     one = agreement(np.stack(predicted), measured, members)
     if one.models is None:
-        yield f"{name}: the predictions differ by hardly more than their noise, so whether they hold in size is open."
+        few = "fewer than three ensembles"
+        why = few if one.ensembles < 3 else "the predictions differ by hardly more than their noise"
+        yield f"{name}: {why}, so whether predictions hold in size is open."
     else:
         again = "is not judged" if one.procedures is None else f"is {bracketed(one.procedures, digits=2)}"
         yield (
@@ -112,7 +114,8 @@ def agreement_sentences(
         )
     yield (
         f"{name}: {one.beyond} of {one.ensembles} are off by more than 1.96 standard errors, where "
-        f"{0.05 * one.ensembles:.1f} would be if all were right (as many or more have probability {one.p:.2g})."
+        f"{0.05 * one.ensembles:.1f} would be if all were right (as many or more have probability "
+        f"{'at most ' if one.p * (DRAWS + 1) < 1.5 else ''}{one.p:.2g})."
     )
 
 
@@ -122,7 +125,7 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
     if not changes:
         return None
     counted = all(margins.calibration.margins is not None for margins in results.margins_at(sigma))
-    rows, sentences = [], []
+    rows, sentences, open_ = [], [], 0
     for one in changes:
         if names_seeds(one.record.label):
             # One of many choices of seeds: it counts for the agreement.
@@ -146,6 +149,7 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
                 "variance": number_cell(variance_share(calibration, one.record.weights), digits=2),
             }
         )
+        open_ += measured.low <= 0 <= measured.high
         if measured.high < 0:
             each = np.eye(len(one.record.members)).tolist()
             alone = np.array([variance_share(calibration, weights) for weights in each])
@@ -154,7 +158,8 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
     if not rows:
         return None
     if not sentences:
-        sentences.append("For these models, no ensemble is lower than its members on average.")
+        unsure = f"; {open_} cannot be told apart from their members" if open_ else ""
+        sentences.append(f"For these models, no ensemble is certainly lower than its members on average{unsure}.")
     if counted:
         sentences += agreement_sentences(results, changes, [one.predicted for one in changes], name="Predicted")
     sentences += agreement_sentences(results, changes, [one.gaussian for one in changes], name="As if Gaussian")
@@ -164,4 +169,7 @@ def change_level(results: Results, *, sigma: float) -> Level | None:
 def section(results: Results) -> Section | None:
     """Return the section; None where nothing is predicted."""
     levels = [level for sigma in results.sigmas if (level := change_level(results, sigma=sigma)) is not None]
-    return Section("changes", {"levels": levels}) if levels else None
+    if not levels:
+        return None
+    calibration = results.margins[0].calibration
+    return Section("changes", {"levels": levels, "draws": calibration.draws, "largest": calibration.largest_radius})

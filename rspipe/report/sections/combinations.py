@@ -39,7 +39,8 @@ def combination_table(results: Results, *, sigma: float) -> Table:
         members: int,
         change: Comparison | None,
     ) -> dict[str, Cell]:
-        judged = contrast(group.mean_credits, ()) if group.examples.size else None
+        population = results.population(group.examples.size)
+        judged = contrast(group.mean_credits, (), population=population) if group.examples.size else None
         seconds = float(np.mean([c.seconds / c.example.size for c in classifiers])) * members / running
         return {
             "members": Cell(of),
@@ -79,4 +80,4 @@ def section(results: Results) -> Section | None:
     if gains:
         span = " to ".join(dict.fromkeys(number(gain, signed=True) for gain in (min(gains), max(gains))))
         finding = f"ACR of averages less the mean of their members: {span}."
-    return Section("combinations", {"levels": shown}, finding=finding) if shown else None
+    return Section("combinations", {"levels": shown, "meant": results.images_meant}, finding=finding) if shown else None

@@ -54,6 +54,7 @@ def section(results: Results) -> Section | None:
         return None
     by_question = {question: [one for one in comparisons if one.question == question] for question in QUESTIONS}
     content = {
+        "meant": results.images_meant,
         "tables": {question: difference_table(alike) for question, alike in by_question.items() if alike},
         "scatter": [*scatter_sentences(results, comparisons)],
         "one_seed": any(1 in one.difference.seeds for one in comparisons),

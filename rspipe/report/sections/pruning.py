@@ -4,7 +4,7 @@ import numpy as np
 
 from rspipe.ensembles.choice import prunable
 from rspipe.errors import SolverError
-from rspipe.report.results import Results
+from rspipe.report.results import Results, members_text
 from rspipe.report.section import Section
 from rspipe.report.tables import number
 from rspipe.smoothing.certificates import radius_cap
@@ -23,13 +23,13 @@ def pruning_sentences(results: Results, *, sigma: float) -> list[str]:
         except (ValueError, SolverError) as error:
             sentences.append(f"Of {margins.average}: no weights for all {size} members, since {error}.")
             continue
-        names = [results.model_name(member) for member, out in zip(margins.members, dropped, strict=True) if out]
+        out = [member for member, drop in zip(margins.members, dropped, strict=True) if drop]
         of = "" if margins.average == "probabilities" else f" (averages of {margins.average})"
-        if names:
+        if out:
             sentences.append(
-                f"Of these models, {', '.join(names)} could be dropped from an ensemble of all {size}{of}: neither "
-                "esbrs_ratio nor esbrs_acr gives them any weight on the calibration images. That would save "
-                f"{100 * len(names) / size:.0f} % of its certification."
+                f"Of these models, {members_text(results, out)} could be dropped from an ensemble of all {size}{of}: "
+                "neither esbrs_ratio nor esbrs_acr gives them any weight on the calibration images. That would save "
+                f"{100 * len(out) / size:.0f} % of its certification."
             )
         else:
             sentences.append(

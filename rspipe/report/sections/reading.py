@@ -11,6 +11,7 @@ def section(results: Results) -> Section:
     content = {
         "alpha": certify.alpha,
         "rule": certify.rule.name,
+        "label_stop": certify.rule.label_stop,
         "radii": results.radii,
         "images": images,
         "failures": certify.alpha * images,

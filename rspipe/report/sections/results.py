@@ -105,6 +105,7 @@ def section(results: Results) -> Section:
     certify = results.study.certify
     sigmas = [sigma for sigma in results.sigmas if results.summaries_at(sigma)]
     content = {
+        "meant": results.images_meant,
         "decided": results.decided,
         "averages": seed_table(results.seed_averages),
         "choices": Table.of(()) if results.decided else choice_table(results),

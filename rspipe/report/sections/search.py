@@ -1,5 +1,6 @@
 """Section: the winner of each search, what it cost, and what it is worth."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -65,15 +66,21 @@ def search_table(searches: Sequence[SearchResult]) -> Table:
             "winner": Cell(settings(search.best)),
             "trial": number_cell(search.best_index, digits=0),
             "its ACR": number_cell(search.objective),
-            "ACR of the default": number_cell(search.default_objective),
-            "gain": Cell(
-                number(search.objective - search.default_objective, signed=True),
-                search.objective - search.default_objective,
-            ),
+            "ACR of the default": number_cell(_own(search)),
+            "gain": number_cell(gain_of(search), signed=True),
             "trials": number_cell(search.trials, digits=0),
         }
         for search in searches
     )
+
+
+def gain_of(search: SearchResult) -> float:
+    """Return the ACR of the winner on validation images less that of the study file's settings; NaN without it."""
+    return search.objective - _own(search)
+
+
+def _own(search: SearchResult) -> float:
+    return math.nan if search.default_objective is None else search.default_objective
 
 
 def cost_figure(search: SearchResult, trials: Sequence[Trial], *, title: str) -> Figure:
@@ -93,7 +100,8 @@ def cost_figure(search: SearchResult, trials: Sequence[Trial], *, title: str) ->
             elif of:
                 heights = [ordered[k].objective for k in of]
                 axes.plot(spent[of], heights, marker, color=colour, markersize=4, ls="none", label=kind)
-        axes.axhline(search.default_objective, color=GREY, linewidth=0.8, linestyle="--", label="the study file's own")
+        if (own := search.default_objective) is not None:
+            axes.axhline(own, color=GREY, linewidth=0.8, linestyle="--", label="the study file's own")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
         axes.set_xlim(left=0.0)
         axes.margins(y=0.12)
@@ -116,8 +124,11 @@ def section(results: Results) -> Section | None:
             f"{search.label} at σ = {search.sigma:g}: {cost_sentence(trials)} {worth_sentence(search, comparisons)}"
         )
     content = {"searches": search_table(results.searches), "sentences": sentences}
-    gains = [search.objective - search.default_objective for search in results.searches]
-    least, most = (number(gain, signed=True) for gain in (min(gains), max(gains)))
-    span = " to ".join(dict.fromkeys((least, most)))
-    finding = f"Winners gain {span} on validation images, where they were picked; test images say whether that holds."
+    gains = [gain for search in results.searches if not math.isnan(gain := gain_of(search))]
+    finding = ""
+    if gains:
+        span = " to ".join(dict.fromkeys(number(gain, signed=True) for gain in (min(gains), max(gains))))
+        finding = (
+            f"Winners gain {span} on validation images, where they were picked; test images say whether that holds."
+        )
     return Section("search", content, figures, finding=finding)

@@ -96,7 +96,11 @@ def _size_rows(results: Results, *, sigma: float) -> Iterator[dict[str, Cell]]:
                 "members of": Cell(" + ".join(labels)),
                 "k": Cell(f"{size}", size),
                 "classifiers": Cell(f"{len(group.credits)}", len(group.credits)),
-                "ACR [95 %]": interval_cell(contrast(group.mean_credits, ()).models if group.examples.size else None),
+                "ACR [95 %]": interval_cell(
+                    contrast(group.mean_credits, (), population=results.population(group.examples.size)).models
+                    if group.examples.size
+                    else None
+                ),
                 **scope_cells("less its members' mean", None if less_mean is None else less_mean.difference),
                 "best method alone": Cell(f"{best} ×{size}" if best else "–"),
                 **scope_cells("less that", None if less_best is None else less_best.difference),
@@ -143,4 +147,4 @@ def section(results: Results) -> Section | None:
     # Of two sizes the table says all.
     several = [sigma for sigma in results.sigmas if _most_sizes(results, sigma=sigma) > 2]
     figures = drawn({f"size-sigma-{sigma:g}": size_figure(results, sigma=sigma) for sigma in several})
-    return Section("sizes", {"levels": shown}, figures) if shown else None
+    return Section("sizes", {"levels": shown, "meant": results.images_meant}, figures) if shown else None

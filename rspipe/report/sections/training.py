@@ -80,6 +80,9 @@ def section(results: Results) -> Section:
     }
     failed = sum(model.status != "finished" for model in results.models)
     seconds = duration(sum(model.seconds for model in results.models))
-    finding = f"{len(results.models)} models in {seconds} of training, {failed or 'none'} of which failed."
-    content = {"models": model_table(results.models)}
+    loaded = sum(model.source == "checkpoint" for model in results.models)
+    trained = f"{len(results.models) - loaded} models in {seconds} of training, {failed or 'none'} of which failed"
+    parts = [trained] * (loaded < len(results.models)) + [f"{loaded} models loaded"] * bool(loaded)
+    finding = f"{', '.join(parts)}."
+    content = {"models": model_table(results.models), "loaded": loaded}
     return Section("training", content, drawn(figures), finding=finding if results.models else "")

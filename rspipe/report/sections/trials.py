@@ -37,7 +37,8 @@ def trial_table(results: Results, search: SearchResult) -> Table:
         values = {name: trial.parameters.get(name, math.nan) for name in names}
         return {
             "trial": number_cell(trial.index, digits=0),
-            **{name: Cell(f"{value:.4g}", value) for name, value in values.items()},
+            # A dash where the condition of a hyper-parameter does not hold.
+            **{name: Cell("–" if math.isnan(value) else f"{value:.4g}", value) for name, value in values.items()},
             "validation ACR": number_cell(trial.objective if trial.status == "finished" else math.nan),
             "standard error": number_cell(math.nan if trial.error is None else trial.error),
             "clean accuracy": number_cell(trial.accuracy if trial.status == "finished" else math.nan),
@@ -70,7 +71,8 @@ def search_figure(trials: Sequence[Trial], search: SearchResult, *, logs: Collec
         )
         for axes, name in zip(panels, names, strict=False):
             values = {trial.index: trial.parameters[name] for trial in trials if name in trial.parameters}
-            axes.axhline(search.default_objective, color=GREY, linewidth=0.8, linestyle="--")
+            if search.default_objective is not None:
+                axes.axhline(search.default_objective, color=GREY, linewidth=0.8, linestyle="--")
             for trial in done:
                 if trial.index in values:
                     best = trial.index == search.best_index

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -20,20 +19,11 @@ from rspipe.report.figures import (
     on_ground,
     shaded,
 )
-from rspipe.report.results import Results
+from rspipe.report.results import Results, members_text
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
 from rspipe.report.tables import Cell, Table, adding_up, number, number_cell, quantity
 from rspipe.smoothing.classifiers import COMBINATIONS
-
-
-def _members(results: Results, record: EnsembleWeights) -> str:
-    """Return members in their order, consecutive seeds of a label together."""
-    names: list[str] = []
-    for label, alike in groupby(record.members, key=results.model_label):
-        seeds = [str(model.seed) for member in alike if (model := results.model(member)) is not None]
-        names.append(f"{label}{', seeds ' if len(seeds) > 1 else ', seed ' if seeds else ''}{', '.join(seeds)}")
-    return "; ".join(names)
 
 
 def _weights(record: EnsembleWeights) -> str:
@@ -60,7 +50,7 @@ def ensemble_table(results: Results) -> Table:
         {
             "σ": number_cell(record.sigma, digits=2),
             "ensemble": Cell(display_name(record)),
-            "members": Cell(_members(results, record)),
+            "members": Cell(members_text(results, record.members)),
             "weights": Cell(_weights(record)),
             "objective": _objective(record.objective),
             "at uniform weights": _objective(record.uniform_objective),

@@ -115,7 +115,10 @@ def test_measured_changes_are_paired_differences_against_the_members() -> None:
     assert column(shown.table, "measured [95 %]")[0] == pytest.approx(change.mean())
     # Two of correlation 0.7 have a variance of 0.85.
     assert column(shown.table, "variance")[0] == pytest.approx(0.85)
-    assert "For these models, no ensemble is lower than its members" in shown.sentences[0]
+    assert shown.sentences[0] == (
+        "For these models, no ensemble is certainly lower than its members on average; 2 cannot be told apart from "
+        "their members."
+    )
     assert " of 4 are off by more than 1.96 standard errors, where 0.2 would be" in shown.sentences[-1]
 
 

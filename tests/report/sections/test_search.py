@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rspipe.records import SearchResult, Trial
+from rspipe.report.caveats import caveats
 from rspipe.report.page import section_html
 from rspipe.report.results import Results
 from rspipe.report.sections import search, sensitivity
@@ -131,3 +132,34 @@ def test_a_winner_is_judged_as_these_settings() -> None:
     assert "ACR of the winner on test images, trained in full, against advmacer: trained again, " in sentence
     assert bracketed(one.procedures, signed=True, digits=4) in sentence.partition("these models alone, ")[0]
     assert bracketed(one.models, signed=True, digits=4) in sentence.partition("these models alone, ")[2]
+
+
+def test_settings_of_the_study_file_that_did_not_train_have_no_acr_to_gain_on() -> None:
+    trials = drawn()
+    trials[0] = replace(trials[0], status="diverged", objective=0.0)
+    results = reported(trials)
+    lost = replace(results, searches=(replace(results.searches[0], default_objective=None),))
+    section, known = search.section(lost), search.section(results)
+    assert section is not None
+    assert known is not None
+    (row,) = section.content["searches"].rows
+    shown = dict(zip(section.content["searches"].columns, row, strict=True))
+    assert (shown["ACR of the default"].text, shown["gain"].text, section.finding) == ("–", "–", "")
+    assert known.finding.startswith("Winners gain ")
+
+
+def test_a_winner_that_is_the_study_files_own_settings_is_said_to_be_no_other_recipe() -> None:
+    results = built.results()
+
+    def of_recipe(label: str, recipe: dict[str, Any]) -> Results:
+        models = [replace(one, spec={"label": one.label, "seed": one.seed, "lr": 0.1}) for one in results.models]
+        changed = [replace(one, spec=one.spec | recipe) if one.label == label else one for one in models]
+        return replace(results, models=tuple(changed))
+
+    own = of_recipe("gaussian", {"lr": 0.2})
+    said = [sentence for sentence in caveats(own) if "recipe" in sentence]
+    assert len(said) == len(built.SIGMAS)
+    for sigma, sentence in zip(built.SIGMAS, said, strict=True):
+        assert sentence.startswith(f"At σ = {sigma:g} advmacer_tuned is the recipe of advmacer under another name: no ")
+    tuned = tuple(replace(one, spec={"lr": 0.3}) if one.label == "advmacer_tuned" else one for one in own.models)
+    assert not [sentence for sentence in caveats(replace(own, models=tuned)) if "recipe" in sentence]
