@@ -3,6 +3,7 @@
 `rspipe certify --checkpoint ...` is the same command.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -82,12 +83,16 @@ def study_text(options: Options) -> str:
     return checkpoint_study(wanted, folder=Path.cwd())
 
 
+def consents(models: Sequence[str]) -> bool:
+    """Return whether who names these architectures wants code to run: a function's, and none that a file holds."""
+    parts = [part.strip() for model in models for part in model.split("+")]
+    return any(":" in part for part in parts) and not any(part in RUNS_CODE for part in parts)
+
+
 def main(options: Options, terminal: Terminal) -> None:
     """Load, weigh, certify and report what is not finished yet."""
     text = study_text(options)
-    # Who names a function on the command line wants it to be called; what is in a file is another matter.
-    named = any(":" in model for model in options.model) and not any(kind in RUNS_CODE for kind in options.model)
-    allowed = options.allow_code or named
+    allowed = options.allow_code or consents(options.model)
     load = partial(study_of_text, text, path=Path("options"), overrides=options.override, allow_code=allowed)
     run = begun_or_new(lambda auto: load(auto=auto), options.run_dir, source=text, resources=options.resources)
     with open_run(run, terminal, ray_address=options.ray_address, resources=options.resources) as session:

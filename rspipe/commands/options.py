@@ -47,7 +47,8 @@ class StageOptions:
     override: Overrides = ()
     """An override of the study file, e.g. certify.n=1000 or models.0.seeds=[0]; may be given several times."""
     allow_code: bool = False
-    """Let the study file name architectures as module:function, whose code then runs here and on every worker."""
+    """Let the study file name architectures that are code, module:function or torchscript, which then runs here and on
+    every worker."""
     ray_address: str | None = None
     """host:port of a running Ray head; RAY_ADDRESS by default, and without that a Ray of this run's own."""
     resources: Resources = field(default_factory=Resources)

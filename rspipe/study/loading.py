@@ -141,7 +141,7 @@ def _with_log_paths(config: dict[str, Any], folder: Path) -> None:
 
 
 def load_study(
-    path: Path, *, overrides: Iterable[str] = (), allow_code: bool = False, auto: Precision | None = None
+    path: Path | str, *, overrides: Iterable[str] = (), allow_code: bool = False, auto: Precision | None = None
 ) -> StudyConfig:
     """Return the study that a TOML file describes, with `dotted.key=value` overrides applied.
 
@@ -157,6 +157,7 @@ def load_study(
         StudyError: The file is missing, is not TOML, or says something impossible; the message names place,
             value and remedy.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

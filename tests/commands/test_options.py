@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from rspipe.commands import certify_model
 from rspipe.commands.options import STUDIES, StageOptions, run_to_do, study_path
 from rspipe.errors import StudyError
 from tests.processes import REPOSITORY, TINY
@@ -52,3 +53,18 @@ def test_a_study_that_there_is_not_is_refused_with_the_nearest_name() -> None:
 def test_one_thing_is_not_named_twice() -> None:
     with pytest.raises(StudyError, match="'digits' and --study 'ensembles' name the same thing; give one of them"):
         run_to_do(StageOptions(file="digits", study="ensembles"))
+
+
+@pytest.mark.parametrize(
+    ("models", "consent"),
+    [
+        (["mynets:build"], True),
+        (["mynets:denoiser + cifar_resnet20"], True),
+        (["cifar_resnet20"], False),
+        (["torchscript"], False),
+        (["mynets:denoiser + torchscript"], False),
+        (["mynets:build", "torchscript"], False),
+    ],
+)
+def test_naming_a_function_is_consent_to_its_code_and_to_no_program_in_a_file(models: list[str], consent: bool) -> None:
+    assert certify_model.consents(models) == consent

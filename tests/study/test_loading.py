@@ -1102,6 +1102,11 @@ def test_an_override_that_leads_nowhere_is_refused(tmp_path: Path, override: str
     assert str(refused.value) == message
 
 
+def test_a_study_file_may_be_named_by_a_string(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert load_study(str(path)) == load_study(path)
+
+
 def test_a_missing_study_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nowhere\.toml: no such study file$"):
         load_study(tmp_path / "nowhere.toml")
