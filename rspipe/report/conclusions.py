@@ -166,8 +166,8 @@ def _of_certainty(results: Results, levels: Levels) -> str:
         about = f"Verdicts hold for training again with other seeds{unless} on {beyond}"
     elif seeds and max(seeds) > 1:
         about = (
-            "Verdicts hold for training again where both sides have two seeds or more, else, and where that is said "
-            f"or marked †, for these trained models, on {beyond}"
+            "Verdicts hold for training again where both sides have two seeds, else, and where marked †, for these "
+            f"models, on {beyond}"
         )
     else:
         about = f"Verdicts hold for these trained models on {beyond}, and say nothing of training again"

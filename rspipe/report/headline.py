@@ -148,8 +148,8 @@ def _below_constant(results: Results, levels: Levels) -> Iterator[str]:
 def _notes(results: Results, rows: Sequence[Row], left_out: int) -> Iterator[str]:
     first = "certified accuracy" if results.decided else "value"
     yield (
-        f"Bold: the largest {first} of its σ, and what cannot be told apart from it, with correction for all that is "
-        "certified there; no certified accuracy where nothing can"
+        f"Bold: the largest {first} of its σ, and what cannot be told apart from it among all there is; no certified "
+        "accuracy where nothing can"
     )
     for sigma in dict.fromkeys(row.sigma for row in rows):
         top = max((row for row in rows if row.sigma == sigma), key=lambda row: row.entry.acr)
