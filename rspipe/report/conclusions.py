@@ -82,23 +82,18 @@ def _of_ensembles(results: Results, levels: Levels) -> str:
         return "The study has no ensembles, so whether they pay is not asked."
     comparisons, parts = answer_questions(results), []
     if averages := with_holm([one for one in comparisons if one.question == AVERAGING]):
-        again, alone = _Tally.of_scopes(averages)
-        first = again if again.of else alone
+        first, beside = _tallied(averages)
         gains = [one.difference.estimate for one, *_ in averages]
         span = " to ".join(dict.fromkeys(number(gain, signed=True) for gain in (min(gains), max(gains))))
         verdict = "pays at times" if first.higher else "does not show a gain"
         parts.append(
             f"Averaging {'pays' if 2 * first.higher > first.of else verdict}: {first.higher} of {first.of} averages "
-            f"are above the mean of their members{_beside(again, alone)} ({span})"
+            f"are above the mean of their members{beside} ({span})"
         )
     if solved := with_holm([one for one in comparisons if one.question == WEIGHTS]):
-        again, alone = _Tally.of_scopes(solved)
-        first = again if again.of else alone
+        first, beside = _tallied(solved)
         below = f" and below in {first.lower}" if first.lower else ""
-        parts.append(
-            f"solved weights are above plain averages in {first.higher} of {first.of} cases{below}"
-            f"{_beside(again, alone)}"
-        )
+        parts.append(f"solved weights are above plain averages in {first.higher} of {first.of} cases{below}{beside}")
     parts.append(_of_best_ensemble(results, levels, ensembles))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
@@ -112,24 +107,23 @@ class _Tally:
     lower: int
     of: int
 
-    @classmethod
-    def of_scopes(cls, answered: Sequence[tuple[Comparison, bool, bool]]) -> "tuple[_Tally, _Tally]":
-        """Return the tally of those that are judged for procedures, and of those judged for these models alone."""
-        again = [(one, sure) for one, sure, _ in answered if one.difference.procedures is not None]
-        alone = [(one, sure) for one, _, sure in answered if one.difference.procedures is None]
 
-        def tally(judged: Sequence[tuple[Comparison, bool]]) -> "_Tally":
-            found = [relation(scoped(one.difference)) for one, sure in judged if sure]
-            return cls(found.count("higher"), found.count("lower"), len(judged))
+def _tallied(answered: Sequence[tuple[Comparison, bool, bool]]) -> tuple[_Tally, str]:
+    """Return the tally of the comparisons that are judged for procedures, and what is said of the others beside it.
 
-        return tally(again), tally(alone)
+    Where none is judged for procedures, that of these models, and that it is one.
+    """
+    again = [(one, sure) for one, sure, _ in answered if one.difference.procedures is not None]
+    alone = [(one, sure) for one, _, sure in answered if one.difference.procedures is None]
 
+    def tally(judged: Sequence[tuple[Comparison, bool]]) -> _Tally:
+        found = [relation(scoped(one.difference)) for one, sure in judged if sure]
+        return _Tally(found.count("higher"), found.count("lower"), len(judged))
 
-def _beside(again: _Tally, alone: _Tally) -> str:
-    """Return what is said of the comparisons that are judged for these models alone, after that of procedures."""
-    if not alone.of:
-        return ""
-    return f", {alone.higher} of {alone.of} more for these models alone" if again.of else " (these models)"
+    others = tally(alone)
+    if not again:
+        return others, " (these models)"
+    return tally(again), f", {others.higher} of {others.of} more for these models alone" if alone else ""
 
 
 def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> str:

@@ -40,11 +40,6 @@ def _curves(results: Results, found: Sequence[Entry]) -> Iterator[tuple[str, str
         yield "best ensemble", RED, others[0]
 
 
-def _methods(found: Sequence[Entry]) -> list[str]:
-    """Return the names of methods."""
-    return [one.name for one in found if one.kind == "model"]
-
-
 def _levels(sigmas: Sequence[float]) -> list[float]:
     """Return the noise levels that are drawn."""
     places = np.linspace(0, len(sigmas) - 1, min(_MOST_LEVELS, len(sigmas))).round().astype(int)
@@ -68,7 +63,12 @@ def headline_figure(results: Results, levels: Mapping[float, Sequence[Entry]]) -
     roles: dict[str, tuple[str, list[str]]] = {}
     shown = [*zip(_levels([*levels]), LINE_STYLES, strict=False)]
     with mpl.rc_context(STYLE):
-        beside = [sigma for sigma, found in levels.items() if len(found) > 1 and results.baseline in _methods(found)]
+        # The baseline may not be certified at a noise level.
+        beside = [
+            sigma
+            for sigma, found in levels.items()
+            if len(found) > 1 and any((one.kind, one.name) == ("model", results.baseline) for one in found)
+        ]
         figure, axes, below = curve_panels("Certified accuracy", grid, gains=bool(beside))
         if len(levels) > 1:
             every = np.max([shares(entry, grid) for found in levels.values() for entry in found], axis=0)
