@@ -81,7 +81,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     if precision == "bfloat16":
         _round(traced)
     if on_cpu:
-        fusion.split_pools(traced, getattr(torch, precision))
+        fusion.split_pools(traced)
         fusion.fuse(traced, getattr(torch, precision))
     traced.delete_all_unused_submodules()
     traced.recompile()

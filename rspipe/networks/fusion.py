@@ -58,7 +58,7 @@ def _replace(traced: fx.GraphModule, node: fx.Node, by: fx.Node) -> None:
 
 
 class MaxPool2x2(nn.Module):
-    """Max pooling of 2x2 without overlap: torch's takes twice as long on a CPU, where it looks for indices, too."""
+    """Max pooling of 2x2 without overlap: torch's takes two to five times as long on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, channel, height // 2, width // 2]."""
@@ -67,14 +67,13 @@ class MaxPool2x2(nn.Module):
         return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
-def split_pools(traced: fx.GraphModule, dtype: torch.dtype) -> None:
-    """Replace max pooling of 2x2 without overlap by `MaxPool2x2`, measured in float32 and channels-last order alone.
+def split_pools(traced: fx.GraphModule) -> None:
+    """Replace max pooling of 2x2 without overlap by `MaxPool2x2`, which was measured in channels-last order alone.
 
     Args:
-        traced: A network on a CPU, changed in place; in float32, pools make it a channels-last one.
-        dtype: Of its activations.
+        traced: A network on a CPU, changed in place; its pools make it a channels-last one.
     """
-    for node in traced.graph.nodes if dtype == torch.float32 else ():
+    for node in traced.graph.nodes:
         pool = layer(traced, node, nn.MaxPool2d)
         if pool is None or pool.return_indices or pool.ceil_mode:
             continue
