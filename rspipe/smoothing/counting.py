@@ -5,9 +5,10 @@ therefore depends on itself alone, not on which others are counted beside it; a 
 classifiers that it belongs to still draws.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ from rspipe.smoothing.counts import NO_LABEL, CountTable
 from rspipe.smoothing.noise import Noise, Stream, noise_name, noise_steps, noisy_batches
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing.sampling import LOOKING, Sampling
+
+# Scores of active classifiers that are computed in one piece, so that they stay in the cache.
+_SCORES = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,15 @@ class _Source:
     classes: int
     limit: BatchLimit
 
-    def scores(self, noisy: Tensor, active: IntArray) -> list[Scores]:
-        """Return what the active classifiers make of a batch."""
+    def scores(self, batches: Iterable[Tensor], active: IntArray) -> list[Scores]:
+        """Return what the active classifiers make of batches, one after the other."""
         chosen = [self.classifiers[one] for one in active]
         needed = sorted({member for classifier in chosen for member in classifier.members})
-        logits = member_logits(self.networks, noisy, needed=needed, limit=self.limit, classes=self.classes)
-        return classify(chosen, logits)
+        parts = [
+            member_logits(self.networks, noisy, needed=needed, limit=self.limit, classes=self.classes)
+            for noisy in batches
+        ]
+        return classify(chosen, {member: torch.cat([part[member] for part in parts]) for member in needed})
 
     def histogram(self, drawn: IntArray) -> IntArray:
         """Return counts [classifier, class] of classes [classifier, sample]."""
@@ -65,7 +72,7 @@ class _Source:
             return counts
         with evaluating(*self.networks):
             for noisy, use in self.noisy(stream, n):
-                drawn = _classes(self.scores(noisy, active))
+                drawn = _classes(self.scores([noisy], active))
                 counts[active] += self.histogram(drawn[:, :use])
         return counts
 
@@ -183,23 +190,36 @@ class _Estimate:
         position = 0
         if not self.targets.any():
             return
-        for noisy, _ in self._source.noisy(Stream.ESTIMATION, self._source.spec.n):
-            active = np.flatnonzero(self.targets > position)
-            if not active.size:
-                return
-            scores = self._source.scores(noisy, active)
-            self.batch_size = self._source.limit.size or len(noisy)
+        spec = self._source.spec
+        # Whole blocks, as their batches have one size.
+        n = spec.n if self._looking else min(spec.n, -(-int(self.targets.max()) // spec.block_size) * spec.block_size)
+        drawn = (noisy for noisy, _ in self._source.noisy(Stream.ESTIMATION, n))
+        first = next(drawn)
+        batches, size = itertools.chain([first], drawn), len(first)
+        while (active := np.flatnonzero(self.targets > position)).size:
+            # As many as all of them need, in one piece: what is done once for a piece takes as long as tiny networks.
+            most = min(int(self.targets[active].min()) - position, _SCORES // (len(active) * self._source.classes))
+            number = max(1, most // size)
+            scores = self._source.scores(itertools.islice(batches, number), active)
+            self.batch_size = self._source.limit.size or size
             self._count(_classes(scores), active, position)
-            end = position + len(noisy)
-            used = np.minimum(end, self.targets[active]) - position
-            for size in np.unique(used):
-                # Of its own samples in one piece: a classifier's sums must not depend on where others stop.
-                rows = np.flatnonzero(used == size)
-                those = torch.stack([scores[row].probabilities[:size].t() for row in rows]).to(torch.float64)
+            used = np.minimum(number * size, self.targets[active] - position)
+            for samples in np.unique(used):
+                rows = np.flatnonzero(used == samples)
                 place = slice(None) if len(rows) == len(self.targets) else active[rows]
-                self.sums[0, place] += those.sum(2)
-                self.sums[1, place] += those.square_().sum(2)
-            position = end
+                self._add([scores[row].probabilities[:samples] for row in rows], place, batches=number)
+            position += number * size
+
+    def _add(self, probabilities: Sequence[Tensor], place: slice | IntArray, *, batches: int) -> None:
+        """Add probabilities [sample, class] to the sums of their classifiers, a batch of each at a time.
+
+        A classifier's sums must not depend on where others stop, nor on how many batches were scored in one piece.
+        """
+        those = torch.stack([one.t() for one in probabilities]).to(torch.float64)
+        those = those.view(*those.shape[:2], batches, -1)
+        for power, sums in enumerate((those.sum(3), those.square_().sum(3))):
+            for batch in range(batches):
+                self.sums[power, place] += sums[:, :, batch]
 
     def _count(self, drawn: IntArray, active: IntArray, begin: int) -> None:
         """Count classes [active, sample] of a batch, cut where a count is noted or a classifier stops."""

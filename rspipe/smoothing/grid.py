@@ -116,28 +116,33 @@ class GridTable:
     middle: tuple[int, int]
     """The first 16 bits between which at most one threshold begins with the same."""
 
-    def draw(self, words: Tensor, more: Callable[[int], Tensor], *, size: int) -> Tensor:
+    def draw(self, words: Tensor, *more: Callable[[int], Tensor], size: int) -> Tensor:
         """Return noise K [row, size], whole numbers in float32.
 
         Args:
             words: [row, ceil(size / 4)] int64 of 64 random bits each.
-            more: Returns that many more words, which are used in the order of rows.
+            *more: Each returns that many more words for an equal share of the rows, used in their order.
             size: Numbers in a row.
         """
         cells = words.view(torch.int16)[:, :size].to(torch.int32).add_(2**15).flatten()
         drawn = self.decided.index_select(0, cells)
         if isinstance(self.low, np.ndarray):
-            self._decide(np, drawn.numpy(), cells.numpy(), lambda number: more(number).numpy())
+            self._decide(np, drawn.numpy(), cells.numpy(), more)
         else:
             self._decide(torch, drawn, cells, more)
         return drawn.view(len(words), size)
 
-    def _decide(self, library: Any, drawn: Any, cells: Any, more: Callable[[int], Any]) -> None:
+    def _decide(self, library: Any, drawn: Any, cells: Any, more: Sequence[Callable[[int], Tensor]]) -> None:
         """Replace what 16 bits left undecided, by 64 more."""
         (undecided,) = library.where(drawn == _UNDECIDED)
         if not len(undecided):
             return
-        cell, bits = cells[undecided], more(len(undecided))
+        share = len(cells) // len(more)
+        needed = [len(undecided)]
+        if len(more) > 1:
+            needed = library.bincount(undecided // share, minlength=len(more)).tolist()
+        words = torch.cat([one(number) for one, number in zip(more, needed, strict=True)])
+        cell, bits = cells[undecided], words if library is torch else words.numpy()
         reached = self.first[cell]
         reached = reached + (self.low[reached] <= bits)
         (tails,) = library.where((cell < self.middle[0]) | (cell >= self.middle[1]))

@@ -7,7 +7,7 @@ run at once, nor on an interruption.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, get_args
@@ -26,6 +26,9 @@ _CPU_PIXELS = 400_000
 
 # Numbers that a batch may hold on other devices.
 _GPU_NUMBERS = 40_000_000
+
+# Numbers of noise that are drawn in one piece on a CPU where their input is tiny: a megabyte.
+_DRAWN_TOGETHER = 262_144
 
 
 class Stream(IntEnum):
@@ -143,20 +146,22 @@ def device_words(seed: int, device: torch.device) -> Callable[[int], Tensor]:
     return draw
 
 
-def grid_parts(
-    noise: Noise, stream: Stream, block: int, table: GridTable, *, shape: tuple[int, ...], size: int
+def _grid_numbers(
+    noise: Noise, stream: Stream, blocks: Sequence[int], table: GridTable, *, shape: tuple[int, ...], size: int
 ) -> Iterator[Tensor]:
-    """Yield the noise of a block on a grid, whole numbers as float32, as `block_parts` does, with the same generators.
+    """Yield the noise of blocks on a grid, whole numbers as float32, by the generators of `block_parts`.
 
-    On the CPU what 16 bits do not decide takes its words from the counter (0, block, stream, 1).
+    On the CPU in parts [size, *shape], or, where a part is a block, in one piece; what 16 bits do not decide takes its
+    words from the counter (0, block, stream, 1). A GPU's generator gives other words where it is asked for fewer at
+    once: there in whole blocks.
     """
-    device, numbers = table.decided.device, math.prod(shape)
-    words, more = (_words(noise, stream, block, part=part, device=device) for part in (0, 1))
-    # A GPU's generator gives other words where it is asked for fewer at once.
+    device, words = table.decided.device, -(-math.prod(shape) // 4)
+    draws, more = ([_words(noise, stream, block, part=part, device=device) for block in blocks] for part in (0, 1))
     rows = size if device.type == "cpu" else noise.block_size
     for _ in range(0, noise.block_size, rows):
-        drawn = table.draw(words(rows * -(-numbers // 4)).view(rows, -1), more, size=numbers)
-        yield from torch.split(drawn.view(rows, *shape), size)
+        drawn = [draw(rows * words).view(rows, words) for draw in draws]
+        whole = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+        yield table.draw(whole, *more, size=math.prod(shape)).view(-1, *shape)
 
 
 def block_parts(
@@ -199,25 +204,31 @@ def default_batch(x: Tensor, *, block_size: int) -> int:
     return max(size for size in range(1, largest + 1) if block_size % size == 0)
 
 
-def _with_float_noise(
-    x: Tensor, noise: Noise, stream: Stream, block: int, *, sigma: float, size: int
-) -> Iterator[Tensor]:
-    for part in block_parts(noise, stream, block, shape=tuple(x.shape), size=size, device=x.device):
-        # Two roundings on every path: a fused one would depend on where in a batch a sample lies.
-        scaled = part.mul_(sigma)
-        yield scaled + x if x.dtype == torch.float64 else scaled.add_(x)
+def _with_float_noise(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int, size: int) -> Iterator[Tensor]:
+    for block in range(-(-n // noise.block_size)):
+        for part in block_parts(noise, stream, block, shape=tuple(x.shape), size=size, device=x.device):
+            # Two roundings on every path: a fused one would depend on where in a batch a sample lies.
+            scaled = part.mul_(sigma)
+            yield scaled + x if x.dtype == torch.float64 else scaled.add_(x)
 
 
 def _with_grid_noise(
-    x: Tensor, noise: Noise, stream: Stream, block: int, *, sigma: float, steps: int, size: int
+    x: Tensor, noise: Noise, stream: Stream, *, sigma: float, steps: int, n: int, size: int
 ) -> Iterator[Tensor]:
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     whole = (x.to(dtype) * steps).round()
     # A GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
     divisor = torch.tensor(steps, dtype=dtype, device=x.device)
     table = grid_table(sigma, steps, x.device)
-    for part in grid_parts(noise, stream, block, table, shape=tuple(x.shape), size=size):
-        yield part.to(dtype).add_(whole).div_(divisor)
+    blocks = range(-(-n // noise.block_size))
+    # What is done once for each draw takes as long as the draws of a tiny input.
+    alike = x.device.type == "cpu" and size == noise.block_size
+    together = max(1, _DRAWN_TOGETHER // max(1, size * x.numel())) if alike else 1
+    for begin in range(0, len(blocks), together):
+        for drawn in _grid_numbers(
+            noise, stream, blocks[begin : begin + together], table, shape=tuple(x.shape), size=size
+        ):
+            yield from torch.split(drawn.to(dtype).add_(whole).div_(divisor), size)
 
 
 def noisy_batches(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int) -> Iterator[tuple[Tensor, int]]:
@@ -235,14 +246,12 @@ def noisy_batches(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: i
     """
     size = min(n, noise.batch_size or default_batch(x, block_size=noise.block_size))
     steps = noise_steps(x, noise.kind, sigma=sigma)
-    for block in range(-(-n // noise.block_size)):
-        left = min(n - block * noise.block_size, noise.block_size)
-        if steps is None:
-            parts = _with_float_noise(x, noise, stream, block, sigma=sigma, size=size)
-        else:
-            parts = _with_grid_noise(x, noise, stream, block, sigma=sigma, steps=steps, size=size)
-        for begin, noisy in zip(range(0, left, size), parts, strict=False):
-            yield noisy, min(size, left - begin)
+    if steps is None:
+        parts = _with_float_noise(x, noise, stream, sigma=sigma, n=n, size=size)
+    else:
+        parts = _with_grid_noise(x, noise, stream, sigma=sigma, steps=steps, n=n, size=size)
+    for begin, noisy in zip(range(0, n, size), parts, strict=False):
+        yield noisy, min(size, n - begin)
 
 
 def noisy_logits(network: nn.Module, images: Tensor, noise: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ its batch. The expected counts come from `class_counts` of each classifier alone
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from statistics import NormalDist
@@ -22,9 +22,10 @@ from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import deploy
 from rspipe.networks.precision import Precision
+from rspipe.smoothing import counting
 from rspipe.smoothing.certificates import certified_radius
 from rspipe.smoothing.certify import class_counts
-from rspipe.smoothing.classifiers import BatchLimit, Classifier, classify
+from rspipe.smoothing.classifiers import BatchLimit, Classifier, Scores, classify
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.decisions import decision_looks
@@ -253,6 +254,29 @@ def test_counts_do_not_depend_on_how_many_samples_run_at_once(rule: str, label: 
         for name in rounded[1:]:
             # Sums of up to n numbers up to 1, in another order.
             np.testing.assert_allclose(getattr(other, name), getattr(whole, name), rtol=0, atol=N**2 * 2**-53)
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("batch_size", [50, 1000])
+def test_nothing_depends_on_how_many_batches_are_scored_in_one_piece(
+    rule: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, tables, pieces = certify_spec(rule, batch_size=batch_size), [], []
+
+    def noted(classifiers: Sequence[Classifier], logits: Mapping[int, Tensor]) -> list[Scores]:
+        pieces[-1].append(len(next(iter(logits.values()))))
+        return classify(classifiers, logits)
+
+    monkeypatch.setattr(counting, "classify", noted)
+    for scores in (0, 10_000, 10**9):
+        monkeypatch.setattr(counting, "_SCORES", scores)
+        pieces.append([])
+        tables.append(count(spec))
+    assert max(pieces[0]) == batch_size
+    # Of 2,500 samples two whole batches of 1,000 are one piece where every classifier goes that far.
+    assert (len(pieces[2]) < len(pieces[0])) == (batch_size == 50 or rule == "fixed")
+    for other in tables[1:]:
+        assert_same(other, tables[0])
 
 
 @EVERY_RULE
