@@ -63,6 +63,7 @@ WORKERS = os.cpu_count() or 1
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SLOW_WORK = 1e9
 """Multiply-adds that show how slow bfloat16 is where there are no instructions for it."""
+CONSOLE = Console(width=180)
 Part = Literal["memory", "noise", "forward", "ensembles", "ray"]
 
 
@@ -202,7 +203,7 @@ def multiply_adds(architecture: str) -> float:
     return counter.get_total_flops() / 2
 
 
-def forward(options: Options, console: Console) -> None:
+def forward(options: Options) -> None:
     """Print samples per second of the published loop and of rspipe, per architecture."""
     table = Table(title=f"Samples per second on {options.device}, one classifier")
     columns = ("network", "rspipe as", "loop, largest", "loop, best", "float32", "bfloat16", "float32 / best")
@@ -226,7 +227,7 @@ def forward(options: Options, console: Console) -> None:
                 shares = (single * work / figures["matmul float32"], half * work / figures["matmul bfloat16"])
                 name = f"{architecture}, {SHAPES[architecture][1]} px"
                 table.add_row(name, mode, *rates, *ratios, *(f"{100 * share:.0f} %" for share in shares))
-    console.print(table)
+    CONSOLE.print(table)
 
 
 def batches(architecture: str) -> tuple[int, ...]:
@@ -254,7 +255,7 @@ def _measures(architecture: str, options: Options, pool: ProcessPoolExecutor) ->
     return measures
 
 
-def ensembles(options: Options, console: Console) -> None:
+def ensembles(options: Options) -> None:
     """Print the cost of twenty ensembles of six members against that of the members alone."""
     table = Table(title="Six members and twenty ensembles of them against the six members, time (to reach: <= 1.15)")
     for column in ("network", "precision", "probabilities", "logits", "MME", "consensus"):
@@ -284,7 +285,7 @@ def ensembles(options: Options, console: Console) -> None:
                 measures[name] = timed(call, least=least, seconds=options.seconds, device=options.device)
             figures = medians(measures, repeats=options.repeats)
             table.add_row(architecture, precision, *(f"{figures['members'] / figures[name]:.3f}" for name in banks))
-    console.print(table)
+    CONSOLE.print(table)
 
 
 def _twenty(k: int, **kind: Any) -> list[Classifier]:
@@ -301,9 +302,9 @@ RAY_NETWORK = "cifar_resnet20"
 RAY_SAMPLES = 5_000
 
 
-def ray_stage(options: Options, console: Console) -> None:
+def ray_stage(options: Options) -> None:
     """Print the cost of the certification stage on Ray Data against a plain loop over the same images."""
-    # As a worker of the stage: what is left is the cost of Ray.
+    # Like a worker of the stage: what is left is the cost of Ray.
     set_deterministic()
     keep_freed_memory()
     network, precision = network_of(RAY_NETWORK), fastest_precision(torch.device("cpu"))
@@ -322,7 +323,7 @@ def ray_stage(options: Options, console: Console) -> None:
                 deployed, singles(1), image, label=None, sigma=SIGMA, spec=spec, example=example, classes=CLASSES
             )
         loop = time.perf_counter() - began
-        console.print(
+        CONSOLE.print(
             f"{images} images, {RAY_NETWORK}, {precision}, n = {RAY_SAMPLES:,}; plain loop, one thread: {loop:.1f} s"
         )
         cases = {
@@ -333,13 +334,13 @@ def ray_stage(options: Options, console: Console) -> None:
         times = {}
         for name, resources in cases.items():
             times[name], first, traffic = _stage(Path(folder) / name.replace(" ", "-"), study, network, resources)
-            console.print(
+            CONSOLE.print(
                 f"{name}: {times[name]:.1f} s, of them {first:.1f} s until the first image was done; "
                 f"object store: {traffic / images / 1e3:.1f} kB per image (to reach: < 1,000)"
             )
     one, two, both = times.values()
-    console.print(f"Ray Data stage / plain loop, one thread each, start included: {one / loop:.3f} (to reach: <= 1.05)")
-    console.print(f"two actors of one thread against one of two, rate: {two / both:.3f} (to reach: >= 0.90)")
+    CONSOLE.print(f"Ray Data stage / plain loop, one thread each, start included: {one / loop:.3f} (to reach: <= 1.05)")
+    CONSOLE.print(f"two actors of one thread against one of two, rate: {two / both:.3f} (to reach: >= 0.90)")
 
 
 def _study(folder: Path, *, images: int, precision: Precision) -> StudyConfig:
@@ -432,7 +433,7 @@ def _stored_bytes() -> float:
     return float(get_memory_info_reply(get_state_from_address(None)).store_stats.cumulative_created_bytes)
 
 
-def memory(console: Console) -> None:
+def memory(_: Options) -> None:
     """Print how much memory certification takes by n."""
     precision = fastest_precision(torch.device("cpu"))
     networks = [deploy(network_of("cifar_resnet20"), precision=precision)]
@@ -440,13 +441,13 @@ def memory(console: Console) -> None:
     for n in (1_000, 1_000, 20_000):
         certification(networks, x, n=n, classifiers=singles(1), precision=precision)
         peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    console.print("Peak memory of the process: " + ", ".join(f"n = {n:,}: {peak:,.0f} MB" for n, peak in peaks.items()))
+    CONSOLE.print("Peak memory of the process: " + ", ".join(f"n = {n:,}: {peak:,.0f} MB" for n, peak in peaks.items()))
 
 
 NOISE_MS = 20
 
 
-def noise(console: Console, *, repeats: int) -> None:
+def noise(options: Options) -> None:
     """Print the CPU time of 1,000 noisy inputs of 3x32x32, on the grid of 8 bits and in float32, by one thread."""
     table = Table(title=f"CPU milliseconds per 1,000 noisy inputs of 3x32x32 (to reach: {NOISE_MS}, and float)")
     for column in ("sigma", "grid", "float", "torch.randn", "grid / float"):
@@ -471,29 +472,34 @@ def noise(console: Console, *, repeats: int) -> None:
     for sigma in (0.12, 0.25, 0.5, 1.0):
         calls = {kind: partial(drawn, kind, sigma) for kind in ("grid", "float")}
         calls["torch.randn"] = partial(published, sigma)
-        figures = medians({name: partial(spent, call) for name, call in calls.items()}, repeats=10 * repeats)
+        figures = medians({name: partial(spent, call) for name, call in calls.items()}, repeats=10 * options.repeats)
         shown = (f"{figures[name]:.1f}" for name in calls)
         table.add_row(f"{sigma:g}", *shown, f"{figures['grid'] / figures['float']:.2f}")
-    console.print(table)
+    CONSOLE.print(table)
+
+
+PARTS: dict[Part, Callable[[Options], None]] = {
+    "memory": memory,
+    "noise": noise,
+    "forward": forward,
+    "ensembles": ensembles,
+    "ray": ray_stage,
+}
 
 
 def main(options: Options) -> None:
     """Measure."""
-    console = Console(width=180)
-    console.print(
+    CONSOLE.print(
         f"torch {torch.__version__}, {environment()['cpu']}, {torch.backends.cpu.get_cpu_capability()}, "
         f"{os.cpu_count()} CPUs, {options.device}; faster here: {fastest_precision(torch.device(options.device))}"
     )
-    if "memory" in options.parts:
-        memory(console)
-    if "noise" in options.parts:
-        noise(console, repeats=options.repeats)
-    if "forward" in options.parts:
-        forward(options, console)
-    if "ensembles" in options.parts:
-        ensembles(options, console)
-    if "ray" in options.parts:
-        ray_stage(options, console)
+    for part in (one for one in PARTS if one in options.parts):
+        # Some behave like a worker, with one thread and its own memory: each part in a process of its own.
+        process = multiprocessing.get_context("spawn").Process(target=PARTS[part], args=(options,))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"the part {part} failed")
 
 
 if __name__ == "__main__":
