@@ -224,9 +224,12 @@ def forward(options: Options) -> None:
                 single, half = figures[f"{mode} float32"], figures[f"{mode} bfloat16"]
                 rates = (f"{largest:,.0f} ({sizes[-1]})", f"{top:,.0f} ({best})", f"{single:,.0f}", f"{half:,.0f}")
                 ratios = (f"{rate:.2f}" for rate in (single / top, half / top, half / largest))
-                shares = (single * work / figures["matmul float32"], half * work / figures["matmul bfloat16"])
+                shares = (
+                    f"{100 * rate * work / figures[name]:.0f} %" if (name := f"matmul {precision}") in figures else "–"
+                    for rate, precision in zip((single, half), PRECISIONS, strict=True)
+                )
                 name = f"{architecture}, {SHAPES[architecture][1]} px"
-                table.add_row(name, mode, *rates, *ratios, *(f"{100 * share:.0f} %" for share in shares))
+                table.add_row(name, mode, *rates, *ratios, *shares)
     CONSOLE.print(table)
 
 
@@ -251,7 +254,9 @@ def _measures(architecture: str, options: Options, pool: ProcessPoolExecutor) ->
         if options.device == "cpu":
             together = partial(workers_rate, pool, architecture, precision, seconds=seconds)
             measures[f"{WORKERS} workers {precision}"] = together
-        measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
+        if not is_slow(precision, x.device):
+            # Emulated, one product takes ten seconds.
+            measures[f"matmul {precision}"] = matmul_rate(dtype, device=options.device)
     return measures
 
 
@@ -428,9 +433,12 @@ def _stage(run_dir: Path, study: StudyConfig, network: nn.Module, resources: Res
 
 def _stored_bytes() -> float:
     """Return the bytes that were ever created in the object store."""
+    import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    return float(get_memory_info_reply(get_state_from_address(None)).store_stats.cumulative_created_bytes)
+    # Not any other Ray of this machine.
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return float(get_memory_info_reply(state).store_stats.cumulative_created_bytes)
 
 
 def memory(_: Options) -> None:
