@@ -46,19 +46,22 @@ def open_store(
     store = Store(run_dir)
     with exclusive(store.run_dir):
         set_damaged_aside(store)
-        _forget_ended(store)
+        _forget_ended(store, study)
         _adopt(store, study, source=source, environment=environment)
         yield store
 
 
-def _forget_ended(store: Store) -> None:
+def _forget_ended(store: Store, study: StudyConfig) -> None:
     """Delete the states of trainings that have ended: a process that died before it did so has left them."""
-    for kind, record in (("models", "model.json"), ("search", "result.json")):
-        for folder in (store.run_dir / kind).folders():
-            states = folder.glob("checkpoint*.pt")
-            if states and (folder / record).is_file():
-                for path in states:
-                    path.unlink(missing_ok=True)
+    for folder in (store.run_dir / "models").folders():
+        states = folder.glob("checkpoint.pt")
+        if states and (folder / "model.json").is_file():
+            for path in states:
+                path.unlink(missing_ok=True)
+    for search in study.search_specs:
+        # While a search trains more trials, its record is that of those before.
+        if store.search_result(search.id, trials=search.trials) is not None:
+            store.forget_trial_states(search.id)
 
 
 def begun_id(store: Store) -> str | None:

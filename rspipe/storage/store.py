@@ -210,9 +210,12 @@ class Store:
 
     def save_search_result(self, result: SearchResult) -> None:
         """Store a finished search; states of trials that were not proposed again go."""
-        folder = self.run_dir / "search" / result.id
-        write_record(folder / "result.json", result.to_json())
-        for path in folder.glob("checkpoint-*.pt"):
+        write_record(self.run_dir / "search" / result.id / "result.json", result.to_json())
+        self.forget_trial_states(result.id)
+
+    def forget_trial_states(self, search: str) -> None:
+        """Delete the states of all trials of a search."""
+        for path in (self.run_dir / "search" / search).glob("checkpoint-*.pt"):
             path.unlink(missing_ok=True)
 
     # --- ensembles ------------------------------------------------------------------------------------------------

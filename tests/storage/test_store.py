@@ -175,24 +175,41 @@ def test_a_file_on_a_disk_that_fails_is_neither_damaged_nor_missing(tmp_path: Pa
     assert path.is_symlink(), "it was deleted as damaged"
 
 
-def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: StorePath) -> None:
-    store = Store(run_dir)
-    for lbd in (1.0, 2.0):
-        store.save_trial_checkpoint("s", {"lbd": lbd}, {"epoch": int(lbd)})
-    assert store.trial_checkpoint("s", {"lbd": 2.0}) == {"epoch": 2}
-    assert store.trial_checkpoint("s", {"lbd": 3.0}) is None
-    result = SearchResult(
-        id="s",
+def search_result(search: str, *, trials: int = 1) -> SearchResult:
+    return SearchResult(
+        id=search,
         label="s",
         sigma=0.5,
         best={"lbd": 1.0},
         best_index=0,
         objective=0.5,
         default_objective=0.5,
-        trials=1,
+        trials=trials,
     )
-    store.save_search_result(result)
+
+
+def test_states_of_trials_that_were_never_proposed_again_go_when_their_search_is_finished(run_dir: StorePath) -> None:
+    store = Store(run_dir)
+    for lbd in (1.0, 2.0):
+        store.save_trial_checkpoint("s", {"lbd": lbd}, {"epoch": int(lbd)})
+    assert store.trial_checkpoint("s", {"lbd": 2.0}) == {"epoch": 2}
+    assert store.trial_checkpoint("s", {"lbd": 3.0}) is None
+    store.save_search_result(search_result("s"))
     assert [path.name for path in (run_dir / "search" / "s").glob("*")] == ["result.json"]
+
+
+def test_trials_that_are_added_to_a_finished_search_keep_their_states(run_dir: StorePath) -> None:
+    few, more = (
+        load_study(TINY, overrides=["search.0.algorithm={name='random'}", f"search.0.trials={count}"])
+        for count in (2, 3)
+    )
+    (search,), point = more.search_specs, {"lbd": 2.0}
+    store = Store(run_dir)
+    store.save_search_result(search_result(search.id, trials=2))
+    store.save_trial_checkpoint(search.id, point, {"epoch": 1})
+    for study, kept in ((more, {"epoch": 1}), (few, None)):
+        with open_store(run_dir, study, source="", environment={}):
+            assert store.trial_checkpoint(search.id, point) == kept
 
 
 def test_a_checkpoint_comes_back_and_a_damaged_one_is_refused(run_dir: StorePath) -> None:
