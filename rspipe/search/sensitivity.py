@@ -121,6 +121,15 @@ def _position(search: SearchSpec, name: str, values: FloatArray) -> FloatArray:
     return (values - domain.low) / (domain.high - domain.low)
 
 
+def _has_place(search: SearchSpec, trial: Trial) -> bool:
+    """Return whether all hyper-parameters of a trial have values that `_position` is finite for."""
+    values = _completed(search, trial)
+    return all(
+        name in values and (values[name] > 0 or not (isinstance(domain, Range) and domain.log))
+        for name, domain in search.space.items()
+    )
+
+
 def _fitted(x: FloatArray, y: FloatArray, *, seed: int) -> Callable[[FloatArray], tuple[float, float]]:
     """Return a function of points that gives mean and variance of a fitted process's average over them."""
     from sklearn.exceptions import ConvergenceWarning
@@ -159,10 +168,10 @@ def responses(search: SearchSpec, trials: Sequence[Trial], *, seed: int = 0) -> 
     """Return how the ACR responds to each hyper-parameter, by name; nothing where trials are too few or all alike.
 
     A Gaussian process (Matern 5/2, a length scale per hyper-parameter, noise of the trials estimated) is fitted to the
-    finished trials; a response is its average over 128 points that fill the rest of the space, with the standard
-    deviation of that average under the process.
+    finished trials, also outside the space, but not at 0 on a log scale; a response is its average over 128 points that
+    fill the rest of the space, with the standard deviation of that average under the process.
     """
-    done = [trial for trial in finished(trials) if set(search.space) <= set(_completed(search, trial))]
+    done = [trial for trial in finished(trials) if _has_place(search, trial)]
     y = np.array([trial.objective for trial in done])
     if len(done) < LEAST_TRIALS or np.ptp(y) == 0:
         return ()

@@ -117,6 +117,13 @@ def test_inactive_hyper_parameters_count_with_the_study_files_values() -> None:
         assert np.array_equal(ours.mean, theirs.mean)
 
 
+def test_a_trial_at_zero_of_a_log_scale_is_left_out_of_responses() -> None:
+    """Trial 0 has the study file's value, which need not lie in the space: the report ended there."""
+    own = trial(99, {"lbd": 0.0, "gamma": 2.0, "m": 4}, 0.3)
+    for ours, theirs in zip(responses(search(), [*drawn(), own]), responses(search(), drawn()), strict=True):
+        assert np.array_equal(ours.mean, theirs.mean)
+
+
 def test_nothing_is_said_of_too_few_trials_or_of_trials_that_are_all_alike() -> None:
     few = drawn(LEAST_TRIALS - 1)
     stopped = [replace(t, status="stopped", objective=0.0, index=t.index + 50) for t in drawn(20)]
