@@ -12,7 +12,7 @@ from rspipe.ensembles.levels import CRITERIA, expected_credits
 from rspipe.records import CascadeChoice, EnsembleWeights
 from rspipe.report.summaries import entry_name
 from rspipe.smoothing.classifiers import COMBINATIONS
-from rspipe.stages.report import finished_candidates, finished_ensembles, known_models
+from rspipe.stages.report import cascade_choices, finished_candidates, finished_ensembles, known_models
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.store import Store
 from rspipe.study.cascade_groups import CascadeGroup, Levels, seeded_levels
@@ -28,7 +28,8 @@ def choose_cascades(store: Store, study: StudyConfig) -> tuple[CascadeChoice, ..
     has no record.
     """
     groups = {group.name(study.sigmas): group for group in study.cascades if group.choose is not None}
-    lacking = {name: group for name, group in groups.items() if store.cascade_choice(name) is None}
+    chosen = cascade_choices(store, study)
+    lacking = {name: group for name, group in groups.items() if name not in chosen}
     if lacking and _all_trained(store, study):
         models, specs = finished_candidates(store, study), finished_ensembles(store, study)
         wanted = {entry for group in lacking.values() for entry in group.classifiers}
@@ -42,7 +43,7 @@ def choose_cascades(store: Store, study: StudyConfig) -> tuple[CascadeChoice, ..
             for name, group in lacking.items():
                 if values := _values(group, study.sigmas, voted):
                     store.save_cascade_choice(_record(store, name, values, voted, members))
-    return tuple(choice for name in groups if (choice := store.cascade_choice(name)) is not None)
+    return tuple(cascade_choices(store, study).values())
 
 
 def _all_trained(store: Store, study: StudyConfig) -> bool:

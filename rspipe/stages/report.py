@@ -9,7 +9,7 @@ from typing import Literal
 from rspipe.audit.log import certification_log, log_file, log_paths
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import LogError, StoreError
-from rspipe.records import EnsembleWeights, TrainedModel
+from rspipe.records import CascadeChoice, EnsembleWeights, TrainedModel
 from rspipe.report.export import derived_table, summary_latex, summary_markdown, summary_tsv
 from rspipe.report.logged import LoggedCertificates, logged_certificates, read_logged
 from rspipe.report.results import Results
@@ -62,6 +62,16 @@ def finished_candidates(store: Store, study: StudyConfig) -> tuple[AnyModelSpec,
     return tuple(spec for spec in specs if (record := records[spec.id]) is not None and record.status == "finished")
 
 
+def cascade_choices(store: Store, study: StudyConfig) -> dict[str, CascadeChoice]:
+    """Return the levels that were chosen for cascades, by name.
+
+    What was chosen among other models counts as none: a search that got more trials may have another winner.
+    """
+    known = {spec.id for spec in known_models(store, study)}
+    named = (store.cascade_choice(one.name(study.sigmas)) for one in study.cascades if one.choose)
+    return {choice.name: choice for choice in named if choice is not None and known.issuperset(choice.members)}
+
+
 def read_results(store: Store, study: StudyConfig) -> Results:
     """Return everything the study has produced so far."""
     models = [record for spec in known_models(store, study) if (record := store.trained_model(spec.id)) is not None]
@@ -74,8 +84,6 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
     keys = certification_keys(study, models, ensembles)
-    named = [one.name(study.sigmas) for one in study.cascades if one.choose]
-    choices = {name: choice for name in named if (choice := store.cascade_choice(name)) is not None}
     results = Results(
         study=study,
         environment=read_content(store.run_dir / "environment.json"),
@@ -86,7 +94,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         certified=store.certified(keys),
         # Of classifiers that are no longer what was attacked, nothing is known.
         attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
-        choices=choices,
+        choices=cascade_choices(store, study),
     )
     return replace(results, cascades=_certified_cascades(store, results, keys)) if study.cascades else results
 

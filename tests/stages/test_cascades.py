@@ -38,7 +38,7 @@ from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import study_of_text
 from rspipe.tracking.runs import study_runs
-from tests.results_builder import trained_as
+from tests.results_builder import stored_model, trained_as
 
 STUDY = """
 name = "levels"
@@ -371,6 +371,19 @@ def test_levels_are_chosen_by_the_calibration_images_and_never_by_the_test_image
     # What is chosen stays.
     vote(store, study, {("gaussian", 0.25): 0.99, ("gaussian", 0.5): 0.9, ("other", 0.5): 0.6})
     assert choose_cascades(store, study) == (radius, accuracy)
+
+
+def test_levels_that_were_chosen_among_other_models_are_chosen_again(tmp_path: Path) -> None:
+    store, before, _ = written(tmp_path, STUDY + CHOOSING)
+    vote(store, before.study, {("gaussian", 0.25): 0.99, ("gaussian", 0.5): 0.6, ("other", 0.5): 0.8})
+    radius, accuracy = choose_cascades(store, before.study)
+    # As of the winner of a search, before more trials found a better one.
+    earlier = stored_model("tuned", 0.5, 0)
+    store.save_model(earlier, {})
+    among = {"members": (*radius.members, earlier.id), "checksums": (*radius.checksums, earlier.checksum)}
+    store.save_cascade_choice(replace(radius, entries=("gaussian", "tuned"), **among))
+    assert [*read_results(store, before.study).choices] == [accuracy.name]
+    assert choose_cascades(store, before.study) == (radius, accuracy)
 
 
 @pytest.mark.parametrize(
