@@ -45,6 +45,8 @@ def open_store(
     """
     store = Store(run_dir)
     with exclusive(store.run_dir):
+        # Before anything is renamed or deleted.
+        _check_owner(store.run_dir, study)
         set_damaged_aside(store)
         _forget_ended(store, study)
         _adopt(store, study, source=source, environment=environment)
@@ -102,16 +104,14 @@ def read_study(store: Store) -> StudyConfig:
 
 
 def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[str, str]) -> None:
-    """Mark a run directory as the study's, or find out that it is another's; warn of another environment."""
+    """Mark a run directory as the study's; warn of another environment."""
     run_dir, content = store.run_dir, {"id": study.id, "study": study.model_dump(mode="json")}
     if study.data.name != "digits":
         # No part of the study, but whoever reads the run later may want to look at images.
         content["folder"] = study.data.folder
     first = run_dir / "environment.json"
-    if (run_dir / STUDY_FILE).is_file():
-        _check_owner(run_dir, study)
-        if first.is_file():
-            _note_changes(run_dir, read_content(first), environment)
+    if first.is_file():
+        _note_changes(run_dir, read_content(first), environment)
     for log in dict.fromkeys(log for published in study.published for log in published.logs):
         store.keep_published(log)
     if not first.is_file():
@@ -122,7 +122,11 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
 
 
 def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
-    known = read_content(run_dir / STUDY_FILE)
+    """Raise StoreError where a run directory says that it belongs to another study."""
+    try:
+        known = read_content(run_dir / STUDY_FILE)
+    except DamagedError:
+        return
     if known.get("id") != study.id:
         identity = study.identity
         before = {name: value for name, value in known.get("study", {}).items() if name in identity}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rspipe.errors import DamagedError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import open_store
@@ -105,6 +105,18 @@ def test_a_state_that_a_process_died_before_deleting_is_gone_when_the_run_goes_o
         left = {path for path in run_dir.rglob("checkpoint*") if path.is_file()}
     assert len(states) == 3
     assert left == {open_model / "checkpoint.pt.damaged"}
+
+
+def test_a_run_directory_of_another_study_stays_as_it_is(run_dir: Path) -> None:
+    flip(next(run_dir.glob("weights/*.json")), random.Random(0))
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    other = load_study(run_dir.parent / "study.toml", overrides=["certify.n=300"])
+    with (
+        pytest.raises(StoreError, match=r"belongs to study small-.*certify\.n: 200 there, 300 here"),
+        open_store(run_dir, other, source=EVERYTHING, environment={"commit": "none"}),
+    ):
+        pass
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
