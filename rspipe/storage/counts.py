@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from rspipe.arrays import IntArray, TextArray
 from rspipe.errors import StoreError
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import derive
 from rspipe.smoothing.spec import CertifySpec, RuleSpec
+from rspipe.spec import reason
+from rspipe.storage.files import other_version_error
+from rspipe.storage.paths import StorePath
 
 _COUNTS, _SUMS = pa.list_(pa.int64()), pa.list_(pa.float64())
 
@@ -84,31 +87,41 @@ def part_name(content: bytes | memoryview) -> str:
     return f"part-{hashlib.sha256(content).hexdigest()[:32]}.parquet"
 
 
-def part_table(content: bytes, *, name: str, columns: Sequence[str] | None) -> pa.Table:
+def part_table(content: bytes, *, path: StorePath, columns: Sequence[str] | None) -> pa.Table:
     """Return the rows of a Parquet part.
 
     Args:
         content: Of the file.
-        name: Of the file.
+        path: Of the file, whose name says its content.
         columns: Those to return; all by default.
 
     Raises:
+        StoreError: It is what was written, by another version of rspipe.
         ValueError: It is not what was written under this name, or its counts do not add up.
         pa.ArrowException: It cannot be read.
     """
-    if name != part_name(content):
+    if path.name != part_name(content):
         raise ValueError("its content is not what was written")
     read = None if columns is None else [*dict.fromkeys((*columns, *_CHECKED))]
-    rows = pq.read_table(pa.BufferReader(content), columns=read, partitioning=None, page_checksum_verification=True)
+    schema = pq.read_schema(pa.BufferReader(content))
     for column in SCHEMA.names if read is None else read:
-        if rows.schema.field(column).type != SCHEMA.field(column).type or rows[column].null_count:
-            raise ValueError(f"its column {column} is not of the right kind")
+        if column not in schema.names or schema.field(column).type != SCHEMA.field(column).type:
+            raise other_version_error(path, f"its column {column} is missing, or of another kind")
+    rows = pq.read_table(pa.BufferReader(content), columns=read, partitioning=None, page_checksum_verification=True)
+    for parameters in pc.unique(rows["rule_parameters"]).to_pylist():
+        try:
+            _RULE.validate_json(parameters)
+        except ValidationError as error:
+            raise other_version_error(path, reason(error, subject="its rule")) from error
     _check_counts(rows)
     return rows.select([*(columns or SCHEMA.names)])
 
 
 def _check_counts(rows: pa.Table) -> None:
     """Raise ValueError unless counts add up, and what they depend on is possible."""
+    for column in rows.column_names:
+        if rows[column].null_count:
+            raise ValueError(f"its column {column} lacks values")
     selection, pilot, estimation = (_sums(rows[name]) for name in _ADDED_UP[:3])
     n0, n, samples, sigma, alpha = (rows[name].to_numpy() for name in (*_ADDED_UP[3:], "sigma", "alpha"))
     if not ((selection == n0) & (samples == n0 + pilot + estimation) & (estimation <= n) & (n0 > 0)).all():
@@ -120,8 +133,6 @@ def _check_counts(rows: pa.Table) -> None:
         raise ValueError("its counts at marks are not of all classes")
     if not ((sigma > 0) & np.isfinite(sigma) & (alpha > 0) & (alpha < 1)).all():
         raise ValueError("its sigma or alpha is none")
-    for parameters in pc.unique(rows["rule_parameters"]).to_pylist():
-        _RULE.validate_json(parameters)
 
 
 def _lengths(lists: pa.ChunkedArray) -> IntArray:

@@ -78,7 +78,7 @@ def read_record(path: StorePath, kind: type[R], **place: Any) -> R:
     try:
         record: R = _adapter(kind).validate_python(content)
     except ValidationError as error:
-        raise StoreError(f"{path}: written by another version of rspipe ({reason(error)}); start a new run") from error
+        raise other_version_error(path, reason(error)) from error
     for name, value in place.items():
         if getattr(record, name) != value:
             raise damaged_error(path, ValueError(f"it is that of {name} {getattr(record, name)!r}"))
@@ -142,7 +142,7 @@ def _seal(content: bytes | memoryview, place: str) -> bytes:
 
 
 def parsed(path: StorePath, parse: Callable[[bytes], T]) -> T:
-    """Return what a function makes of the content of a file; errors are those of `read_content`."""
+    """Return what a function makes of the content of a file; errors are those of `read_content`, or its StoreError."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -150,7 +150,7 @@ def parsed(path: StorePath, parse: Callable[[bytes], T]) -> T:
     try:
         return parse(content)
     except Exception as error:  # A damaged file can raise anything in a parser: RecursionError, AttributeError, ...
-        if out_of_memory(error):
+        if isinstance(error, StoreError) or out_of_memory(error):
             raise
         raise damaged_error(path, error) from error
 
@@ -160,6 +160,11 @@ def damaged_error(path: StorePath, error: Exception) -> DamagedError:
     # From its second line on, torch advises users to execute the content of the file.
     why = printable(first_line(error))[:120]
     return DamagedError(f"{path}: damaged or missing ({why}){_REMEDY}")
+
+
+def other_version_error(path: StorePath, why: str) -> StoreError:
+    """Return the error of a file whose content is what was written, but is not known to this version of rspipe."""
+    return StoreError(f"{path}: written by another version of rspipe ({why}); start a new run")
 
 
 def damage(error: DamagedError) -> str:

@@ -284,7 +284,7 @@ class Store:
 
         Raises:
             DamagedError: A part is not what was written.
-            StoreError: A part cannot be reached.
+            StoreError: A part cannot be reached, or is of another version of rspipe.
         """
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
             read = partial(self.counts_of, columns=columns)
@@ -294,7 +294,7 @@ class Store:
 
     def counts_of(self, part: StorePath, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return the counts of one part; None where another process has set it aside. Errors are those of `counts`."""
-        return if_there(lambda: parsed(part, partial(part_table, name=part.name, columns=columns)))
+        return if_there(lambda: parsed(part, partial(part_table, path=part, columns=columns)))
 
     def save_images_to_certify(self, images: int) -> None:
         """Store how many test images the study certifies, which its data set says."""

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.counts import count_rows
+from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import checksum, torch_bytes, write_sealed
 from rspipe.storage.opening import open_store
 from rspipe.storage.paths import StorePath
@@ -268,6 +270,24 @@ def test_counts_that_do_not_add_up_to_their_samples_are_refused(
     store.save_counts(good)
     with pytest.raises(DamagedError, match=r"part-\w+\.parquet: damaged or missing .*(add up|below 0)"):
         store.counted()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("alpha", None),
+        ("n", pa.array([1000], pa.int32())),
+        ("rule_parameters", pa.array(['{"name":"later"}'])),
+    ],
+)
+def test_counts_of_another_version_are_refused_and_stay(tmp_path: Path, name: str, values: pa.Array | None) -> None:
+    store, rows = Store(tmp_path), counts_table(1).drop_columns(name)
+    store.save_counts(rows if values is None else rows.append_column(name, values))
+    for read in (store.counted, partial(set_damaged_aside, store)):
+        with pytest.raises(StoreError, match=r"part-\w+\.parquet: written by another version of rspipe") as refused:
+            read()
+        assert not isinstance(refused.value, DamagedError)
+    assert not list(tmp_path.rglob("*.damaged"))
 
 
 def test_the_same_counts_stored_twice_count_once(run_dir: StorePath) -> None:
