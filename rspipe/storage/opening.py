@@ -40,7 +40,8 @@ def open_store(
         environment: What the numbers are made with; that of the first run is kept.
 
     Raises:
-        StoreError: It belongs to another study, is in use by another process, or cannot be written.
+        StoreError: It belongs to another study or no longer says to which, is in use by another process, or cannot be
+            written.
         LogError: A published log that the study names cannot be read.
     """
     store = Store(run_dir)
@@ -122,10 +123,11 @@ def _adopt(store: Store, study: StudyConfig, *, source: str, environment: dict[s
 
 
 def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
-    """Raise StoreError where a run directory says that it belongs to another study."""
+    """Raise StoreError where a run directory belongs to another study, or has results and no longer says of which."""
     try:
         known = read_content(run_dir / STUDY_FILE)
     except DamagedError:
+        _check_remains(run_dir, study)
         return
     if known.get("id") != study.id:
         identity = study.identity
@@ -133,6 +135,19 @@ def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
         raise StoreError(
             f"run directory {run_dir} belongs to study {known.get('id')}, not to {study.id} "
             f"({_first_difference(before, identity)}); choose another with --run-dir"
+        )
+
+
+def _check_remains(run_dir: StorePath, study: StudyConfig) -> None:
+    """Raise StoreError where there are results, and no study.json, damaged or set aside, with the study's id."""
+    if not (run_dir / "models").folders() and not (run_dir / "certificates").glob("part-*.parquet"):
+        return
+    remains = run_dir.glob(f"{STUDY_FILE}*")
+    if run_dir.name != study.id and not any(f'"{study.id}"'.encode() in one.read_bytes() for one in remains):
+        lost = remains[0] if remains else run_dir / STUDY_FILE
+        raise StoreError(
+            f"{lost}: damaged or missing, and nothing else says that the results in {run_dir} are those of {study.id}; "
+            f"put a copy of {STUDY_FILE} back, or choose another directory with --run-dir"
         )
 
 

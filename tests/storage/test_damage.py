@@ -14,6 +14,7 @@ from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import open_store
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
+from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from tests.damages import KINDS, flip, flip_bits, mutate_directories, numbers, small_run, told
 from tests.run_builder import EVERYTHING, run_alone
@@ -117,6 +118,30 @@ def test_a_run_directory_of_another_study_stays_as_it_is(run_dir: Path) -> None:
     ):
         pass
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_results_are_not_adopted_by_a_study_that_they_may_not_be_of(run_dir: Path) -> None:
+    own, other = (load_study(run_dir.parent / "study.toml", overrides=[f"certify.n={n}"]) for n in (200, 300))
+    file = run_dir / "study.json"
+
+    def opened(study: StudyConfig) -> None:
+        with open_store(run_dir, study, source=EVERYTHING, environment={"commit": "none"}):
+            pass
+
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(StoreError, match=rf"{file}: damaged or missing, and nothing else says .* put a copy"):
+        opened(other)
+    # As if the process had died before it wrote it again.
+    aside = file.rename(run_dir / "study.json.damaged")
+    opened(own)
+    assert file.is_file()
+    file.unlink()
+    aside.write_bytes(b"")
+    with pytest.raises(StoreError, match=rf"{aside}: damaged or missing"):
+        opened(own)
+    aside.unlink()
+    with pytest.raises(StoreError, match=rf"{file}: damaged or missing"):
+        opened(own)
 
 
 @pytest.mark.parametrize(
