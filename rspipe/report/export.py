@@ -48,11 +48,10 @@ _PACKAGES = ("python", "rspipe", "torch", "numpy", "scipy", "ray", "cvxpy")
 def computed_on(environment: Mapping[str, str]) -> str:
     """Return in a sentence which machine and packages numbers come from: another kind of CPU can change a verdict."""
     known = {name: value for name, value in environment.items() if value not in ("", "none", "absent")}
-    machine = [known[name] for name in ("cpu", "cpu_capability", "gpu") if name in known]
-    packages = [f"{name} {known[name]}" for name in _PACKAGES if name in known]
-    return (
-        f"Computed on {', '.join(machine) or 'an unknown machine'}, with {', '.join(packages) or 'unknown packages'}."
-    )
+    machine = ", ".join(known[name] for name in ("cpu", "cpu_capability", "gpu") if name in known)
+    packages = ", ".join(f"{name} {known[name]}" for name in _PACKAGES if name in known)
+    driver = f"{machine} (the driver's)" if machine else "an unknown machine"
+    return f"Computed on {driver}, with {packages or 'unknown packages'}."
 
 
 def summary_markdown(results: Results) -> str:

@@ -32,7 +32,7 @@ class Results:
 
     study: StudyConfig
     environment: dict[str, str]
-    """Commit, package versions, device, precision, machine."""
+    """Commit, package versions, and machine of the driver, of all sessions that differed in them."""
     models: tuple[TrainedModel, ...]
     searches: tuple[SearchResult, ...]
     trials: tuple[Trial, ...]

@@ -22,7 +22,7 @@ from rspipe.smoothing.derivation import CertificateKind, CertifiedClassifier, ce
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
-from rspipe.storage.files import read_content
+from rspipe.storage.environment import recorded_environment
 from rspipe.storage.opening import read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
@@ -86,7 +86,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     keys = certification_keys(study, models, ensembles)
     results = Results(
         study=study,
-        environment=read_content(store.run_dir / "environment.json"),
+        environment=recorded_environment(store.run_dir),
         models=tuple(models),
         searches=tuple(searches),
         trials=tuple(trials),

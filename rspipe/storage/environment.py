@@ -1,4 +1,4 @@
-"""The environment that a run is made with: commit, packages, device, machine."""
+"""The environment that a run is made with: commit, packages, device, machine of the driver."""
 
 import os
 import platform
@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 import torch
+
+from rspipe.storage.files import read_content
+from rspipe.storage.paths import StorePath
 
 
 def environment() -> dict[str, str]:
@@ -31,10 +33,20 @@ def environment() -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "gpu": gpu,
-        "precision": "float32",
         "float32_matmul": torch.get_float32_matmul_precision(),
-        "numpy_random": np.random.Philox.__name__,
     }
+
+
+def recorded_environment(run_dir: StorePath) -> dict[str, str]:
+    """Return what a run was made with; where later sessions differed, one after the other: "2.9 then 2.10".
+
+    Raises:
+        DamagedError: A record of it is missing, or not what was written.
+    """
+    later = [read_content(path) for path in run_dir.glob("environment-*.json")]
+    made = [read_content(run_dir / "environment.json"), *sorted(later, key=lambda one: str(one.get("started")))]
+    names = dict.fromkeys(name for one in made for name in one)
+    return {name: " then ".join(dict.fromkeys(str(one[name]) for one in made if name in one)) for name in names}
 
 
 def _commit(folder: Path) -> str:

@@ -498,7 +498,7 @@ def test_markdown_tables_hold_every_classifier_and_escape_pipes():
     assert lines[-1] == computed_on(made.environment)
     assert computed_on(
         {"cpu": "A CPU", "cpu_capability": "AVX512", "gpu": "none", "torch": "2.9", "ray": "absent"}
-    ) == ("Computed on A CPU, AVX512, with torch 2.9.")
+    ) == ("Computed on A CPU, AVX512 (the driver's), with torch 2.9.")
     assert computed_on({}) == "Computed on an unknown machine, with unknown packages."
     rows = [line for line in lines if line.startswith("|")]
     classifiers = [line for line in rows if "gaussian, seed 0" in line]

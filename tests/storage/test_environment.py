@@ -10,7 +10,7 @@ from rspipe.storage.environment import _commit, environment
 def test_the_environment_names_commit_packages_and_machine() -> None:
     content = environment()
     assert content["torch"] != "absent"
-    assert all(content[name] for name in ("started", "commit", "python", "ray", "mlflow", "cpu", "precision"))
+    assert all(content[name] for name in ("started", "commit", "python", "ray", "mlflow", "cpu"))
     assert all(isinstance(value, str) for value in content.values())
 
 

@@ -23,6 +23,7 @@ from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from rspipe.smoothing.spec import CertifySpec
+from rspipe.stages.report import read_results
 from rspipe.storage.counts import count_rows
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import checksum, torch_bytes, write_sealed
@@ -539,8 +540,8 @@ def test_a_run_that_goes_on_in_another_environment_says_so_and_keeps_both(
         with open_store(run_dir, study, source="", environment=environment):
             pass
     assert not caplog.records
-    with open_store(run_dir, study, source="", environment={"started": "3", "torch": "2.10"}):
-        pass
+    with open_store(run_dir, study, source="", environment={"started": "3", "torch": "2.10"}) as store:
+        assert read_results(store, study).environment == {"started": "1 then 3", "torch": "2.9 then 2.10"}
     assert "torch 2.9 then, 2.10 now" in caplog.text
     assert '"2.9"' in (run_dir / "environment.json").read_text()
     (later,) = run_dir.glob("environment-*.json")
