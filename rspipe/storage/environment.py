@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "commit": _commit(Path(__file__).parent),
+        "commit": _commit(Path(__file__)),
         "python": platform.python_version(),
         **versions,
         "machine": platform.machine(),
@@ -49,14 +49,18 @@ def recorded_environment(run_dir: StorePath) -> dict[str, str]:
     return {name: " then ".join(dict.fromkeys(str(one[name]) for one in made if name in one)) for name in names}
 
 
-def _commit(folder: Path) -> str:
+def _commit(file: Path) -> str:
+    """Return the commit of the repository that a file belongs to, else the one that the environment names."""
+
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(file.parent), *words], capture_output=True, text=True, check=True, timeout=10
         )
         return done.stdout.strip()
 
     try:
+        # A virtual environment may lie in somebody else's repository.
+        git("ls-files", "--error-unmatch", file.name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         # An image holds no repository; its build says which commit it is of.

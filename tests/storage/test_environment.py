@@ -1,5 +1,6 @@
 """The environment that is kept with a run."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,17 @@ def test_the_environment_names_commit_packages_and_machine() -> None:
     assert all(isinstance(value, str) for value in content.values())
 
 
-def test_a_commit_is_that_of_the_image_where_there_is_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_is_that_of_the_image_where_no_repository_holds_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RSPIPE_COMMIT", "abc")
-    assert _commit(Path(__file__).parent) != "abc"
-    assert _commit(Path("/")) == "abc"
+    assert _commit(Path(__file__)) != "abc"
+    # As of a virtual environment in a repository, which ignores it.
+    installed = tmp_path / "environment.py"
+    installed.touch()
+    for words in (["init"], ["-c", "user.name=a", "-c", "user.email=a", "commit", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], capture_output=True, check=True)
+    for file in (installed, Path("/environment.py")):
+        assert _commit(file) == "abc"
     monkeypatch.delenv("RSPIPE_COMMIT")
-    assert _commit(Path("/")) == "unknown"
+    assert _commit(installed) == "unknown"
