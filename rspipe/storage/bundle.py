@@ -9,10 +9,13 @@ from itertools import chain
 from rspipe.storage.paths import StorePath
 
 _FILES = {
-    "": ("study.*", "environment.json", "images.json", "summary.*", "*.html"),
+    "": ("study.toml", "study.json", "environment.json", "environment-*.json", "images.json", "summary.*", "*.html"),
     "certificates": ("part-*.parquet",),
     "cascades": ("*.json",),
+    "choices": ("*.json",),
     "weights": ("*.json",),
+    "boundary": ("*.json",),
+    "published": ("*.tsv",),
 }
 """Patterns by folder; the records of models and searches lie in folders of their own."""
 
@@ -24,7 +27,8 @@ The result of a certification study, made by rspipe.
                              NumPy, SciPy and pyarrow, and imports nothing of rspipe)
   rspipe compare . OTHER     against another run, image by image; rspipe derive . gives other certificates
 
-report.html is the result in words; environment.json says with what it was computed; study.toml what was asked.
+report.html is the result in words; environment.json says with what it was computed (environment-*.json: later on);
+study.toml what was asked.
 """
 
 # No file says when it was packed, so that the same run gives the same bytes.
