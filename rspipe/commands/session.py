@@ -125,7 +125,13 @@ class Session:
     def search(self) -> bool:
         """Search hyper-parameters; return whether winners have joined the study's models."""
         specs, known = self.study.search_specs, known_models(self.store, self.study)
-        for result in run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
+        results = run_searches(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show)
+        for spec, result in zip(specs, results, strict=True):
+            if result.trials > spec.trials:
+                self.warn(
+                    f"{result.id}: the winner is that of the {result.trials} trials in the run directory, not of "
+                    f"{spec.trials}; choose another with --run-dir for a search of fewer"
+                )
             for line in search_warnings(result.id, self.store.trials(result.id)):
                 self.warn(line)
         self._publish()

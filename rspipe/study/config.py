@@ -53,12 +53,16 @@ class StudyConfig(Spec):
 
     @property
     def id(self) -> str:
-        """Readable, and unique for what determines the numbers: not for what is reported of them."""
+        """Readable, and unique for `identity`."""
         return f"{self.name}-{content_id(self.identity)}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that determines the numbers, JSON-like."""
+        """All that determines the numbers, JSON-like, but for how many trials a search has.
+
+        More can be added to a finished run (not of `sobol`); one that has more than are asked for keeps the winner of
+        all. What is only reported of the numbers is no part of it.
+        """
         content = self.model_dump(mode="json", exclude={"title", "radii", "baseline", "published", "claims"})
         return {**content, "search": [without_trials(search) for search in content["search"]]}
 

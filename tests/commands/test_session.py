@@ -1,6 +1,7 @@
 """Where results go."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -97,18 +98,21 @@ def test_a_job_in_a_folder_of_rays_refuses_a_path_in_it(
         resolve_run_dir(None, study)
 
 
-def test_trials_that_diverge_are_reported_on_the_terminal(
+def test_trials_that_diverge_or_are_more_than_asked_for_are_reported_on_the_terminal(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, trials = search(0.5)
-    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (result,))
+    more = replace(result, trials=study.search_specs[0].trials + 1)
+    monkeypatch.setattr(session, "run_searches", lambda *_, **__: (more,))
     monkeypatch.setattr(Session, "cluster", None)
     monkeypatch.setattr(Session, "_publish", lambda _: None)
     store = MagicMock()
     store.trials.return_value = trials
     store.search_result.return_value = None
     Session(study, store, Terminal(), ExitStack(), ray_address=None, resources=Resources()).search()
-    assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "warning: advmacer_tuned-s0.5: 1 of 3 trials diverged, the first of them trial 1" in output
+    assert "warning: advmacer_tuned-s0.5: the winner is that of the 7 trials in the run directory, not of 6" in output
 
 
 @pytest.mark.parametrize(
