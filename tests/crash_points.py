@@ -160,9 +160,9 @@ def remembering() -> Iterator[None]:
 
 
 def files(run_dir: Path) -> dict[str, bytes]:
-    """Return the content of all files but the lock and those that a dead process left half written."""
+    """Return the content of all files but the lock."""
     every = (path for path in run_dir.rglob("*") if path.is_file() and path.name != "lock")
-    return {str(path.relative_to(run_dir)): path.read_bytes() for path in every if not path.name.startswith(".")}
+    return {str(path.relative_to(run_dir)): path.read_bytes() for path in every}
 
 
 def steps_of(folder: Path, study: StudyConfig) -> tuple[int, dict[str, bytes]]:

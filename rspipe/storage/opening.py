@@ -48,6 +48,7 @@ def open_store(
     with exclusive(store.run_dir):
         # Before anything is renamed or deleted.
         _check_owner(store.run_dir, study)
+        store.run_dir.forget_half_written()
         set_damaged_aside(store)
         _forget_ended(store, study)
         _adopt(store, study, source=source, environment=environment)

@@ -30,6 +30,9 @@ _LONGEST_REASON = 240
 
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
+"""Names of local files that are being written."""
+
 
 @cache
 def _filesystem(scheme: str, bucket: str, query: str) -> Any:
@@ -189,6 +192,15 @@ class StorePath:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    def forget_half_written(self) -> None:
+        """Delete what killed processes had begun to write in this folder and below; nothing else may write there."""
+        # Object stores have no such files.
+        if self.is_local:
+            with self._connected("deleted"):
+                for folder, _, names in os.walk(self.path):
+                    for name in filter(_TEMPORARY.fullmatch, names):
+                        (Path(folder) / name).unlink(missing_ok=True)
 
     def write_text(self, text: str) -> None:
         """Write text atomically, as UTF-8; errors are those of `write_bytes`."""

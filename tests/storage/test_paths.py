@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,6 +94,16 @@ def test_files_are_listed_set_aside_and_deleted(run_dir: StorePath) -> None:
         (folder / "b.json").read_bytes()
     assert [path.name for path in folder.glob("*")] == ["a.b.json.damaged", "a.b.json.damaged-2", "a.txt"]
     assert not (folder / "deeper").is_file()
+
+
+def test_what_killed_processes_had_begun_to_write_is_deleted_and_nothing_else(run_dir: StorePath) -> None:
+    left = [run_dir / "a/b/weights.pt", run_dir / ".hidden", run_dir / f".{'0' * 31}"]
+    begun = [run_dir / f"a/b/.{uuid.uuid4().hex}", run_dir / f".{uuid.uuid4().hex}"]
+    for path in (*left, *begun):
+        path.write_bytes(b"")
+    run_dir.forget_half_written()
+    assert [path.is_file() for path in left] == [True] * 3
+    assert [path.is_file() for path in begun] == [not run_dir.is_local] * 2
 
 
 @pytest.mark.parametrize("name", ["..", "../b", "a/../../b", "/etc/passwd", "", "a//b", ".", "a\x1b[31m", "a\0b"])
