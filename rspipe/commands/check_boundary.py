@@ -17,6 +17,7 @@ from rspipe.report.sections.attacks import attack_findings, attack_table
 from rspipe.smoothing.boundary import AttackSettings
 from rspipe.stages.attack import attack_classifier, chosen_classifiers
 from rspipe.stages.report import read_results, write_report
+from rspipe.storage.locks import exclusive
 from rspipe.study.config import StudyConfig
 
 
@@ -51,20 +52,21 @@ def main(options: Options, terminal: Terminal) -> None:
     set_deterministic(threads=1)
     results = read_results(store, study)
     device = gpu_of_this_process("--gpus") if options.gpus else torch.device("cpu")
-    checks = [
-        attack_classifier(
-            store,
-            results,
-            record,
-            images=options.images,
-            factors=sorted(options.factors),
-            settings=options.attack,
-            device=device,
-            on_progress=terminal.show,
-        )
-        for record in chosen_classifiers(results, options.classifier)
-    ]
-    _, files = write_report(store, read_results(store, study))
+    with exclusive(store.run_dir):
+        checks = [
+            attack_classifier(
+                store,
+                results,
+                record,
+                images=options.images,
+                factors=sorted(options.factors),
+                settings=options.attack,
+                device=device,
+                on_progress=terminal.show,
+            )
+            for record in chosen_classifiers(results, options.classifier)
+        ]
+        _, files = write_report(store, read_results(store, study))
     terminal.stop()
     print_table(terminal.console, attack_table(checks), title=f"{study.name}: attacks around certified test images")
     for sentence in attack_findings(checks):

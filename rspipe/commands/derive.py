@@ -8,6 +8,7 @@ from rspipe.commands.terminal import Terminal
 from rspipe.errors import StudyError
 from rspipe.smoothing.derivation import CertificateKind
 from rspipe.stages.report import write_derived
+from rspipe.storage.locks import exclusive
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ def main(options: Options, terminal: Terminal) -> None:
     """Print the derived results of every classifier, and write them image by image below the run directory."""
     store, study = run_to_read(options.run)
     try:
-        table, folder = write_derived(store, study, kind=options.certificate, alpha=options.alpha, n=options.n)
+        with exclusive(store.run_dir):
+            table, folder = write_derived(store, study, kind=options.certificate, alpha=options.alpha, n=options.n)
     except ValueError as error:
         raise StudyError(str(error)) from error
     print_table(terminal.console, table, title=f"{study.name}: {folder.name}")

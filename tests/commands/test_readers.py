@@ -20,6 +20,7 @@ from rspipe.networks.architectures import CODE_FOLDERS
 from rspipe.networks.small_images import digits_cnn
 from rspipe.storage.classifiers import trained_network
 from rspipe.storage.files import read_content, write_record
+from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from tests.run_builder import finished_run
@@ -117,6 +118,16 @@ def refused(run_dir: Path, *words: str, capsys: pytest.CaptureFixture[str], comm
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+@pytest.mark.parametrize("command", ["report", "derive", "check-boundary"])
+def test_a_run_that_another_process_writes_in_is_not_written_in(
+    command: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data-folder", str(tmp_path)] if command == "check-boundary" else []
+    with exclusive(StorePath.of(run_dir)):
+        line = refused(run_dir, *words, command=command, capsys=capsys)
+    assert line == f"error: run directory {run_dir} is in use by another process; wait for it or end it"
 
 
 def test_attacks_need_the_images_and_say_so(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
