@@ -111,11 +111,6 @@ def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> F
     return credited_radius(result.radius, result.prediction == split.labels.cpu().numpy())
 
 
-def validation_acr(network: nn.Module, split: Split, search: SearchSpec) -> float:
-    """Return the ACR on the images of a split: the mean of `validation_credit`."""
-    return float(validation_credit(network, split, search).mean())
-
-
 WATCHED = "validation_acr"
 """The estimate that trials are compared by while they train (`rspipe.training.validation.validation_metrics`)."""
 

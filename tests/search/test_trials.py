@@ -23,7 +23,6 @@ from rspipe.search.trials import (
     stopped_trial,
     trial_parameters,
     trial_spec,
-    validation_acr,
     validation_credit,
 )
 from rspipe.smoothing.noise import Stream
@@ -170,13 +169,13 @@ class Constant(nn.Module):
 
 def test_a_classifier_that_is_always_right_has_the_largest_radius_that_n_allows() -> None:
     of = search(n=300, alpha=0.01)
-    acr = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 1, 1, 1]), of)
+    acr = validation_credit(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 1, 1, 1]), of).mean()
     assert acr == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)))
 
 
 def test_images_with_a_wrong_prediction_count_zero() -> None:
     of = search(n=300, alpha=0.01)
-    acr = validation_acr(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 0, 2, 1]), of)
+    acr = validation_credit(Constant(), split(torch.zeros(4, 1, 2, 2), [1, 0, 2, 1]), of).mean()
     assert acr == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 300)) / 2)
 
 
@@ -207,13 +206,13 @@ def test_the_objective_is_the_acr_of_certify_on_streams_of_its_own(n: int) -> No
         bound = beta.ppf(0.001, k, n - k + 1)
         radii.append(0.5 * norm.ppf(bound) if bound >= 0.5 and selected == label else 0.0)
     assert sum(radius > 0 for radius in radii) >= 4
-    acr = validation_acr(network, Split(images, labels, torch.arange(12) + 17), of)
+    acr = validation_credit(network, Split(images, labels, torch.arange(12) + 17), of).mean()
     assert acr == pytest.approx(np.mean(radii), rel=1e-9)
 
 
 def test_the_objective_leaves_the_network_in_its_mode() -> None:
     network = Constant().train()
-    validation_acr(network, split(torch.zeros(1, 1, 2, 2), [1]), search())
+    validation_credit(network, split(torch.zeros(1, 1, 2, 2), [1]), search())
     assert network.training
 
 
