@@ -14,6 +14,7 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.ensembles.moments import image_margins
 from rspipe.ensembles.weights_acr import gaussian_radii
 from rspipe.networks.deployment import deploy
+from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.noise import Noise
@@ -159,11 +160,11 @@ def margin_moments(
             f"{draws} and {sigma}"
         )
     networks = [deploy(model, precision=precision) for model in models]
-    device = next((p.device for network in networks for p in network.parameters()), torch.device("cpu"))
+    device = device_of(*networks)
     margins = []
     for position, (image, label) in enumerate(zip(images, classes.tolist(), strict=True)):
         noise = Noise(seed, position if examples is None else int(examples[position]))
-        x = torch.as_tensor(image).to(device, torch.float32)
+        x = torch.as_tensor(image).to(device=device, dtype=torch.float32)
         of_average = image_margins(networks, x, label, noise, averages=(average,), sigma=sigma, draws=draws)
         margins.append(of_average[average])
     return Calibration(

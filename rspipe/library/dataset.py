@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rspipe.errors import ModelError
 from rspipe.library.certified import CertifiedDataset
 from rspipe.networks.deployment import Deployed, deploy
-from rspipe.networks.modes import evaluating
+from rspipe.networks.modes import device_of, evaluating
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certify import check_image
@@ -82,7 +82,7 @@ def certify_dataset(
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
     networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)
-    device = next((p.device for network in networks for p in network.parameters()), torch.device("cpu"))
+    device = device_of(*networks)
     total = _length(images)
     numbers = None if examples is None else [int(example) for example in examples]
     passes: list[CountTable] = []
@@ -90,7 +90,7 @@ def certify_dataset(
     with progress_line(total or 0, "images", shown=progress) as advance:
         for position, (image, label) in enumerate(_labelled(images, labels)):
             check_image(image, sigma=sigma)
-            x = image.to(device, torch.float32)
+            x = image.to(device=device, dtype=torch.float32)
             classes = classes or _number_of_classes(networks[0], x)
             if not 0 <= label < classes:
                 raise ValueError(f"label {label} of image {position} is none of the classifier's {classes} classes")

@@ -19,7 +19,7 @@ from torch import nn
 from rspipe.errors import MissingPackageError, ModelError, RspipeError, StudyError, nearest, needs_extra
 from rspipe.networks.denoising import Denoised, dncnn
 from rspipe.networks.exported import onnx, torchscript
-from rspipe.networks.modes import bare, copied
+from rspipe.networks.modes import bare, copied, device_of
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.small_images import cifar_resnet8, cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
@@ -255,10 +255,9 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
             f"architecture {architecture!r} takes {channels[0]} channels but images are {size}; "
             "read them with as many channels, or choose another architecture"
         )
-    place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            output: object = copied(network).eval()(torch.zeros(2, *shape, device=place))
+            output: object = copied(network).eval()(torch.zeros(2, *shape, device=device_of(network)))
     except (torch.OutOfMemoryError, RspipeError):
         raise
     except Exception as error:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from rspipe.errors import ModelError
 from rspipe.networks import fusion
-from rspipe.networks.modes import bare, channels_last, copied
+from rspipe.networks.modes import bare, channels_last, copied, device_of
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision
 
@@ -65,7 +65,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     if refused and precision == "bfloat16":
         raise ModelError(f"precision bfloat16 {refused}; use float32")
     traced = _trace(network.float())
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network) or torch.device("cpu")
     if precision == "auto":
         precision = "float32" if refused or traced is None else fastest_precision(device)
     elif precision == "bfloat16" and device.type == "cpu" and fastest_precision(device) == "float32":

@@ -1,8 +1,9 @@
-"""Modes that networks are run in: evaluation, frozen parameters, and the memory order of images; copies of them."""
+"""How networks are run: evaluation, frozen parameters, device, and the memory order of images; copies of them."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,13 @@ def bare(network: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return network
         network = inner
+
+
+def device_of(*networks: nn.Module) -> torch.device | None:
+    """Return the device of the first parameter of networks, else of their first buffer; None where there is neither."""
+    parameters = chain.from_iterable(network.parameters() for network in networks)
+    buffers = chain.from_iterable(network.buffers() for network in networks)
+    return next((tensor.device for tensor in chain(parameters, buffers)), None)
 
 
 @contextmanager
