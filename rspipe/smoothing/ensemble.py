@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.networks.outputs import logits_of
-from rspipe.smoothing.classifiers import Classifier, Combination, Scores, classify
+from rspipe.smoothing.classifiers import Classifier, Combination, Scores, classify, member_logits
 
 _SMALLEST_PROBABILITY = 1e-20
 
@@ -64,8 +64,7 @@ class Ensemble(nn.Module):
         return self._scores(x).probabilities
 
     def _scores(self, x: Tensor) -> Scores:
-        logits = {position: logits_of(member(x)) for position, member in enumerate(self.members)}
-        (scores,) = classify([self.classifier], logits)
+        (scores,) = classify([self.classifier], member_logits([*self.members], x))
         return scores
 
 
