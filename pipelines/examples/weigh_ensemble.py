@@ -18,7 +18,7 @@ print("weights:", solution.weights.round(3), solution.status)
 result = rspipe.certify_dataset(networks, test.images, test.labels, sigma=SIGMA, weights=solution.weights, n=2_000)
 print(result)
 
-# As one base classifier: wherever a network is taken, so is an ensemble.
+# As one base classifier, which `certify`, `predict` and `certify_dataset` take; among other models, list its members.
 ensemble = rspipe.Ensemble(networks, weights=solution.weights)
 certificate = rspipe.certify(ensemble, test.images[0], sigma=SIGMA, n=2_000)
 print(certificate)

@@ -19,7 +19,7 @@ from rspipe.smoothing.certify import check_image
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable, of_classifier
-from rspipe.smoothing.ensemble import Ensemble
+from rspipe.smoothing.ensemble import Ensemble, refuse_ensembles
 from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.progress import progress_line
 from rspipe.smoothing.sampling import Rule, Sampling, rule_of
@@ -75,7 +75,8 @@ def certify_dataset(
         progress: Whether to show on stderr how far it is.
 
     Raises:
-        ValueError: An argument is out of range, an image or a label is none, or numbers of them differ.
+        ValueError: An argument is out of range, an image or a label is none, numbers of them differ, or one of several
+            models is an ensemble.
         ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes.
     """
     sampling = Sampling(rule_of(rule), n0, n, alpha, seed, block_size, batch_size, noise)
@@ -138,6 +139,8 @@ def _classifiers(
     several = list(models) if isinstance(models, Sequence) and not callable(models) else [models]
     if not several:
         raise ValueError("there is no model")
+    if len(several) > 1:
+        refuse_ensembles(several)
     networks = [deploy(model, precision=precision) for model in several]
     if len(networks) == 1:
         if weights is not None:

@@ -23,7 +23,7 @@ class Ensemble(nn.Module):
         consensus_size: Members whose agreement decides, the first ones, for "consensus" alone.
 
     Raises:
-        ValueError: The weights or `consensus_size` do not fit the members.
+        ValueError: The weights or `consensus_size` do not fit the members, or a member is an ensemble.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Ensemble(nn.Module):
         consensus_size: int = 0,
     ) -> None:
         super().__init__()
+        refuse_ensembles(networks)
         self.members = nn.ModuleList(networks)
         size = len(self.members)
         given = (1 / size,) * size if weights is None else tuple(float(weight) for weight in weights)
@@ -66,6 +67,15 @@ class Ensemble(nn.Module):
     def _scores(self, x: Tensor) -> Scores:
         (scores,) = classify([self.classifier], member_logits([*self.members], x))
         return scores
+
+
+def refuse_ensembles(models: Sequence[object]) -> None:
+    """Raise ValueError where one of several models is or holds an ensemble: its votes are no logits to average."""
+    for position, model in enumerate(models):
+        if isinstance(model, nn.Module) and any(isinstance(part, Ensemble) for part in model.modules()):
+            raise ValueError(
+                f"model {position} is an Ensemble, which returns votes, not logits to average; list its members instead"
+            )
 
 
 class SoftEnsemble(nn.Module):

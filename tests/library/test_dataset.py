@@ -237,3 +237,9 @@ def test_functions_are_certified_too() -> None:
     # The distance to the hyperplane is .4 * 8; so few samples prove less.
     assert result.prediction.tolist() == labels
     assert 0 < result.radius.min() <= 3.2
+
+
+def test_an_ensemble_among_other_models_is_refused(networks: list[nn.Module]) -> None:
+    models = [networks[0], rspipe.Ensemble(networks[1:])]
+    with pytest.raises(ValueError, match=r"model 1 is an Ensemble, .*; list its members instead"):
+        rspipe.certify_dataset(models, SOME.images, SOME.labels, sigma=SIGMA, **TERMS)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
+from rspipe.networks.deployment import deploy
 from rspipe.smoothing.ensemble import Ensemble
 
 
@@ -27,3 +28,11 @@ def test_a_member_that_returns_no_scores_is_an_error_whatever_the_others_say(bro
     ensemble = Ensemble([Constant(1.0, 0.0), Constant(0.0, broken)], combination=combination)
     with pytest.raises(ModelError, match=r"member 1 returned NaN or \+inf as a logit"):
         ensemble(torch.zeros(3, 2))
+
+
+def test_an_ensemble_is_no_member_of_another() -> None:
+    """It returns votes: two of three members would count as much as the third."""
+    pair = Ensemble([Constant(1.0, 0.0), Constant(0.0, 1.0)])
+    for inner in (pair, nn.Sequential(nn.Flatten(), pair), deploy(pair)):
+        with pytest.raises(ValueError, match=r"model 1 is an Ensemble, .*; list its members instead"):
+            Ensemble([Constant(1.0, 0.0), inner])
