@@ -11,12 +11,15 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
-from rspipe.ensembles.moments import image_margins
+from rspipe.ensembles.moments import ImageMargins, image_margins
 from rspipe.ensembles.weights_acr import gaussian_radii
 from rspipe.networks.deployment import deploy
 from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certificates import radius_cap
+from rspipe.smoothing.certify import check_image
+from rspipe.smoothing.ensemble import refuse_ensembles
+from rspipe.smoothing.labels import check_labels, label_array, number_of_classes
 from rspipe.smoothing.noise import Noise
 
 
@@ -118,7 +121,7 @@ def _right(margins: NDArray[np.float16] | FloatArray, points: FloatArray) -> Int
 def margin_moments(
     models: Sequence[Callable[[Tensor], Any]],
     images: Tensor,
-    labels: ArrayLike,
+    labels: ArrayLike | Tensor,
     *,
     sigma: float,
     average: str = "probabilities",
@@ -148,23 +151,31 @@ def margin_moments(
         precision: Of the forward pass, as in `rspipe.deploy`.
 
     Raises:
-        ValueError: An argument is out of range, or images and labels are not equally many.
+        ValueError: An argument is out of range, an image or a label is none, numbers of them differ, or a model is an
+            ensemble.
         ModelError: A network returned no logits, NaN, +inf or a wrong shape.
     """
-    classes = np.asarray(labels)
-    if len(images) != len(classes) or len(classes) == 0:
-        raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(classes)}")
-    if average not in ("probabilities", "logits") or draws < 2 or not sigma > 0:
+    known = label_array(labels)
+    if len(images) != len(known) or len(known) == 0:
+        raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(known)}")
+    if examples is not None and len(examples) != len(known):
+        raise ValueError(f"examples and images must be equally many, got {len(examples)} and {len(known)}")
+    if average not in ("probabilities", "logits") or draws < 2 or not 0 < sigma < np.inf:
         raise ValueError(
             f"average must be 'probabilities' or 'logits', draws at least 2 and sigma positive, got {average!r}, "
             f"{draws} and {sigma}"
         )
+    refuse_ensembles(models)
     networks = [deploy(model, precision=precision) for model in models]
     device = device_of(*networks)
-    margins = []
-    for position, (image, label) in enumerate(zip(images, classes.tolist(), strict=True)):
+    margins: list[ImageMargins] = []
+    for position, (image, label) in enumerate(zip(images, known.tolist(), strict=True)):
         noise = Noise(seed, position if examples is None else int(examples[position]))
-        x = torch.as_tensor(image).to(device=device, dtype=torch.float32)
+        x = torch.as_tensor(image)
+        check_image(x, sigma=sigma)
+        x = x.to(device=device, dtype=torch.float32)
+        if not margins:
+            check_labels(known.tolist(), classes=number_of_classes(networks[0], x))
         of_average = image_margins(networks, x, label, noise, averages=(average,), sigma=sigma, draws=draws)
         margins.append(of_average[average])
     return Calibration(

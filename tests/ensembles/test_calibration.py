@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import ndtri
+from torch import nn
 
 from rspipe.arrays import FloatArray
-from rspipe.ensembles.calibration import Calibration
+from rspipe.ensembles.calibration import Calibration, margin_moments
+from rspipe.smoothing.ensemble import Ensemble
 
 CAP = 3.0
 
@@ -101,3 +104,35 @@ def test_members_and_images_are_selected_alike_everywhere() -> None:
         assert np.array_equal(getattr(calibrated, name), getattr(given, name)[[5, 1]][..., [2, 0]]), name
     assert np.array_equal(calibrated.covariance[..., 0, 1], given.covariance[[5, 1]][..., 2, 0])
     assert np.array_equal(calibrated.radii(np.array([0.3, 0.7])), given.radii(np.array([0.7, 0, 0.3, 0]))[[5, 1]])
+
+
+IMAGES = torch.full((3, 1, 2, 2), 0.3)
+
+
+def linear(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1)[:, :2]
+
+
+def test_labels_of_calibration_images_may_be_a_tensor() -> None:
+    for labels in ([0, 1, 0], torch.tensor([0, 1, 0]), np.array([0, 1, 0])):
+        assert margin_moments([linear, linear], IMAGES, labels, sigma=0.5, draws=4).mean.shape == (3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": (255 * IMAGES).byte()}, "of bytes give"),
+        ({"images": (255 * IMAGES).round()}, "bytes, beside which sigma = 0.5 is no noise"),
+        ({"images": torch.full((3, 1, 2, 2), torch.nan)}, "x must hold finite numbers"),
+        ({"labels": [0, 1, 2]}, "label 2 of image 2 is none of the classifier's 2 classes"),
+        ({"labels": [0, 1, -1]}, "label -1 of image 2 is none of the classifier's 2 classes"),
+        ({"labels": [0.0, 1.0, 0.5]}, "labels must be whole numbers, got float64"),
+        ({"examples": [0, 1]}, "examples and images must be equally many, got 2 and 3"),
+        ({"sigma": np.inf}, "sigma positive, .* and inf"),
+        ({"models": [linear, Ensemble([nn.Flatten(), nn.Flatten()])]}, "model 1 is an Ensemble"),
+    ],
+)
+def test_calibration_images_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    call = {"models": [linear, linear], "images": IMAGES, "labels": [0, 1, 0], "sigma": 0.5, "draws": 4, **changes}
+    with pytest.raises(ValueError, match=message):
+        margin_moments(call.pop("models"), call.pop("images"), call.pop("labels"), **call)
