@@ -7,19 +7,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from rspipe.errors import ModelError
+from rspipe.arrays import IntArray
 from rspipe.library.certified import CertifiedDataset
 from rspipe.networks.deployment import Deployed, deploy
-from rspipe.networks.modes import device_of, evaluating
-from rspipe.networks.outputs import logits_of
+from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certify import check_image
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable, of_classifier
 from rspipe.smoothing.ensemble import Ensemble, refuse_ensembles
+from rspipe.smoothing.labels import check_labels, label_array, number_of_classes
 from rspipe.smoothing.noise import NoiseKind
 from rspipe.smoothing.progress import progress_line
 from rspipe.smoothing.sampling import Rule, Sampling, rule_of
@@ -84,17 +85,21 @@ def certify_dataset(
         raise ValueError(f"sigma must be positive, got {sigma}")
     networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)
     device = device_of(*networks)
-    total = _length(images)
+    known = None if labels is None else label_array(labels)
+    total = _length(images) if known is None else len(known)
     numbers = None if examples is None else [int(example) for example in examples]
+    if numbers is not None and total is not None and len(numbers) != total:
+        raise ValueError(f"examples and images must be equally many, got {len(numbers)} and {total}")
     passes: list[CountTable] = []
     limit, classes = BatchLimit(), 0
     with progress_line(total or 0, "images", shown=progress) as advance:
-        for position, (image, label) in enumerate(_labelled(images, labels)):
+        for position, (image, label) in enumerate(_labelled(images, known)):
             check_image(image, sigma=sigma)
             x = image.to(device=device, dtype=torch.float32)
-            classes = classes or _number_of_classes(networks[0], x)
-            if not 0 <= label < classes:
-                raise ValueError(f"label {label} of image {position} is none of the classifier's {classes} classes")
+            if not classes:
+                classes = number_of_classes(networks[0], x)
+                check_labels([] if known is None else known.tolist(), classes=classes)
+            check_labels([label], classes=classes, first=position)
             if numbers is not None and position >= len(numbers):
                 raise ValueError(f"examples are {len(numbers)}, fewer than the images")
             passes.append(
@@ -113,6 +118,8 @@ def certify_dataset(
             advance(1)
     if not passes:
         raise ValueError("there are no images")
+    if numbers is not None and len(numbers) > len(passes):
+        raise ValueError(f"examples are {len(numbers)}, more than the {len(passes)} images")
     first, *members = (
         CertifiedDataset(
             one.id,
@@ -150,42 +157,42 @@ def _classifiers(
     return networks, [ensemble, *(Classifier(f"member {k}", (k,), (1.0,)) for k in range(len(networks)))]
 
 
-def _number_of_classes(network: nn.Module, x: Tensor) -> int:
-    with evaluating(network):
-        logits = logits_of(network(x[None]))
-    if logits.ndim != 2:
-        raise ModelError(f"the base classifier returned shape {list(logits.shape)} for one input; expected [1, class]")
-    return logits.shape[1]
-
-
 def _length(images: Any) -> int | None:
-    """Return the number of images where it is known before they come."""
-    source = getattr(images, "dataset", images)
-    return len(source) if hasattr(source, "__len__") else None
+    """Return the number of images that come with labels, where it is known before; what one iterates may be batches."""
+    if isinstance(images, DataLoader):
+        # Batches of the user's own choice, or a last one that is dropped, leave images out.
+        images = images.sampler if images.batch_size and not images.drop_last else None
+    elif hasattr(images, "__iter__"):
+        return None
+    return len(images) if hasattr(images, "__len__") else None
 
 
-def _labelled(images: Any, labels: Any) -> Iterator[tuple[Tensor, int]]:
+def _items(images: Any) -> Iterator[Any]:
+    """Return the items, one by one; a data set of torch's has them by number, and need not say where it ends."""
+    if hasattr(images, "__iter__") or not hasattr(images, "__len__"):
+        return iter(images)
+    return (images[number] for number in range(len(images)))
+
+
+def _labelled(images: Any, labels: IntArray | None) -> Iterator[tuple[Tensor, int]]:
     """Yield images with their labels, one by one."""
     if labels is not None:
-        given = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-        if len(images) != len(given):
-            raise ValueError(f"images and labels must be equally many, got {len(images)} and {len(given)}")
-        if not np.issubdtype(given.dtype, np.integer):
-            raise ValueError(f"labels must be whole numbers, got {given.dtype}")
-        yield from ((_tensor(image), int(label)) for image, label in zip(images, given, strict=True))
+        if hasattr(images, "__len__") and len(images) != len(labels):
+            raise ValueError(f"images and labels must be equally many, got {len(images)} and {len(labels)}")
+        yield from zip(map(_tensor, _items(images)), labels.tolist(), strict=True)
         return
     if isinstance(images, Tensor | np.ndarray):
         raise ValueError("labels are missing: give them beside the images, or pairs of both")
-    for item in images:
+    for item in _items(images):
         if not (isinstance(item, tuple | list) and len(item) == 2):
             raise ValueError(
                 f"images must come with their labels, as pairs (images, labels); got {type(item).__name__}"
             )
-        some, their_labels = item
-        if np.ndim(their_labels) == 0:
+        some, their_labels = item[0], label_array(item[1])
+        if their_labels.ndim == 0:
             yield _tensor(some), int(their_labels)
         else:
-            yield from ((_tensor(image), int(label)) for image, label in zip(some, their_labels, strict=True))
+            yield from zip(map(_tensor, some), their_labels.tolist(), strict=True)
 
 
 def _tensor(image: Any) -> Tensor:

@@ -13,7 +13,7 @@ def progress_line(total: int, unit: str, *, shown: bool) -> Iterator[Callable[[i
     """Yield a function to be called with the number of units just done; the line is written anew as they come.
 
     Args:
-        total: Number of units.
+        total: Number of units; 0 where it is not known.
         unit: What is counted, in the plural.
         shown: Whether anything is written at all.
     """
@@ -22,7 +22,8 @@ def progress_line(total: int, unit: str, *, shown: bool) -> Iterator[Callable[[i
     def write(end: str) -> None:
         seconds = time.monotonic() - began
         left = f", {seconds * (total - done) / done:.0f} s left" if 0 < done < total else ""
-        sys.stderr.write(f"\r{done:,} of {total:,} {unit}, {seconds:.0f} s{left}".ljust(70) + end)
+        amount = f"{done:,} of {total:,}" if total else f"{done:,}"
+        sys.stderr.write(f"\r{amount} {unit}, {seconds:.0f} s{left}".ljust(70) + end)
         sys.stderr.flush()
 
     def advance(units: int) -> None:

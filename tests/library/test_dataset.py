@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import rspipe
 from rspipe.audit.log import parse_log
@@ -24,6 +24,7 @@ from rspipe.stages.passes import CountPass, MomentPass
 
 DATA = load_dataset(DigitsData())
 SOME = DATA.test.evenly_spaced(5)
+PAIRS = TensorDataset(SOME.images, SOME.labels)
 TERMS: dict[str, Any] = {"n0": 20, "n": 300, "alpha": 0.01, "seed": 3}
 SIGMA = 0.25
 
@@ -120,12 +121,12 @@ def test_images_come_as_arrays_pairs_or_batches_alike(networks: list[nn.Module])
     def certified(images: Any, labels: Any = None) -> rspipe.CertifiedDataset:
         return rspipe.certify_dataset(networks[0], images, labels, sigma=SIGMA, **TERMS)
 
-    expected, pairs = certified(SOME.images, SOME.labels), TensorDataset(SOME.images, SOME.labels)
+    expected = certified(SOME.images, SOME.labels)
     for images, labels in (
         (SOME.images.numpy(), SOME.labels.numpy()),
         (SOME.images.double(), SOME.labels.tolist()),
-        (pairs, None),
-        (DataLoader(pairs, batch_size=2), None),
+        (PAIRS, None),
+        (DataLoader(PAIRS, batch_size=2), None),
     ):
         assert same(certified(images, labels), expected)
 
@@ -203,7 +204,8 @@ def test_progress_is_written_to_stderr_when_asked_for(
         ({"weights": [1.0]}, "weights are those of an ensemble; give several models"),
         ({"images": (SOME.images * 255).round()}, "bytes"),
         ({"images": [*SOME.images[:4], torch.full((1, 8, 8), torch.nan)]}, "64 of 64 are NaN or infinite"),
-        ({"examples": [1, 2]}, "examples are 2, fewer than the images"),
+        ({"examples": [1, 2]}, "examples and images must be equally many, got 2 and 5"),
+        ({"examples": range(6)}, "examples and images must be equally many, got 6 and 5"),
         ({"noise": "grod"}, "unknown noise 'grod'; did you mean 'grid'"),
         (
             {"noise": "grid", "images": SOME.images / 3},
@@ -237,6 +239,60 @@ def test_functions_are_certified_too() -> None:
     # The distance to the hyperplane is .4 * 8; so few samples prove less.
     assert result.prediction.tolist() == labels
     assert 0 < result.radius.min() <= 3.2
+
+
+class Numbered:
+    """Pairs by number, as a Dataset of torch's has them, which need not raise IndexError behind its end."""
+
+    def __len__(self) -> int:
+        return len(PAIRS)
+
+    def __getitem__(self, number: int) -> Any:
+        return dict(enumerate(PAIRS))[number]
+
+
+def test_a_data_set_ends_where_its_length_says(networks: list[nn.Module]) -> None:
+    expected = rspipe.certify_dataset(networks[0], SOME.images, SOME.labels, sigma=SIGMA, **TERMS)
+    assert same(rspipe.certify_dataset(networks[0], Numbered(), sigma=SIGMA, **TERMS), expected)
+
+
+def test_progress_is_out_of_the_images_that_are_certified(
+    networks: list[nn.Module], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = Subset(PAIRS, [0, 1])
+    for images, shown in ((pairs, "2 of 2 images"), (DataLoader(pairs), "2 of 2 images"), (iter(pairs), "2 images")):
+        rspipe.certify_dataset(networks[0], images, sigma=SIGMA, progress=True, **TERMS)
+        assert shown in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "message"),
+    [
+        (PAIRS, {"examples": [1, 2]}, "examples and images must be equally many, got 2 and 5"),
+        (DataLoader(PAIRS, batch_size=2), {"examples": range(6)}, "examples and images must be equally many, got 6"),
+        (list(PAIRS), {"examples": [1, 2]}, "examples are 2, fewer than the images"),
+        (list(PAIRS), {"examples": range(6)}, "examples are 6, more than the 5 images"),
+        ([(SOME.images[0], 0.7)], {}, "labels must be whole numbers, got float64"),
+        ([(SOME.images[:2], torch.tensor([0.7, 1.0]))], {}, "labels must be whole numbers, got float32"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(
+    networks: list[nn.Module], images: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rspipe.certify_dataset(networks[0], images, sigma=SIGMA, **TERMS, **changes)
+
+
+def test_labels_are_checked_before_the_first_pass() -> None:
+    inputs = []
+
+    def network(x: Tensor) -> Tensor:
+        inputs.append(len(x))
+        return x.flatten(1)[:, :2]
+
+    with pytest.raises(ValueError, match="label 2 of image 4 is none of the classifier's 2 classes"):
+        rspipe.certify_dataset(network, SOME.images, [0, 1, 0, 1, 2], sigma=SIGMA, **TERMS)
+    assert inputs == [1]
 
 
 def test_an_ensemble_among_other_models_is_refused(networks: list[nn.Module]) -> None:
