@@ -39,7 +39,7 @@ class Run:
         Args:
             radii: In pixel units; those of the study's tables by default.
         """
-        at = list(self.results.study.radii if radii is None else radii)
+        at = list(self.results.radii if radii is None else radii)
         frames = []
         for one in self.results.summaries:
             certified = self.results.certificates(one.id)

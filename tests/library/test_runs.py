@@ -1,11 +1,13 @@
 """A finished run in pandas: what the report says of it, and the counts that it follows from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import rspipe
 from rspipe.errors import StoreError
+from rspipe.smoothing.sampling import DecideRule
 from rspipe.storage.opening import open_store
 from rspipe.study.loading import load_study
 from tests.run_builder import finished_run
@@ -54,6 +56,13 @@ def test_a_run_is_read_into_pandas(run_dir: Path) -> None:
     assert len(counts) == 8
     assert [sum(row) for row in counts.estimation] == [200] * 8
     assert repr(run).splitlines()[0].endswith("2 classifiers certified")
+
+
+def test_curves_of_a_study_that_decides_radii_are_at_these(run_dir: Path) -> None:
+    run = rspipe.read_run(run_dir)
+    certify = run.results.study.certify.model_copy(update={"rule": DecideRule(radii=(0.05,))})
+    results = replace(run.results, study=run.results.study.model_copy(update={"certify": certify}))
+    assert rspipe.Run("", results).curves().radius.tolist() == [0.05] * 2
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
