@@ -16,7 +16,7 @@ from rspipe.errors import RspipeError, nearest, needs_extra, printable
 if TYPE_CHECKING:
     from rspipe.commands.terminal import Terminal
 
-READERS = ("derive", "compare", "audit")
+READERS = ("derive", "compare", "audit", "rejudge")
 """Commands that print nothing but what was asked for where there is no terminal."""
 
 COMMANDS = (

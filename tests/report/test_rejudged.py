@@ -14,6 +14,7 @@ from rspipe.commands.main import run
 from rspipe.commands.terminal import Terminal
 from rspipe.errors import LogError
 from rspipe.report.rejudged import ACR, AT_FEWER, HARD_HALF, rejudge
+from rspipe.report.rejudged_tables import rejudged_markdown
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from tests.damages import collection, mutate_collection, refusal, rejudge_collection
 
@@ -100,6 +101,13 @@ def test_logs_of_other_images_networks_or_noise_levels_are_not_compared(tmp_path
     catalogue = table.with_suffix(".csv")
     catalogue.write_text(catalogue.read_text().replace("digits,cnn,b", "digits,mlp,b"))
     assert rejudge(read_collection(table)) == []
+
+
+def test_the_command_prints_markdown_and_nothing_else(tmp_path, capsys):
+    table = write(tmp_path, [("a", "only", 0, 90_000), ("b", "only", 1, 80_000)])
+    run("rejudge", [str(table)])
+    expected = rejudged_markdown(rejudge(read_collection(table)), source="logs.parquet")
+    assert capsys.readouterr() == (expected, "")
 
 
 def test_the_command_replaces_what_stands_between_its_marks_and_nothing_else(tmp_path):
