@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from rspipe.data.sources import load_dataset
+from rspipe.errors import RspipeError, StoreError, printable
 from rspipe.execution.worker import set_deterministic
+from rspipe.networks.architectures import CODE_FOLDERS, code_in, code_is_allowed
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.stages.passes import CountPass
 from rspipe.stages.report import read_results
@@ -24,8 +26,13 @@ COMPARED = ("label", "selection", "pilot", "estimation", "stop", "marks", "prefi
 
 
 def compare(run: Path, images: int) -> None:
-    """End with status 1 at the first difference, or say that there is none; see `first_difference`."""
-    if (text := first_difference(run, images)) is not None:
+    """Say that counts are the same; end with status 1 at the first difference, with 2 where nothing can be counted."""
+    try:
+        text = first_difference(run, images)
+    except RspipeError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    if text is not None:
         sys.exit(f"{run}: {text}")
     print(f"{run}: {images} images, counted again for every classifier, have the same counts")
 
@@ -36,11 +43,22 @@ def first_difference(run: Path, images: int) -> str | None:
     Args:
         run: A run directory.
         images: How many test images, evenly spaced over those of the study, are counted for every classifier.
+
+    Raises:
+        StoreError: Networks are code that nobody allowed to run.
+        DataError: The images are not where they were.
     """
     set_deterministic(threads=1)
     store = Store(run)
     study = read_study(store)
-    results, data = read_results(store, study), load_dataset(study.data)
+    results = read_results(store, study)
+    for model in results.models:
+        if (source := code_in(str(model.spec["architecture"]))) and not code_is_allowed():
+            raise StoreError(
+                f"{run}: a network runs code of {source}; if you trust it and this run directory, name its folder in "
+                f"{CODE_FOLDERS}, e.g. {CODE_FOLDERS}=."
+            )
+    data = load_dataset(study.data)
     keys = certification_keys(study, results.models, results.ensembles)
     candidates = candidates_of(results.models, results.ensembles)
     table = store.counts(["classifier", "key", "example", *COMPARED])

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from rspipe.commands.options import ReadRun, run_to_read
 from rspipe.commands.terminal import Terminal
+from rspipe.errors import StoreError
 from rspipe.storage.bundle import bundle
+from rspipe.storage.paths import StorePath
 
 
 @dataclass(frozen=True)
@@ -14,13 +16,15 @@ class Options:
 
     run: ReadRun
     """The run directory: a folder or an address."""
-    out: Path | None = None
-    """The zip file; <study id>.zip in the working directory by default."""
+    out: str | None = None
+    """The zip file, a path or an address; <study id>.zip in the working directory by default."""
 
 
 def main(options: Options, terminal: Terminal) -> None:
     """Write the bundle, and print where it is."""
     store, study = run_to_read(options.run)
-    path = options.out or Path(f"{study.id}.zip")
-    path.write_bytes(bundle(store.run_dir))
+    path = options.out or f"{study.id}.zip"
+    if Path(path).is_dir():
+        raise StoreError(f"{path} is a folder; name a file in it, --out {Path(path, study.id)}.zip")
+    StorePath.of(path).write_bytes(bundle(store.run_dir))
     terminal.say(f"Bundle: {path}")

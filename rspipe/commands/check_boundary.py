@@ -10,11 +10,12 @@ from rspipe.commands.options import ReadRun, run_to_read
 from rspipe.commands.tables import print_table
 from rspipe.commands.terminal import Terminal
 from rspipe.data.spec import DigitsData
-from rspipe.errors import DataError
+from rspipe.errors import DataError, StudyError
 from rspipe.execution.worker import gpu_of_this_process, set_deterministic
 from rspipe.networks.architectures import allow_code_in
 from rspipe.report.sections.attacks import attack_findings, attack_table
 from rspipe.smoothing.boundary import AttackSettings
+from rspipe.smoothing.certificates import check_can_predict
 from rspipe.stages.attack import attack_classifier, chosen_classifiers
 from rspipe.stages.report import read_results, write_report
 from rspipe.storage.locks import exclusive
@@ -45,6 +46,7 @@ class Options:
 
 def main(options: Options, terminal: Terminal) -> None:
     """Attack, print the outcome, keep it in the run directory, and write the report again."""
+    _check(options)
     store, study = run_to_read(options.run)
     if options.allow_code:
         allow_code_in(Path.cwd())
@@ -72,6 +74,20 @@ def main(options: Options, terminal: Terminal) -> None:
     for sentence in attack_findings(checks):
         terminal.say(sentence)
     terminal.say(f"Report: {files['report.html']}")
+
+
+def _check(options: Options) -> None:
+    """Raise StudyError for numbers with which nothing would be attacked, or nothing be predicted."""
+    attack = options.attack
+    for name, number in (("images", options.images), ("attack.steps", attack.steps), ("attack.draws", attack.draws)):
+        if number < 1:
+            raise StudyError(f"--{name} must be at least 1, got {number}")
+    if not options.factors or not min(options.factors) > 0:
+        raise StudyError(f"--factors must be one distance or more, all above 0, got {list(options.factors)}")
+    try:
+        check_can_predict(attack.n, attack.alpha)
+    except ValueError as error:
+        raise StudyError(f"--attack: {error}") from error
 
 
 def _with_images(study: StudyConfig, folder: str | None) -> StudyConfig:

@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import rspipe
+from pipelines import recount
 from rspipe.commands.main import run
 from rspipe.commands.options import run_to_read
 from rspipe.data.sources import load_dataset
@@ -146,6 +148,22 @@ def test_attacks_on_a_gpu_that_torch_does_not_see_are_refused_with_node_and_reas
     assert re.fullmatch(rf"error: --gpus: on {platform.node()} {why}; leave it out to compute on the CPU", line), line
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--images", "0"], "--images must be at least 1, got 0"),
+        (["--attack.steps", "0"], "--attack.steps must be at least 1, got 0"),
+        (["--attack.draws", "0"], "--attack.draws must be at least 1, got 0"),
+        (["--attack.n", "5"], "--attack: n = 5 can never predict at alpha = 0.001; use n >= 11"),
+        (["--factors", "0.5", "-1"], "--factors must be one distance or more, all above 0, got [0.5, -1.0]"),
+    ],
+)
+def test_attacks_that_could_show_nothing_are_refused(
+    words: Sequence[str], says: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(run_dir, *words, capsys=capsys) == f"error: {says}"
+
+
 def test_a_network_that_is_code_runs_only_where_that_is_allowed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, study = run_to_read(str(run_dir))
     model, cpu = study.model_specs[0].id, torch.device("cpu")
@@ -182,3 +200,26 @@ def test_a_run_directory_knows_where_the_images_of_its_study_were(run_dir: Path)
     assert study.data.folder == str(run_dir.parent / "images")  # type: ignore[union-attr]
     assert study.id == json.loads((run_dir / "study.json").read_text())["id"]
     assert store.run_dir.local_part == run_dir
+
+
+def test_a_bundle_makes_the_folders_it_lies_in_and_is_no_folder(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("bundle", [str(run_dir), "--out", str(tmp_path / "new" / "run.zip")])
+    assert zipfile.is_zipfile(tmp_path / "new" / "run.zip")
+    line = refused(run_dir, "--out", str(tmp_path), command="bundle", capsys=capsys)
+    assert line.startswith(f"error: {tmp_path} is a folder; name a file in it, --out {tmp_path / 'alone-'}")
+
+
+def test_what_cannot_be_counted_again_is_one_line_that_names_what_helps(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helps = "if you trust it and this run directory, name its folder in RSPIPE_CODE"
+    for allowed, says in (("", helps), ("a_folder", "images")):
+        monkeypatch.setenv(CODE_FOLDERS, allowed)
+        with pytest.raises(SystemExit) as ended:
+            recount.compare(run_dir, 1)
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert says in line
