@@ -93,11 +93,11 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
         *_table({"name": wanted.name, "title": f"{wanted.name} on {data.get('title', data['name'])}"}),
         *_table(data, "[data]"),
     ]
-    for (label, seed), file, architecture in zip(labels, wanted.checkpoint, architectures, strict=True):
+    for label, file, architecture in zip(labels, wanted.checkpoint, architectures, strict=True):
         entry = {"label": label, "architecture": architecture, "checkpoint": {"file": file, **checkpoint}}
-        lines += _table({**entry, "sigma": list(wanted.sigma), "seeds": [seed]}, "[[models]]")
+        lines += _table({**entry, "sigma": list(wanted.sigma), "seeds": [0]}, "[[models]]")
     for sigma in wanted.sigma if wanted.ensemble else ():
-        members = [f"{label}-s{sigma:g}-seed{seed}" for label, seed in labels]
+        members = [f"{label}-s{sigma:g}-seed0" for label in labels]
         entry = {"members": members, "weights": list(wanted.ensemble), "average": wanted.average}
         lines += _table(entry, "[[ensembles]]")
     certify = {name: getattr(wanted, name) for name in ("rule", "n0", "n", "alpha", "precision")}
@@ -122,20 +122,33 @@ def _normalization(wanted: CheckpointStudy) -> str | list[list[float]]:
     return [list(wanted.mean), list(wanted.std)] if wanted.mean else wanted.normalization
 
 
-def _labels(files: Sequence[str]) -> list[tuple[str, int]]:
-    """Return label and number of each checkpoint: its name, or its folder's where names are all alike."""
-    stems = [Path(file).name.partition(".")[0] for file in files]
-    if len(files) > 1 and len(set(stems)) == 1:
-        folders = [Path(file).resolve().parent.name for file in files]
-        stems = folders if len(set(folders)) > 1 else stems
-    plain = [re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") for stem in stems]
-    labels = [label if label[:1].isalpha() else f"model_{label}".rstrip("_") for label in plain]
-    seen: Counter[str] = Counter()
-    numbered = []
-    for label in labels:
-        numbered.append((label, seen[label]))
-        seen[label] += 1
-    return numbered
+def _labels(files: Sequence[str]) -> list[str]:
+    """Return a label of its own for each checkpoint: its name, or what of its path tells it from others, or a number.
+
+    Checkpoints of one label would be taken for seeds of one method.
+    """
+    stems, paths = [Path(file).name.partition(".")[0] for file in files], [Path(file) for file in files]
+    alike = len(set(stems)) == 1
+    spellings = []
+    for stem, path in zip(stems, paths, strict=True):
+        folder = path.resolve().parent.name
+        texts = (stem, path.stem, *([folder] if alike else []), f"{folder}_{stem}", f"{folder}_{path.stem}")
+        spellings.append([_label(text) for text in texts])
+    files_of = Counter(label for labels in spellings for label in {*labels})
+    chosen: list[str] = []
+    for labels in spellings:
+        label, number = next((label for label in labels if files_of[label] == 1), labels[0]), 1
+        while label in chosen:
+            number += 1
+            label = f"{labels[0]}_{number}"
+        chosen.append(label)
+    return chosen
+
+
+def _label(text: str) -> str:
+    """Return a text as a label: small letters, digits and underscores, a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return plain if plain[:1].isalpha() else f"model_{plain}".rstrip("_")
 
 
 def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from rspipe.errors import StudyError
 from rspipe.networks.architectures import build_network
-from rspipe.study.checkpoint_study import CheckpointStudy, checkpoint_study
+from rspipe.study.checkpoint_study import CheckpointStudy, _labels, checkpoint_study
 from rspipe.study.loading import study_of_text
 
 DEFAULTS: dict[str, Any] = {
@@ -111,10 +111,20 @@ def test_every_checkpoint_is_a_model_with_a_name_of_its_own(folder: Path) -> Non
         "run_a",
         "run_b",
     ]
-    alike = made(folder, checkpoint=("2nd.pt", "2nd.pt"))["models"]
-    assert [(m["label"], m["seeds"]) for m in alike] == [("model_2nd", [0]), ("model_2nd", [1])]
     several = made(folder, checkpoint=("2nd.pt", "Best-Model.pth.tar"), model=("digits_cnn", "digits_mlp"))["models"]
     assert [m["architecture"] for m in several] == ["digits_cnn", "digits_mlp"]
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (("resnet/best.pt", "vit/best.pt", "resnet/last.pt"), ["resnet_best", "vit_best", "last"]),
+        (("net.ema.pt", "net.raw.pt", "other.pt"), ["net_ema", "net_raw", "other"]),
+        (("2nd.pt", "2nd.pt", "2nd.pt"), ["model_2nd", "model_2nd_2", "model_2nd_3"]),
+    ],
+)
+def test_checkpoints_are_no_seeds_of_one_method_for_their_names(files: tuple[str, ...], labels: list[str]) -> None:
+    assert _labels(files) == labels
 
 
 def test_mean_and_deviation_are_the_normalization(folder: Path) -> None:
