@@ -81,7 +81,9 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
     if wanted.ensemble:
         if len(wanted.checkpoint) < 2:
             raise StudyError("--ensemble needs two checkpoints or more")
-        data |= {"calibration_from": "test", "calibration": wanted.held_out or _held_out(data, folder)}
+        # Of the digits they are others than the test images in any case.
+        source = {} if data["name"] == "digits" else {"calibration_from": "test"}
+        data |= {**source, "calibration": wanted.held_out or _held_out(data, folder)}
     labels = _labels(wanted.checkpoint)
     checkpoint = {
         "normalization": _normalization(wanted),

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import nn
 
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DataSpec
 from rspipe.errors import StudyError
 from rspipe.networks.architectures import build_network
 from rspipe.study.checkpoint_study import CheckpointStudy, _labels, checkpoint_study
@@ -145,6 +148,16 @@ def test_an_ensemble_is_of_all_at_every_noise_level_with_images_held_out(folder:
     # A fifth of twelve pictures.
     assert (study["data"]["calibration_from"], study["data"]["calibration"]) == ("test", 2)
     assert made(folder, checkpoint=("2nd.pt", "2nd.pt"), ensemble=("auto",), held_out=5)["data"]["calibration"] == 5
+
+
+def test_calibration_images_of_the_digits_are_no_test_images_in_any_case(folder: Path) -> None:
+    options = {"checkpoint": ("2nd.pt", "run_a/last.pt"), "images": "digits", "ensemble": ("uniform",)}
+    # A fifth of 400 test images.
+    assert made(folder, **options)["data"] == {"name": "digits", "calibration": 80}
+    data = TypeAdapter(DataSpec).validate_python(made(folder, **options, held_out=7)["data"])
+    loaded = load_dataset(data)
+    assert (len(loaded.calibration), len(loaded.test)) == (7, 400)
+    assert not {*loaded.calibration.index.tolist()} & {*loaded.test.index.tolist()}
 
 
 def test_the_text_is_a_study_file_that_loads(folder: Path) -> None:
