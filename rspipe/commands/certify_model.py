@@ -36,16 +36,17 @@ class Options:
     mean: tuple[float, ...] = ()
     """Normalization per channel, of pixels in [0, 1]: goes before any network."""
     std: tuple[float, ...] = ()
-    normalization: str = "architecture"
-    """Without mean and std: architecture (its own, if it has any), none, centre, or file (stored with the network)."""
+    normalization: str | None = None
+    """Without mean and std: architecture (the default: its own, if it has any), none, centre, or file (stored with the
+    network)."""
     parameters: str | None = None
     """Which parameters, where a file has several sets, e.g. ema."""
     denoiser: str | None = None
     """File of the denoiser, of an architecture "denoiser + classifier"."""
     ensemble: tuple[Weighting, ...] = ()
     """Weightings with which all are certified together, too, e.g. esbrs_ratio; solved on images that are held out."""
-    average: Average = "probabilities"
-    """The kind of output that an ensemble averages."""
+    average: Average | None = None
+    """The kind of output that an ensemble averages; probabilities by default."""
     held_out: int | None = None
     """Images that are held out for the weights, and not certified; a fifth of them and 200 at most by default."""
     rule: str = "fixed"
@@ -56,7 +57,7 @@ class Options:
     precision: AnyPrecision = "auto"
     """Of the forward pass; auto is bfloat16 where the device has instructions for it, else float32."""
     size: int | None = None
-    """Side of the square that is cut out of the middle of every picture, in pixels."""
+    """Side of the square that is cut out of the middle of every picture, in pixels; of pictures in files alone."""
     resize: int | None = None
     """Shorter side of the picture that it is cut out of."""
     classes: int | None = None

@@ -41,12 +41,12 @@ class CheckpointStudy:
     """Architectures: one for all checkpoints, or one for each; none where all are ONNX files."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    normalization: str
+    normalization: str | None
     parameters: str | None
     denoiser: str | None
     ensemble: tuple[str, ...]
     """Weightings of the ensemble of all; none where there is no ensemble."""
-    average: str
+    average: str | None
     held_out: int | None
     rule: str
     n0: int
@@ -79,11 +79,9 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
     architectures = _architectures(wanted)
     data = _data_table(wanted, folder)
     if wanted.ensemble:
-        if len(wanted.checkpoint) < 2:
-            raise StudyError("--ensemble needs two checkpoints or more")
-        # Of the digits they are others than the test images in any case.
-        source = {} if data["name"] == "digits" else {"calibration_from": "test"}
-        data |= {**source, "calibration": wanted.held_out or _held_out(data, folder)}
+        data |= _calibration(wanted, data, folder)
+    else:
+        _refuse(wanted, "average", "held_out", why="there is no --ensemble")
     labels = _labels(wanted.checkpoint)
     checkpoint = {
         "normalization": _normalization(wanted),
@@ -100,7 +98,7 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
         lines += _table({**entry, "sigma": list(wanted.sigma), "seeds": [0]}, "[[models]]")
     for sigma in wanted.sigma if wanted.ensemble else ():
         members = [f"{label}-s{sigma:g}-seed0" for label in labels]
-        entry = {"members": members, "weights": list(wanted.ensemble), "average": wanted.average}
+        entry = {"members": members, "weights": list(wanted.ensemble), "average": wanted.average or "probabilities"}
         lines += _table(entry, "[[ensembles]]")
     certify = {name: getattr(wanted, name) for name in ("rule", "n0", "n", "alpha", "precision")}
     return "\n".join([*lines, *_table(certify, "[certify]")]) + "\n"
@@ -121,7 +119,10 @@ def _architectures(wanted: CheckpointStudy) -> tuple[str, ...]:
 def _normalization(wanted: CheckpointStudy) -> str | list[list[float]]:
     if bool(wanted.mean) != bool(wanted.std):
         raise StudyError("--mean and --std belong together; give both, a number per channel each")
-    return [list(wanted.mean), list(wanted.std)] if wanted.mean else wanted.normalization
+    if not wanted.mean:
+        return wanted.normalization or "architecture"
+    _refuse(wanted, "normalization", why="--mean and --std are the normalization")
+    return [list(wanted.mean), list(wanted.std)]
 
 
 def _labels(files: Sequence[str]) -> list[str]:
@@ -157,7 +158,7 @@ def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
     """Return the `[data]` of what the images are: by name, Parquet files, or a folder of class folders."""
     path = folder / wanted.images
     if wanted.images in _NAMED and not path.exists():
-        return {"name": wanted.images, **({} if wanted.images == "digits" else {"folder": wanted.data_folder})}
+        return _named(wanted)
     shaped = {name: size for name in ("size", "resize") if (size := getattr(wanted, name)) is not None}
     first = _first_parameters(wanted.checkpoint[0], folder)
     shaped |= {"mode": "L"} if _channels(first) == 1 or len(wanted.mean) == 1 else {}
@@ -171,6 +172,7 @@ def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
         return {"name": "parquet", "title": title, "folder": str(where), "test": files, "classes": classes, **shaped}
     named = {"classes": wanted.classes} if wanted.classes else {}
     if path.suffix in _ARRAYS:
+        _refuse(wanted, "size", "resize", why=f"images of {path.name} are taken as they are")
         known = {"classes": count} if (count := wanted.classes or _classes(first)) else {}
         return {"name": "tensors", "title": path.stem, "folder": str(path.parent), "test": path.name, **known}
     if not path.is_dir():
@@ -182,8 +184,37 @@ def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
     return {"name": "image_folder", "title": path.resolve().name, "folder": str(where), "test": ".", **named, **shaped}
 
 
-def _held_out(data: Mapping[str, Any], folder: Path) -> int:
-    """Return how many images to hold out for weights."""
+def _named(wanted: CheckpointStudy) -> dict[str, Any]:
+    """Return the `[data]` of a data set that is given by name."""
+    name = wanted.images
+    _refuse(wanted, "classes", why=f"how many {name} has is known")
+    if name != "imagenet":
+        _refuse(wanted, "size", "resize", why=f"images of {name} are taken as they are")
+    shaped = {key: size for key in ("size", "resize") if (size := getattr(wanted, key)) is not None}
+    return {"name": name, **({} if name == "digits" else {"folder": wanted.data_folder}), **shaped}
+
+
+def _calibration(wanted: CheckpointStudy, data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what `[data]` says of the images that are held out for weights."""
+    if len(wanted.checkpoint) < 2:
+        raise StudyError("--ensemble needs two checkpoints or more")
+    number = _images_held_out(data, folder) if wanted.held_out is None else wanted.held_out
+    if number < 1:
+        raise StudyError(f"--held-out must be at least 1, got {number}")
+    # Of the digits they are others than the test images in any case.
+    source = {} if data["name"] == "digits" else {"calibration_from": "test"}
+    return {**source, "calibration": number}
+
+
+def _refuse(wanted: CheckpointStudy, *names: str, why: str) -> None:
+    """Raise StudyError where an option was given that would have no effect."""
+    for name in names:
+        if getattr(wanted, name) is not None:
+            raise StudyError(f"--{name.replace('_', '-')} would have no effect: {why}; leave it out")
+
+
+def _images_held_out(data: Mapping[str, Any], folder: Path) -> int:
+    """Return how many images to hold out for weights, where nobody says it."""
     try:
         spec: Any = TypeAdapter(DataSpec).validate_python({"folder": str(folder), **data} if "folder" in data else data)
     except ValidationError as error:

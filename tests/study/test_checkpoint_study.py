@@ -22,11 +22,11 @@ DEFAULTS: dict[str, Any] = {
     "model": ("digits_cnn",),
     "mean": (),
     "std": (),
-    "normalization": "architecture",
+    "normalization": None,
     "parameters": None,
     "denoiser": None,
     "ensemble": (),
-    "average": "probabilities",
+    "average": None,
     "held_out": None,
     "rule": "fixed",
     "n0": 20,
@@ -100,6 +100,8 @@ def test_arrays_are_a_test_part_of_their_own(folder: Path) -> None:
 def test_a_data_set_may_be_given_by_name(folder: Path) -> None:
     assert made(folder, images="cifar10", data_folder="here")["data"] == {"name": "cifar10", "folder": "here"}
     assert made(folder, images="digits")["data"] == {"name": "digits"}
+    cut = made(folder, images="imagenet", size=160, resize=180)["data"]
+    assert cut == {"name": "imagenet", "folder": "data", "size": 160, "resize": 180}
     with pytest.raises(StudyError, match=r"--images cifar11: no such folder or file, .*; did you mean 'cifar10'"):
         made(folder, images="cifar11")
 
@@ -133,6 +135,7 @@ def test_checkpoints_are_no_seeds_of_one_method_for_their_names(files: tuple[str
 def test_mean_and_deviation_are_the_normalization(folder: Path) -> None:
     (model,) = made(folder, mean=(0.1307,), std=(0.3081,), parameters="ema")["models"]
     assert model["checkpoint"] == {"file": "2nd.pt", "normalization": [[0.1307], [0.3081]], "parameters": "ema"}
+    assert made(folder)["models"][0]["checkpoint"]["normalization"] == "architecture"
     (model,) = made(folder, normalization="file")["models"]
     assert model["checkpoint"]["normalization"] == "file"
 
@@ -148,6 +151,7 @@ def test_an_ensemble_is_of_all_at_every_noise_level_with_images_held_out(folder:
     # A fifth of twelve pictures.
     assert (study["data"]["calibration_from"], study["data"]["calibration"]) == ("test", 2)
     assert made(folder, checkpoint=("2nd.pt", "2nd.pt"), ensemble=("auto",), held_out=5)["data"]["calibration"] == 5
+    assert study["ensembles"][0]["average"] == "probabilities"
 
 
 def test_calibration_images_of_the_digits_are_no_test_images_in_any_case(folder: Path) -> None:
@@ -177,6 +181,20 @@ def test_the_text_is_a_study_file_that_loads(folder: Path) -> None:
         ({"model": ("a", "b")}, "--model names 2 architectures for 1 checkpoints"),
         ({"ensemble": ("uniform",)}, "--ensemble needs two checkpoints or more"),
         ({"images": "nowhere/"}, "--images nowhere/: no such folder or file, nor a data set by name"),
+        ({"images": "cifar10", "size": 24}, "--size would have no effect: images of cifar10 are taken as they are"),
+        ({"images": "digits", "resize": 24}, "--resize would have no effect: images of digits are taken"),
+        ({"images": "imagenet", "classes": 10}, "--classes would have no effect: how many imagenet has is known"),
+        ({"images": "some.npz", "size": 24}, "--size would have no effect: images of some.npz are taken as they are"),
+        (
+            {"mean": (0.5,), "std": (0.5,), "normalization": "none"},
+            "--normalization would have no effect: --mean and --std are the normalization; leave it out",
+        ),
+        ({"held_out": 5}, "--held-out would have no effect: there is no --ensemble; leave it out"),
+        ({"average": "logits"}, "--average would have no effect: there is no --ensemble; leave it out"),
+        (
+            {"checkpoint": ("2nd.pt", "2nd.pt"), "ensemble": ("uniform",), "held_out": 0},
+            "--held-out must be at least 1, got 0",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_line(folder: Path, changes: dict[str, Any], message: str) -> None:
