@@ -187,10 +187,9 @@ def _basis(results: Results, levels: Levels) -> tuple[str, str]:
     every = [one for found in levels.values() for one in found]
     images = sorted({one.group.examples.size for one in every})
     seeds = sorted({len(one.classifiers) for one in every if one.kind == "model"})
-    sample = results.population(images[0]) is None
-    on = f"{_range(images)} test images" if sample else f"these {_range(images)} images"
+    these = "" if results.population(images[0]) is None else "these "
     of_seeds = f"{_range(seeds)} seeds" if seeds and seeds[-1] > 1 else "one seed"
-    return "other test images" if sample else "these images alone", f"{on} and {of_seeds}"
+    return results.images_meant, f"{these}{_range(images)} test images and {of_seeds}"
 
 
 def _of_decided_scope(results: Results, levels: Levels) -> str:
