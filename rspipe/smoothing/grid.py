@@ -50,7 +50,8 @@ def grid_steps(x: Tensor, *, sigma: float) -> int | None:
         if not SCALES[0] <= sigma * steps <= SCALES[1]:
             return None
         whole = (x * steps).round()
-        if bool((whole / steps == x).all()):
+        # A GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
+        if bool((whole / torch.tensor(steps, dtype=x.dtype, device=x.device) == x).all()):
             reached = float(whole.abs().max()) if whole.numel() else 0.0
             return steps if reached + _largest(sigma * steps) < 2**24 else None
     return None
@@ -163,7 +164,7 @@ class GridTable:
 @lru_cache(maxsize=32)
 def grid_table(sigma: float, steps: int, device: torch.device) -> GridTable:
     """Return the law of K for noise of standard deviation sigma on a grid, on a device."""
-    return table_of(thresholds(sigma, steps), device, torch_alone=device.type != "cpu")
+    return table_of(thresholds(float(sigma), steps), device, torch_alone=device.type != "cpu")
 
 
 def table_of(numbers: Sequence[int], device: torch.device, *, torch_alone: bool) -> GridTable:

@@ -175,6 +175,12 @@ def test_auto_noise_is_on_the_grid_where_there_is_one_and_float32_elsewhere() ->
     assert GRIDS == (255, 256)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, float])
+def test_sigma_may_be_a_number_of_numpy(kind: type[float]) -> None:
+    result = rspipe.certify(comes_back, torch.tensor([1.0]), sigma=kind(0.25), n0=10, n=20)
+    assert result.noise == "grid 1/255"
+
+
 def comes_back(batch: Tensor) -> Tensor:
     """Class 1 where (z - 1) + 1 is z in float32, which it is where z came out as a sum of 1 and noise."""
     same = (batch - 1 + 1 == batch).flatten(1).all(1).to(torch.float32)
