@@ -11,10 +11,11 @@ from pathlib import Path
 from rspipe.commands.options import Overrides, RunDir, begun_or_new
 from rspipe.commands.session import open_run
 from rspipe.commands.terminal import Terminal
-from rspipe.ensembles.spec import Average, Weighting
+from rspipe.ensembles.spec import Weighting
 from rspipe.execution.resources import Resources
 from rspipe.networks.architectures import RUNS_CODE
 from rspipe.networks.precision import AnyPrecision
+from rspipe.smoothing.classifiers import Average
 from rspipe.stages.report import write_derived
 from rspipe.study.checkpoint_study import CheckpointStudy, checkpoint_study
 from rspipe.study.loading import study_of_text

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rspipe.smoothing.classifiers import Average
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec
 
 
@@ -20,8 +21,6 @@ class WeighSpec(Spec):
 Weighting = Literal["uniform", "esbrs_ratio", "esbrs_paper", "esbrs_acr", "sween", "auto", "mme", "consensus"]
 """How members are combined: an average with uniform or solved weights, or another rule of `Classifier`."""
 
-Average = Literal["probabilities", "logits"]
-
 
 class EnsembleSpec(Spec):
     """An ensemble of trained models at one noise level."""
@@ -32,7 +31,7 @@ class EnsembleSpec(Spec):
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     """Ids of the models."""
     weights: "Weighting"
-    average: "Average"
+    average: Average
     weigh: WeighSpec
     consensus_size: int = 0
     """Members whose agreement decides, the first ones, for `consensus` alone."""

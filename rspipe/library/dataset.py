@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from rspipe.networks.deployment import Deployed, deploy
 from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certify import check_image
-from rspipe.smoothing.classifiers import BatchLimit, Classifier
+from rspipe.smoothing.classifiers import Average, BatchLimit, Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable, of_classifier
 from rspipe.smoothing.ensemble import Ensemble, refuse_ensembles
@@ -35,7 +35,7 @@ def certify_dataset(
     *,
     sigma: float,
     weights: Sequence[float] | None = None,
-    average: Literal["probabilities", "logits"] = "probabilities",
+    average: Average = "probabilities",
     rule: Rule | str | Mapping[str, Any] = "fixed",
     n0: int = 100,
     n: int = 100_000,
@@ -135,7 +135,7 @@ def _classifiers(
     models: Model | Sequence[Model],
     *,
     weights: Sequence[float] | None,
-    average: Literal["probabilities", "logits"],
+    average: Average,
     precision: AnyPrecision,
 ) -> tuple[list[Deployed], list[Classifier]]:
     """Return deployed networks, and what is certified of them: an ensemble before its members."""

@@ -4,15 +4,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rspipe.errors import ModelError
+from rspipe.errors import ModelError, nearest
 from rspipe.networks.outputs import logits_of
 
 Combination = Literal["average", "mme", "consensus"]
+
+Average = Literal["probabilities", "logits"]
+"""What an average is taken of."""
 
 COMBINATIONS: dict[str, Combination] = {"mme": "mme", "consensus": "consensus"}
 """The combination that a study file names among the weightings; any other weighting is an average."""
@@ -33,13 +36,16 @@ class Classifier:
     """Positions among the networks of a pass."""
     weights: tuple[float, ...]
     """One per member; non-negative, sum 1."""
-    average: Literal["probabilities", "logits"] = "logits"
+    average: Average = "logits"
     combination: Combination = "average"
     consensus_size: int = 0
     """Members whose agreement decides, the first ones, for `consensus` alone."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights with which the argmax would silently mean something else."""
+        for name, kinds in (("average", Average), ("combination", Combination)):
+            if (given := getattr(self, name)) not in get_args(kinds):
+                raise ValueError(f"unknown {name} {given!r}{nearest(str(given), get_args(kinds))}")
         if len(self.weights) != len(self.members):
             raise ValueError(f"{self.id} has {len(self.members)} members but {len(self.weights)} weights")
         # Written so that a NaN fails, too.
@@ -99,6 +105,8 @@ class _Members:
     def __init__(self, logits: Mapping[int, Tensor]) -> None:
         self._place = {position: place for place, position in enumerate(logits)}
         stacked = torch.stack([one.t() for one in logits.values()], 1)
+        # Numbers of classes are computed in the same precision.
+        stacked = stacked.float() if stacked.dtype in (torch.bfloat16, torch.float16) else stacked
         # A class that a member excludes has -inf, of which a product with a weight of 0 would be NaN.
         self._logits = stacked.clamp_(min=torch.finfo(stacked.dtype).min)
 
@@ -234,7 +242,8 @@ class BatchLimit:
         while True:
             try:
                 parts = torch.split(noisy, self.size or len(noisy))
-                pieces = [logits_of(network(piece), name=name) for piece in parts]
+                # Copies: a network may use its output's memory again at its next call.
+                pieces = [logits_of(network(piece), name=name).clone() for piece in parts]
                 return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             except (RuntimeError, MemoryError) as error:
                 now = min(self.size or len(noisy), len(noisy))
@@ -271,13 +280,17 @@ def member_logits(
         classes: Number of classes that they must know; that of the first one when None.
 
     Raises:
-        ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes.
+        ModelError: A network returned no logits, NaN, +inf, a wrong shape or another number of classes, or wrote into
+            what others see.
     """
     limit, logits = limit or BatchLimit(), {}
-    for position in range(len(networks)) if needed is None else needed:
-        name = f"member {position}"
+    running = list(range(len(networks)) if needed is None else needed)
+    for position in running:
+        name, version = f"member {position}", _version(noisy)
         try:
             out = limit.run(networks[position], noisy, name=name)
+            if len(running) > 1 and _version(noisy) != version:
+                raise ModelError(f"{name} writes into its input, which others see, too; let it write into a copy")
             check_logits(out, samples=noisy.shape[0], name=name, classes=classes)
         except ModelError as error:
             error.member = position
@@ -285,6 +298,11 @@ def member_logits(
         classes = out.shape[1]
         logits[position] = out
     return logits
+
+
+def _version(x: Tensor) -> int:
+    """Return a number that changes where x is written into; in inference mode none is kept."""
+    return 0 if x.is_inference() else x._version
 
 
 def check_logits(

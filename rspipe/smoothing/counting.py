@@ -201,7 +201,7 @@ class _Estimate:
             most = min(int(self.targets[active].min()) - position, _SCORES // (len(active) * self._source.classes))
             number = max(1, most // size)
             scores = self._source.scores(itertools.islice(batches, number), active)
-            self.batch_size = self._source.limit.size or size
+            self.batch_size = min(self._source.limit.size or size, size)
             self._count(_classes(scores), active, position)
             used = np.minimum(number * size, self.targets[active] - position)
             for samples in np.unique(used):

@@ -1,13 +1,13 @@
 """Several networks as one: as they are certified, and as an attack climbs on them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from rspipe.networks.outputs import logits_of
-from rspipe.smoothing.classifiers import Classifier, Combination, Scores, classify, member_logits
+from rspipe.smoothing.classifiers import Average, Classifier, Combination, Scores, classify, member_logits
 
 _SMALLEST_PROBABILITY = 1e-20
 
@@ -23,7 +23,8 @@ class Ensemble(nn.Module):
         consensus_size: Members whose agreement decides, the first ones, for "consensus" alone.
 
     Raises:
-        ValueError: The weights or `consensus_size` do not fit the members, or a member is an ensemble.
+        ValueError: The weights or `consensus_size` do not fit the members, `average` or `combination` is unknown, there
+            is no member, or one is an ensemble.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Ensemble(nn.Module):
         networks: Sequence[nn.Module],
         *,
         weights: Sequence[float] | None = None,
-        average: Literal["probabilities", "logits"] = "probabilities",
+        average: Average = "probabilities",
         combination: Combination = "average",
         consensus_size: int = 0,
     ) -> None:
@@ -39,7 +40,7 @@ class Ensemble(nn.Module):
         refuse_ensembles(networks)
         self.members = nn.ModuleList(networks)
         size = len(self.members)
-        given = (1 / size,) * size if weights is None else tuple(float(weight) for weight in weights)
+        given = (1 / max(1, size),) * size if weights is None else tuple(float(weight) for weight in weights)
         self.classifier = Classifier(
             "ensemble", tuple(range(size)), given, average, combination=combination, consensus_size=consensus_size
         )

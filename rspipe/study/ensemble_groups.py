@@ -14,8 +14,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from rspipe.ensembles.members import Member, choices, ensemble_label, parse_ids, parse_members, subsets
-from rspipe.ensembles.spec import Average, Weighting
+from rspipe.ensembles.spec import Weighting
 from rspipe.errors import StudyError
+from rspipe.smoothing.classifiers import Average
 from rspipe.spec import Spec, one_or_list
 from rspipe.study.groups import Sigmas, as_tuple
 

@@ -332,7 +332,63 @@ def test_a_consensus_asks_two_members_at_least_and_not_all(size: int) -> None:
         consensus(0, 1, 2, consensus_size=size)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"average": "logit"}, "unknown average 'logit'; did you mean 'logits'"),
+        ({"combination": "concensus"}, "unknown combination 'concensus'; did you mean 'consensus'"),
+    ],
+    ids=str,
+)
+def test_what_is_no_classifier_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Classifier("x", **{"members": (0, 1), "weights": (0.5, 0.5), **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_classes_are_exact_whatever_the_precision_of_logits(dtype: torch.dtype) -> None:
+    logits = 10 * torch.eye(2100, dtype=dtype)
+    for one in (Classifier("x", (0,), (1.0,)), Classifier("x", (0, 1), (0.5, 0.5), "probabilities")):
+        (scores,) = classify([one], {0: logits, 1: logits})
+        assert torch.equal(scores.classes, torch.arange(2100))
+
+
 # Members.
+
+
+class Writing(nn.Module):
+    """Standardizes its input where that lies."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        batch -= 0.5
+        return batch[:, :2]
+
+
+def test_a_member_that_writes_into_what_others_see_is_refused() -> None:
+    batch, plain = torch.ones(4, 3), torch.nn.Identity()
+    for members in ([Writing(), plain], [plain, Writing()]):
+        with (
+            torch.no_grad(),
+            pytest.raises(ModelError, match=r"member [01] writes into its input, which others"),
+        ):
+            member_logits(members, batch.clone(), classes=None)
+    assert member_logits([Writing()], batch)[0].tolist() == [[0.5, 0.5]] * 4
+    with torch.inference_mode():
+        assert member_logits([Writing()], torch.ones(4, 3))[0].tolist() == [[0.5, 0.5]] * 4
+
+
+def test_a_member_may_use_the_memory_of_its_output_again() -> None:
+    memory = torch.zeros(4, 2)
+
+    def member(batch: Tensor) -> Tensor:
+        return memory[: len(batch)].copy_(batch)
+
+    first, second = torch.eye(2).repeat(2, 1), torch.zeros(4, 2)
+    kept = [BatchLimit().run(member, batch) for batch in (first, second)]
+    limit = BatchLimit()
+    limit.size = 1
+    assert torch.equal(kept[0], first)
+    assert torch.equal(limit.run(member, first), first)
 
 
 def test_member_logits_are_the_networks_outputs_by_position() -> None:
@@ -483,12 +539,15 @@ def test_other_errors_pass_at_once(error: Exception) -> None:
 
 
 def test_a_batch_that_fits_is_never_copied() -> None:
-    class Same(nn.Module):
-        def forward(self, batch: Tensor) -> Tensor:
-            return batch
+    seen: list[int] = []
+
+    def network(batch: Tensor) -> Tensor:
+        seen.append(batch.data_ptr())
+        return batch
 
     batch = torch.zeros(10, 3)
-    assert BatchLimit().run(Same(), batch).data_ptr() == batch.data_ptr()
+    BatchLimit().run(network, batch)
+    assert seen == [batch.data_ptr()]
 
 
 # Classes that a member excludes.
