@@ -16,7 +16,7 @@ from rspipe.ensembles.weights_acr import gaussian_radii
 from rspipe.networks.deployment import deploy
 from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
-from rspipe.smoothing.certificates import radius_cap
+from rspipe.smoothing.certificates import check_can_certify, radius_cap
 from rspipe.smoothing.certify import check_image
 from rspipe.smoothing.ensemble import refuse_ensembles
 from rspipe.smoothing.labels import check_labels, label_array, number_of_classes
@@ -165,6 +165,9 @@ def margin_moments(
             f"average must be 'probabilities' or 'logits', draws at least 2 and sigma positive, got {average!r}, "
             f"{draws} and {sigma}"
         )
+    check_can_certify(n, alpha)
+    if len(models) < 2:
+        raise ValueError(f"an ensemble has two members or more, got {len(models)}")
     refuse_ensembles(models)
     networks = [deploy(model, precision=precision) for model in models]
     device = device_of(*networks)

@@ -1,6 +1,7 @@
 """The weights of an ensemble, from its members' margins, by the weighting that a study names."""
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from rspipe.ensembles.spec import Weighting
 from rspipe.ensembles.weights import WeightSolution, solve_weights
 from rspipe.ensembles.weights_acr import solve_acr
 from rspipe.ensembles.weights_sween import solve_sween
-from rspipe.errors import SolverError
+from rspipe.errors import SolverError, nearest
 from rspipe.smoothing.classifiers import COMBINATIONS
 from rspipe.smoothing.metrics import standard_error
 
@@ -141,9 +142,11 @@ def choose_weights(weighting: Weighting, calibration: Calibration) -> WeightSolu
     objective and the gap stay those of the program.
 
     Raises:
-        ValueError: Moments are not finite or not moments, or allow no solution.
+        ValueError: There is no such weighting, moments are not finite or not moments, or they allow no solution.
         SolverError: No solver found one.
     """
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"unknown weighting {weighting!r}{nearest(str(weighting), get_args(Weighting))}")
     k = calibration.mean.shape[-1]
     if weighting in COMBINATIONS:
         return WeightSolution(np.full(k, 1 / k), float("nan"), float("nan"), "no weights", "none", 0.0)

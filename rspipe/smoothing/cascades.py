@@ -276,6 +276,8 @@ def predict_cascade(
         ValueError: An argument is out of range, n is too small to answer at alpha, or x is no input.
         ModelError: A base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
     """
+    if len(levels) < 2:
+        raise ValueError(f"a cascade has two levels or more, got {len(levels)}")
     # Of two classes at 1/2 either can come out, and each level can answer too early.
     level_alpha = alpha / (2 * len(levels))
     check_can_certify(n, level_alpha)

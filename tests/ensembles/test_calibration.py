@@ -129,6 +129,9 @@ def test_labels_of_calibration_images_may_be_a_tensor() -> None:
         ({"labels": [0.0, 1.0, 0.5]}, "labels must be whole numbers, got float64"),
         ({"examples": [0, 1]}, "examples and images must be equally many, got 2 and 3"),
         ({"sigma": np.inf}, "sigma positive, .* and inf"),
+        ({"n": 5}, "n = 5 can never certify at alpha = 0.001; use n >= 10"),
+        ({"alpha": 0.0}, "alpha must lie in"),
+        ({"models": [linear]}, "an ensemble has two members or more, got 1"),
         ({"models": [linear, Ensemble([nn.Flatten(), nn.Flatten()])]}, "model 1 is an Ensemble"),
     ],
 )

@@ -155,6 +155,11 @@ def test_the_programs_are_those_of_their_modules() -> None:
         assert np.array_equal(choose_weights(weighting, calibrated).weights, solution.weights)  # type: ignore[arg-type]
 
 
+def test_an_unknown_weighting_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown weighting 'swen'; did you mean 'sween'"):
+        choose_weights("swen", calibration())  # type: ignore[arg-type]
+
+
 def test_members_that_are_alike_are_averaged_and_the_record_says_why() -> None:
     solution = choose_weights("auto", calibration())
     assert solution.weights.tolist() == [1 / 3] * 3

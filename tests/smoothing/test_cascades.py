@@ -254,3 +254,6 @@ def test_a_level_answers_hands_on_or_leaves_it_open_by_exact_tests() -> None:
 def test_too_few_samples_to_answer_are_refused() -> None:
     with pytest.raises(ValueError, match="n = 10 can never certify"):
         predict_cascade([(A, halves), (B, halves)], torch.zeros(2), n=10)
+    for few in ([], [(A, halves)]):
+        with pytest.raises(ValueError, match=f"a cascade has two levels or more, got {len(few)}"):
+            predict_cascade(few, torch.zeros(2))
