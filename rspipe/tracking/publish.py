@@ -75,7 +75,7 @@ class Tracker:
     def __init__(self, store: Store, study: StudyConfig) -> None:
         self._store, self._study = store, study
         self._uri = tracking_uri(store.run_dir)
-        self._failed = self._files_failed = self._hangs = False
+        self._failed = self._files_failed = self._hangs = self._files_hang = False
         # A run directory that was recreated is another run of the same study.
         self._identity = f"{study.id}/{content_id(read_content(store.run_dir / 'environment.json'))}"
         self._connected: Any = None
@@ -151,11 +151,13 @@ class Tracker:
             self._failed = True
 
     def _try_files(self, action: Callable[[], None]) -> None:
-        """Log files, or warn once that the store of them fails."""
+        """Log files, or warn once that the store of them fails; one that was waited for in vain is not asked again."""
+        if self._files_hang:
+            return
         try:
             action()
         except Exception as error:  # noqa: BLE001 as above
-            self._hangs = hangs(error)
+            self._files_hang = hangs(error)
             if not self._files_failed:
                 _log.warning(
                     "warning: MLflow at %s has all numbers but takes no files: %s; they are in %s",

@@ -18,7 +18,7 @@ from rspipe.report.results import Results
 from rspipe.storage.store import Store
 from rspipe.tracking import client
 from rspipe.tracking.client import tracking_uri, ui_command
-from tests.tracking.test_publish import child, publish, runs, save, small_results
+from tests.tracking.test_publish import child, open_tracker, publish, runs, save, small_results
 
 
 @pytest.fixture
@@ -186,6 +186,28 @@ def test_a_store_of_files_that_fails_costs_files_alone_and_gets_them_later(
     assert len(warnings) == 1
     names = {item.path for item in MlflowClient(tracking_uri(store.run_dir)).list_artifacts(run.info.run_id)}
     assert names == {"model.json", "weights.pt"}
+
+
+def test_an_upload_that_takes_too_long_costs_files_alone_and_is_not_waited_for_again(
+    store: Store, content: Results, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def slow(_: MlflowClient, run_id: str, *__: object) -> None:
+        asked.append(run_id)
+        raise ConnectionError("Read timed out. (read timeout=10)")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slow)
+    tracker = open_tracker(store, content.study)
+    tracker.publish(replace(content, models=()))
+    tracker.publish(content)
+    tracker.finish("FINISHED")
+    assert len(asked) == 1
+    (warning,) = warnings
+    assert "has all numbers but takes no files: " in warning
+    (record,) = content.models
+    assert child(runs(store), record).data.metrics["validation/clean_accuracy"] == record.clean_accuracy
+    assert {one.info.status for one in runs(store)} == {"FINISHED"}
 
 
 def test_an_experiment_is_also_named_by_its_id(
