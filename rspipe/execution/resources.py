@@ -93,10 +93,14 @@ class Cluster:
     resources: Resources
 
     def _fit(self, node: Node) -> int:
-        """Return how many workers fit on a node: a worker does not span two."""
-        shares = ((node.cpus, self.resources.cpus_per_worker), (node.gpus, self.resources.gpus))
-        # Halves and thirds of a GPU add up to one.
-        return min(int(have / need + 1e-6) for have, need in shares if need > 0)
+        """Return how many workers fit on a node: a worker does not span two, nor does its share of a GPU."""
+        cpus, gpus = self.resources.cpus_per_worker, self.resources.gpus
+        fits = [_times(node.cpus, cpus)] if cpus > 0 else []
+        if gpus > 0:
+            # What others leave of a node is a sum, whose fraction may be that of one GPU.
+            whole = int(node.gpus + 1e-6)
+            fits.append(whole * _times(1.0, gpus) + _times(node.gpus - whole, gpus))
+        return min(fits)
 
     @property
     def _need(self) -> str:
@@ -193,6 +197,11 @@ class Cluster:
         wanted = self.resources
         left = sum(node.cpus for node in self.nodes) - trainers * wanted.cpus_per_worker
         return wanted.decoders or max(1, int(left * wanted.workers_per_model / trainers))
+
+
+def _times(have: float, need: float) -> int:
+    """Return how often a need is met: halves and thirds of a GPU add up to one."""
+    return int(have / need + 1e-6)
 
 
 class Patience:

@@ -75,6 +75,13 @@ def test_a_worker_has_a_gpu_by_default_where_the_cluster_has_any_for_it(
     assert Resources(gpus_per_worker=0.0).on((Node(8, 4),)).gpus == 0
 
 
+@pytest.mark.parametrize(
+    ("gpus", "share", "workers"), [(2, 0.4, 4), (3, 0.6, 3), (2, 1 / 3, 6), (1.4, 0.4, 3), (0.4, 0.4, 1), (0.3, 0.4, 0)]
+)
+def test_a_share_of_a_gpu_does_not_span_two(gpus: float, share: float, workers: int) -> None:
+    assert cluster_of(8, gpus, gpus_per_worker=share).fits == workers
+
+
 def test_nodes_that_are_each_too_small_are_refused() -> None:
     cluster = Cluster("here:1", (Node(2, 0), Node(2, 0)), Resources(cpus_per_worker=4.0))
     with pytest.raises(ClusterError, match=r"4 CPUs .* the cluster has 4 CPUs and 0 GPUs on 2 nodes"):
