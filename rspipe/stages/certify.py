@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split, check_images
@@ -13,7 +12,6 @@ from rspipe.execution.board import OnProgress, Progress, after
 from rspipe.execution.resources import Cluster
 from rspipe.records import EnsembleWeights, TrainedModel
 from rspipe.smoothing.noise import noise_steps
-from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.passes import CountPass, Work, images_unit, set_failed_aside, visit, visited
 from rspipe.storage.classifiers import Candidate, candidates_of, certification_keys, classifier_among
 from rspipe.storage.counts import SCHEMA
@@ -79,7 +77,7 @@ def certify_classifiers(
         keys = certification_keys(study, models, ensembles)
         works = _works(candidates, split, store.counted(), study, keys=keys, classes=data.classes)
         left, levels = sum(len(work.split) for work in works), len({candidate.sigma for candidate in candidates})
-        tally = _Tally(left, study.certify, unit=images_unit(levels))
+        tally = _Tally(left, unit=images_unit(levels))
         progress = after(levels * len(split) - left, on_progress)
         try:
             _count(store, works, tally, classes=data.classes, cluster=cluster, on_progress=progress)
@@ -123,33 +121,24 @@ def check_grid(split: Split, study: StudyConfig) -> None:
 
 
 class _Tally:
-    """How far certification is: images, their rate, and the samples that the rule has saved."""
+    """How far certification is: images, and their rate."""
 
-    def __init__(self, images: int, spec: CertifySpec, *, unit: str) -> None:
-        self._images, self._spec, self._unit = images, spec, unit
-        self._done = self._rows = self._samples = 0
+    def __init__(self, images: int, *, unit: str) -> None:
+        self._images, self._unit, self._done = images, unit, 0
         self._began: float | None = None
         self._before = 0
 
     def add(self, rows: pa.Table) -> None:
         """Count finished images."""
         self._done += len(visited(rows))
-        self._rows += rows.num_rows
-        self._samples += pc.sum(rows["samples"]).as_py()
         if self._began is None:
             # Actors take seconds to start; the rate is that of images after the first ones.
             self._began, self._before = time.monotonic(), self._done
 
     def progress(self) -> Progress:
         """Return the state as the terminal shows it."""
-        detail = []
+        detail = ""
         if self._began is not None and self._done > self._before:
             rate = 60 * (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-            detail.append(f"{rate:,.0f}/min" if rate >= 100 else f"{rate:.3g}/min")
-        if self._rows and self._spec.rule.name != "fixed":
-            whole = self._rows * (self._spec.n0 + self._spec.n)
-            saved = 100 * (1 - self._samples / whole)
-            detail.append(
-                f"{saved:.0f} % of samples saved" if saved >= 0 else f"{-saved:.0f} % more samples than fixed"
-            )
-        return Progress("certify", self._done, self._images, self._unit, ", ".join(detail))
+            detail = f"{rate:,.0f}/min" if rate >= 100 else f"{rate:.3g}/min"
+        return Progress("certify", self._done, self._images, self._unit, detail)

@@ -389,7 +389,7 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_
     wait_for_cpus(one_actor)
 
 
-def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_saves(
+def test_the_progress_tells_images_and_their_rate_and_leaves_samples_to_the_report(
     one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
     seen: list[Progress] = []
@@ -397,11 +397,8 @@ def test_the_progress_tells_images_their_rate_and_the_samples_that_the_rule_save
     certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=seen.append)
     assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
     assert seen[-1].done == IMAGES
-    table = store.counts()
-    assert table is not None
-    saved = 100 * (1 - sum(table["samples"].to_pylist()) / (IMAGES * 10_100))
-    assert saved > 20
-    assert seen[-1].detail.endswith(f"/min, {saved:.0f} % of samples saved")
+    # Those that finish first need other samples than those that are still to come.
+    assert re.fullmatch(r"[\d,.]+/min", seen[-1].detail)
 
 
 def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(
