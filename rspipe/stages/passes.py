@@ -184,7 +184,15 @@ class Sampler:
     """The actor: keeps its networks between blocks."""
 
     def __init__(
-        self, run_dir: str, *, passes: list[Pass], classes: int, roster: Any, deadlines: Any, resources: Resources
+        self,
+        run_dir: str,
+        *,
+        passes: list[Pass],
+        checksums: dict[str, str],
+        classes: int,
+        roster: Any,
+        deadlines: Any,
+        resources: Resources,
     ) -> None:
         import ray
 
@@ -194,7 +202,7 @@ class Sampler:
         set_deterministic(threads=resources.threads_per_worker)
         keep_freed_memory()
         self._store, self._passes, self._classes = Store(run_dir), passes, classes
-        self._resources = resources
+        self._checksums, self._resources = checksums, resources
         self._networks: dict[tuple[str, Precision], nn.Module] = {}
         self._limits = [BatchLimit() for _ in passes]
 
@@ -205,6 +213,7 @@ class Sampler:
 
     def _network(self, model: str, precision: Precision) -> nn.Module:
         if (model, precision) not in self._networks:
+            self._store.check_same_model(model, self._checksums[model])
             self._networks[model, precision] = load_network(
                 self._store, model, classes=self._classes, device=self._device, precision=precision
             )
@@ -324,6 +333,7 @@ def _run_pool(
     size = rows[0]["image"].size * max(work.sampling.forward_samples for work in works)
     images = 1 if size > _NUMBERS_PER_BLOCK else _IMAGES_PER_BLOCK
     blocks = -(-len(rows) // images)
+    models = dict.fromkeys(model for work in works for model in work.sampling.members)
     at_once = cluster.now().workers(blocks)
     cluster.free(1, at_best=at_once, stage=_STAGE)
     ray.get(deadlines.end_all.remote())
@@ -337,6 +347,7 @@ def _run_pool(
                 fn_constructor_kwargs={
                     "run_dir": str(store.run_dir),
                     "passes": [work.sampling for work in works],
+                    "checksums": {model: store.existing_model(model).checksum for model in models},
                     "classes": classes,
                     "roster": roster,
                     "deadlines": deadlines,

@@ -104,6 +104,14 @@ class Store:
                 "choose one on storage that all nodes share with --run-dir"
             )
 
+    def check_same_model(self, model: str, checksum: str) -> None:
+        """Raise StoreError unless the parameters of a model have the checksum that they have for the driver."""
+        if self.existing_model(model).checksum != checksum:
+            raise StoreError(
+                f"{self.model_dir(model)} on {platform.node()} is of another training than for the driver: the run "
+                "directory there is not the driver's; choose one on storage that all nodes share with --run-dir"
+            )
+
     # --- models ---------------------------------------------------------------------------------------------------
 
     def model_dir(self, model: str) -> StorePath:

@@ -389,6 +389,17 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_
     wait_for_cpus(one_actor)
 
 
+def test_a_worker_that_finds_another_training_of_a_model_counts_nothing(
+    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = [replace(model, checksum="the driver's") for model in trained[1][:1]]
+    # Of the driver alone.
+    store.existing_model = lambda _: models[0]  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match=r"on .* is of another training .* the run directory there is not the driver"):
+        certify_classifiers(store, study, models, [], cluster=one_actor, on_progress=silent)
+    assert store.counts() is None
+
+
 def test_the_progress_tells_images_and_their_rate_and_leaves_samples_to_the_report(
     one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
