@@ -188,8 +188,7 @@ class Tracker:
                 return
             self._publish_run(run, parent, known)
         for key in known.keys() - runs.keys():
-            # Of parameters that are gone: kept, as MLflow deletes nothing, but marked.
-            self._client.set_tag(known[key].info.run_id, "rspipe.superseded", "yes")
+            self._supersede(known[key])
         if message is not None and len(summaries) == len(results.summaries):
             self._write_outcome(parent, study_outcome(results, message))
 
@@ -302,8 +301,18 @@ class Tracker:
         tags, run_id = there.data.tags, there.info.run_id
         if tags["mlflow.parentRunId"] != parent:
             self._client.set_tag(run_id, "mlflow.parentRunId", parent)
+        if "rspipe.superseded" in tags:
+            if LISTED in run.tags:
+                self._client.set_tag(run_id, LISTED, run.tags[LISTED])
+            self._client.delete_tag(run_id, "rspipe.superseded")
         if tags.get("rspipe.logged") != run.digest:
             self._write(run, there)
+
+    def _supersede(self, there: Any) -> None:
+        """Mark a run of parameters that are gone, and take it off the lists: MLflow deletes nothing."""
+        tags = {"rspipe.superseded": "yes"} | ({LISTED: "no"} if LISTED in there.data.tags else {})
+        if not tags.items() <= there.data.tags.items():
+            self._log(there.info.run_id, tags=tags)
 
     @cached_property
     def _digest(self) -> str:
@@ -338,8 +347,6 @@ class Tracker:
         end = there.info.end_time if run.seconds is None else began + round(1000 * run.seconds)
         if end is None or (there.info.status, there.info.end_time) != (run.status, end):
             self._client.set_terminated(run_id, run.status, end)
-        if "rspipe.superseded" in tags:
-            self._client.delete_tag(run_id, "rspipe.superseded")
         # Points that are there are left out: MLflow's database looks up each of a batch in which one is doubled.
         metrics, known = run.metrics, {*tags.get("rspipe.metrics", "").split()}
         points = [point for id_, points in metrics.items() if id_ not in known for point in points]

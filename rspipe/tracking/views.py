@@ -25,7 +25,8 @@ RADIUS = "radius"
 """Metric with the radius of each step of the curve: the axis of the chart."""
 
 LISTED = "rspipe.listed"
-"""Tag of the classifiers that tables list: of ensembles of the same kind those of the first seeds alone."""
+"""Tag of the classifiers that tables list: of ensembles of the same kind those of the first seeds alone, and nothing
+superseded."""
 
 
 def accuracy_name(radius: float) -> str:

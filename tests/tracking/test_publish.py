@@ -453,6 +453,20 @@ def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> 
     assert superseded == [f"model/{model.id}/{model.checksum}"]
 
 
+def test_a_run_that_is_superseded_is_listed_again_when_its_model_comes_back(store: Store, content: Results) -> None:
+    def marks() -> tuple[str, str | None]:
+        tags = child(runs(store), content.models[0]).data.tags
+        return tags["rspipe.listed"], tags.get("rspipe.superseded")
+
+    tracker = open_tracker(store, content.study)
+    seen = list[tuple[str, str | None]]()
+    # The winners of a search that gets more trials are unknown meanwhile.
+    for models in (content.models, content.models[1:], content.models):
+        tracker.publish(replace(content, models=models, searches=(), trials=(), ensembles=(), certified=()))
+        seen.append(marks())
+    assert seen == [("yes", None), ("no", "yes"), ("yes", None)]
+
+
 def test_another_title_is_told_to_the_parent_run(
     store: Store, content: Results, caplog: pytest.LogCaptureFixture
 ) -> None:
