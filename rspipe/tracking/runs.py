@@ -152,7 +152,7 @@ def _trial_run(trial: Trial, *, parent: str, tags: dict[str, str]) -> TrackedRun
     if trial.error is not None:
         points.append(Point("validation/acr_standard_error", trial.error))
     return TrackedRun(
-        key=f"trial/{trial.search}/{trial.index}",
+        key=f"trial/{trial.search}/{trial.index}/{content_id(trial.parameters)}",
         name=f"trial {trial.index}",
         status=_TRIAL_STATUS.get(trial.status, "FAILED"),
         tags=tags | {"rspipe.status": trial.status},
@@ -261,8 +261,8 @@ def _search_runs(
     def tags(kind: str) -> dict[str, str]:
         return _tags(kind, search.label, spec.method.name, search.sigma, stage="search", data=study.data.name)
 
-    # More trials can have another winner, and MLflow keeps a parameter that it has shown.
-    key = f"search/{search.id}/{search.trials}"
+    # More trials, or some that were done again, can have another winner; MLflow keeps a parameter that it has shown.
+    key = f"search/{search.id}/{search.trials}/{content_id([search.best_index, search.best])}"
     yield TrackedRun(
         key=key,
         name=f"search {search.label}, σ {search.sigma:g}",

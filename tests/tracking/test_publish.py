@@ -181,11 +181,29 @@ def test_trials_are_nested_in_their_search_also_when_more_are_added(store: Store
     stopped = replace(added, index=4, objective=0.0, status="stopped")
     more = replace(search, trials=5, best=added.parameters, best_index=3, objective=added.objective)
     publish(store, replace(content, searches=(more,), trials=(*content.trials, added, stopped)))
-    nested = nested_trials(store)
-    assert {key: len(children) for key, children in nested.items()} == {f"search/{search.id}/5": 5}
-    assert nested[f"search/{search.id}/5"][4].info.status == "KILLED"
-    superseded = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
-    assert superseded == [f"search/{search.id}/3"]
+    ((key, children),) = nested_trials(store).items()
+    assert key.startswith(f"search/{search.id}/5/")
+    assert len(children) == 5
+    assert children[4].info.status == "KILLED"
+    (superseded,) = [run.data.tags["rspipe.key"] for run in runs(store) if "rspipe.superseded" in run.data.tags]
+    assert superseded.startswith(f"search/{search.id}/3/")
+
+
+def test_a_trial_that_is_done_again_with_other_values_is_another_run(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, content)
+    (search,) = content.searches
+    first, *others = content.trials
+    again = replace(first, parameters={name: 2 * value for name, value in first.parameters.items()})
+    won = replace(search, best=again.parameters, best_index=again.index)
+    publish(store, replace(content, searches=(won,), trials=(again, *others)))
+    published = [run for children in nested_trials(store).values() for run in children]
+    told = [{name: float(value) for name, value in run.data.params.items()} for run in published]
+    assert all(trial.parameters in told for trial in (first, again))
+    superseded = {run.data.tags["rspipe.kind"] for run in runs(store) if "rspipe.superseded" in run.data.tags}
+    assert superseded == {"trial", "search"}
+    assert not [record for record in caplog.records if record.name.startswith("rspipe")]
 
 
 def test_certified_accuracy_is_logged_with_a_thousandth_of_the_radius_as_step(read_only: tuple[Store, Results]) -> None:
