@@ -46,6 +46,8 @@ class Deadlines:
         """That a piece is at; not known before it first moves, since it may go on from any."""
         self._slowest: dict[tuple[str, bool], float] = {}
         """Seconds for a unit of cost, by kind and whether the step is a last one."""
+        self._with_reading: dict[tuple[str, bool], float] = {}
+        """The same of steps before which data were read: all there is to go by until another has ended."""
         self._told: set[Hashable] = set()
         self._reads: set[Hashable] = set()
         """Pieces whose workers may still be reading data."""
@@ -61,26 +63,29 @@ class Deadlines:
     def move(self, piece: Hashable, fraction: float) -> None:
         """Note how far a piece is, in [0, 1]."""
         held = self._held.get(piece)
-        self._reads.discard(piece)
         if held is None:
             return
-        now, steps = self._clock(), len(held.costs)
+        steps = len(held.costs)
         done = round(fraction * steps)
         if done > 0:
-            kind, seconds = (held.kind, done == steps), (now - self._moved[piece]) / held.costs[done - 1]
-            self._slowest[kind] = max(seconds, self._slowest.get(kind, 0.0))
+            self._learn(piece, held.costs[done - 1], last=done == steps)
+        self._reads.discard(piece)
         if done == steps:
             self.end(piece)
         else:
-            self._moved[piece], self._step[piece] = now, done
+            self._moved[piece], self._step[piece] = self._clock(), done
 
     def finish(self, piece: Hashable, cost: float) -> None:
         """Note that a piece of one step is finished, and what it cost, which may be less than it could have."""
-        held = self._held.get(piece)
-        if held is not None:
-            seconds = (self._clock() - self._moved[piece]) / cost
-            self._slowest[held.kind, True] = max(seconds, self._slowest.get((held.kind, True), 0.0))
+        if piece in self._held:
+            self._learn(piece, cost, last=True)
         self.end(piece)
+
+    def _learn(self, piece: Hashable, cost: float, *, last: bool) -> None:
+        """Note how long the step took that a piece has just ended."""
+        kind, seconds = (self._held[piece].kind, last), (self._clock() - self._moved[piece]) / cost
+        known = self._with_reading if piece in self._reads else self._slowest
+        known[kind] = max(seconds, known.get(kind, 0.0))
 
     def end(self, piece: Hashable) -> None:
         """Forget a piece that is finished or that nobody is at any more."""
@@ -116,5 +121,5 @@ class Deadlines:
     def _expected(self, held: Held, step: int | None) -> float | None:
         """Return the most seconds that a step should take; None where none like it has ended."""
         last = step == len(held.costs) - 1
-        slowest = self._slowest.get((held.kind, last))
+        slowest = self._slowest.get((held.kind, last), self._with_reading.get((held.kind, last)))
         return None if slowest is None else slowest * (max(held.costs) if step is None else held.costs[step])

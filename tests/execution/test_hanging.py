@@ -125,3 +125,18 @@ def test_what_is_finished_or_given_back_does_not_hang(clock: Clock) -> None:
     deadlines.begin(1, MODEL)
     deadlines.end(1)
     assert waits(deadlines, clock, 1e5) == []
+
+
+def test_an_image_before_which_networks_were_loaded_is_no_measure_once_another_has_ended(clock: Clock) -> None:
+    deadlines = Deadlines(clock)
+    deadlines.begin(0, replace(IMAGE, reads_data=True), 0)
+    clock.now += 10
+    deadlines.finish(0, 100.0)
+    deadlines.begin(1, IMAGE, 0)
+    assert waits(deadlines, clock, 99_999) == []
+    deadlines.begin(1, IMAGE, 0)
+    clock.now += 1
+    deadlines.finish(1, 1000.0)
+    deadlines.begin(2, IMAGE, 0)
+    assert waits(deadlines, clock, 999) == []
+    assert len(waits(deadlines, clock, 2)) == 1
