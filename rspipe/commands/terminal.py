@@ -57,7 +57,7 @@ class _Stage:
         if self.ended is not None:
             return text
         # Workers take seconds to start; an estimate from the first moments would be a wild one.
-        done, left = progress.done - self.before, progress.total - progress.done
+        done, left = progress.done - progress.resumed - self.before, progress.total - progress.done
         if done <= 0 or (done < 0.02 * (done + left) and seconds < _EARLY_SECONDS):
             # The first epoch of a large network takes minutes.
             return f"{text}, {'starting' if seconds < _EARLY_SECONDS else 'no estimate yet'}"

@@ -35,6 +35,8 @@ class Progress:
     total: float
     unit: str
     detail: str = ""
+    resumed: float = 0.0
+    """Of what is done, parts of pieces that checkpoints of an earlier run held."""
 
     @property
     def whole(self) -> int:
@@ -73,6 +75,7 @@ class Board:
 
     def __init__(self, work: int) -> None:
         self._fraction = [0.0] * work
+        self._resumed = 0.0
         self._waiting = list(range(work))
         self._taken: dict[int, set[int]] = {}
         self._workers: dict[tuple[int, int], bytes] = {}
@@ -134,6 +137,12 @@ class Board:
         self._deadlines.move(piece, fraction)
         self._detail = detail or self._detail
 
+    def resume(self, piece: int, fraction: float) -> None:
+        """Note how far a piece is by its checkpoint; what this board has not heard of is work of an earlier run."""
+        ahead = max(0.0, fraction - self._fraction[piece])
+        self._resumed += ahead
+        self._fraction[piece] += ahead
+
     def begin(self, piece: int, held: Held) -> None:
         """Note who is at a piece, to tell when it hangs."""
         self._deadlines.begin(piece, held)
@@ -147,10 +156,10 @@ class Board:
         self._failure = self._failure or error
         self.close()
 
-    def read(self) -> tuple[float, str, RspipeError | None]:
-        """Return how many pieces are done, fractions added, the latest detail until all are, and the first failure."""
+    def read(self) -> tuple[float, float, str, RspipeError | None]:
+        """Return pieces done and resumed, fractions added, the latest detail until all are, and the first failure."""
         whole = all(fraction >= 1 for fraction in self._fraction)
-        return sum(self._fraction), "" if whole else self._detail, self._failure
+        return sum(self._fraction), self._resumed, "" if whole else self._detail, self._failure
 
 
 def beside_driver(kind: type) -> Any:
@@ -313,10 +322,10 @@ def watch(
             thread.join(_POLL_SECONDS)
             # Once more after the end, so that nothing of the last moment is missed.
             running = thread.is_alive()
-            done, detail, failure = ray.get(board.read.remote())
+            done, resumed, detail, failure = ray.get(board.read.remote())
             if failure is not None:
                 raise failure
-            on_progress(Progress(stage, done, work, unit, detail))
+            on_progress(Progress(stage, done, work, unit, detail, resumed))
             replace_hung(board)
             look()
         if "error" in outcome:

@@ -85,7 +85,7 @@ def run_groups(
                 remove_placement_group(unsealed(reserved))
             _, unfinished = ray.get(board.left.remote())
             if failure is not None and unfinished:
-                done, _, _ = ray.get(board.read.remote())
+                done, *_ = ray.get(board.read.remote())
                 furthest, fruitless = max(done, furthest), 0 if done > furthest else fruitless + 1
                 error = root_cause(failure)
                 if not isinstance(error, ClusterError) or fruitless == _FRUITLESS_GROUPS:

@@ -56,12 +56,14 @@ def train_one(
     data: Dataset,
     *,
     on_epoch: Callable[[int], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
     pixels: PixelSource = decoded_here,
     group: Group | None = None,
 ) -> TrainedModel:
     """Train a model, or go on with its checkpoint, and store it. A finished model is returned as it is.
 
-    Where several processes share the model, all call this, and the first reads and writes.
+    Where several processes share the model, all call this, and the first reads and writes. Callbacks get the number of
+    epochs: after each of them, and of a checkpoint before the first.
     """
     first, device = is_first(group), data.train.labels.device
     finished = agreed(store.trained_model(spec.id) if first else None, group, device)
@@ -75,6 +77,8 @@ def train_one(
         checkpoint(state)
 
     state = agreed(store.checkpoint(spec.id) if first else None, group, device)
+    if first and state is not None and on_resume is not None:
+        on_resume(state["epoch"])
     if isinstance(spec, LoadedModelSpec):
         result = load_published_model(spec, data)
     else:
@@ -177,8 +181,12 @@ def _work_off(config: dict[str, Any], store: Store, device: torch.device, sharin
         def on_epoch(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
             board.update.remote(piece, epoch / (spec.epochs + 1), spec.id)
 
+        def on_resume(epoch: int, piece: int = piece, spec: AnyModelSpec = spec) -> None:
+            board.resume.remote(piece, epoch / (spec.epochs + 1))
+
         with memory_for(spec.id, lower="training.batch_size"):
-            train_one(store, spec, dataset_on(spec.data, device), on_epoch=on_epoch, pixels=pixels, group=sharing)
+            data = dataset_on(spec.data, device)
+            train_one(store, spec, data, on_epoch=on_epoch, on_resume=on_resume, pixels=pixels, group=sharing)
         board.update.remote(piece, 1.0, spec.id)
 
 

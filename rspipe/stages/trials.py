@@ -82,7 +82,7 @@ def run_trial(
 
 
 def _past_states(state: State) -> Iterator[State]:
-    """Yield the states after each epoch of an interrupted training, but for networks."""
+    """Yield the states after each epoch of an interrupted training, without networks."""
     history, epochs = state["history"], state["epoch"]
     for epoch in range(1, epochs + 1):
         entries = history[:epoch]
@@ -115,11 +115,14 @@ def run_in_tune(
     keep_freed_memory()
     work: Work = config["work"]
     search, store = searches[work.which], Store(run_dir)
+    name = f"{search.id} trial {work.index}"
 
     def on_epoch(state: State) -> None:
-        board.update.remote(
-            work.piece, state["epoch"] / (search.training.epochs + 1), f"{search.id} trial {work.index}"
-        )
+        fraction = state["epoch"] / (search.training.epochs + 1)
+        if "network" in state:
+            board.update.remote(work.piece, fraction, name)
+        else:
+            board.resume.remote(work.piece, fraction)
         look = state["history"][-1]
         if search.early_stopping is not None and WATCHED in look and state["epoch"] < search.training.epochs:
             # Where ASHA stops the trial, this does not return.
@@ -128,7 +131,6 @@ def run_in_tune(
 
     try:
         store.check_shared()
-        name = f"{search.id} trial {work.index}"
         reads_data = searched_data.cache_info().currsize == 0
         held = held_by_this_worker(trial_spec(search, work.parameters), name=name, reads_data=reads_data)
         board.begin.remote(work.piece, held)

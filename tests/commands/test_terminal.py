@@ -84,6 +84,16 @@ def test_what_was_done_before_a_resume_is_counted_and_takes_no_part_in_the_eta(
     ]
 
 
+def test_what_checkpoints_held_takes_no_part_in_the_eta(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    resumed = (Progress("train", done, 2, "models", resumed=0.5) for done in (0.5, 1.0))
+    steps = [(0.0, Progress("train", 0, 2, "models")), *zip((9.0, 20.0), resumed, strict=True)]
+    assert lines(clock, capsys, *steps) == [
+        "train: 0/2 models, 0:00, starting",
+        "train: 0/2 models, 0:09, starting",
+        "train: 1/2 models, 0:20, ETA 0:40",
+    ]
+
+
 def test_a_piece_that_is_nearly_done_is_not_counted(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [(0.0, certify(0)), (20.0, Progress("train", 1.9, 2, "models")), (40.0, Progress("train", 2, 2, "models"))]
     shown = lines(clock, capsys, *steps)

@@ -21,10 +21,22 @@ def test_a_board_adds_up_fractions_and_keeps_the_latest_detail() -> None:
     board.update(0, 1.0, "a")
     board.update(2, 0.5, "b")
     board.update(2, 0.75)
-    assert board.read() == (1.75, "b", None)
+    assert board.read() == (1.75, 0.0, "b", None)
     for piece in (1, 2):
         board.update(piece, 1.0, "c")
-    assert board.read() == (3.0, "", None)
+    assert board.read() == (3.0, 0.0, "", None)
+
+
+def test_what_a_checkpoint_held_is_no_work_of_this_run_unless_the_board_has_seen_it() -> None:
+    board = Board(1)
+    for fraction in (0.25, 0.5):
+        board.resume(0, fraction)
+    board.update(0, 0.75)
+    assert board.read() == (0.75, 0.5, "", None)
+    # Another worker goes on with it, and tells all again.
+    for fraction in (0.25, 0.5, 0.75):
+        board.resume(0, fraction)
+    assert board.read() == (0.75, 0.5, "", None)
 
 
 def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
@@ -35,7 +47,7 @@ def test_a_board_keeps_the_first_failure_and_hands_out_nothing_more() -> None:
     board.fail(DataError("second"))
     assert board.take(0) is None
     assert board.left() == (0, 0)
-    assert board.read() == (0.0, "", first)
+    assert board.read() == (0.0, 0.0, "", first)
 
 
 def test_work_that_is_given_up_is_not_handed_out_again_and_those_at_it_are_known() -> None:

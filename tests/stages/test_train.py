@@ -1,10 +1,11 @@
 """Training with a store: what is finished stays, what was cut off goes on."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -23,6 +24,7 @@ from rspipe.execution.resources import Cluster, Node, Resources
 from rspipe.networks.architectures import ARCHITECTURES
 from rspipe.networks.normalization import normalization
 from rspipe.records import Trial
+from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import judged_trial, trial_parameters
 from rspipe.stages import checkpoints, trials
@@ -55,6 +57,12 @@ class CutOffError(Exception):
     """Stands for the end of a process."""
 
 
+def end_after_two(state: State) -> None:
+    """End before the third epoch's checkpoint is written."""
+    if state["epoch"] == 3:
+        raise CutOffError
+
+
 @pytest.mark.parametrize("position", [0, 2, 3], ids=["gaussian", "macer", "smoothadv"])
 def test_training_goes_on_from_the_checkpoint_on_disk_with_the_same_bits(
     position: int, study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,18 +73,13 @@ def test_training_goes_on_from_the_checkpoint_on_disk_with_the_same_bits(
     reference = train_one(whole, spec, data)
     cut = Store(tmp_path / "cut")
 
-    def end_after_two(epoch: int) -> None:
-        # The checkpoint of the second epoch is written after this returns; that of the third never is.
-        if epoch == 3:
-            raise CutOffError
-
     with pytest.raises(CutOffError):
-        train_one(cut, spec, data, on_epoch=end_after_two)
+        train_one(cut, spec, data, on_epoch=lambda epoch: end_after_two({"epoch": epoch}))
     assert cut.trained_model(spec.id) is None
     assert cut.checkpoint(spec.id)["epoch"] == 2
     seen: list[int] = []
-    resumed = train_one(cut, spec, data, on_epoch=seen.append)
-    assert seen == [3, 4]
+    resumed = train_one(cut, spec, data, on_epoch=seen.append, on_resume=lambda epoch: seen.append(-epoch))
+    assert seen == [-2, 3, 4]
     ours, theirs = cut.parameters(spec.id), whole.parameters(spec.id)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert resumed.checksum == reference.checksum
@@ -155,14 +158,10 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_h
     def losses() -> list[object]:
         return [(one["epoch"], one["passes"], [entry["loss"] for entry in one["history"]]) for one in states]
 
-    def cut_off(state: State) -> None:
-        if state["epoch"] == 3:
-            raise CutOffError
-
     whole = run_trial(Store(tmp_path / "whole"), search, 1, parameters, device=CPU, on_epoch=states.append)
     undisturbed = losses()
     with pytest.raises(CutOffError):
-        run_trial(store, search, 1, parameters, device=CPU, on_epoch=cut_off)
+        run_trial(store, search, 1, parameters, device=CPU, on_epoch=end_after_two)
     states.clear()
     resumed = run_trial(store, search, 1, parameters, device=CPU, on_epoch=states.append)
     assert replace(resumed, seconds=whole.seconds) == whole
@@ -171,6 +170,42 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_h
     assert store.trial_checkpoint(search.id, parameters) is not None
     store.save_trial(resumed)
     assert [path.name for path in (tmp_path / "search" / search.id).iterdir()] == ["trial-1.json"]
+
+
+InTune = Callable[[Store, SearchSpec, Parameters], tuple[MagicMock, Trial]]
+
+
+@pytest.fixture
+def in_tune(monkeypatch: pytest.MonkeyPatch) -> InTune:
+    """Return a function that runs a trial as Tune does; the board that it wrote to, and the trial."""
+    reports = list[dict[str, object]]()
+    monkeypatch.setattr(trials, "set_deterministic", lambda: None)
+    monkeypatch.setattr(trials, "keep_freed_memory", lambda: None)
+    # This process is no actor of Ray's that could be replaced.
+    monkeypatch.setattr(trials, "held_by_this_worker", MagicMock())
+    monkeypatch.setattr(ray.tune, "report", reports.append)
+
+    def run(store: Store, search: SearchSpec, parameters: Parameters) -> tuple[MagicMock, Trial]:
+        board, work = MagicMock(), trials.Work(which=0, index=1, piece=0, parameters=parameters)
+        given: dict[str, Any] = {"run_dir": str(store.run_dir), "resources": Resources(), "decoders": 2, "board": board}
+        trials.run_in_tune({"work": work}, searches=[search], **given)
+        return board, Trial.from_json(json.loads(str(reports[-1]["record"])))
+
+    return run
+
+
+def test_a_trial_that_goes_on_in_tune_tells_the_board_what_its_checkpoint_held(
+    in_tune: InTune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    (search,) = load_study(TINY, overrides=["search.0.trial_epochs=4"]).search_specs
+    parameters, store = trial_parameters(search)[1], Store(tmp_path)
+    write_record(store.run_dir / "study.json", {})
+    with pytest.raises(CutOffError):
+        run_trial(store, search, 1, parameters, device=CPU, on_epoch=end_after_two)
+    board, _ = in_tune(store, search, parameters)
+    assert [call.args for call in board.resume.remote.call_args_list] == [(0, 0.2), (0, 0.4)]
+    assert [call.args[1] for call in board.update.remote.call_args_list] == [0.6, 0.8]
 
 
 @pytest.fixture
@@ -219,38 +254,28 @@ def searched(pictures: ModelSpec, study: StudyConfig, run_dir: Path) -> tuple[Se
 
 
 def test_a_trial_in_tune_trains_on_images_that_the_cluster_decodes(
-    pictures: ModelSpec, study: StudyConfig, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: ModelSpec,
+    study: StudyConfig,
+    cluster: Cluster,
+    in_tune: InTune,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del cluster
     search, store = searched(pictures, study, tmp_path / "run")
     (first, *_) = trial_parameters(search)
-    numbers, reports = list[int](), list[dict[str, object]]()
+    numbers = list[int]()
 
     def counted(split: FileSplit, steps: Sequence[Step], *, decoders: int) -> Iterator[torch.Tensor]:
         numbers.append(decoders)
         return streamed(split, steps, decoders=decoders)
 
     monkeypatch.setattr(trials, "streamed", counted)
-    monkeypatch.setattr(trials, "set_deterministic", lambda: None)
-    monkeypatch.setattr(trials, "keep_freed_memory", lambda: None)
-    # This process is no actor of Ray's that could be replaced.
-    monkeypatch.setattr(trials, "held_by_this_worker", MagicMock())
-    monkeypatch.setattr(ray.tune, "report", reports.append)
-    work = trials.Work(which=0, index=0, piece=0, parameters=first)
-    trials.run_in_tune(
-        {"work": work},
-        searches=[search],
-        run_dir=str(store.run_dir),
-        resources=Resources(),
-        decoders=2,
-        board=MagicMock(),
-    )
+    _, trial = in_tune(store, search, first)
     assert numbers == [2]
-    alone = judged_trial(search, 0, first, load_dataset(pictures.data))
+    alone = judged_trial(search, 1, first, load_dataset(pictures.data))
     assert alone.status == "finished"
-    (ended,) = reports
-    assert ended["ended"] is True
-    assert replace(Trial.from_json(json.loads(str(ended["record"]))), seconds=alone.seconds) == alone
+    assert replace(trial, seconds=alone.seconds) == alone
 
 
 def test_an_unreadable_image_is_named_by_who_trains(pictures: ModelSpec, cluster: Cluster) -> None:
