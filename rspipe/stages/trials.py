@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from rspipe.data.files import PixelSource, decoded_here
 from rspipe.data.sources import load_dataset
@@ -132,8 +134,10 @@ def run_in_tune(
     try:
         store.check_shared()
         reads_data = searched_data.cache_info().currsize == 0
-        held = held_by_this_worker(trial_spec(search, work.parameters), name=name, reads_data=reads_data)
-        board.begin.remote(work.piece, held)
+        # Hyper-parameters that do not fit together are found again below, and make the trial invalid.
+        with suppress(ValidationError):
+            held = held_by_this_worker(trial_spec(search, work.parameters), name=name, reads_data=reads_data)
+            board.begin.remote(work.piece, held)
         pixels = partial(streamed, decoders=decoders)
         device = worker_device(resources.gpus, allow_cpu=resources.allow_cpu)
         with memory_for(name, lower="training.batch_size"):

@@ -208,6 +208,16 @@ def test_a_trial_that_goes_on_in_tune_tells_the_board_what_its_checkpoint_held(
     assert [call.args[1] for call in board.update.remote.call_args_list] == [0.6, 0.8]
 
 
+def test_a_trial_whose_values_do_not_fit_together_is_invalid_in_tune(
+    in_tune: InTune, study: StudyConfig, tmp_path: Path
+) -> None:
+    (search,) = study.search_specs
+    write_record(Store(tmp_path).run_dir / "study.json", {})
+    _, trial = in_tune(Store(tmp_path), search, {"m": 1000})
+    assert (trial.status, trial.passes) == ("invalid", 0)
+    assert "m = 1000 does not fit into batch_size = 64" in trial.message
+
+
 @pytest.fixture
 def pictures(tmp_path: Path, study: StudyConfig) -> ModelSpec:
     """Return a model that trains on random parts of pictures in folders."""
