@@ -11,8 +11,8 @@
     ├── StoreError     the run directory belongs to another study, is in use, or cannot be reached
     │   └── DamagedError   a file in it is damaged or missing, and can be recreated
     ├── ClusterError   Ray cannot be reached, refuses us, or lacks the resources
+    │   └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
     └── MissingPackageError   what is asked for needs a package of an extra that is not installed
-        └── WorkersLostError   workers or their nodes died; what they had not finished can be done by others
 
 Messages are one line: the place, the value, the remedy. Several mistakes of a study file are a line each.
 """

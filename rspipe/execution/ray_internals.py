@@ -6,7 +6,7 @@ Nothing else in rspipe touches `ray._private` or file descriptor 2.
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,27 +161,19 @@ def messages_to(log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def native_stderr_to(log: Path) -> Iterator[Callable[[], str]]:
+def native_stderr_to(log: Path) -> Iterator[None]:
     """Append to a file what native code writes to file descriptor 2; Python's own sys.stderr stays where it is.
 
     Why a cluster refuses a client (`Unauthenticated`) is written there by Ray's native code and said nowhere else:
     `ray.init` raises a plain ConnectionError, and RAY_BACKEND_LOG_LEVEL changes nothing. The rest is noise to a user.
-
-    Yields:
-        A function that returns what was written since.
     """
     sys.stderr.flush()
     original = os.dup(2)
-    with log.open("ab+") as file, os.fdopen(os.dup(original), "w", buffering=1) as terminal:
-        start = file.seek(0, os.SEEK_END)
-
-        def written() -> str:
-            return os.pread(file.fileno(), 1_000_000, start).decode(errors="replace")
-
+    with log.open("ab") as file, os.fdopen(os.dup(original), "w", buffering=1) as terminal:
         os.dup2(file.fileno(), 2)
         python_stderr, sys.stderr = sys.stderr, terminal
         try:
-            yield written
+            yield
         finally:
             sys.stderr = python_stderr
             os.dup2(original, 2)

@@ -25,7 +25,7 @@ def _decode(row: dict[str, Any], *, shape: tuple[int, int, int], resize: int | N
 
 
 def streamed(split: FileSplit, steps: Sequence[Step], *, decoders: int) -> Iterator[Tensor]:
-    """Yield the pixels of every step of an epoch (a `PixelSource`), the same as `datasets.decoded_here` does.
+    """Yield the pixels of every step of an epoch (a `PixelSource`), the same as `data.files.decoded_here` does.
 
     Tasks on any node decode, so all nodes have to see the files. They reserve no CPU, since workers that train may
     have reserved all there are: `decoders` bounds how many run at a time.
