@@ -135,7 +135,8 @@ AnyModelGroup = Annotated[
 class SearchGroup(Spec):
     """`[[search]]`: the same search at several noise levels; the winners are trained with `seeds`."""
 
-    label: Label
+    label: Annotated[Label, Field(max_length=74)]
+    """Of the winner's models; those of trials are called `<label>_trial`."""
     architecture: Architecture
     method: MethodSpec
     """Where the search starts: trial 0 and the values of what is not searched."""
