@@ -48,6 +48,8 @@ ARCHITECTURES: dict[str, Builder] = {
 RUNS_CODE = ("torchscript",)
 """Architectures whose checkpoints are programs."""
 
+_HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
 DENOISERS: dict[str, Callable[[], nn.Module]] = {"dncnn": dncnn}
 
 _TIMM = "timm/"
@@ -57,10 +59,12 @@ def _torchvision_network(name: str, classes: int) -> nn.Module:
     with needs_extra(f"architecture {name!r}"):
         from torchvision import models
 
+    of_google = name in ("googlenet", "inception_v3")
     # These two return auxiliary logits in training unless told not to, and warn unless told how to initialize.
-    settings = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    settings = {"aux_logits": False, "init_weights": True} if of_google else {}
     network = models.get_model(name, weights=None, num_classes=classes, **settings)
-    return nn.Sequential(Normalize(*IMAGENET), network)
+    # Their published parameters come with a layer that turns ImageNet's normalization into the other (transform_input).
+    return nn.Sequential(Normalize(*(_HALVES if of_google else IMAGENET)), network)
 
 
 def _find_in_torchvision(name: str) -> Builder:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rspipe.errors import ModelError
 from rspipe.networks import fusion
@@ -47,8 +48,9 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
             torch.fx can trace the network, else float32.
 
     Raises:
-        ModelError: bfloat16 cannot hold a parameter, or there is none; or, from the classifier when it is called, an
-            operation has no bfloat16 form, or what it returns are no logits.
+        ModelError: Batch normalization has no running statistics; bfloat16 cannot hold a parameter, or there is none;
+            or, from the classifier when it is called, an operation has no bfloat16 form, or what it returns are no
+            logits.
     """
     if precision not in get_args(AnyPrecision):
         raise ValueError(f"precision must be one of {get_args(AnyPrecision)}, got {precision!r}")
@@ -58,6 +60,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         return network
     network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
     network.eval()
+    _check_samples_are_apart(network)
     for parameter in network.parameters():
         # A copy of a TorchScript program may hold parameters that are computed.
         parameter.detach_().requires_grad_(False)
@@ -86,6 +89,16 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     traced.delete_all_unused_submodules()
     traced.recompile()
     return Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
+
+
+def _check_samples_are_apart(network: nn.Module) -> None:
+    """Raise ModelError where a layer mixes the samples of a batch: they would not be independent."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+            raise ModelError(
+                f"{name or type(layer).__name__} normalizes by the batch (track_running_stats=False): a sample's class "
+                "depends on those beside it, and nothing can be certified; give it running statistics"
+            )
 
 
 def _cannot_be_rounded(network: nn.Module) -> str:

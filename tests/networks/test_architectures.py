@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rspipe.data.spec import DigitsData
 from rspipe.errors import MissingPackageError, ModelError, StudyError
 from rspipe.networks.architectures import ARCHITECTURES, build_network, check_input, find_architecture
-from rspipe.networks.normalization import CIFAR10, IMAGENET, Normalize, normalization, set_normalization
+from rspipe.networks.normalization import CIFAR10, IMAGENET, MeanStd, Normalize, normalization, set_normalization
 from rspipe.networks.spec import of_study_file
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.spec import ModelSpec, TrainingSpec
@@ -215,12 +215,20 @@ def test_an_architecture_that_is_no_name_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [("resnet18", 32), ("squeezenet1_1", 32), ("mobilenet_v3_small", 32), ("googlenet", 32), ("inception_v3", 75)],
+    ("name", "side", "own"),
+    [
+        ("resnet18", 32, IMAGENET),
+        ("squeezenet1_1", 32, IMAGENET),
+        ("mobilenet_v3_small", 32, IMAGENET),
+        ("googlenet", 32, ((0.5,) * 3, (0.5,) * 3)),
+        ("inception_v3", 75, ((0.5,) * 3, (0.5,) * 3)),
+    ],
 )
-def test_a_torchvision_classifier_returns_one_logit_per_class_in_training_and_after(name: str, side: int) -> None:
+def test_a_torchvision_classifier_returns_one_logit_per_class_in_training_and_after(
+    name: str, side: int, own: MeanStd
+) -> None:
     network = build_network(name, classes=7, seed=0)
-    assert normalization(network) == IMAGENET
+    assert normalization(network) == own
     for training in (True, False):
         logits = network.train(training)(torch.rand(2, 3, side, side))
         assert logits.shape == (2, 7)

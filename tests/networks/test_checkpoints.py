@@ -323,6 +323,11 @@ def test_a_published_googlenet_loads_without_its_auxiliary_heads(tmp_path: Path)
     network = load_checkpoint(path, architecture="googlenet", classes=10, normalization="none")
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(network(images), published(images))
+    # As torchvision's own parameters are used.
+    published.transform_input = True
+    network = load_checkpoint(path, architecture="googlenet", classes=10, normalization="architecture")
+    mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET)
+    torch.testing.assert_close(network(images), published((images - mean) / std))
 
 
 def test_of_several_sets_of_parameters_one_has_to_be_named(lenet: nn.Module, tmp_path: Path) -> None:

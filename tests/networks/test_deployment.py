@@ -505,6 +505,15 @@ def test_bfloat16_that_is_slow_here_is_warned_of_in_one_line(
     assert "\n" not in message
 
 
+def test_a_network_whose_samples_depend_on_each_other_is_refused() -> None:
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    for network in (nn.Sequential(nn.Linear(3, 3), norm), norm):
+        with pytest.raises(ModelError, match=r"^(1|BatchNorm1d) normalizes by the batch \(track_running_stats=False\)"):
+            deploy(network)
+    # These look at one sample alone.
+    assert deploy(nn.Sequential(nn.InstanceNorm1d(3), nn.Flatten()))(torch.rand(2, 3, 4)).shape == (2, 12)
+
+
 @pytest.mark.parametrize("size", [2, 7, 8])
 def test_pools_of_two_by_two_have_torchs_maxima_and_pass_on_what_is_no_number(size: int) -> None:
     x = torch.randn(5, 3, size, 9, generator=torch.Generator().manual_seed(0))
