@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -62,8 +63,7 @@ def ui_command(uri: str) -> str:
 @contextmanager
 def alone(uri: str) -> Iterator[None]:
     """Keep other studies on this machine from making a new database at the same moment: MLflow would fail."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+    if (path := _local_database(uri)) is None:
         yield
         return
     folder = os.open(path.parent, os.O_RDONLY)
@@ -88,13 +88,33 @@ def connect_mlflow(uri: str) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     # It logs each request that it tries again; the Tracker warns once of the outcome.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    _make_database(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _local_database(uri: str) -> Path | None:
+    """Return the file of an SQLite database in a folder that exists; None of any other store."""
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return path if uri.startswith("sqlite:///") and path.parent.is_dir() else None
+
+
+def _make_database(uri: str) -> None:
+    """Make a new SQLite database whole: MLflow takes seconds for it, and cannot go on with what a kill has left."""
+    from mlflow import MlflowClient
+
+    path = _local_database(uri)
+    if path is not None and not (path.is_file() and path.stat().st_size):
+        for begun in path.parent.glob(f".{path.name}.*"):
+            begun.unlink()
+        # MLflow keeps what it has opened by its name.
+        new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        MlflowClient(tracking_uri=f"sqlite:///{new}")
+        new.replace(path)
 
 
 def _check_opens(uri: str) -> None:
     """Raise sqlite3.Error for a file that is no database or cannot be opened: MLflow would try for two minutes."""
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if uri.startswith("sqlite:///") and path.parent.is_dir():
+    if (path := _local_database(uri)) is not None:
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
 

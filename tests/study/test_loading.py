@@ -418,7 +418,8 @@ def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
     label = "a" * 79
     groups = f"[{{members='{label} x1 + {label}b x1 + {label}c x1', sigma=0.25, weights='uniform'}}]"
     labels = [f"models.{at}.label={label}{end}" for at, end in enumerate(("", "b"))]
-    third = f"search.0.label={label}c"
+    third = f"search.0.label={label[:73]}c"
+    groups = groups.replace(f"{label}c", f"{label[:73]}c")
     study = load_study(write(tmp_path), overrides=[*labels, third, f"ensembles={groups}"])
     winners = study.winner_specs(study.search_specs[0], {"lbd": 2.0})
     (spec,) = study.ensemble_specs([*study.model_specs, *winners])
