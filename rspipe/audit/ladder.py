@@ -89,12 +89,16 @@ def on_ladder(radius: FloatArray, precision: Precision, ladder: Ladder) -> BoolA
 
 
 def successes(radius: FloatArray, precision: Precision, ladder: Ladder) -> IntArray:
-    """Return [row] the fewest successes that a logged radius can stand for: where several rungs fit, the lowest."""
-    low, _ = _ends(radius, precision.step(radius), ladder.rounding)
+    """Return [row] the fewest successes that a logged radius can stand for.
+
+    Where several rungs fit it is the lowest of them, where none does the highest below.
+    """
+    low, high = _ends(radius, precision.step(radius), ladder.rounding)
     failures = np.clip(_fewest_failures(low, ladder), 0, ladder.n)
-    # The highest rung not above the lower end; the next one is within.
-    inside = _rung(failures, ladder) < low
-    return ladder.n - np.maximum(failures - inside, 0)
+    # The highest rung not above the lower end; the next one, where that is within.
+    above = np.maximum(failures - 1, 0)
+    inside = (_rung(failures, ladder) < low) & (_rung(above, ladder) <= high)
+    return ladder.n - np.where(inside, above, failures)
 
 
 def proved_radius(radius: FloatArray, precision: Precision, ladder: Ladder) -> FloatArray:

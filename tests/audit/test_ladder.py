@@ -92,3 +92,13 @@ def test_what_was_surely_proved_is_never_more_than_what_was(written):
     assert alone.sum() > 20
     np.testing.assert_array_equal(fewest[alone], n_a[alone])
     np.testing.assert_array_equal(nearest_successes(radius, ladder)[alone], n_a[alone])
+
+
+def test_a_radius_between_two_rungs_proves_the_lower_one():
+    ladder, precision = Ladder(0.5, 100_000, 0.001, "nearest", 0.0), Precision(4, "decimals")
+    bounds = clopper_pearson_lower(np.array([99_999, 100_000]), ladder.n, alpha=ladder.alpha)
+    low, high = certified_radius(bounds, sigma=ladder.sigma)
+    radius = np.array([1.88])
+    assert low < 1.88 < high
+    assert successes(radius, precision, ladder).tolist() == [99_999]
+    np.testing.assert_allclose(proved_radius(radius, precision, ladder), low, atol=1e-9)
