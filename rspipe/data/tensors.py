@@ -74,14 +74,28 @@ def _read(path: Path, *, classes: int | None) -> Split:
     return whole_split(images, labels.to(torch.int64))
 
 
+def _train(path: Path, test_path: Path, test: Split, spec: TensorData) -> Split:
+    """Return the training part; raise DataError where it is the test part, or images are of another shape."""
+    train = _read(path, classes=spec.classes)
+    if path.samefile(test_path):
+        raise DataError(
+            f"{path}: is both data.train and data.test, and test images would be trained on; name another file"
+        )
+    sizes = ["x".join(map(str, part.images.shape[1:])) for part in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise DataError(f"{path}: images of train are {sizes[0]}, those of test {sizes[1]}; save them in one size")
+    return train
+
+
 def tensor_dataset(spec: TensorData) -> Dataset:
     """Return a data set of array files.
 
     Raises:
-        DataError: A file is missing, holds something else, or pixels or labels are out of range.
+        DataError: A file is missing, holds something else, or pixels or labels are out of range, or the parts
+            are one file or of two sizes.
     """
     folder = Path(spec.folder)
     test = _read(folder / spec.test, classes=spec.classes)
-    train = None if spec.train is None else _read(folder / spec.train, classes=spec.classes)
+    train = None if spec.train is None else _train(folder / spec.train, folder / spec.test, test, spec)
     classes = spec.classes or 1 + max(int(part.labels.max()) for part in (train, test) if part is not None)
     return Dataset(name=spec.title, classes=classes, augment=spec.augment, notes=(), **parts_of(train, test, spec))

@@ -73,3 +73,18 @@ def test_what_is_no_data_set_is_refused_in_one_line(tmp_path: Path, name: str, c
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.npz: no such file"):
         load_dataset(TensorData(name="tensors", title="t", folder=str(tmp_path), test="nowhere.npz"))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_of_both_parts_is_refused(tmp_path: Path, link: bool) -> None:
+    if link:
+        (tmp_path / "train.npz").symlink_to(tmp_path / "a.npz")
+    content = {"images": PIXELS, "labels": LABELS}
+    with pytest.raises(DataError, match=r"\.npz: is both data\.train and data\.test, and test images would be"):
+        loaded(tmp_path, content, "a.npz", train="train.npz" if link else "a.npz")
+
+
+def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=PIXELS[:, :1], labels=LABELS)
+    with pytest.raises(DataError, match=r"images of train are 1x5x4, those of test 3x5x4; save them in one size"):
+        loaded(tmp_path, {"images": PIXELS, "labels": LABELS}, "a.npz", train="train.npz")
