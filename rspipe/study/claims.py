@@ -46,6 +46,11 @@ class PublishedResult(Spec):
         repeated = [name for name, default in figure.items() if getattr(self, name) != default]
         if self.logs and repeated:
             raise PydanticCustomError("published_both", "{name}: the logs say it; drop it", {"name": repeated[0]})
+        for log in self.logs:
+            if self.logs.count(log) > 1:
+                raise PydanticCustomError(
+                    "published_twice", "logs names '{log}' twice, as if it were two seeds; remove one", {"log": log}
+                )
         return self
 
     @model_validator(mode="after")

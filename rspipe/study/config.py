@@ -23,7 +23,7 @@ from rspipe.study.cascade_groups import CascadeGroup
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.ensemble_groups import EnsembleGroup
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
-from rspipe.study.references import check_members, unknown_entries
+from rspipe.study.references import check_members, unknown_entries, unknown_sigmas
 from rspipe.training.spec import AnyModelSpec, ModelSpec
 
 SHARED = ("architecture", "training")
@@ -257,6 +257,9 @@ class StudyConfig(Spec):
             if name in names:
                 yield PydanticCustomError("cascade_twice", "two cascades are '{name}'; remove one", {"name": name})
             names.add(name)
+            if strange := [*unknown_sigmas([(f"cascades[{index}].sigma", cascade.sigma or ())], self.sigmas)]:
+                yield from strange
+                continue
             for sigma, entry in sorted(cascade.entries(self.sigmas), reverse=True):
                 place = f"cascades[{index}].classifiers at sigma {sigma:g}"
                 # Of what is to be chosen from, a level need not have everything.
@@ -271,7 +274,7 @@ class StudyConfig(Spec):
                     )
 
     def _unknown_entries(self) -> Iterator[PydanticCustomError]:
-        """Yield what published results and claims are about, where the study does not have it."""
+        """Yield the entries and noise levels of published results and claims that the study does not have."""
         references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
         for index, claim in enumerate(self.claims):
             references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
@@ -280,6 +283,9 @@ class StudyConfig(Spec):
         named = self._named_ensembles() if references else ()
         entries += [ensemble_name(spec.label, spec.weights, spec.average) for spec in named]
         yield from unknown_entries(references, entries)
+        named_sigmas = [(f"claims[{index}].sigma", claim.sigma or ()) for index, claim in enumerate(self.claims)]
+        named_sigmas += [(f"published[{index}].sigma", (one.sigma,)) for index, one in enumerate(self.published)]
+        yield from unknown_sigmas(named_sigmas, self.sigmas)
 
     @model_validator(mode="after")
     def _entries_fit(self) -> "StudyConfig":

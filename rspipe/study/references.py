@@ -24,6 +24,20 @@ def unknown_entries(references: Iterable[tuple[str, str]], entries: Collection[s
             )
 
 
+def unknown_sigmas(
+    references: Iterable[tuple[str, Sequence[float]]], sigmas: Sequence[float]
+) -> Iterator[PydanticCustomError]:
+    """Yield an error for every noise level, given behind its place in the file, that the study does not have."""
+    for place, named in references:
+        for sigma in named:
+            if sigma not in sigmas:
+                yield PydanticCustomError(
+                    "unknown_sigma",
+                    "{place}: no model has sigma {sigma}; the study has {sigmas}",
+                    {"place": place, "sigma": sigma, "sigmas": ", ".join(map(str, sigmas))},
+                )
+
+
 def check_members(ensemble: EnsembleGroup, trained: Trained, *, place: str) -> None:
     """Raise a PydanticCustomError unless the members of an ensemble are models of the study."""
     wanted = ensemble.wanted(place=f"{place}.members")

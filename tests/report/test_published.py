@@ -199,6 +199,7 @@ def test_a_run_directory_keeps_the_logs_that_its_study_names(tmp_path):
         ("acr=1, logs='a.tsv'", "needs acr, or the logs that say it"),
         ("sigma=0.25", "needs acr, or the logs that say it"),
         ("logs='a.tsv', seeds=2", "seeds: the logs say it"),
+        ("logs=['a.tsv', 'a.tsv']", "logs names .* twice, as if it were two seeds; remove one"),
     ],
 )
 def test_a_figure_or_logs_are_given(published, message):

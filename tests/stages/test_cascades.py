@@ -397,6 +397,11 @@ def test_levels_that_were_chosen_among_other_models_are_chosen_again(tmp_path: P
         ("sigma = [0.5, 0.25]", "sigma = [0.25, 0.5]", "descend"),
         ("sigma = [0.5, 0.25]", "sigma = 0.5", "descend"),
         ("two_sided = true", "", "two cascades are 'gaussian over 0.5, 0.25'"),
+        (
+            "two_sided = true",
+            'choose = "radius"\nsigma = [0.75, 0.25]',
+            "cascades[2].sigma: no model has sigma 0.75; the study has 0.25, 0.5",
+        ),
         ("two_sided = true", 'choose = "best"', "valid names: accuracy, radius"),
         ("two_sided = true", 'choose = "radius"\n[[cascades]]\nclassifiers = "gausian"\nchoose = "radius"', "gausian"),
     ],
