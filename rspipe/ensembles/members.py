@@ -1,7 +1,7 @@
 """Who is in an ensemble: the words of a study file, and what an ensemble is called."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -22,6 +22,12 @@ class NamedModel:
     label: str
     sigma: float
     seed: int
+    digest: str | None
+
+    def sigma_among(self, sigmas: Collection[float]) -> float:
+        """Return the one of a study's noise levels that is meant: ids show six digits of it."""
+        shown = (sigma for sigma in sigmas if float(f"{sigma:g}") == self.sigma)
+        return self.sigma if self.sigma in sigmas else next(shown, self.sigma)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,9 @@ def parse_members(text: str, *, place: str = "members") -> tuple[tuple[str, int]
 def named_model(text: str) -> NamedModel | None:
     """Return the model that an id such as "advmacer-s0.25-seed0" names; None where it is no id."""
     match = _ID.fullmatch(text)
-    return None if match is None else NamedModel(text, match["label"], float(match["sigma"]), int(match["seed"]))
+    if match is None:
+        return None
+    return NamedModel(text, match["label"], float(match["sigma"]), int(match["seed"]), match["digest"])
 
 
 def parse_ids(texts: Sequence[str], *, place: str = "members") -> tuple[NamedModel, ...]:

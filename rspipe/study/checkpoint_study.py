@@ -97,11 +97,16 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
         entry = {"label": label, "architecture": architecture, "checkpoint": {"file": file, **checkpoint}}
         lines += _table({**entry, "sigma": list(wanted.sigma), "seeds": [0]}, "[[models]]")
     for sigma in wanted.sigma if wanted.ensemble else ():
-        members = [f"{label}-s{sigma:g}-seed0" for label in labels]
+        members = [f"{label}-s{_digits(sigma)}-seed0" for label in labels]
         entry = {"members": members, "weights": list(wanted.ensemble), "average": wanted.average or "probabilities"}
         lines += _table(entry, "[[ensembles]]")
     certify = {name: getattr(wanted, name) for name in ("rule", "n0", "n", "alpha", "precision")}
     return "\n".join([*lines, *_table(certify, "[certify]")]) + "\n"
+
+
+def _digits(sigma: float) -> str:
+    """Return a noise level with all its digits: six would name no member of a study."""
+    return str(sigma).removesuffix(".0")
 
 
 def _architectures(wanted: CheckpointStudy) -> tuple[str, ...]:

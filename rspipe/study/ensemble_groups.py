@@ -70,7 +70,9 @@ class EnsembleGroup(Spec):
 
     def sigmas(self, of_study: tuple[float, ...]) -> tuple[float, ...]:
         """Return the noise levels at which the ensembles are wanted."""
-        return self.sigma or (of_study if isinstance(self.members, str) else (parse_ids(self.members)[0].sigma,))
+        if self.sigma is not None or isinstance(self.members, str):
+            return self.sigma or of_study
+        return (parse_ids(self.members)[0].sigma_among(of_study),)
 
     def formed(self, models: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
         """Return the members of every ensemble of this entry, in order; none where a model is not there.
@@ -99,7 +101,7 @@ class EnsembleGroup(Spec):
             return ()
         for one in named:
             actual = by_seed[one.label, one.seed].id
-            if one.text != actual and one.text.count("-") == actual.count("-"):
+            if one.digest is not None and not actual.endswith((f"-{one.digest}", f"-seed{one.seed}")):
                 raise StudyError(f"ensembles: member {one.text!r} is {actual!r} here; correct its last eight digits")
         pool = tuple(by_seed[one.label, one.seed] for one in named)
         return tuple(subsets(pool)) if self.subsets == "all" else (pool,)

@@ -111,7 +111,8 @@ def _check_labels(
 
 def _check_listed(ensemble: EnsembleGroup, ids: Sequence[str], trained: Trained, *, place: str) -> None:
     for one in parse_ids(ids):
-        if one.seed not in trained.get((one.label, one.sigma), ()) or ensemble.sigma not in (None, (one.sigma,)):
+        sigma = one.sigma_among({level for _, level in trained})
+        if one.seed not in trained.get((one.label, sigma), ()) or ensemble.sigma not in (None, (sigma,)):
             raise PydanticCustomError(
                 "unknown_model",
                 "{place}: the study has no '{text}' at this noise level; see sigma and seeds of '{label}'",

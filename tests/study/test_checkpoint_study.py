@@ -154,6 +154,15 @@ def test_an_ensemble_is_of_all_at_every_noise_level_with_images_held_out(folder:
     assert study["ensembles"][0]["average"] == "probabilities"
 
 
+@pytest.mark.parametrize(("sigma", "digits"), [(0.250980392, "0.250980392"), (1.0, "1")])
+def test_members_are_named_with_every_digit_of_the_noise_level(folder: Path, sigma: float, digits: str) -> None:
+    options = {**DEFAULTS, "checkpoint": ("2nd.pt", "run_a/last.pt"), "images": "pictures", "sigma": (sigma,)}
+    text = checkpoint_study(CheckpointStudy(**{**options, "ensemble": ("uniform",)}), folder=folder)
+    study = study_of_text(text, path=folder / "options")
+    assert study.ensembles[0].members == (f"model_2nd-s{digits}-seed0", f"last-s{digits}-seed0")
+    assert [spec.sigma for spec in study.ensemble_specs(study.model_specs)] == [sigma]
+
+
 def test_calibration_images_of_the_digits_are_no_test_images_in_any_case(folder: Path) -> None:
     options = {"checkpoint": ("2nd.pt", "run_a/last.pt"), "images": "digits", "ensemble": ("uniform",)}
     # A fifth of 400 test images.

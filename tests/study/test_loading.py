@@ -360,6 +360,18 @@ def test_members_may_be_listed_by_id_with_or_without_its_digest(tmp_path: Path) 
     assert again.ensemble_specs(again.model_specs) == (spec,)
 
 
+def test_members_may_be_listed_by_the_digits_that_an_id_shows(tmp_path: Path) -> None:
+    levels = [f"models.{group}.sigma=0.250980392" for group in (0, 1)]
+    for listed in (LISTED.replace("0.25", "0.25098"), LISTED.replace("0.25", "0.250980392")):
+        study = load_study(write(tmp_path), overrides=[*levels, f"ensembles=[{listed}]"])
+        (spec,) = study.ensemble_specs(study.model_specs)
+        assert (spec.sigma, len(spec.members)) == (0.250980392, 2)
+    ids = {(model.label, model.seed): model.id for model in study.model_specs}
+    shown = LISTED.replace("macer-s0.25-seed0", ids["macer", 0]).replace("s0.25-", "s0.25098-")
+    again = load_study(write(tmp_path), overrides=[*levels, f"ensembles=[{shown}]"])
+    assert again.ensemble_specs(again.model_specs) == (spec,)
+
+
 def test_a_listed_model_of_other_settings_is_refused(tmp_path: Path) -> None:
     wrong = LISTED.replace("macer-s0.25-seed0", "macer-s0.25-seed0-00000000")
     with pytest.raises(StudyError, match=r"member 'macer-s0.25-seed0-00000000' is 'macer-s0.25-seed0-.* here; correct"):
