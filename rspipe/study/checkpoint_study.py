@@ -172,7 +172,7 @@ def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
         classes = wanted.classes or _classes(first)
         if classes is None:
             raise StudyError(f"{wanted.checkpoint[0]} does not say how many classes it knows; add --classes")
-        where, files = (path, "*.parquet") if path.is_dir() else (path.parent, path.name)
+        where, files = (path, _test_files(path)) if path.is_dir() else (path.parent, path.name)
         title = path.stem if not patterns else where.name
         return {"name": "parquet", "title": title, "folder": str(where), "test": files, "classes": classes, **shaped}
     named = {"classes": wanted.classes} if wanted.classes else {}
@@ -187,6 +187,24 @@ def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
     part = next((name for name in ("test", "val") if (path / name).is_dir()), None)
     where = path / part if part else path
     return {"name": "image_folder", "title": path.resolve().name, "folder": str(where), "test": ".", **named, **shaped}
+
+
+def _test_files(folder: Path) -> str:
+    """Return the pattern of the Parquet files of a folder that hold no training images.
+
+    Raises:
+        StudyError: Some begin with "train", and none with "test" or "val".
+    """
+    names = [path.name for path in folder.glob("*.parquet")]
+    if not any(name.startswith("train") for name in names):
+        return "*.parquet"
+    for part in ("test", "val"):
+        if any(name.startswith(part) for name in names):
+            return f"{part}*.parquet"
+    raise StudyError(
+        f"--images {folder}: has Parquet files of a training part and none that begins with test or val; name those to "
+        f"certify on, e.g. --images '{folder / min(names)}'"
+    )
 
 
 def _named(wanted: CheckpointStudy) -> dict[str, Any]:

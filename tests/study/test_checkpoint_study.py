@@ -91,6 +91,18 @@ def test_parquet_files_have_as_many_classes_as_the_checkpoint_knows(folder: Path
     assert made(folder, images="sets", classes=7)["data"]["classes"] == 7
 
 
+def test_of_parquet_files_with_a_training_part_the_others_are_certified(folder: Path) -> None:
+    (folder / "sets").mkdir()
+    for name, test in (("train-0", None), ("validation-0", "val*.parquet"), ("test-0", "test*.parquet")):
+        (folder / "sets" / f"{name}.parquet").touch()
+        if test is None:
+            with pytest.raises(StudyError, match="a training part and none that begins with test or val; name those"):
+                made(folder, images="sets")
+        else:
+            assert made(folder, images="sets")["data"]["test"] == test
+    assert made(folder, images="sets/train-0.parquet")["data"]["test"] == "train-0.parquet"
+
+
 def test_arrays_are_a_test_part_of_their_own(folder: Path) -> None:
     np.savez(folder / "some.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 3)
     expected = {"name": "tensors", "title": "some", "folder": str(folder), "test": "some.npz", "classes": 3}
