@@ -22,6 +22,9 @@ _NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "im
 
 _ONNX = ".onnx"
 
+_PROGRAMS = ("onnx", "torchscript")
+"""Architectures whose files are read by other means than a state dict."""
+
 _ARRAYS = (".npz", ".pt", ".pth")
 
 _MOST_HELD_OUT = 200
@@ -77,7 +80,7 @@ def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
         DataError: The images cannot be read.
     """
     architectures = _architectures(wanted)
-    data = _data_table(wanted, folder)
+    data = _data_table(wanted, folder, architectures[0])
     if wanted.ensemble:
         data |= _calibration(wanted, data, folder)
     else:
@@ -159,13 +162,19 @@ def _label(text: str) -> str:
     return plain if plain[:1].isalpha() else f"model_{plain}".rstrip("_")
 
 
-def _data_table(wanted: CheckpointStudy, folder: Path) -> dict[str, Any]:
-    """Return the `[data]` of what the images are: by name, Parquet files, or a folder of class folders."""
+def _data_table(wanted: CheckpointStudy, folder: Path, architecture: str) -> dict[str, Any]:
+    """Return the `[data]` of what the images are: by name, Parquet files, or a folder of class folders.
+
+    Args:
+        wanted: What to certify.
+        folder: That relative paths start from.
+        architecture: Of the first checkpoint.
+    """
     path = folder / wanted.images
     if wanted.images in _NAMED and not path.exists():
         return _named(wanted)
     shaped = {name: size for name in ("size", "resize") if (size := getattr(wanted, name)) is not None}
-    first = _first_parameters(wanted.checkpoint[0], folder)
+    first = {} if architecture in _PROGRAMS else _first_parameters(wanted.checkpoint[0], folder)
     shaped |= {"mode": "L"} if _channels(first) == 1 or len(wanted.mean) == 1 else {}
     patterns = path.name if any(sign in path.name for sign in "*?[") else ""
     if path.suffix == ".parquet" or patterns or (path.is_dir() and any(path.glob("*.parquet"))):

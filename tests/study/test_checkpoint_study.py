@@ -228,3 +228,13 @@ def test_onnx_files_say_their_architecture_themselves(folder: Path) -> None:
     (folder / "net.onnx").write_bytes(b"graph")
     (model,) = made(folder, checkpoint=("net.onnx",), model=(), classes=3)["models"]
     assert model["architecture"] == "onnx"
+
+
+@pytest.mark.parametrize("architecture", ["onnx", "torchscript"])
+def test_of_a_program_no_parameters_are_read(folder: Path, architecture: str) -> None:
+    (folder / "net.graph").write_bytes(b"program")
+    options = {"checkpoint": ("net.graph",), "model": (architecture,)}
+    assert "mode" not in made(folder, **options)["data"]
+    (folder / "test.parquet").touch()
+    with pytest.raises(StudyError, match=r"net\.graph does not say how many classes it knows; add --classes"):
+        made(folder, **options, images="test.parquet")
