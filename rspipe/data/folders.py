@@ -156,6 +156,10 @@ def _tiny_image_net(spec: TinyImageNetData) -> tuple[LabelledPictures | None, La
     return train, _annotated(folder / "val", None if train is None else train.classes)
 
 
+def _has_folders(folder: Path) -> bool:
+    return any(path.is_dir() and not path.name.startswith(_HIDDEN) for path in folder.iterdir())
+
+
 def _parts(spec: ImageFolderData | ImageNetData) -> tuple[LabelledPictures | None, LabelledPictures]:
     """Return the training part, where there is one, and the test part."""
     folder = Path(spec.folder)
@@ -167,10 +171,12 @@ def _parts(spec: ImageFolderData | ImageNetData) -> tuple[LabelledPictures | Non
         train_folder, test_folder = folder / spec.train, folder / (spec.test or default)
     named = isinstance(spec, ImageFolderData) and spec.train != "train"
     train = None
+    one, other = train_folder.resolve(), test_folder.resolve()
+    # A class of the test part may be called train, too.
+    given = one.is_dir() and (_has_folders(one) or not one.is_relative_to(other))
     # A test part is enough for networks that are trained already, unless the file says where the other one is.
-    if named or train_folder.is_dir() or not test_folder.is_dir():
+    if named or given or not test_folder.is_dir():
         train = read_class_folders(train_folder, advice=advice)
-        one, other = train_folder.resolve(), test_folder.resolve()
         if one.is_relative_to(other) or other.is_relative_to(one):
             raise DataError(
                 f"{test_folder}: lies in the training part or holds it, and test pictures would be trained on; "

@@ -118,6 +118,14 @@ def test_a_test_part_is_enough(tmp_path: Path, part: str, test: str | None) -> N
     assert data.test.images.shape == (5, 3, 6, 6)
 
 
+def test_a_class_of_a_test_part_may_be_called_train(tmp_path: Path) -> None:
+    pictures(tmp_path, ".", {"bus": 2, "train": 3})
+    data = fresh(animals(tmp_path, test="."))
+    assert (len(data.train), data.test.labels.tolist()) == (0, [0, 0, 1, 1, 1])
+    pictures(tmp_path, "train", {"bus": 1})
+    assert "would be trained on" in message(animals(tmp_path, test="."))
+
+
 def test_a_training_part_that_is_named_must_be_there(tmp_path: Path) -> None:
     pictures(tmp_path, "test", {"a": 3, "b": 2})
     assert "learn: no such folder" in message(animals(tmp_path, train="learn"))
