@@ -171,12 +171,16 @@ def _problems(own: Mapping[str, Tensor], one: Fitting) -> list[str]:
 def _foreign(own: Mapping[str, Tensor], one: Fitting) -> list[str]:
     """Return the names beside the parameters that show another network: more layers where it has some.
 
-    Counters and numbers, and whole modules of another name (auxiliary heads, normalizers), show none.
+    Counters and numbers, a mean or deviation of pixels, and whole modules of another name (auxiliary heads) show none.
     """
     modules = {
         _kind_of_module(name) for prefix in _prefixes_of_all(own) for name in (n.removeprefix(prefix) for n in own)
     }
-    return [name for name, value in one.beside.items() if value.numel() > 1 and _kind_of_module(name) in modules]
+    return [
+        name
+        for name, value in one.beside.items()
+        if value.numel() > 1 and _kind_of_module(name) in modules and not _of_pixels(name, value, _MEAN, _STD)
+    ]
 
 
 def _kind_of_module(name: str) -> str:
@@ -199,19 +203,20 @@ def _kind(value: Tensor) -> str:
     return f"{'' if value.is_floating_point() else f'{value.dtype} '}{list(value.shape)}"
 
 
+def _of_pixels(name: str, value: Tensor, *patterns: re.Pattern[str]) -> bool:
+    """Return whether a tensor holds a number per channel, and a pattern is a word of the last part of its name."""
+    words = re.split(r"[._]", name.rpartition(".")[2])
+    named = any(pattern.fullmatch(word) for pattern in patterns for word in words)
+    return named and value.is_floating_point() and value.numel() in (1, 3)
+
+
 def stored_normalization(beside: Mapping[str, Tensor]) -> MeanStd | None:
     """Return the mean and standard deviation that lie beside a network, of pixels in [0, 1]; None unless there is one.
 
     Their names end in "mean" and "std" or the like, and they hold a number per channel, for pixels to 255 or to 1.
     """
     means, stds = (
-        {
-            tuple(value.flatten().tolist())
-            for name, value in beside.items()
-            if any(pattern.fullmatch(word) for word in re.split(r"[._]", name.rpartition(".")[2]))
-            and value.is_floating_point()
-            and value.numel() in (1, 3)
-        }
+        {tuple(value.flatten().tolist()) for name, value in beside.items() if _of_pixels(name, value, pattern)}
         for pattern in (_MEAN, _STD)
     )
     if len(means) != 1 or len(stds) != 1:

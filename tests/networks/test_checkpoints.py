@@ -369,6 +369,15 @@ def test_a_normalization_in_the_file_is_compared_and_may_be_taken(
         loaded_lenet(content, tmp_path)
 
 
+def test_buffers_of_a_normalizer_before_the_network_show_no_other_network(resnet20: nn.Module, tmp_path: Path) -> None:
+    buffers = {"0.mean": torch.full((3,), 0.5), "0.std": torch.full((3,), 0.25)}
+    torch.save({**buffers, **named(bare(resnet20), "1.")}, tmp_path / "c.pth")
+    network = load_checkpoint(tmp_path / "c.pth", architecture="cifar_resnet20", classes=10, normalization="file")
+    assert normalization(network) == ((0.5,) * 3, (0.25,) * 3)
+    for name, value in bare(network).items():
+        assert torch.equal(value, bare(resnet20)[name])
+
+
 def test_a_normalization_that_changes_nothing_is_none(lenet: nn.Module, tmp_path: Path) -> None:
     buffers = {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}
     images = torch.rand(2, 1, 28, 28)
