@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from rspipe.networks.modes import device_of
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.certificates import check_can_certify, radius_cap
 from rspipe.smoothing.certify import check_image
+from rspipe.smoothing.classifiers import Average
 from rspipe.smoothing.ensemble import refuse_ensembles
 from rspipe.smoothing.labels import check_labels, label_array, number_of_classes
 from rspipe.smoothing.noise import Noise
@@ -124,7 +125,7 @@ def margin_moments(
     labels: ArrayLike | Tensor,
     *,
     sigma: float,
-    average: str = "probabilities",
+    average: Average = "probabilities",
     draws: int = 200,
     n: int = 100_000,
     alpha: float = 0.001,
@@ -160,7 +161,7 @@ def margin_moments(
         raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(known)}")
     if examples is not None and len(examples) != len(known):
         raise ValueError(f"examples and images must be equally many, got {len(examples)} and {len(known)}")
-    if average not in ("probabilities", "logits") or draws < 2 or not 0 < sigma < np.inf:
+    if average not in get_args(Average) or draws < 2 or not 0 < sigma < np.inf:
         raise ValueError(
             f"average must be 'probabilities' or 'logits', draws at least 2 and sigma positive, got {average!r}, "
             f"{draws} and {sigma}"
