@@ -103,11 +103,12 @@ def part_table(content: bytes, *, path: StorePath, columns: Sequence[str] | None
     if path.name != part_name(content):
         raise ValueError("its content is not what was written")
     read = None if columns is None else [*dict.fromkeys((*columns, *_CHECKED))]
-    schema = pq.read_schema(pa.BufferReader(content))
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    schema = file.schema_arrow
     for column in SCHEMA.names if read is None else read:
         if column not in schema.names or schema.field(column).type != SCHEMA.field(column).type:
             raise other_version_error(path, f"its column {column} is missing, or of another kind")
-    rows = pq.read_table(pa.BufferReader(content), columns=read, partitioning=None, page_checksum_verification=True)
+    rows = file.read(columns=read)
     for parameters in pc.unique(rows["rule_parameters"]).to_pylist():
         try:
             _RULE.validate_json(parameters)
