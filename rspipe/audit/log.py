@@ -366,31 +366,32 @@ LEVEL_COLUMNS = ("level", "sigma")
 """To the right of the six columns of a cascade's log: the level that answers, from 1, and its noise; empty where none
 does."""
 
+SIZE_COLUMN = "n"
+"""To the right of the six columns where a rule chose for every image how many samples its estimate has."""
+
 
 def certification_log(certified: CertifiedClassifier | CertifiedCascade) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
     The time is that of the pass over the image, shared by all classifiers of it; of a cascade, of its levels' passes.
-    A cascade's log has `LEVEL_COLUMNS` to their right.
+    To their right, a cascade's log has `LEVEL_COLUMNS`, one of another rule than CERTIFY's `SIZE_COLUMN`.
     """
-    answers: Sequence[tuple[object, ...]] | None = None
+    more: tuple[str, ...] = ()
     if isinstance(certified, CertifiedCascade):
-        sigmas, levels = certified.record.sigmas, certified.level.tolist()
-        answers = [(at + 1, sigmas[at]) if at >= 0 else ("", "") for at in levels]
+        more, sigmas, levels = LEVEL_COLUMNS, certified.record.sigmas, certified.level.tolist()
+        extra: list[tuple[object, ...]] = [(at + 1, sigmas[at]) if at >= 0 else ("", "") for at in levels]
         certified = certified.classifier
+    elif certified.rule != "fixed":
+        more, extra = (SIZE_COLUMN,), [(size,) for size in certified.n.tolist()]
+    else:
+        extra = [()] * certified.example.size
     floors = np.floor(certified.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
     seconds = f"{certified.seconds / max(certified.example.size, 1):.3f}"
+    columns = (certified.example, certified.label, certified.prediction, floors, extra)
     return write_log(
         (
-            (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds, *answer)
-            for example, label, prediction, radius, answer in zip(
-                certified.example,
-                certified.label,
-                certified.prediction,
-                floors,
-                answers or [()] * certified.example.size,
-                strict=True,
-            )
+            (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds, *right)
+            for example, label, prediction, radius, right in zip(*columns, strict=True)
         ),
-        more=LEVEL_COLUMNS if answers else (),
+        more=more,
     )

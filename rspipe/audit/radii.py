@@ -21,7 +21,7 @@ from rspipe.audit.ladder import (
     on_ladder,
     proved_radius,
 )
-from rspipe.audit.log import LEVEL_COLUMNS, CertificationLog, Precision
+from rspipe.audit.log import LEVEL_COLUMNS, SIZE_COLUMN, CertificationLog, Precision
 from rspipe.audit.rows import Finding, counted, note, problem, some
 from rspipe.smoothing.cascades import LIKELY_SHARE
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
@@ -190,7 +190,7 @@ def implied_ladder(
         if _sure(others) and not _misfit(others, radius, precision):
             findings.append(problem(f"the name says sigma = {sigma:g}, but the radii are those of {others[0].sigma:g}"))
             ladders, sigma = others, others[0].sigma
-    varies = any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", "n"))
+    varies = any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", SIZE_COLUMN))
     if _sure(ladders) and not varies:
         return ladders[0].sigma, ladders[0], findings
     beyond = idx[radius > LARGEST * sigma].tolist() if sigma else []

@@ -132,7 +132,7 @@ class CertifiedDataset:
         )
 
     def to_tsv(self, path: Path | str | None = None) -> str:
-        """Return a certification log in the six columns of Cohen et al. 2019, radii rounded down, and write it.
+        """Return a certification log (`certification_log`) in the columns of Cohen et al. 2019, and write it.
 
         Args:
             path: Where to write it; nowhere by default.

@@ -1,6 +1,7 @@
 """Facts about audits: published logs are told for what they are, defects are found, and no file is a crash."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from rspipe.audit.radii import Known
 from rspipe.errors import LogError
 from rspipe.records import Cascade
 from rspipe.smoothing.cascades import CertifiedCascade, cascade
-from rspipe.smoothing.certificates import ABSTAIN
+from rspipe.smoothing.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 from rspipe.smoothing.derivation import CertifiedClassifier
 from tests.log_builder import HEADER, four_decimals, rounded_down, rows, text, three_digits
+from tests.results_builder import certified
 
 NAME = "gaussian/sigma_0.25"
 
@@ -66,6 +68,21 @@ def cascade_log() -> list[list[str]]:
 
 def audited_cascade(lines: list[list[str]]) -> Audit:
     return audit_log(parse_log("\n".join("\t".join(line) for line in lines).encode(), name="cascade"))
+
+
+def test_a_log_of_images_with_different_numbers_of_samples_says_so_and_has_no_problem() -> None:
+    one = certified("gaussian", "model", 0.25, skill=0.8, seed=0, images=400)
+    n = np.random.default_rng(0).integers(1, 11, 400) * 1000
+    bound = clopper_pearson_lower(np.minimum(one.n_a, n), n, alpha=0.001)
+    radius = np.where(bound < 0.5, 0.0, certified_radius(bound, sigma=0.25))
+    planned = replace(one, rule="planned", n=n, radius=radius, prediction=np.where(bound < 0.5, ABSTAIN, one.label))
+    audit = audit_log(parse_log(certification_log(planned).encode(), name=NAME))
+    assert problems(audit) == ""
+    assert "the number of samples varies by image" in notes(audit)
+    assert audit.description.startswith("log of CERTIFY; columns idx, label, predict, radius, correct, time, n; ")
+    # Without that column there is nothing that explains them.
+    fixed = replace(planned, rule="fixed")
+    assert "on no rung" in problems(audit_log(parse_log(certification_log(fixed).encode(), name=NAME)))
 
 
 def test_a_log_of_a_cascade_is_told_by_its_levels() -> None:
