@@ -85,12 +85,11 @@ def run_trial(
 
 def _past_states(state: State) -> Iterator[State]:
     """Yield the states after each epoch of an interrupted training, without networks."""
-    history, epochs = state["history"], state["epoch"]
-    for epoch in range(1, epochs + 1):
-        entries = history[:epoch]
+    for epoch in range(1, state["epoch"] + 1):
+        entries = state["history"][:epoch]
+        passes = sum(round(entry["seconds"] * entry["samples_per_second"]) for entry in entries)
         seconds = sum(entry["seconds"] for entry in entries)
-        # Every epoch costs as many.
-        yield {"epoch": epoch, "history": entries, "passes": state["passes"] * epoch // epochs, "seconds": seconds}
+        yield {"epoch": epoch, "history": entries, "passes": passes, "seconds": seconds}
 
 
 @cache
