@@ -1,15 +1,13 @@
-"""Prove every certified radius of run directories again, from the counts: python pipelines/check_run.py RUN...
+"""Prove every certified radius of folders of runs again, from the counts: check_run.py RUN... [--recount K]
 
-It imports nothing of rspipe, which computed the radii. A row of certificates/part-*.parquet claims: by n0 selection
-samples class c was chosen; of n samples drawn apart from those, k fell on c; hence, but for a chance of alpha, the
-smoothed classifier answers c wherever ||d||_2 < R. Here the claim is turned round: were p, the probability of c,
-Phi(R / sigma) = p0 or less, k or more of n would fall on c with probability P(Bin(n, p0) >= k) at most. Where that is
-at most alpha, p > p0 is claimed falsely with probability alpha at most, however R was found (Cohen et al., theorem 1).
-
-It CANNOT check that the counts came from the stated network, image, noise and seed (`--recount K` does for K
-images, by rspipe); that selection and estimation shared no sample; that labels are right; that images and classifiers
-were fixed before the counts were seen, and not drawn until they passed; nor abstentions that could have been claims.
-Exit status: 0 everything is proven; 1 something is not, and the first such row is shown; 2 there is nothing to check.
+It imports nothing of rspipe. A row of certificates/part-*.parquet claims: n0 samples chose class c, and of n others k
+fell on c; so, but for a chance alpha, the smoothed classifier answers c wherever ||d||_2 < R. Turned round: were p, the
+chance of c, at most Phi(R / sigma) = p0, k or more of n would fall on c with chance P(Bin(n, p0) >= k) at most. Where
+that is at most alpha, p > p0 is claimed falsely with a chance of alpha at most, however R was found (Cohen et al.,
+theorem 1). It CANNOT check that counts came from the stated network, image, noise and seed (`--recount K` does for K
+images); that no sample both selected and estimated; that labels are right; that images and classifiers were fixed
+before counts were seen, and not drawn until they passed; nor abstentions. Status: 0 all is proven; 1 not (the first
+such row is shown); 2 nothing to check.
 """
 
 import json
@@ -128,8 +126,9 @@ def cascades(r, study, run):
 
 def main(words):
     """Check run directories, say what was found, and return the exit status."""
-    *runs, recount = [*words[:-2], int(words[-1])] if "--recount" in words else [*words, 0]
-    for run in map(Path, runs):
+    *runs, recount = [*words[:-2], words[-1]] if "--recount" in words[-2:-1] else [*words, "0"]
+    usable = runs and recount.isdecimal() and not any(word.startswith("-") or "://" in word for word in runs)
+    for run in map(Path, runs if usable else ()):
         if (rows := read(run)) is None:
             print(f"{run}: there are no certificates")
             return 2
@@ -141,9 +140,10 @@ def main(words):
                 return 1
         claims, made = np.sum(rows.prediction != ABSTAIN), len([*run.glob("cascades/*.json")])
         print(f"{run}: proven are {claims:,} radii of {len(rows.n):,} certificates, and {made} cascades")
-        if recount:
-            run_path(str(Path(__file__).with_name("recount.py")))["compare"](run, recount)
-    return 0 if runs else 2
+        if int(recount):
+            run_path(str(Path(__file__).with_name("recount.py")))["compare"](run, int(recount))
+    print(end="" if usable else __doc__)
+    return 0 if usable else 2
 
 
 if __name__ == "__main__":

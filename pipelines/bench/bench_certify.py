@@ -331,10 +331,13 @@ def ray_stage(options: Options) -> None:
         CONSOLE.print(
             f"{images} images, {RAY_NETWORK}, {precision}, n = {RAY_SAMPLES:,}; plain loop, one thread: {loop:.1f} s"
         )
+        # On the CPU, as the loop is.
         cases = {
-            "one actor of one thread": Resources(cpus_per_worker=1, workers=1, cpus=2),
-            "one actor of two threads": Resources(cpus_per_worker=2, workers=1, threads_per_worker=2, cpus=2),
-            "two actors of one thread": Resources(cpus_per_worker=1, workers=2, cpus=2),
+            "one actor of one thread": Resources(cpus_per_worker=1, workers=1, cpus=2, gpus_per_worker=0.0),
+            "one actor of two threads": Resources(
+                cpus_per_worker=2, workers=1, threads_per_worker=2, cpus=2, gpus_per_worker=0.0
+            ),
+            "two actors of one thread": Resources(cpus_per_worker=1, workers=2, cpus=2, gpus_per_worker=0.0),
         }
         times = {}
         for name, resources in cases.items():

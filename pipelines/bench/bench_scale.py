@@ -10,6 +10,7 @@ carries over is how they grow: what one more unit costs is a slope over sizes, s
 `growth` is the slope between the two largest sizes over that between the two smallest: 1 where cost is linear.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -302,6 +303,8 @@ def show(measurements: Sequence[Measured], options: Options) -> None:
 def bench(options: Options) -> None:
     """Measure everything below a temporary folder."""
     resources = Resources(workers=options.workers, gpus_per_worker=1.0, allow_cpu=True)
+    # A cluster's server is for studies.
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Any
 
 import optuna
 import tyro
 
+from rspipe.commands.options import Overrides
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Dataset
 from rspipe.execution.worker import keep_freed_memory, set_deterministic
@@ -108,7 +109,7 @@ def competitors(study: StudyConfig, *, seed: int, startup: int, stopping: EarlyS
     base = study.search_specs[0].model_copy(update={"seed": seed, "trials": _MOST})
     learning = {"algorithm": TPE(name="tpe", startup=startup), "early_stopping": stopping}
     return {
-        "random": base.model_copy(update={"algorithm": Random(name="random")}),
+        "random": base.model_copy(update={"algorithm": Random(name="random"), "early_stopping": None}),
         "TPE + ASHA": base.model_copy(update=learning),
     }
 
@@ -135,7 +136,7 @@ def comparison(courses: dict[str, list[Course]], *, budget: float) -> list[str]:
 def main(
     *,
     study: Path = DIGITS,
-    override: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    override: Overrides = (),
     seeds: int = 5,
     budget: float = 8.0,
     startup: int = 5,

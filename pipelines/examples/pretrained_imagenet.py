@@ -18,7 +18,7 @@ from torch import nn
 
 import rspipe
 from rspipe.commands.main import run
-from rspipe.networks.architectures import allow_code_in
+from rspipe.networks.architectures import CODE_FOLDERS, allow_code_in
 
 MEAN, STD = 127 / 255, 128 / 255
 """Of every channel, as the network was trained with (of TensorFlow's family, not torchvision's)."""
@@ -86,7 +86,7 @@ def main(
     # The workers import this file for its network.
     allow_code_in(Path(__file__).parent)
     words = command(pictures, sigma=sigma, images=images, n=n, run_dir=run_dir)
-    print(f"rspipe certify {shlex.join(words)}\n")
+    print(f"{CODE_FOLDERS}={shlex.quote(str(Path(__file__).parent))} rspipe certify {shlex.join(words)}\n")
     run("certify-model", words)
     print("\nPictures whose right class is certified at radius 0:")
     for row in rspipe.read_run(run_dir).summaries.itertuples():

@@ -154,7 +154,8 @@ def _find_own(name: str) -> Builder:
     except Exception as error:
         raise StudyError(
             f"module {module_name!r} cannot be imported ({_reason(error)}); "
-            "put it beside the study file, where all workers see it, install it, or put its folder on PYTHONPATH"
+            "put it beside the study file, or in the working directory where there is none; install it; or name its "
+            f"folder, which all workers see, in {CODE_FOLDERS}"
         ) from error
     build: Any = getattr(module, function, None)
     if build is None:

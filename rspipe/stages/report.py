@@ -161,6 +161,9 @@ def read_run_or_log(text: str, *, sigma: float | None = None) -> CertifiedRun:
     """
     paths = log_paths(text)
     if not log_file(paths[0])[0].is_file():
+        path = StorePath.of(text)
+        if path.is_local and not path.local_part.exists():
+            raise StoreError(f"{path}: there is no such run directory or certification log")
         return read_run(text)
     logged = tuple(read_logged(path, sigma=sigma) for path in paths)
     levels = sorted({log.sigma for log in logged})

@@ -227,6 +227,18 @@ def test_without_certificates_there_is_nothing_to_check(tmp_path: Path, capsys: 
     assert check_run.main([str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--help",), ("run", "--recount"), ("--recount", "5", "run"), ("run", "--recount", "x"), ("s3://bucket/run",)],
+    ids=" ".join,
+)
+def test_words_that_it_does_not_understand_say_how_it_is_used(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_run.main([*words]) == 2
+    assert capsys.readouterr().out.startswith("Prove every certified radius of folders of runs again")
+
+
 def test_it_imports_nothing_of_rspipe_and_is_short(repository: Path) -> None:
     text = (repository / "pipelines" / "check_run.py").read_text()
     assert "import rspipe" not in text
