@@ -44,6 +44,10 @@ class EnsembleSpec(Spec):
         return f"{name}-{self.weights}-s{self.sigma:g}-{self.digest}"
 
 
-def ensemble_name(members: str, weights: str, average: str) -> str:
-    """Return an ensemble's name in tables: members and weighting, and what is averaged where it is logits."""
-    return f"{members} ({weights})" if average == "probabilities" else f"{members} ({weights}, {average})"
+def ensemble_name(members: str, weights: str, average: str, *, consensus_size: int = 0) -> str:
+    """Return an ensemble's name in tables: members and weighting, and what is averaged where it is logits.
+
+    The members that a consensus asks first are said where they are more than two.
+    """
+    how = f"{weights} of {consensus_size}" if consensus_size > 2 else weights
+    return f"{members} ({how})" if average == "probabilities" else f"{members} ({how}, {average})"

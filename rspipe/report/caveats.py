@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rspipe.report.names import enumerated
 from rspipe.report.results import Results
 from rspipe.report.summaries import display_name
 
@@ -52,20 +53,39 @@ def _same_recipes(results: Results) -> Iterator[str]:
         }
         own = recipes.pop(search.label, None)
         if own is not None and (same := [label for label, recipe in recipes.items() if recipe == own]):
+            why = "" if search.best_index else "no trial was better than the settings in the study file. "
             yield (
-                f"At σ = {search.sigma:g} {search.label} is the recipe of {', '.join(same)} under another name: no "
-                "trial was better than the settings in the study file. They differ in the draws of their trainings."
+                f"At σ = {search.sigma:g} {search.label} is the recipe of {', '.join(same)} under another name: {why}"
+                "They differ in the draws of their trainings."
             )
 
 
 def _single_seeds(results: Results) -> Iterator[str]:
-    single = dict.fromkeys(one.label for one in results.seed_averages if one.seeds < 2)
-    if single:
-        trained = any(model.source != "checkpoint" for model in results.models if model.label in single)
-        yield (
-            f"One seed is certified of {', '.join(single)}: how training again would have come out is unknown, and "
-            f"nothing is said of these procedures.{' Give the study three seeds.' if trained else ''}"
-        )
+    single = [one for one in results.seed_averages if one.seeds < 2]
+    levels: dict[str, list[float]] = {}
+    for one in single:
+        levels.setdefault(one.label, []).append(one.sigma)
+    if not single:
+        return
+    every = {label: [one.sigma for one in results.seed_averages if one.label == label] for label in levels}
+    names = [
+        label if at == every[label] else f"{label} at σ = {enumerated([f'{sigma:g}' for sigma in at])}"
+        for label, at in levels.items()
+    ]
+    asked = [_seeds_asked(results, one.label, one.sigma) for one in single]
+    trained = any(model.source != "checkpoint" for model in results.models if model.label in levels)
+    more = " Other seeds failed, or are not certified yet." if max(asked) > 1 else ""
+    advice = " Give the study three seeds." if trained and min(asked) < 2 else ""
+    yield (
+        f"One seed is certified of {', '.join(names)}: how training again would have come out is unknown, and "
+        f"nothing is said of these procedures there.{more}{advice}"
+    )
+
+
+def _seeds_asked(results: Results, label: str, sigma: float) -> int:
+    """Return how many seeds of a label the study has at a noise level."""
+    groups = (*results.study.models, *results.study.default_groups, *results.study.search)
+    return len({seed for one in groups if one.label == label and sigma in one.sigma for seed in one.seeds})
 
 
 def _unfinished(results: Results) -> Iterator[str]:
@@ -80,7 +100,13 @@ def _unfinished(results: Results) -> Iterator[str]:
         if len(images) > 1:
             yield (
                 f"At σ = {sigma:g} the classifiers are certified on different numbers of images "
-                f"({min(images)} to {max(images)}): certification is not finished; differences use common images."
+                f"({min(images)} to {max(images)}): certification is not finished; what compares them uses the "
+                "images that all have."
+            )
+        if max(images) < (results.images_to_certify or 0):
+            yield (
+                f"At σ = {sigma:g}, {max(images):,} of {results.images_to_certify:,} images are certified: "
+                "certification is not finished."
             )
         if (part := results.population(min(images))) is not None:
             yield (
@@ -105,8 +131,12 @@ def _weak_certificates(results: Results) -> Iterator[str]:
             "Rule decide answers at the radii that it is asked for alone: certified accuracies there, and no ACR. "
             "Where none of them is 0, nothing is said of clean accuracy."
         )
+        if results.study.claims or results.study.published:
+            yield "What the study claims or quotes of published ACRs is not judged."
         return
-    if capped := [summary for summary in results.summaries if summary.saturated >= _SATURATED]:
+    # Rule radius_grid ends an image when its answer is clear: n limits nothing there.
+    capped = [one for one in results.summaries if one.saturated >= _SATURATED and one.rule != "radius_grid"]
+    if capped:
         most = max(capped, key=lambda summary: summary.saturated)
         yield (
             f"{len(capped)} of {len(results.summaries)} classifiers have 10 % or more saturated images (up to "

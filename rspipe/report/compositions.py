@@ -46,7 +46,7 @@ class Composition:
     @property
     def name(self) -> str:
         """In a study file."""
-        return ensemble_name(self.words, self.method, self.average)
+        return ensemble_name(self.words, self.method, self.average, consensus_size=self.records[0].consensus_size)
 
     @property
     def label(self) -> str:

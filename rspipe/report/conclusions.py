@@ -76,10 +76,12 @@ def _of_methods(results: Results, levels: Levels) -> str:
 
 def _of_ensembles(results: Results, levels: Levels) -> str:
     """Return whether averaging pays, what solved weights add, and how the best ensemble stands to the best method."""
-    ensembles = {sigma: [one for one in found if one.kind == "ensemble"] for sigma, found in levels.items()}
-    ensembles = {sigma: found for sigma, found in ensembles.items() if found}
-    if not ensembles:
-        return "The study has no ensembles, so whether they pay is not asked."
+    compositions = {sigma: [one for one in found if one.kind == "ensemble"] for sigma, found in levels.items()}
+    if not any(compositions.values()):
+        asked = results.study.ensembles
+        return (
+            f"{'No ensemble is certified yet' if asked else 'The study has no ensembles'}, so whether they pay is open."
+        )
     comparisons, parts = answer_questions(results), []
     if averages := with_holm([one for one in comparisons if one.question == AVERAGING]):
         first, beside = _tallied(averages)
@@ -88,15 +90,27 @@ def _of_ensembles(results: Results, levels: Levels) -> str:
         verdict = "pays at times" if first.higher else "does not show a gain"
         parts.append(
             f"Averaging {'pays' if 2 * first.higher > first.of else verdict}: {first.higher} of {first.of} averages "
-            f"are above the mean of their members{beside} ({span})"
+            f"are above the mean of their members{_below(first)}{beside} ({span})"
         )
     if solved := with_holm([one for one in comparisons if one.question == WEIGHTS]):
         first, beside = _tallied(solved)
-        below = f" and below in {first.lower}" if first.lower else ""
-        parts.append(f"solved weights are above plain averages in {first.higher} of {first.of} cases{below}{beside}")
-    parts.append(_of_best_ensemble(results, levels, ensembles))
+        ids = {one.first for one, *_ in solved}
+        alone = sum(record.id in ids and record.sole_member is not None for record in results.ensembles)
+        single = f" ({alone} of them one member alone)" if alone else ""
+        cases = f"{first.higher} of {first.of} cases{single}{_below(first)}"
+        parts.append(f"solved weights are above plain averages in {cases}{beside}")
+    # One member alone is a model.
+    true = {sigma: [one for one in found if not _is_model(one)] for sigma, found in compositions.items()}
+    if ensembles := {sigma: found for sigma, found in true.items() if found}:
+        parts.append(_of_best_ensemble(results, levels, ensembles))
+    else:
+        parts.append("every ensemble has given all weight to one member")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _below(tally: "_Tally") -> str:
+    return f" and {tally.lower} below" if tally.lower else ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,10 @@ def _tallied(answered: Sequence[tuple[Comparison, bool, bool]]) -> tuple[_Tally,
     if not again:
         return others, " (these models)"
     return tally(again), f", {others.higher} of {others.of} more for these models alone" if alone else ""
+
+
+def _is_model(entry: Entry) -> bool:
+    return entry.composition is not None and entry.composition.no_ensemble
 
 
 def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> str:

@@ -136,8 +136,9 @@ def headline_table(message: Headline) -> Table:
 def _below_constant(results: Results, levels: Levels) -> Iterator[str]:
     """Yield a note for each noise level at which an answer that looks at no image has the larger ACR."""
     certify = results.study.certify
+    grid = certify.rule.grid if certify.rule.name == "radius_grid" else ()
     for sigma, found in {} if results.decided else levels.items():
-        constant = constant_acr(found, sigma=sigma, n=certify.n, alpha=certify.alpha)
+        constant = constant_acr(found, sigma=sigma, n=certify.n, alpha=certify.alpha, grid=grid)
         if constant > found[0].acr:
             yield (
                 f"At σ = {sigma:g} nothing reaches the ACR of always answering the most frequent class, "

@@ -26,7 +26,7 @@ _MEANINGS = {
     "logits": "logits are averaged instead of probabilities",
 }
 
-_COMBINED = re.compile(r" \((?P<weights>[a-z_]+)(, (?P<average>[a-z]+))?\)")
+_COMBINED = re.compile(r" \((?P<weights>[a-z_]+( of \d+)?)(, (?P<average>[a-z]+))?\)")
 
 
 def short_name(name: str) -> str:

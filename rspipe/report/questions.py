@@ -10,6 +10,7 @@ from rspipe.report.differences import Comparison, Group
 from rspipe.report.results import Results
 from rspipe.report.summaries import display_name
 from rspipe.smoothing.classifiers import COMBINATIONS
+from rspipe.study.groups import ModelGroup
 
 METHOD = "Does the training method change the ACR? Each method against the baseline"
 
@@ -35,11 +36,16 @@ _Pairs = list[tuple[Group, Group]]
 def _method_pairs(results: Results, sigma: float) -> dict[str, _Pairs]:
     """Return labels against the baseline, and searched against set hyper-parameters; no pair twice."""
     groups = {label: results.label_group(label, certified) for label, certified in results.models_at(sigma).items()}
-    # A label may have an entry per noise level; each pair counts once.
+    entries = [one for one in (*results.study.models, *results.study.default_groups) if isinstance(one, ModelGroup)]
+    # What differs in training or architecture, too, says nothing of hyper-parameters. A label may have an entry per
+    # noise level; each pair counts once.
     searched = dict.fromkeys(
         (search.label, entry.label)
-        for search, entry in product(results.study.search, (*results.study.models, *results.study.default_groups))
-        if search.method.name == entry.source and search.label in groups and entry.label in groups
+        for search, entry in product(results.study.search, entries)
+        if (search.method.name, search.training, search.architecture)
+        == (entry.source, entry.training, entry.architecture)
+        and search.label in groups
+        and entry.label in groups
     )
     baseline = results.baseline
     against = [(label, baseline) for label in groups if baseline in groups and label != baseline]

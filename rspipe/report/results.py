@@ -46,6 +46,8 @@ class Results:
     cascades: tuple[CertifiedCascade, ...] = ()
     choices: Mapping[str, CascadeChoice] = field(default_factory=dict)
     """The levels that were chosen, by the name of the cascade."""
+    images_to_certify: int | None = None
+    """How many test images the study certifies in the end; None where nothing says it."""
 
     @cached_property
     def _models(self) -> dict[str, TrainedModel]:
@@ -235,8 +237,8 @@ class Results:
         if self.study.data.name == "digits":
             # Its test images are in random order.
             return None
-        planned = max((c.example.size for c in self.certified), default=0)
-        return images if images < max(planned, number_chosen(choice) or 0) else None
+        done = max((c.example.size for c in self.certified), default=0)
+        return images if images < max(done, number_chosen(choice) or 0, self.images_to_certify or 0) else None
 
     @cached_property
     def images_meant(self) -> str:

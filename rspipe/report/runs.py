@@ -45,6 +45,8 @@ class CertifiedRun:
     """Of every label, one per seed, and of every ensemble, in the order of the study."""
     images: ImageChoice | None = None
     """That the study certifies."""
+    images_to_certify: int | None = None
+    """How many those are in the end; None where nothing says it."""
 
     @property
     def all_certified(self) -> Iterator[CountTable | LoggedCertificates]:
@@ -288,7 +290,7 @@ def _population(first: tuple[CertifiedRun, Group], second: tuple[CertifiedRun, G
     (run, a), (other, b) = first, second
     shared = int(np.intersect1d(a.examples, b.examples).size)
     spread = [one for one in (run, other) if samples_all(one.images)]
-    whole = {max(known.example.size for known in one.all_certified) for one in spread}
+    whole = {max([one.images_to_certify or 0, *(known.example.size for known in one.all_certified)]) for one in spread}
     shuffled = any(one.data is not None and one.data.name == "digits" for one in spread)
     return None if shared in (0, *whole) or shuffled else shared
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -42,29 +43,41 @@ class Entry:
 
 
 def entries(results: Results, sigma: float) -> list[Entry]:
-    """Return everything certified at a noise level by what it is made of, of largest ACR first."""
+    """Return everything certified at a noise level by what it is made of, of largest ACR first.
+
+    Their groups are on the images that all have in common, if there are any: others may be harder.
+    """
     found = [
         Entry(label, "model", tuple(certified), results.label_group(label, certified))
         for label, certified in results.models_at(sigma).items()
     ]
-    found += [
-        Entry(short_name(one.name), "ensemble", one.classifiers, one.group, one) for one in results.compositions(sigma)
-    ]
+    found += [Entry(one.label, "ensemble", one.classifiers, one.group, one) for one in results.compositions(sigma)]
     for cascades in results.cascades_at(sigma).values():
         group = results.cascade_group(cascades)
         found.append(
             Entry(short_name(cascades[0].record.name), "cascade", tuple(one.classifier for one in cascades), group)
         )
     found = [one for one in found if one.group.examples.size]
+    if found and (shared := reduce(np.intersect1d, [one.group.examples for one in found])).size:
+        found = [replace(one, group=one.group.on(shared)) for one in found]
     return sorted(found, key=(lambda one: -_reached(results, one)) if results.decided else (lambda one: -one.acr))
 
 
-def constant_acr(found: Sequence[Entry], *, sigma: float, n: int, alpha: float) -> float:
-    """Return the ACR of a classifier that always answers the most frequent class of the test images."""
+def constant_acr(found: Sequence[Entry], *, sigma: float, n: int, alpha: float, grid: Sequence[float] = ()) -> float:
+    """Return the ACR of a classifier that always answers the most frequent class of the test images.
+
+    Args:
+        found: Whose images they are.
+        sigma: Of the noise.
+        n: Samples of an image.
+        alpha: Failure probability.
+        grid: The radii that a rule asks for alone; all by default.
+    """
     labels = found[0].classifiers[0].label
-    return float(
-        np.unique(labels, return_counts=True)[1].max() / labels.size * radius_cap(sigma=sigma, n=n, alpha=alpha)
-    )
+    reached = radius_cap(sigma=sigma, n=n, alpha=alpha)
+    if grid:
+        reached = max((radius for radius in grid if radius <= reached), default=0.0)
+    return float(np.unique(labels, return_counts=True)[1].max() / labels.size * reached)
 
 
 def _reached(results: Results, entry: Entry) -> float:

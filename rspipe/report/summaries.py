@@ -17,7 +17,7 @@ from rspipe.smoothing.metrics import acr_by_rule, certified_accuracy
 
 def entry_name(record: EnsembleWeights) -> str:
     """Return what an ensemble is called in a study file: unique at its noise level, whatever its weights are."""
-    return ensemble_name(record.label, record.method, record.average)
+    return ensemble_name(record.label, record.method, record.average, consensus_size=record.consensus_size)
 
 
 def file_name(record: TrainedModel | EnsembleWeights) -> str:

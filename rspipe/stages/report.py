@@ -95,6 +95,7 @@ def read_results(store: Store, study: StudyConfig) -> Results:
         # Of classifiers that are no longer what was attacked, nothing is known.
         attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
         choices=cascade_choices(store, study),
+        images_to_certify=store.images_to_certify(),
     )
     return replace(results, cascades=_certified_cascades(store, results, keys)) if study.cascades else results
 
@@ -144,7 +145,8 @@ def read_run(run_dir: StorePath | Path | str) -> CertifiedRun:
     for cascade in results.cascades:
         groups.setdefault((cascade.record.name, cascade.record.sigma), []).append(cascade.classifier)
     by_name = {name: tuple(seeds) for name, seeds in groups.items()}
-    return CertifiedRun(store.run_dir.name, study.data, by_name, study.certify.images)
+    chosen, planned = study.certify.images, store.images_to_certify()
+    return CertifiedRun(store.run_dir.name, study.data, by_name, chosen, planned)
 
 
 def read_run_or_log(text: str, *, sigma: float | None = None) -> CertifiedRun:

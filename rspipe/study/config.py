@@ -243,7 +243,7 @@ class StudyConfig(Spec):
                 at.setdefault(sigma, set()).add(group.label)
         combined = set()
         for spec in self._named_ensembles():
-            name = ensemble_name(spec.label, spec.weights, spec.average)
+            name = ensemble_name(spec.label, spec.weights, spec.average, consensus_size=spec.consensus_size)
             at.setdefault(spec.sigma, set()).add(name)
             if spec.weights in COMBINATIONS:
                 combined.add(name)
@@ -281,7 +281,9 @@ class StudyConfig(Spec):
         # Forming hundreds of ensembles takes time that a study without references need not spend.
         entries = [group.label for group in self.groups] + [one.name(self.sigmas) for one in self.cascades]
         named = self._named_ensembles() if references else ()
-        entries += [ensemble_name(spec.label, spec.weights, spec.average) for spec in named]
+        entries += [
+            ensemble_name(spec.label, spec.weights, spec.average, consensus_size=spec.consensus_size) for spec in named
+        ]
         yield from unknown_entries(references, entries)
         named_sigmas = [(f"claims[{index}].sigma", claim.sigma or ()) for index, claim in enumerate(self.claims)]
         named_sigmas += [(f"published[{index}].sigma", (one.sigma,)) for index, one in enumerate(self.published)]

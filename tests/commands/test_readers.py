@@ -184,6 +184,11 @@ def test_a_folder_that_is_no_run_directory_is_refused(
     assert "is no run directory; give one that" in refused(tmp_path, *words, command=command, capsys=capsys)
 
 
+def test_a_mistyped_name_of_a_log_is_said_not_to_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(tmp_path / "nothere.tsv", "--against", "gaussian", command="compare", capsys=capsys)
+    assert "nothere.tsv: there is no such run directory or certification log" in text
+
+
 def test_a_study_that_this_version_cannot_read_is_refused_with_what_it_cannot_read(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from rspipe.ensembles.spec import ensemble_name
+from rspipe.report.caveats import caveats
 from rspipe.report.differences import Group, with_holm
+from rspipe.report.export import summary_markdown
 from rspipe.report.headline import headline, headline_table
 from rspipe.report.names import legend, short_name
 from rspipe.report.questions import AVERAGING, QUESTIONS, answer_questions
 from rspipe.report.results import Results
+from rspipe.report.sections import budget
+from rspipe.report.sections.results import choice_table
 from rspipe.report.standings import entries, told_apart
 from rspipe.smoothing.certificates import ABSTAIN, radius_cap
+from rspipe.smoothing.derivation import CertifiedClassifier
 from tests import results_builder as built
 
 
@@ -57,6 +63,83 @@ def test_each_row_has_the_mean_certified_accuracy_of_its_classifiers() -> None:
             assert share == pytest.approx(np.mean(single))
 
 
+def test_methods_are_ranked_on_the_images_that_all_have() -> None:
+    results = built.results()
+    names = ("example", "label", "prediction", "radius", "n_a", "p_a_lower", "n", "samples", "stopped", "noise")
+
+    def cut(one: CertifiedClassifier) -> CertifiedClassifier:
+        return replace(one, **{name: getattr(one, name)[:20] for name in names})
+
+    # The first images are hard, and the better method is certified there alone.
+    hard = [
+        replace(one, radius=one.radius * np.where(one.example < 20, 0.1, 1.0))
+        for one in results.certified
+        if one.kind == "model" and not one.id.startswith("advmacer_tuned")
+    ]
+    later = tuple(cut(one) if one.id.startswith("advmacer") else one for one in hard)
+    part = replace(_only(results, "advmacer", "gaussian"), certified=later)
+    (first, second), acr = entries(part, 0.25), {one.label: one.models.estimate for one in part.seed_averages}
+    assert (first.name, second.name) == ("advmacer", "gaussian")
+    assert acr["advmacer"] < acr["gaussian"]
+    assert first.group.examples.size == second.group.examples.size == 20
+    assert headline(part).sentences[0].startswith("advmacer has the largest ACR of 2 methods")
+
+
+def test_one_member_alone_is_no_best_ensemble() -> None:
+    results = built.results()
+    best = built.ensemble("advmacer x2", 0.25, ("advmacer-s0.25-seed0", "advmacer-s0.25-seed1"), method="auto")
+    alone = replace(best, weights=(0.0, 1.0))
+    model = results.certificates("advmacer-s0.25-seed1")
+    assert model is not None
+    own = replace(model, id=alone.id, kind="ensemble", radius=1.5 * model.radius)
+    certified = (*results.certified, own)
+    found = replace(results, ensembles=(*results.ensembles, alone), certified=certified)
+    assert entries(found, 0.25)[0].name == "advmacer ×2 · auto = advmacer, seed 1"
+    text = headline(found).sentences[1]
+    assert "(1 of them one member alone)" in text
+    assert "auto" not in text
+    nothing = replace(results, ensembles=(alone,), certified=certified)
+    assert "very ensemble has given all weight to one member" in headline(nothing).sentences[1]
+
+
+def test_where_a_rule_ends_images_early_n_limits_nothing_and_a_constant_has_radii_of_the_grid() -> None:
+    results = built.results()
+    rule = {"name": "radius_grid", "grid": (0.1,)}
+    certify = {"n0": built.N0, "n": built.N, "alpha": built.ALPHA, "rule": rule}
+    certified = tuple(
+        replace(one, rule="radius_grid", radius=np.where(one.radius > 0.1, 0.1, 0.0), n=one.n_a)
+        for one in results.certified
+    )
+    found = replace(results, study=built.study(certify=certify), certified=certified)
+    assert max(one.saturated for one in found.summaries) > 0.5
+    assert not [text for text in caveats(found) if "saturated" in text]
+    assert not [note for note in headline(found).notes if "nothing reaches the ACR" in note]
+    assert budget.section(found) is None
+    assert budget.section(results) is not None
+
+
+def test_one_seed_is_said_of_the_level_that_has_one_and_advice_is_given_where_it_helps() -> None:
+    (said,) = [text for text in caveats(built.results()) if text.startswith("One seed")]
+    assert said.startswith("One seed is certified of gaussian at σ = 0.5: ")
+    assert said.endswith("Other seeds failed, or are not certified yet.")
+    single = _only(replace(built.results(), study=built.study(ensembles=())), "advmacer", seeds=1)
+    groups = [one.model_copy(update={"seeds": (0,)}) for one in single.study.models]
+    asked = replace(single, study=single.study.model_copy(update={"models": tuple(groups)}))
+    (said,) = [text for text in caveats(asked) if text.startswith("One seed")]
+    assert said.startswith("One seed is certified of advmacer: ")
+    assert said.endswith("Give the study three seeds.")
+
+
+def test_a_rule_without_an_acr_has_no_means_of_it_and_says_that_claims_are_not_judged() -> None:
+    results = built.results()
+    certify = {"n0": built.N0, "n": built.N, "alpha": built.ALPHA, "rule": {"name": "decide", "radii": (0.25,)}}
+    claims = [{"first": "advmacer", "second": "gaussian", "source": "a paper"}]
+    decided = replace(results, study=built.study(certify=certify, claims=claims))
+    assert not choice_table(decided).rows
+    assert "What the study claims or quotes of published ACRs is not judged." in caveats(decided)
+    assert "mean ACR" not in summary_markdown(decided)
+
+
 def _only(results: Results, *labels: str, seeds: int = 2) -> Results:
     models = tuple(model for model in results.models if model.label in labels and model.seed < seeds)
     return replace(results, models=models, ensembles=())
@@ -66,8 +149,14 @@ def _only(results: Results, *labels: str, seeds: int = 2) -> Results:
     ("results", "words"),
     [
         (replace(built.results(), certified=()), ["Nothing is certified"]),
-        (_only(built.results(), "advmacer", seeds=1), ["advmacer has an ACR of", "no ensembles", "one seed"]),
-        (_only(built.results(), "advmacer", "gaussian"), ["largest ACR of 2 methods", "no ensembles", "2 seeds"]),
+        (
+            _only(built.results(), "advmacer", seeds=1),
+            ["advmacer has an ACR of", "No ensemble is certified", "one seed"],
+        ),
+        (
+            replace(_only(built.results(), "advmacer", "gaussian"), study=built.study(ensembles=())),
+            ["largest ACR of 2 methods", "The study has no ensembles", "2 seeds"],
+        ),
         (built.results(), ["of 3 methods", "averages are above the mean of their members", "undecided"]),
     ],
 )
@@ -105,6 +194,8 @@ def test_short_names_are_told_apart_and_explained() -> None:
         "advmacer x1 + smoothadv x2 (uniform, logits)": "advmacer + smoothadv ×2 · logits",
         "advmacer seeds 0,2 (mme)": "advmacer seeds 0,2 · MME",
         "advmacer x2 (uniform) over 0.5, 0.25": "advmacer ×2 over 0.5, 0.25",
+        ensemble_name("a x4", "consensus", "probabilities", consensus_size=2): "a ×4 · consensus",
+        ensemble_name("a x4", "consensus", "probabilities", consensus_size=3): "a ×4 · consensus of 3",
     }
     assert {name: short_name(name) for name in names} == names
     assert len({*names.values()}) == len(names)

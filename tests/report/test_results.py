@@ -144,3 +144,9 @@ def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
         assert ("other test images" in notes) == (whole is None)
         assert ("these test images alone" in notes) == (whole is not None)
     assert made.population(20) is None
+    # All of the test set is asked for, and the run was cut off after the first 60.
+    assert replace(made, study=mnist).population(60) is None
+    begun = replace(made, study=mnist, images_to_certify=10_000)
+    assert begun.population(60) == 60
+    assert "At σ = 0.25, 60 of 10,000 images are certified: certification is not finished." in caveats(begun)
+    assert begun.images_meant == "these test images alone"

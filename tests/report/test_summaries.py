@@ -249,6 +249,18 @@ def test_searched_settings_are_compared_with_the_same_method_as_set(made):
     assert [(d.sigma, d.first, d.second) for d in answered] == [(s, "advmacer_tuned", "advmacer") for s in SIGMAS]
 
 
+def test_settings_of_another_training_say_nothing_of_the_search(made):
+    def longer(groups):
+        return tuple(
+            one.model_copy(update={"training": one.training.model_copy(update={"epochs": 9})}) for one in groups
+        )
+
+    study = made.study.model_copy(update={"search": longer(made.study.search)})
+    answered = answer_questions(replace(made, study=study, searches=()))
+    assert not [d for d in answered if d.question == SEARCH]
+    assert "advmacer_tuned" in {d.first for d in answered if d.question == METHOD}
+
+
 def test_a_label_with_an_entry_per_noise_level_is_compared_once(made):
     def split(groups):
         return tuple(group.model_copy(update={"sigma": (sigma,)}) for group in groups for sigma in SIGMAS)

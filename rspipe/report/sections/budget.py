@@ -60,10 +60,10 @@ def acr_at(entry: Entry, n: int, *, sigma: float, alpha: float) -> float:
     """
     means = []
     for one in entry.classifiers:
-        right = one.correct & (one.n > 0)
+        right = one.correct & (one.n > 0) & np.isin(one.example, entry.group.examples)
         counts = np.floor(one.n_a[right] / one.n[right] * n + 1e-9).astype(np.int64)
-        means.append(certified_radius(clopper_pearson_lower(counts, n, alpha=alpha), sigma=sigma).sum() / right.size)
-    return float(np.mean(means))
+        means.append(certified_radius(clopper_pearson_lower(counts, n, alpha=alpha), sigma=sigma).sum())
+    return float(np.mean(means)) / entry.group.examples.size
 
 
 Levels = Mapping[float, Sequence[Entry]]
@@ -205,11 +205,12 @@ def budget_figure(results: Results, found: Sequence[Entry], *, sigma: float) -> 
 
 
 def section(results: Results) -> Section | None:
-    """Return the section; None where nothing is certified, or the rule gives no ACR."""
-    levels = {} if results.decided else _levels(results)
+    """Return the section; None where nothing is certified, or samples are none for an ACR."""
+    certify = results.study.certify
+    # Rule radius_grid ends an image when its answer is clear, whatever its radius would be.
+    levels = _levels(results) if certify.rule.name in ("fixed", "planned") else {}
     if not levels:
         return None
-    certify = results.study.certify
     constant = {
         sigma: constant_acr(found, sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma, found in levels.items()
     }
@@ -219,6 +220,7 @@ def section(results: Results) -> Section | None:
         "sentence": sentence,
         "constant": constant,
         "n": certify.n,
+        "planned": certify.rule.name == "planned",
         "values": dimension(results.study.data),
     }
     budgets = {f"budget-sigma-{sigma:g}": budget_figure(results, found, sigma=sigma) for sigma, found in levels.items()}

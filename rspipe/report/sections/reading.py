@@ -13,6 +13,9 @@ def section(results: Results) -> Section:
         "rule": certify.rule.name,
         "label_stop": certify.rule.label_stop,
         "radii": results.radii,
+        "early_share": certify.rule.early_share if certify.rule.name == "decide" else None,
+        # Where the study asks for float32 noise, that is the reason.
+        "on_no_grid": certify.noise == "auto",
         "images": images,
         "failures": certify.alpha * images,
         "seeds": dict.fromkeys((min(seeds), max(seeds))),

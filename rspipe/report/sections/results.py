@@ -75,10 +75,13 @@ def seed_table(averages: Sequence[SeedAverage]) -> Table:
 
 
 def choice_table(results: Results) -> Table:
-    """Return one row per ensemble that is certified of several choices of seeds, averaged over them."""
+    """Return one row per ensemble that is certified of several choices of seeds, averaged over them.
+
+    Without rows where the rule gives no ACR.
+    """
 
     def rows() -> Iterator[dict[str, Cell]]:
-        for sigma in results.sigmas:
+        for sigma in () if results.decided else results.sigmas:
             for composition in results.compositions(sigma):
                 group = composition.group
                 if len(group.credits) < 2 or not group.examples.size:
@@ -108,7 +111,7 @@ def section(results: Results) -> Section:
         "meant": results.images_meant,
         "decided": results.decided,
         "averages": seed_table(results.seed_averages),
-        "choices": Table.of(()) if results.decided else choice_table(results),
+        "choices": choice_table(results),
         "levels": [Level(sigma, result_table(results.listed_at(sigma))) for sigma in sigmas],
         "caps": {sigma: radius_cap(sigma=sigma, n=certify.n, alpha=certify.alpha) for sigma in sigmas},
     }

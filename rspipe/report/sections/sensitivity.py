@@ -59,8 +59,11 @@ def sensitivity_sentence(known: Sensitivity, *, finished_trials: int) -> str:
     """Return the hyper-parameters of a search by their share of the variance, with their swing and best value."""
     shares = known.shares
     if not known.responses:
-        least = f"({LEAST_TRIALS} are the least)"
-        return f"{finished_trials} finished trials say nothing yet of single hyper-parameters {least}."
+        if finished_trials < LEAST_TRIALS:
+            least = f"({LEAST_TRIALS} are the least)"
+            return f"{finished_trials} finished trials say nothing yet of single hyper-parameters {least}."
+        why = "all have the same ACR, or too few lie inside the space"
+        return f"{finished_trials} finished trials say nothing of single hyper-parameters: {why}."
     parts = []
     for response in sorted(known.responses, key=lambda one: (-shares.get(one.name, 0.0), one.name)):
         share = f"{100 * shares[response.name]:.0f} % of the variance, " if response.name in shares else ""

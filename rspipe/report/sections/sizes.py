@@ -57,15 +57,17 @@ def curves_by_size(results: Results, *, sigma: float) -> dict[str, Sizes]:
 def _best_method(results: Results, labels: Iterable[str], *, sigma: float) -> str:
     """Return the label whose models do best on the validation images; empty of none.
 
-    On test images the best of several is best partly by luck.
+    On test images the best of several is best partly by luck. Checkpoints may have been evaluated on these alone.
     """
     certified = results.models_at(sigma)
-
-    def accuracy(label: str) -> float:
-        models = [model for c in certified[label] if (model := results.model(c.id)) is not None]
-        return float(np.mean([model.noisy_accuracy for model in models]))
-
-    return max((label for label in labels if label in certified), key=accuracy, default="")
+    models = {
+        label: [model for c in certified[label] if (model := results.model(c.id)) is not None]
+        for label in labels
+        if label in certified
+    }
+    if any(model.source == "checkpoint" for alike in models.values() for model in alike):
+        return ""
+    return max(models, key=lambda label: float(np.mean([one.noisy_accuracy for one in models[label]])), default="")
 
 
 def _means_of_members(results: Results, *, sigma: float) -> dict[tuple[frozenset[str], int], Group]:

@@ -14,7 +14,7 @@ from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, Tone, duration, number_cell, quantity
 from rspipe.search.domains import Range
-from rspipe.search.sensitivity import LEAST_TRIALS, finished, front
+from rspipe.search.sensitivity import finished, front, sensitivity
 from rspipe.search.spec import SearchSpec
 
 _NAMES = {
@@ -166,8 +166,8 @@ def section(results: Results) -> Section | None:
     figures: dict[str, Figure | None] = {}
     for index, search in enumerate(results.searches):
         trials, spec = results.trials_of(search), results.spec_of(search)
-        # With more trials the fitted response shows them.
-        if len(finished(trials)) < LEAST_TRIALS:
+        # Where there is a fitted response, that shows them.
+        if spec is None or not sensitivity(spec, trials).responses:
             logs = (
                 [] if spec is None else [name for name, one in spec.space.items() if isinstance(one, Range) and one.log]
             )

@@ -242,6 +242,9 @@ def test_of_the_methods_mixed_the_better_one_on_validation_images_is_compared_wi
     best = table.columns.index("best method alone")
     assert shown["gaussian + advmacer", 2][best].text == f"{better} ×2"
     assert shown["gaussian", 2][best].text == "–"
+    # What a checkpoint was evaluated on may be test images.
+    loaded = tuple(replace(model, source="checkpoint") for model in models)
+    assert {*texts(size_table(replace(results, models=loaded), sigma=0.25), "best method alone")} == {"–"}
 
 
 def test_the_limit_is_predicted_where_a_method_has_two_models() -> None:
