@@ -10,7 +10,7 @@ from rspipe.report.differences import judge_group
 from rspipe.report.names import legend
 from rspipe.report.results import Results
 from rspipe.report.standings import Entry, constant_acr, entries, scoped, told_apart
-from rspipe.report.tables import Cell, Table, number, number_cell
+from rspipe.report.tables import Cell, Table, number, number_cell, sigma_cell
 from rspipe.smoothing.certificates import radius_cap
 
 MOST_ROWS = 18
@@ -117,7 +117,7 @@ def headline_table(message: Headline) -> Table:
     shown = [at for at, _ in enumerate(message.radii) if any(row.accuracy[at] for row in message.rows)]
 
     def cells(row: Row) -> Iterator[tuple[str, Cell]]:
-        yield "σ", number_cell(row.sigma, digits=2)
+        yield "σ", sigma_cell(row.sigma)
         yield "classifier", Cell(row.entry.name, tone="strong" if row.best_acr else "")
         yield "mean of", number_cell(len(row.entry.classifiers), digits=0)
         if row.acr is not None:

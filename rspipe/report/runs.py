@@ -14,7 +14,7 @@ from rspipe.errors import MismatchError, nearest
 from rspipe.report.differences import Comparison, Group, compare, with_holm
 from rspipe.report.logged import LoggedCertificates, differing_terms
 from rspipe.report.names import short_name
-from rspipe.report.tables import Cell, Table, difference_cells, number_cell
+from rspipe.report.tables import Cell, Table, difference_cells, number_cell, sigma_cell
 from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can_certify
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, derive, early_samples
@@ -361,7 +361,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Return one row per comparison."""
     return Table.of(
         {
-            "σ": number_cell(one.sigma, digits=2),
+            "σ": sigma_cell(one.sigma),
             "classifier": Cell(one.first_label),
             "ACR": number_cell(one.first_acr, digits=4),
             "against": Cell(one.second_label),

@@ -90,6 +90,11 @@ def number_cell(value: float, *, digits: int = 3, signed: bool = False) -> Cell:
     return Cell(number(value, digits=digits, signed=signed), value)
 
 
+def sigma_cell(sigma: float) -> Cell:
+    """Return a noise level with two digits behind the point, or as many as tell it from others."""
+    return Cell(number(sigma, digits=2) if round(sigma, 2) == sigma else f"{sigma:g}", sigma)
+
+
 def percent_cell(share: float, *, tone: Tone = "") -> Cell:
     return Cell(f"{100 * share:.1f} %", share, tone)
 

@@ -27,7 +27,17 @@ from rspipe.report.sections.results import result_table
 from rspipe.report.sections.weights import weights_figure
 from rspipe.report.standings import entries
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, adding_up, duration, markdown, markdown_text, number, quantity
+from rspipe.report.tables import (
+    Cell,
+    Table,
+    adding_up,
+    duration,
+    markdown,
+    markdown_text,
+    number,
+    quantity,
+    sigma_cell,
+)
 from rspipe.smoothing.certificates import Certificates, radius_cap
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import certified_by
@@ -482,6 +492,7 @@ def test_the_noise_level_is_a_column_only_where_there_are_several(made):
 
 
 def test_numbers_are_written_for_readers():
+    assert [sigma_cell(sigma).text for sigma in (0.25, 0.5, 0.12, 0.125)] == ["0.25", "0.50", "0.12", "0.125"]
     assert adding_up([1 / 3, 1 / 3, 1 / 3], digits=3) == [0.334, 0.333, 0.333]
     assert adding_up([0.005, 0.995], digits=2) == [0.01, 0.99]
     assert (number(-0.0126), number(0.5, signed=True), number(np.inf)) == ("−0.013", "+0.500", "–")

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from rspipe.records import BoundaryCheck
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import Cell, Table, number
+from rspipe.report.tables import Cell, Table, number, sigma_cell
 
 
 def attack_table(checks: Sequence[BoundaryCheck]) -> Table:
     """Return one row per attacked classifier and distance."""
     return Table.of(
         {
-            "σ": Cell(number(check.sigma, digits=2), check.sigma),
+            "σ": sigma_cell(check.sigma),
             "classifier": Cell(check.name),
             "× radius": Cell(f"{factor:g}", factor),
             "gone": Cell(number(check.distance[row], digits=2), check.distance[row]),

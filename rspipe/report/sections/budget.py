@@ -26,7 +26,7 @@ from rspipe.report.figures import (
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.standings import Entry, constant_acr, entries
-from rspipe.report.tables import Cell, Table, number_cell, percent_cell, quantity
+from rspipe.report.tables import Cell, Table, number_cell, percent_cell, quantity, sigma_cell
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.metrics import hard_half
 
@@ -86,7 +86,7 @@ def budget_table(results: Results, levels: Levels) -> Table:
                 hard = 1 - one.reaching(0.0).acr
                 small = {} if d is None else {"as L∞, ACR / √d": number_cell(one.acr / math.sqrt(d), digits=4)}
                 yield {
-                    "σ": number_cell(sigma, digits=2),
+                    "σ": sigma_cell(sigma),
                     "classifier": Cell(one.name),
                     **{f"n = {n:,}": number_cell(acr_at(one, n, sigma=sigma, alpha=alpha)) for n in BUDGETS},
                     "p_A not above 1/2": percent_cell(hard),

@@ -11,7 +11,7 @@ from rspipe.report.names import short_name
 from rspipe.report.results import Results, cascades_label
 from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
-from rspipe.report.tables import Cell, Table, number, number_cell, percent_cell
+from rspipe.report.tables import Cell, Table, number, number_cell, percent_cell, sigma_cell
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.derivation import CertifiedClassifier
 from rspipe.smoothing.metrics import certified_accuracy
@@ -45,7 +45,7 @@ def cascade_table(results: Results) -> Table:
         radii = results.study.radii
         shares = np.mean([certified_accuracy(one.radius, one.correct, [0.0, *radii]) for one in classifiers], axis=0)
         return {
-            "σ": number_cell(sigma, digits=2),
+            "σ": sigma_cell(sigma),
             "classifier": Cell(name),
             "ACR": number_cell(float(np.mean([one.credited_radius.mean() for one in classifiers])), digits=4),
             "accuracy": number_cell(float(shares[0]), digits=4),

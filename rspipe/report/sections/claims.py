@@ -10,7 +10,7 @@ from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.published import PublishedComparison, compare_with_published
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import TONES, Cell, Table, ends_cell, number, number_cell, relation_cell
+from rspipe.report.tables import TONES, Cell, Table, ends_cell, number, number_cell, relation_cell, sigma_cell
 from rspipe.smoothing.judgement import Judgement
 from rspipe.smoothing.published import SizeVerdict, difference_from_published
 from rspipe.study.claims import Claim
@@ -122,7 +122,7 @@ def claim_table(claims: Sequence[JudgedClaim]) -> Table:
         }
         terms = f" ({one.claim.differs})" if one.claim.differs else ""
         return {
-            "σ": number_cell(comparison.sigma, digits=2),
+            "σ": sigma_cell(comparison.sigma),
             "larger ACR": Cell(comparison.first_label),
             "than": Cell(comparison.second_label),
             "measured": number_cell(difference.estimate, digits=4, signed=True),
@@ -170,7 +170,7 @@ def published_table(comparisons: Sequence[PublishedComparison]) -> Table:
             return Cell(f"{judgement.verdict}{terms}", tone="muted" if terms else "")
 
         return {
-            "σ": number_cell(published.sigma, digits=2),
+            "σ": sigma_cell(published.sigma),
             "entry": Cell(one.group.label),
             "published ACR": Cell(f"{number(one.acr, digits=digits)}{span}", one.acr),
             "their seeds": number_cell(one.seeds, digits=0),

@@ -6,7 +6,7 @@ from rspipe.report.differences import Comparison, with_holm
 from rspipe.report.questions import QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import Cell, Table, difference_cells, number, number_cell
+from rspipe.report.tables import Cell, Table, difference_cells, number, sigma_cell
 from rspipe.smoothing.inference import borrowed, tolerated_seed_sd
 
 
@@ -14,7 +14,7 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
     """Return one row per comparison of a question, which are one family for Holm's correction."""
     return Table.of(
         {
-            "σ": number_cell(one.sigma, digits=2),
+            "σ": sigma_cell(one.sigma),
             "first": Cell(one.first_label),
             "second": Cell(one.second_label),
             **difference_cells(one.difference, procedures=procedures, models=models),

@@ -16,6 +16,7 @@ from rspipe.report.tables import (
     number_cell,
     percent_cell,
     quantity,
+    sigma_cell,
 )
 from rspipe.smoothing.certificates import radius_cap
 
@@ -37,7 +38,7 @@ def result_table(summaries: Sequence[Summary]) -> Table:
         }
 
     def row(summary: Summary) -> dict[str, Cell]:
-        sigma = {"σ": number_cell(summary.sigma, digits=2)} if several else {}
+        sigma = {"σ": sigma_cell(summary.sigma)} if several else {}
         accuracy = zip(summary.radii, summary.certified_accuracy, strict=True)
         return {
             **sigma,
@@ -57,7 +58,7 @@ def seed_table(averages: Sequence[SeedAverage]) -> Table:
     """Return one row per label and noise level, averaged over seeds."""
     return Table.of(
         {
-            "σ": number_cell(average.sigma, digits=2),
+            "σ": sigma_cell(average.sigma),
             "method": Cell(average.label),
             "seeds": number_cell(average.seeds, digits=0),
             "mean ACR": number_cell(average.models.estimate, digits=4),
@@ -88,7 +89,7 @@ def choice_table(results: Results) -> Table:
                     continue
                 acr = judge_group(group, population=results.population(group.examples.size))
                 yield {
-                    "σ": number_cell(sigma, digits=2),
+                    "σ": sigma_cell(sigma),
                     "ensemble": Cell(composition.label),
                     "choices of seeds": number_cell(len(group.credits), digits=0),
                     "mean ACR": number_cell(acr.estimate, digits=4),

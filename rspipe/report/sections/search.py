@@ -15,7 +15,17 @@ from rspipe.report.figures import BLUE, GREY, RED, STYLE, draw_legend, new_panel
 from rspipe.report.questions import SEARCH, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.section import Section
-from rspipe.report.tables import Cell, Table, bracketed, not_judged, number, number_cell, quantity, relation_text
+from rspipe.report.tables import (
+    Cell,
+    Table,
+    bracketed,
+    not_judged,
+    number,
+    number_cell,
+    quantity,
+    relation_text,
+    sigma_cell,
+)
 from rspipe.search.sensitivity import best_so_far
 from rspipe.smoothing.judgement import Judgement
 
@@ -61,7 +71,7 @@ def search_table(searches: Sequence[SearchResult]) -> Table:
     """Return one row per search: the winner against the settings it started from, on the validation split."""
     return Table.of(
         {
-            "σ": number_cell(search.sigma, digits=2),
+            "σ": sigma_cell(search.sigma),
             "search": Cell(search.label),
             "winner": Cell(settings(search.best)),
             "trial": number_cell(search.best_index, digits=0),

@@ -12,7 +12,7 @@ from rspipe.report.figures import STYLE, draw_legend, drawn, entry_colours, lege
 from rspipe.report.results import Results
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, duration, number_cell, quantity
+from rspipe.report.tables import Cell, Table, duration, number_cell, quantity, sigma_cell
 
 _MEASURES = {"validation_acr": "ACR on validation images", "noisy_accuracy": "accuracy on noisy training batches"}
 
@@ -27,7 +27,7 @@ def model_table(models: Sequence[TrainedModel]) -> Table:
 
     return Table.of(
         {
-            "σ": number_cell(model.train_sigma, digits=2),
+            "σ": sigma_cell(model.train_sigma),
             "model": Cell(display_name(model)),
             "state": state(model),
             "clean accuracy": number_cell(model.clean_accuracy),

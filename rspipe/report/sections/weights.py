@@ -22,7 +22,7 @@ from rspipe.report.figures import (
 from rspipe.report.results import Results, members_text
 from rspipe.report.section import Section
 from rspipe.report.summaries import display_name
-from rspipe.report.tables import Cell, Table, adding_up, number, number_cell, quantity
+from rspipe.report.tables import Cell, Table, adding_up, number, quantity, sigma_cell
 from rspipe.smoothing.classifiers import COMBINATIONS
 
 
@@ -48,7 +48,7 @@ def ensemble_table(results: Results) -> Table:
     """Return one row per ensemble: members, weights, and how good the solver says they are."""
     return Table.of(
         {
-            "σ": number_cell(record.sigma, digits=2),
+            "σ": sigma_cell(record.sigma),
             "ensemble": Cell(display_name(record)),
             "members": Cell(members_text(results, record.members)),
             "weights": Cell(_weights(record)),
