@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,11 @@ class FileSplit(Split):
     def __init__(self, files: ImageFiles, labels: Tensor, index: Tensor, *, at_random: bool = False) -> None:
         # A split is frozen: what it holds is set here, once, but for the images.
         self.__dict__.update(files=files, labels=labels, index=index, at_random=at_random)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The last folder of each file, and its name."""
+        return tuple("/".join(Path(self.files.paths[at]).parts[-2:]) for at in self.index.tolist())
 
     @cached_property
     def images(self) -> Tensor:

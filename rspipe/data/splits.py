@@ -1,5 +1,6 @@
 """Images in [0, 1] with labels, and how a training part is split."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,17 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """Return the split with images and labels on a device; the index stays where it is."""
         return Split(self.images.to(device), self.labels.to(device), self.index)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images, where they have any."""
+        return ()
+
+    def identity(self) -> str:
+        """Return a hash of the images' number, labels and names, not of their content."""
+        digest = hashlib.blake2b(self.labels.cpu().numpy().astype("<i8").tobytes(), digest_size=16)
+        digest.update("\0".join(self.names).encode())
+        return digest.hexdigest()
 
     def evenly_spaced(self, images: int | None) -> "Split":
         """Return `images` images evenly spaced over the split; all when None.

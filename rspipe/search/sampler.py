@@ -168,7 +168,8 @@ def open_study(
         replayed = study.ask()
         suggest(search, replayed)
         tell(search, study, replayed, known[index])
-    if sampler.index(0) == 0 and 0 not in known:
+    # The next trial is the first that has not ended: 0, if that has not, whichever others have.
+    if contains_own(search) and 0 not in known:
         study.enqueue_trial(own_point(search.space, search.method, search.training))
     return study, sampler
 

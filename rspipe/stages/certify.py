@@ -64,6 +64,7 @@ def certify_classifiers(
     scores at some image is left out from then on, with a warning, and with it the ensembles that it is a member of.
 
     Raises:
+        StoreError: Images of another test part were certified in the run directory.
         BrokenModelError: No other classifier is left.
         RspipeError: What workers ran into.
     """
@@ -71,7 +72,7 @@ def certify_classifiers(
     split = data.test.chosen(study.certify.images)
     check_images(split, classes=data.classes)
     check_grid(split, study)
-    store.save_images_to_certify(len(split))
+    store.save_images_to_certify(len(split), test_part=data.test.identity())
     while True:
         candidates = candidates_of(models, ensembles)
         keys = certification_keys(study, models, ensembles)

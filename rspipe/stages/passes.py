@@ -227,6 +227,8 @@ class Sampler:
             block["work"].tolist(), block["example"].tolist(), block["label"].tolist(), block["image"], strict=True
         ):
             sampling = self._passes[which]
+            # Noise levels come one after the other: those of one alone need to fit into memory.
+            self._networks = {key: one for key, one in self._networks.items() if key[0] in sampling.members}
             unread = any((model, sampling.precision) not in self._networks for model in sampling.members)
             held = held_image(sampling, example, worker=self._sealed, device=self._device, reads_data=unread)
             self._deadlines.begin.remote((which, example), held, 0)

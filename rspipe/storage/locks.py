@@ -121,7 +121,9 @@ def _others(run_dir: StorePath, own: StorePath) -> dict[str, tuple[datetime, flo
     """Return when others wrote their objects, seconds ago, and who they are; delete the objects of the dead."""
     # All times are the store's: clocks need not agree.
     times = (run_dir / "lock").modified()
-    now, others = times.pop(own.name), {}
+    if (now := times.pop(own.name, None)) is None:
+        raise StoreError(f"{own} is gone, or not listed yet; run the same command again")
+    others: dict[str, tuple[datetime, float, dict[str, Any]]] = {}
     for name, written in times.items():
         other, silent = run_dir / "lock" / name, (now - written).total_seconds()
         owner = _owner(other)

@@ -304,9 +304,19 @@ class Store:
         """Return the counts of one part; None where another process has set it aside. Errors are those of `counts`."""
         return if_there(lambda: parsed(part, partial(part_table, path=part, columns=columns)))
 
-    def save_images_to_certify(self, images: int) -> None:
-        """Store how many test images the study certifies, which its data set says."""
-        write_record(self.run_dir / "images.json", {"images": images})
+    def save_images_to_certify(self, images: int, *, test_part: str) -> None:
+        """Store how many test images the study certifies, which its data set says, and what identifies those of it all.
+
+        Raises:
+            StoreError: Images of another test part were certified here: a number would not mean the same image.
+        """
+        content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
+        if content.get("test_part", test_part) != test_part:
+            raise StoreError(
+                f"the test images have other names, labels or another number than those certified in {self.run_dir}; "
+                "restore them, or choose another --run-dir"
+            )
+        write_record(self.run_dir / "images.json", {"images": images, "test_part": test_part})
 
     def images_to_certify(self) -> int | None:
         """Return how many test images the study certifies; None before certification has begun."""

@@ -194,9 +194,11 @@ class Tracker:
 
         def log_files() -> None:
             own = [self._store.run_dir / name for name in _OWN_FILES]
-            self._log_files(self._client.get_run(parent), own)
+            texts = [path.read_text() for path in own if path.is_file()]
+            self._log_files(self._client.get_run(parent), own, version=content_id(texts))
             for run in runs.values():
-                self._log_files(known[run.key], run.files)
+                # A model may fail after it was trained.
+                self._log_files(known[run.key], run.files, version="" if run.status == "FINISHED" else run.status)
             for name, path in files.items():
                 folder = str(Path(name).parent)
                 self._log_file(parent, path, None if folder == "." else folder)
@@ -214,9 +216,9 @@ class Tracker:
         with path.as_local_file() as copy:
             self._client.log_artifact(run, str(copy), folder)
 
-    def _log_files(self, run: Any, files: Sequence[StorePath]) -> None:
-        """Log the files of a run once: the key of a run stands for their content."""
-        named = content_id([path.name for path in files])
+    def _log_files(self, run: Any, files: Sequence[StorePath], *, version: str) -> None:
+        """Log the files of a run once: its key stands for their content, but for what `version` says of it."""
+        named = content_id([*(path.name for path in files), *filter(None, [version])])
         if files and run.data.tags.get("rspipe.files") != named:
             for path in files:
                 self._log_file(run.info.run_id, path)
@@ -281,7 +283,8 @@ class Tracker:
     def _known(self, parent: str) -> dict[str, Any]:
         """Return the child runs by key, and the trials that are the children of searches."""
         nested = f"tags.`mlflow.parentRunId` = '{parent}'"
-        known = {run.data.tags["rspipe.key"]: run for run in self._search(nested)}
+        # Others may have nested runs of their own.
+        known = {key: run for run in self._search(nested) if (key := run.data.tags.get("rspipe.key"))}
         for search in [run for key, run in known.items() if key.startswith("search/")]:
             known |= self._known(search.info.run_id)
         return known

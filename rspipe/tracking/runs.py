@@ -268,7 +268,10 @@ def _search_runs(
         name=f"search {search.label}, σ {search.sigma:g}",
         status="FINISHED",
         tags=tags("search"),
-        parameters=flattened({**spec.model_dump(mode="json"), **best, "best_trial": search.best_index}),
+        # More trials may have been made than the study now asks for.
+        parameters=flattened(
+            {**spec.model_dump(mode="json"), "trials": search.trials, **best, "best_trial": search.best_index}
+        ),
         points=tuple(_search_points(search, trials)),
         seconds=sum(trial.seconds for trial in trials),
         files=(store.run_dir / "search" / search.id / "result.json",),

@@ -61,6 +61,19 @@ def test_what_is_no_picture_is_left_out_counted_and_named(tree: Path) -> None:
     assert note.endswith("left out 4 that are no pictures of a class (loose.png, readme.txt, a/list.csv, ...)")
 
 
+def test_pictures_that_are_added_or_renamed_make_it_another_test_part(tree: Path) -> None:
+    def identity() -> str:
+        return fresh(animals(tree)).test.identity()
+
+    before = identity()
+    shutil.copy(tree / "test" / "b" / "0.png", tree / "test" / "a" / "00.png")
+    added = identity()
+    (tree / "test" / "a" / "00.png").unlink()
+    assert before == identity() != added
+    (tree / "test" / "a" / "0.png").rename(tree / "test" / "a" / "7.png")
+    assert identity() != before
+
+
 def test_a_data_set_without_anything_to_leave_out_has_no_notes(tree: Path) -> None:
     assert fresh(animals(tree)).notes == ()
 

@@ -99,6 +99,15 @@ def test_the_study_files_own_settings_come_first() -> None:
 
 
 @pytest.mark.parametrize("changes", [ONE, SEVERAL], ids=["tpe", "nsga2"])
+def test_the_study_files_own_settings_are_trial_0_also_where_others_ended_before(changes: dict[str, Any]) -> None:
+    of = search(**changes)
+    whole = go_on(of, [], 3)
+    own = whole[0].parameters
+    again = go_on(of, whole[1:], 3)
+    assert (again[2].index, again[2].parameters) == (0, own)
+
+
+@pytest.mark.parametrize("changes", [ONE, SEVERAL], ids=["tpe", "nsga2"])
 def test_proposals_lie_in_the_space_and_meet_its_conditions(changes: dict[str, Any]) -> None:
     for trial in go_on(search(**changes), [], 24):
         assert all(SPACE[name].holds(value) for name, value in trial.parameters.items())

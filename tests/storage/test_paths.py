@@ -225,6 +225,13 @@ def test_a_process_on_another_machine_that_is_silent_is_waited_for_and_then_gone
 
 
 @pytest.mark.usefixtures("_hurried")
+def test_a_lock_that_is_gone_is_one_line(bucket: StorePath) -> None:
+    own = bucket / "lock" / "own"
+    (bucket / "lock" / "another").write_bytes(b"{}")
+    with pytest.raises(StoreError, match="own is gone, or not listed yet; run the same command again"):
+        locks._others(bucket, own)
+
+
 def test_a_lock_is_renewed_while_it_is_held(bucket: StorePath) -> None:
     with exclusive(bucket):
         ((_, began),) = (bucket / "lock").modified().items()

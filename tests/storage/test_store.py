@@ -109,6 +109,15 @@ def _hold(run_dir: StorePath, opened: object, release: object) -> None:
         release.wait(30)  # type: ignore[attr-defined]
 
 
+def test_certificates_of_another_test_part_are_not_added_to(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_images_to_certify(10, test_part="a")
+    store.save_images_to_certify(20, test_part="a")
+    with pytest.raises(StoreError, match=r"the test images have other names, labels or another number .* restore them"):
+        store.save_images_to_certify(20, test_part="b")
+    assert store.images_to_certify() == 20
+
+
 def test_a_second_process_on_a_run_directory_is_refused_and_a_killed_one_leaves_it_free(
     run_dir: StorePath, study: StudyConfig
 ) -> None:

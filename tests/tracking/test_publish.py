@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -493,6 +494,39 @@ def test_another_title_is_told_to_the_parent_run(
     publish(store, replace(content, study=study))
     (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
     assert parent.data.tags["mlflow.note.content"].startswith("Another\n\n* ")
+    assert not [record for record in caplog.records if record.name.startswith("rspipe")]
+
+
+def test_a_model_that_failed_later_and_a_study_file_that_changed_are_no_longer_the_files_of_before(
+    store: Store, content: Results, tmp_path: Path
+) -> None:
+    def logged(run: Run, name: str) -> str:
+        folder = tmp_path / uuid.uuid4().hex
+        folder.mkdir()
+        uri = tracking_uri(store.run_dir)
+        return Path(MlflowClient(uri).download_artifacts(run.info.run_id, name, str(folder))).read_text()
+
+    few = replace(content, searches=(), trials=(), ensembles=())
+    tracker, model = open_tracker(store, content.study), content.models[0]
+    tracker.publish(few, few.summaries)
+    failed = replace(model, status="diverged", message="NaN at image 3")
+    store.save_model(failed, {"w": torch.zeros(1)})
+    (store.run_dir / "study.toml").write_text("# another text")
+    tracker.publish(replace(few, models=(failed, *few.models[1:])), ())
+    assert '"diverged"' in logged(child(runs(store), failed), "model.json")
+    (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    assert logged(parent, "study.toml") == "# another text"
+
+
+def test_fewer_trials_than_were_made_and_runs_that_others_nested_stop_nothing(
+    store: Store, content: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, content)
+    (parent,) = [run for run in runs(store) if run.data.tags["rspipe.kind"] == "study"]
+    client = MlflowClient(tracking_uri(store.run_dir))
+    client.create_run(parent.info.experiment_id, tags={"mlflow.parentRunId": parent.info.run_id})
+    groups = tuple(one.model_copy(update={"trials": one.trials - 1}) for one in content.study.search)
+    publish(store, replace(content, study=content.study.model_copy(update={"search": groups})))
     assert not [record for record in caplog.records if record.name.startswith("rspipe")]
 
 
