@@ -115,10 +115,15 @@ def read_collection(table: Path) -> list[CollectedLog]:
         raise LogError(f"{table}: image {image} of log {log} stands there twice")
     starts = {int(number): at for number, at in zip(*np.unique(columns["log"], return_index=True), strict=True)}
     ends = dict(zip(starts, [*list(starts.values())[1:], len(order)], strict=True))
-    wanted = [line for line in lines if line["sigma"] == line.get("train_sigma", line["sigma"]) and line["alpha"]]
+    wanted = [line for line in lines if _same(line["sigma"], line.get("train_sigma", line["sigma"])) and line["alpha"]]
     if missing := [line["id"] for line in wanted if int(line["id"]) not in starts]:
         raise LogError(f"{table}: has no rows of log {missing[0]}, which {catalogue.name} lists")
     return [log for same in _by_ladder(wanted) for log in _logs(same, columns, starts, ends)]
+
+
+def _same(one: str, other: str) -> bool:
+    """Return whether two texts are one, or are one number."""
+    return one == other or (is_number(one) and is_number(other) and float(one) == float(other))
 
 
 def _checked(reader: "csv.DictReader[str]", catalogue: Path) -> list[dict[str, str]]:

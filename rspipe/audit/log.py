@@ -216,7 +216,11 @@ def parse_log(data: bytes, *, name: str) -> CertificationLog:
 
 
 def _is_prose(text: str, columns: Columns) -> bool:
-    return columns.delimiter not in text if columns.delimiter else len(text.split()) != len(columns.names)
+    if columns.delimiter:
+        return columns.delimiter not in text
+    words = text.split()
+    # A row that was cut off, or that has blanks in a cell, begins as rows do.
+    return len(words) != len(columns.names) and not is_whole(words[0])
 
 
 def _decoded(data: bytes, *, name: str) -> str:

@@ -275,7 +275,8 @@ def _check_data(study: StudyConfig) -> None:
     for spec in study.model_specs:
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
-            published_network(spec, data)
+            # Before Ray is started: a file's program has its own precision alone.
+            deploy(published_network(spec, data), precision=study.certify.precision)
 
 
 def _in_bfloat16(study: StudyConfig) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Images that are files: decoded when they are asked for, to one shape."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +15,9 @@ from torch import Tensor
 from rspipe.data.pictures import Mode, channels_first, fitted, opened_picture
 from rspipe.data.splits import Split
 from rspipe.errors import DataError
+
+_STATED = 200
+"""Files of a split whose size is looked at, about: each may lie on a slow file system."""
 
 LARGEST = 8 * 2**30
 """Bytes that the images of a split may take as one tensor when they are decoded from files."""
@@ -96,10 +101,13 @@ class FileSplit(Split):
         # A split is frozen: what it holds is set here, once, but for the images.
         self.__dict__.update(files=files, labels=labels, index=index, at_random=at_random)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The last folder of each file, and its name."""
-        return tuple("/".join(Path(self.files.paths[at]).parts[-2:]) for at in self.index.tolist())
+    def identity(self) -> str:
+        """Return a hash of number, labels and names (with the last folder's) of the files, and of the sizes of some."""
+        files = [Path(self.files.paths[at]) for at in self.index.tolist()]
+        some = files[:: max(1, len(files) // _STATED)]
+        names = ["/".join(file.parts[-2:]) for file in files]
+        content = json.dumps([self.labels.tolist(), names, [file.stat().st_size for file in some if file.is_file()]])
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def images(self) -> Tensor:

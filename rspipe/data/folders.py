@@ -64,9 +64,17 @@ def _in_order(classes: Sequence[str], *, folder: Path) -> tuple[tuple[str, ...],
     return ordered, (f"{folder}: labels count the class folders, so that folder {ordered[odd]!r} is class {odd}",)
 
 
+def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders below one, and their files; links are followed, but in no circle."""
+    for place, inner, names in os.walk(folder, followlinks=True):
+        above = {*(parent.resolve() for parent in (Path(place), *Path(place).parents))}
+        inner[:] = [name for name in inner if (Path(place) / name).resolve() not in above]
+        yield place, names
+
+
 def _files_below(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the files below a folder in the order of torchvision's ImageFolder, and whether each is hidden."""
-    for place, _, names in sorted(os.walk(folder, followlinks=True)):
+    for place, names in sorted(_walked(folder)):
         inside = any(part.startswith(_HIDDEN) for part in Path(place).relative_to(folder).parts)
         for name in sorted(names):
             yield os.path.join(place, name), inside or name.startswith(_HIDDEN)  # noqa: PTH118

@@ -57,6 +57,8 @@ def _columns(path: Path, spec: ParquetData) -> tuple[list[Any], IntArray]:
         for key, name in (("image_column", spec.image_column), ("label_column", spec.label_column)):
             if name not in columns:
                 raise DataError(f"{path}: has no column {name!r}{nearest(name, columns)}; set data.{key}")
+            if columns.count(name) > 1:
+                raise DataError(f"{path}: has {columns.count(name)} columns {name!r}; rename or drop the others")
         table = file.read(columns=[spec.image_column, spec.label_column])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error

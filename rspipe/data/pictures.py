@@ -10,7 +10,7 @@ from rspipe.errors import DataError, first_line
 Mode = Literal["L", "RGB"]
 """Grey or colour."""
 
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 """Tag of TIFF files."""
 
 
@@ -61,6 +61,9 @@ def _eight_bits(picture: Any) -> Any:
     if bits not in (16, (16,)):
         raise ValueError(f"it has {bits} bits a channel; {remedy}")
     values = np.asarray(picture).astype(np.float64)
+    if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+        # White is 0, as in X-rays: Pillow turns 8 bits round, and not 16.
+        values = 65535 - values
     return Image.fromarray(np.rint(values * (255 / 65535)).astype(np.uint8))
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rspipe.arrays import IntArray
@@ -43,16 +44,9 @@ class Split:
         """Return the split with images and labels on a device; the index stays where it is."""
         return Split(self.images.to(device), self.labels.to(device), self.index)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the images, where they have any."""
-        return ()
-
     def identity(self) -> str:
-        """Return a hash of the images' number, labels and names, not of their content."""
-        digest = hashlib.blake2b(self.labels.cpu().numpy().astype("<i8").tobytes(), digest_size=16)
-        digest.update("\0".join(self.names).encode())
-        return digest.hexdigest()
+        """Return a hash of number, labels and pixels of the images."""
+        return _digest(self.labels.cpu().numpy().astype("<i8"), self.images.cpu().contiguous().numpy())
 
     def evenly_spaced(self, images: int | None) -> "Split":
         """Return `images` images evenly spaced over the split; all when None.
@@ -114,6 +108,13 @@ class Dataset:
         # Who trains or searches does not look at test images; a test part may be all there is.
         part = self.train if len(self.train) else self.test
         return tuple(part.batch(torch.zeros(1, dtype=torch.int64)).shape[1:])
+
+
+def _digest(*parts: NDArray[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.data)
+    return digest.hexdigest()
 
 
 def whole_split(images: Tensor, labels: Tensor) -> Split:

@@ -42,9 +42,19 @@ def _pair(content: Any, path: Path) -> tuple[Any, Any]:
     raise DataError(f"{path}: holds a {type(content).__name__}; save images and labels, as 'images' and 'labels'")
 
 
+def _tensor(values: Any, path: Path, *, what: str) -> Tensor:
+    """Return an array, or nested lists of numbers, as a tensor; raise DataError where there is none."""
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: {what} are no array of numbers ({first_line(error)}); save one") from error
+
+
 def _images(values: Any, path: Path) -> Tensor:
     """Return images [image, channel, height, width], float32 in [0, 1]."""
-    pixels = torch.as_tensor(values)
+    pixels = _tensor(values, path, what="images")
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     if pixels.ndim != 4:
@@ -63,15 +73,16 @@ def _images(values: Any, path: Path) -> Tensor:
 
 def _read(path: Path, *, classes: int | None) -> Split:
     values, given = _pair(_content(path), path)
-    images, labels = _images(values, path), torch.as_tensor(given)
-    if labels.is_floating_point() or labels.shape != images.shape[:1]:
+    images, labels = _images(values, path), _tensor(given, path, what="labels")
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != images.shape[:1]:
         raise DataError(
             f"{path}: labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; one whole number each"
         )
+    labels = labels.to(torch.int64)
     if len(labels) == 0 or int(labels.min()) < 0 or (classes is not None and int(labels.max()) >= classes):
         span = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "nothing"
         raise DataError(f"{path}: labels span {span}, outside data.classes = {classes}")
-    return whole_split(images, labels.to(torch.int64))
+    return whole_split(images, labels)
 
 
 def _train(path: Path, test_path: Path, test: Split, spec: TensorData) -> Split:

@@ -86,6 +86,8 @@ def certify_dataset(
     networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)
     device = device_of(*networks)
     known = None if labels is None else label_array(labels)
+    if known is not None and known.ndim != 1:
+        raise ValueError(f"labels have shape {list(known.shape)}; give one whole number an image, [image]")
     total = _length(images) if known is None else len(known)
     numbers = None if examples is None else [int(example) for example in examples]
     if numbers is not None and total is not None and len(numbers) != total:
@@ -191,6 +193,11 @@ def _labelled(images: Any, labels: IntArray | None) -> Iterator[tuple[Tensor, in
         some, their_labels = item[0], label_array(item[1])
         if their_labels.ndim == 0:
             yield _tensor(some), int(their_labels)
+        elif their_labels.ndim > 1 or len(some) != len(their_labels):
+            raise ValueError(f"labels of a batch of {len(some)} images have shape {list(their_labels.shape)}")
+        elif len(some) == 1 and np.ndim(some) == 3:
+            # A grey image with a label in brackets, as good as one without.
+            yield _tensor(some), int(their_labels[0])
         else:
             yield from zip(map(_tensor, some), their_labels.tolist(), strict=True)
 

@@ -45,6 +45,9 @@ ARCHITECTURES: dict[str, Builder] = {
     "torchscript": torchscript,
 }
 
+PROGRAMS = ("onnx", "torchscript")
+"""Networks that are files of their own, see `rspipe.networks.exported`."""
+
 RUNS_CODE = ("torchscript",)
 """Architectures whose checkpoints are programs."""
 
@@ -63,8 +66,10 @@ def _torchvision_network(name: str, classes: int) -> nn.Module:
     # These two return auxiliary logits in training unless told not to, and warn unless told how to initialize.
     settings = {"aux_logits": False, "init_weights": True} if of_google else {}
     network = models.get_model(name, weights=None, num_classes=classes, **settings)
-    # Their published parameters come with a layer that turns ImageNet's normalization into the other (transform_input).
-    return nn.Sequential(Normalize(*(_HALVES if of_google else IMAGENET)), network)
+    # Published parameters of those two come with a layer that turns ImageNet's normalization into the other
+    # (transform_input); this third was trained with the other.
+    halves = of_google or name == "efficientnet_v2_l"
+    return nn.Sequential(Normalize(*(_HALVES if halves else IMAGENET)), network)
 
 
 def _find_in_torchvision(name: str) -> Builder:

@@ -86,7 +86,10 @@ def fitting_parameters(
         complete = chosen
     first, *others = complete
     if any(
-        not torch.equal(other.parameters[name], value) for other in others for name, value in first.parameters.items()
+        not torch.equal(other.parameters[name], value)
+        for other in others
+        for name, value in first.parameters.items()
+        if name in other.parameters
     ):
         raise ModelError(
             f"{path}: holds {len(complete)} different sets of parameters that fit, {_places(complete)}; "
@@ -222,6 +225,6 @@ def stored_normalization(beside: Mapping[str, Tensor]) -> MeanStd | None:
     if len(means) != 1 or len(stds) != 1:
         return None
     (mean,), (std,) = means, stds
-    unit = 255.0 if max(std) > 2 else 1.0
+    unit = 255.0 if max(*std, *map(abs, mean)) > 2 else 1.0
     mean, std = (tuple(round(number / unit, 6) for number in values) for values in (mean, std))
     return (mean, std) if len(mean) == len(std) and min(std) > 0 else None

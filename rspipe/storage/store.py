@@ -313,7 +313,7 @@ class Store:
         content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
         if content.get("test_part", test_part) != test_part:
             raise StoreError(
-                f"the test images have other names, labels or another number than those certified in {self.run_dir}; "
+                f"the test images differ in number, labels or content from those certified in {self.run_dir}; "
                 "restore them, or choose another --run-dir"
             )
         write_record(self.run_dir / "images.json", {"images": images, "test_part": test_part})

@@ -4,16 +4,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
-from rspipe.errors import StudyError, nearest
+from rspipe.errors import RspipeError, StudyError, nearest
+from rspipe.networks.architectures import PROGRAMS, build_network
 from rspipe.networks.checkpoint_files import read_checkpoint
 from rspipe.networks.parameter_names import tensors_in
 from rspipe.study.mistakes import listed, mistakes_in
@@ -22,7 +25,6 @@ _NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "im
 
 _ONNX = ".onnx"
 
-_PROGRAMS = ("onnx", "torchscript")
 """Architectures whose files are read by other means than a state dict."""
 
 _ARRAYS = (".npz", ".pt", ".pth")
@@ -174,11 +176,12 @@ def _data_table(wanted: CheckpointStudy, folder: Path, architecture: str) -> dic
     if wanted.images in _NAMED and not path.exists():
         return _named(wanted)
     shaped = {name: size for name in ("size", "resize") if (size := getattr(wanted, name)) is not None}
-    first = {} if architecture in _PROGRAMS else _first_parameters(wanted.checkpoint[0], folder)
-    shaped |= {"mode": "L"} if _channels(first) == 1 or len(wanted.mean) == 1 else {}
+    first = {} if architecture in PROGRAMS else _first_parameters(wanted.checkpoint[0], folder)
+    channels = _channels(first) or len(wanted.mean)
+    shaped |= {"mode": "L"} if channels == 1 else {}
     patterns = path.name if any(sign in path.name for sign in "*?[") else ""
     if path.suffix == ".parquet" or patterns or (path.is_dir() and any(path.glob("*.parquet"))):
-        classes = wanted.classes or _classes(first)
+        classes = wanted.classes or _classes(first, architecture)
         if classes is None:
             raise StudyError(f"{wanted.checkpoint[0]} does not say how many classes it knows; add --classes")
         where, files = (path, _test_files(path)) if path.is_dir() else (path.parent, path.name)
@@ -187,7 +190,7 @@ def _data_table(wanted: CheckpointStudy, folder: Path, architecture: str) -> dic
     named = {"classes": wanted.classes} if wanted.classes else {}
     if path.suffix in _ARRAYS:
         _refuse(wanted, "size", "resize", why=f"images of {path.name} are taken as they are")
-        known = {"classes": count} if (count := wanted.classes or _classes(first)) else {}
+        known = {"classes": count} if (count := wanted.classes or _classes(first, architecture)) else {}
         return {"name": "tensors", "title": path.stem, "folder": str(path.parent), "test": path.name, **known}
     if not path.is_dir():
         raise StudyError(
@@ -264,15 +267,38 @@ def _first_parameters(file: str, folder: Path) -> dict[str, Tensor]:
     return max((tensors for _, tensors in tensors_in(read_checkpoint(path))), key=len, default={})
 
 
-def _classes(parameters: Mapping[str, Tensor]) -> int | None:
-    """Return the number of rows of the last matrix or convolution: of the layer that gives the logits."""
+def _classes(parameters: Mapping[str, Tensor], architecture: str) -> int | None:
+    """Return the number of rows of the layer that gives the logits: of the last one, where its name is not known.
+
+    A file may have its tensors in the order of their names.
+    """
+    heads = _heads(architecture)
+    rows = {
+        int(value.shape[0])
+        for name, value in parameters.items()
+        if any(f".{name}".endswith(f".{head}") or f".{head}".endswith(f".{name}") for head in heads)
+    }
+    if len(rows) == 1:
+        return rows.pop()
     last = [value for value in parameters.values() if value.ndim in (2, 4) and value.shape[0] > 1]
     return int(last[-1].shape[0]) if last else None
 
 
+def _heads(architecture: str) -> list[str]:
+    """Return the names of the parameters of an architecture whose shape depends on the number of classes."""
+    if ":" in architecture:
+        # Code of its user's, which may not be run here.
+        return []
+    with suppress(RspipeError), torch.device("meta"):
+        one, other = (build_network(architecture, classes=classes, seed=0).state_dict() for classes in (7, 11))
+        return [name for name in one if one[name].shape != other[name].shape]
+    return []
+
+
 def _channels(parameters: Mapping[str, Tensor]) -> int | None:
-    """Return the number of channels that the first convolution takes."""
-    return next((int(value.shape[1]) for value in parameters.values() if value.ndim == 4 and value.shape[0] > 1), None)
+    """Return the number of channels that images have: 3 where a convolution takes as many, as others are of layers."""
+    taken = [int(value.shape[1]) for value in parameters.values() if value.ndim == 4 and value.shape[0] > 1]
+    return 3 if 3 in taken else next(iter(taken), None)
 
 
 def _table(values: Mapping[str, Any], head: str = "") -> list[str]:

@@ -190,7 +190,13 @@ class StudyConfig(Spec):
                     "'{label}' lists a seed twice in seeds = {seeds}; remove one",
                     {"label": group.label, "seeds": str(list(group.seeds))},
                 )
-            for sigma in group.sigma:
+            if len(set(group.sigma)) < len(group.sigma):
+                yield PydanticCustomError(
+                    "sigma_twice",
+                    "'{label}' lists a noise level twice in sigma = {sigma}; remove one",
+                    {"label": group.label, "sigma": str(list(group.sigma))},
+                )
+            for sigma in dict.fromkeys(group.sigma):
                 others = trained.setdefault((group.label, sigma), set())
                 if others and (not isinstance(group, CheckpointGroup) or not others.isdisjoint(group.seeds)):
                     yield PydanticCustomError(

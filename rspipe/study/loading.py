@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rspipe.data.spec import DigitsData
 from rspipe.errors import StudyError, nearest, nearest_name, one_line
-from rspipe.networks.architectures import ARCHITECTURES, allow_code_in
+from rspipe.networks.architectures import ARCHITECTURES, PROGRAMS, allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.precision import Precision, fastest_precision
 from rspipe.networks.spec import Architecture, of_study_file
@@ -212,7 +212,9 @@ def study_of_content(
     config, of_names = with_nearest_names(config)
     certify = config.setdefault("certify", {})
     if isinstance(certify, dict) and certify.get("precision", "auto") == "auto":
-        certify["precision"] = auto or fastest_precision(torch.device("cpu"))
+        # Of a network that is a file there is no other form.
+        of_file = any(one in PROGRAMS for one in _architectures(config))
+        certify["precision"] = auto or ("float32" if of_file else fastest_precision(torch.device("cpu")))
     config, of_shared = _without_wrong_shared(config, context)
     of_files = _with_digests(config, path.parent)
     _with_log_paths(config, path.parent)
@@ -226,6 +228,14 @@ def study_of_content(
     # Resolving finds what no single entry shows. Not before the folder is known: a copy keeps what is cached.
     _ = (study.model_specs, study.search_specs, study.ensemble_specs(study.model_specs))
     return study
+
+
+def _architectures(config: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what entries of models name as their architectures, right or wrong."""
+    entries = config.get("models")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            yield entry.get("architecture", config.get("architecture"))
 
 
 def _without_wrong_shared(config: dict[str, Any], context: dict[str, bool]) -> tuple[dict[str, Any], list[str]]:

@@ -76,6 +76,15 @@ def test_every_dialect_holds_the_same_rows(data):
     assert_same_rows(parse_log(data, name="log"))
 
 
+@pytest.mark.parametrize("end", ["3 0 0 0.5 1 1 day, 0:00:05", "3 0 0 0.5"])
+def test_the_last_row_between_blanks_is_no_prose_where_it_has_other_cells(end):
+    cells = [[str(i), "0", "0", "0.5", "1", "0:00:01"] for i in range(3)]
+    lines = [HEADER.replace("\t", " "), *(" ".join(row) for row in cells), end, "took 3 h"]
+    log = parse_log("\n".join(lines).encode(), name="log")
+    assert [one.line for one in log.unreadable] == [5]
+    assert (len(log.idx), log.prose) == (3, 1)
+
+
 def test_what_a_dialect_has_beside_the_rows_is_kept():
     log = parse_log(text([[*row, "7"] for row in CELLS], header=f"{HEADER}\tsamplesize") + b"took 3 h\n", name="log")
     assert log.extra == {"samplesize": ("7",) * len(CELLS)}

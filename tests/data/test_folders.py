@@ -72,6 +72,15 @@ def test_pictures_that_are_added_or_renamed_make_it_another_test_part(tree: Path
     assert before == identity() != added
     (tree / "test" / "a" / "0.png").rename(tree / "test" / "a" / "7.png")
     assert identity() != before
+    (tree / "test" / "a" / "7.png").rename(tree / "test" / "a" / "0.png")
+    (tree / "test" / "a" / "0.png").write_bytes((tree / "test" / "a" / "0.png").read_bytes() + b" ")
+    assert identity() != before
+
+
+def test_a_folder_that_is_linked_into_itself_is_walked_once(tree: Path) -> None:
+    before = len(fresh(animals(tree)).test)
+    (tree / "test" / "a" / "loop").symlink_to(tree / "test" / "a")
+    assert len(fresh(animals(tree)).test) == before
 
 
 def test_a_data_set_without_anything_to_leave_out_has_no_notes(tree: Path) -> None:

@@ -44,9 +44,12 @@ def pgm(*, largest: int) -> bytes:
     return f"P5 4 4 {largest}\n".encode() + values.tobytes()
 
 
-def tiff(values: bytes, *, bits: int, kind: int) -> bytes:
-    """A grey TIFF file of 4 x 4 pixels; kind is 1 for whole numbers, 2 with a sign, 3 for floating-point ones."""
-    tags = {256: 4, 257: 4, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: len(values), 339: kind}
+def tiff(values: bytes, *, bits: int, kind: int, white: int = 1) -> bytes:
+    """A grey TIFF file of 4 x 4 pixels; kind is 1 for whole numbers, 2 with a sign, 3 for floating-point ones.
+
+    White is the largest value, or 0.
+    """
+    tags = {256: 4, 257: 4, 258: bits, 259: 1, 262: white, 273: 8, 277: 1, 278: 4, 279: len(values), 339: kind}
     listed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + struct.pack("<H", len(tags)) + listed + bytes(4)
 
@@ -58,10 +61,15 @@ def tiff(values: bytes, *, bits: int, kind: int) -> bytes:
         encoded(257 * LEVELS, "PNG"),
         encoded(257 * LEVELS, "TIFF"),
         tiff((257 * LEVELS).astype("<u2").tobytes(), bits=16, kind=1),
+        tiff((255 - LEVELS).astype(np.uint8).tobytes(), bits=8, kind=1, white=0),
+        tiff((65535 - 257 * LEVELS).astype("<u2").tobytes(), bits=16, kind=1, white=0),
         sixteen_bit_colour(),
         pgm(largest=65535),
     ],
-    ids=["8-bit PNG", "16-bit PNG", "16-bit TIFF of Pillow", "16-bit TIFF", "16-bit colour PNG", "16-bit PGM"],
+    ids=[
+        *("8-bit PNG", "16-bit PNG", "16-bit TIFF of Pillow", "16-bit TIFF", "8-bit TIFF, white is 0"),
+        *("16-bit TIFF, white is 0", "16-bit colour PNG", "16-bit PGM"),
+    ],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_levels_are_the_same_share_whatever_the_depth(data: bytes, mode: Any) -> None:

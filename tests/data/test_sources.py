@@ -294,6 +294,13 @@ def test_a_file_without_labels_is_refused(folder: Path) -> None:
         fresh(folder_spec(folder))
 
 
+def test_a_file_with_two_columns_of_one_name_is_refused(folder: Path) -> None:
+    table = pa.table([[b""], [0], [1]], names=["image", "label", "label"])
+    pq.write_table(table, folder / "test.parquet")
+    with pytest.raises(DataError, match=r"test\.parquet: has 2 columns 'label'; rename or drop the others"):
+        fresh(folder_spec(folder))
+
+
 @pytest.mark.parametrize("broken", [b"not an image", png(np.zeros((5, 4, 3), np.uint8))[:40]])
 def test_an_image_that_cannot_be_decoded_is_named_by_its_row(folder: Path, broken: bytes | None) -> None:
     good = png(np.zeros((5, 4, 3), np.uint8))

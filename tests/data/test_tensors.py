@@ -30,6 +30,8 @@ def loaded(folder: Path, content: Any, name: str, **more: Any) -> Dataset:
     [
         ("a.npz", {"images": PIXELS, "labels": LABELS}),
         ("b.npz", {"x": PIXELS.transpose(0, 2, 3, 1), "y": LABELS.astype(np.int32)}),
+        ("b2.npz", {"x": PIXELS, "y": LABELS.astype(np.uint16)}),
+        ("b3.npz", {"x": (PIXELS / np.float32(255)).astype(">f4"), "y": LABELS.astype(">i8")}),
         ("c.npz", {"images": PIXELS / np.float32(255), "labels": LABELS}),
         ("d.pt", {"data": torch.from_numpy(PIXELS), "targets": torch.from_numpy(LABELS)}),
         ("e.pt", (torch.from_numpy(PIXELS).double() / 255, torch.from_numpy(LABELS))),
@@ -40,6 +42,18 @@ def test_every_usual_layout_gives_the_same_images(tmp_path: Path, name: str, con
     torch.testing.assert_close(data.test.images, torch.from_numpy(PIXELS).float() / 255)
     assert data.test.labels.tolist() == LABELS.tolist()
     assert (data.classes, len(data.train), data.sample_shape) == (3, 0, (3, 5, 4))
+
+
+def test_other_pixels_or_labels_make_it_another_test_part(tmp_path: Path) -> None:
+    changed = PIXELS.copy()
+    changed[0, 0, 0, 0] ^= 1
+    parts = [(PIXELS, LABELS), (changed, LABELS), (PIXELS, LABELS[::-1].copy())]
+    found = [
+        loaded(tmp_path, {"images": images, "labels": labels}, f"{at}.npz").test.identity()
+        for at, (images, labels) in enumerate([*parts, parts[0]])
+    ]
+    assert len({*found}) == 3
+    assert found[0] == found[3]
 
 
 def test_grey_images_need_no_channel_and_a_training_part_is_split(tmp_path: Path) -> None:
@@ -60,6 +74,8 @@ def test_grey_images_need_no_channel_and_a_training_part_is_split(tmp_path: Path
         ("e.npz", {"images": PIXELS, "labels": LABELS - 1}, "labels span -1 to 1, outside"),
         ("f.npz", {"pictures": PIXELS, "labels": LABELS}, "holds pictures, labels; call the arrays 'images' and 'lab"),
         ("g.npz", {"images": PIXELS, "labels": np.array(["a"] * 6, dtype=object)}, "no file of numpy.savez"),
+        ("g2.npz", {"images": PIXELS, "labels": np.array(["a"] * 6)}, "labels are no array of numbers"),
+        ("g3.pt", {"images": [torch.zeros(3, 5, 4)] * 6, "labels": LABELS.tolist()}, "images are no array of numbers"),
         ("h.pt", torch.zeros(3), "holds a Tensor; save images and labels"),
         ("i.pt", {"images": torch.full((1, 1, 2, 2), torch.nan), "labels": torch.zeros(1).long()}, "outside"),
     ],

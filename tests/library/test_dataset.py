@@ -283,6 +283,18 @@ def test_pairs_that_do_not_fit_are_refused(
         rspipe.certify_dataset(networks[0], images, sigma=SIGMA, **TERMS, **changes)
 
 
+def test_an_item_is_a_batch_only_where_it_has_a_label_an_image(networks: list[nn.Module]) -> None:
+    image = SOME.images[0]
+    single = rspipe.certify_dataset(networks[0], [(image, 0)], sigma=SIGMA, **TERMS)
+    for item in ((image, torch.tensor([0])), (image[None], torch.tensor([0]))):
+        again = rspipe.certify_dataset(networks[0], [item], sigma=SIGMA, **TERMS)
+        assert again.radius.tolist() == single.radius.tolist()
+    with pytest.raises(ValueError, match=r"labels of a batch of 2 images have shape \[3\]"):
+        rspipe.certify_dataset(networks[0], [(SOME.images[:2], torch.tensor([0, 1, 0]))], sigma=SIGMA, **TERMS)
+    with pytest.raises(ValueError, match=r"labels have shape \[2, 1\]; give one whole number an image"):
+        rspipe.certify_dataset(networks[0], SOME.images[:2], [[0], [1]], sigma=SIGMA, **TERMS)
+
+
 def test_labels_are_checked_before_the_first_pass() -> None:
     inputs = []
 

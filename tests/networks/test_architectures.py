@@ -222,6 +222,7 @@ def test_an_architecture_that_is_no_name_is_refused(value: object) -> None:
         ("mobilenet_v3_small", 32, IMAGENET),
         ("googlenet", 32, ((0.5,) * 3, (0.5,) * 3)),
         ("inception_v3", 75, ((0.5,) * 3, (0.5,) * 3)),
+        ("efficientnet_v2_l", 32, ((0.5,) * 3, (0.5,) * 3)),
     ],
 )
 def test_a_torchvision_classifier_returns_one_logit_per_class_in_training_and_after(

@@ -369,6 +369,21 @@ def test_a_normalization_in_the_file_is_compared_and_may_be_taken(
         loaded_lenet(content, tmp_path)
 
 
+def test_a_mean_of_bytes_beside_a_deviation_of_one_is_for_bytes(lenet: nn.Module, tmp_path: Path) -> None:
+    buffers = {"pixel_mean": torch.tensor([127.5]), "pixel_std": torch.tensor([1.0])}
+    content, images = {**named(lenet.state_dict(), "model."), **buffers}, torch.rand(2, 1, 28, 28)
+    network = loaded_lenet(content, tmp_path, normalization="file")
+    torch.testing.assert_close(network(images), lenet(255 * images - 127.5), rtol=1e-3, atol=0.1)
+
+
+def test_two_sets_of_the_same_parameters_may_differ_in_counters(resnet20: nn.Module, tmp_path: Path) -> None:
+    own = resnet20.state_dict()
+    path = tmp_path / "x.pt"
+    without = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
+    torch.save({"model": own, "ema": without}, path)
+    load_checkpoint(path, architecture="cifar_resnet20", classes=10, normalization="architecture")
+
+
 def test_buffers_of_a_normalizer_before_the_network_show_no_other_network(resnet20: nn.Module, tmp_path: Path) -> None:
     buffers = {"0.mean": torch.full((3,), 0.5), "0.std": torch.full((3,), 0.25)}
     torch.save({**buffers, **named(bare(resnet20), "1.")}, tmp_path / "c.pth")

@@ -113,7 +113,7 @@ def test_certificates_of_another_test_part_are_not_added_to(tmp_path: Path) -> N
     store = Store(tmp_path)
     store.save_images_to_certify(10, test_part="a")
     store.save_images_to_certify(20, test_part="a")
-    with pytest.raises(StoreError, match=r"the test images have other names, labels or another number .* restore them"):
+    with pytest.raises(StoreError, match=r"the test images differ in number, labels or content .* restore them"):
         store.save_images_to_certify(20, test_part="b")
     assert store.images_to_certify() == 20
 

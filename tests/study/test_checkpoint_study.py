@@ -91,6 +91,18 @@ def test_parquet_files_have_as_many_classes_as_the_checkpoint_knows(folder: Path
     assert made(folder, images="sets", classes=7)["data"]["classes"] == 7
 
 
+def test_classes_and_channels_are_known_whatever_the_order_of_names(folder: Path) -> None:
+    own = build_network("cifar_resnet8", classes=3, seed=0).state_dict()
+    torch.save({name: own[name] for name in sorted(own)}, folder / "sorted.pt")
+    np.savez(folder / "colour.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4) % 2)
+    data = made(folder, checkpoint=("sorted.pt",), model=("cifar_resnet8",), images="colour.npz")["data"]
+    assert data["classes"] == 3
+    depthwise = {"blocks.conv_dw.weight": torch.zeros(32, 1, 3, 3), "stem.weight": torch.zeros(32, 3, 3, 3)}
+    torch.save(depthwise, folder / "depthwise.pt")
+    options = {"checkpoint": ("depthwise.pt",), "size": 8, "mean": (0.5,), "std": (0.25,)}
+    assert "mode" not in made(folder, **options)["data"]
+
+
 def test_of_parquet_files_with_a_training_part_the_others_are_certified(folder: Path) -> None:
     (folder / "sets").mkdir()
     for name, test in (("train-0", None), ("validation-0", "val*.parquet"), ("test-0", "test*.parquet")):

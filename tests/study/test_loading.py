@@ -255,6 +255,23 @@ def test_images_get_all_samples_unless_the_file_says_otherwise(base: StudyConfig
     assert base.certify.batch_size is None
 
 
+def test_a_network_that_is_a_file_is_certified_in_its_own_precision(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    path = tmp_path / "study.toml"
+    path.write_text("""
+        name = "own"
+        [data]
+        name = "digits"
+        [[models]]
+        checkpoint = { file = "net.onnx", normalization = "none" }
+        label = "net"
+        architecture = "onnx"
+        sigma = 0.25
+        seeds = [0]
+    """)
+    assert load_study(path).certify.precision == "float32"
+
+
 def test_a_study_is_certified_in_what_is_fast_here_unless_it_says_otherwise(tmp_path: Path) -> None:
     path, fast = write(tmp_path), fastest_precision(torch.device("cpu"))
     assert load_study(path).certify.precision == fast
@@ -819,7 +836,7 @@ WRONG = [
         "two entries are labelled 'gaussian' at sigma 0.25; give one another label",
     ),
     ("search.0.label=macer", "two entries are labelled 'macer' at sigma 0.25; give one another label"),
-    ("models.0.sigma=[0.25, 0.25]", "two entries are labelled 'gaussian' at sigma 0.25; give one another label"),
+    ("models.0.sigma=[0.25, 0.25]", "'gaussian' lists a noise level twice in sigma = [0.25, 0.25]; remove one"),
     ("models.0.seeds=[3, 3]", "'gaussian' lists a seed twice in seeds = [3, 3]; remove one"),
     # Members.
     *[
