@@ -22,6 +22,9 @@ from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_pre
 
 _log = logging.getLogger(__name__)
 
+_CHECKED, _ROUNDINGS = 8, 1e-2
+"""Inputs that a trace is compared on; largest difference that roundings make (TensorFloat-32), by the largest logit."""
+
 
 def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto") -> "Deployed":
     """Return the base classifier that is certified and deployed, on the network's device; the network stays as it is.
@@ -30,16 +33,17 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     deployed already is returned as it is. Its `precision` says what was taken.
 
     On CPUs, batch normalization is folded into the convolution before it, and ReLU and the sum before it run inside
-    the convolution before them; memory is in channels-last order where that is faster. In float32 that changes the
-    order of roundings, and nothing else; on other devices the layers run as they are.
+    the convolution before them; images are in channels-last order where there are convolutions. In float32 that changes
+    the order of roundings, and nothing else; on other devices the layers run as they are.
 
     bfloat16: batch normalization is folded on every device, then parameters and activations are rounded to bfloat16.
     What comes before the first parameters (`Normalize`) and a final linear layer stay float32: noise is not rounded in
     input coordinates, and logits not at all.
 
     A network that torch.fx cannot trace keeps its memory order, and bfloat16 rounds all of it, from input to logits.
-    So does one that takes gradients in its forward pass. Of `torch.compile` and data parallelism the network within is
-    deployed.
+    So does one that takes gradients in its forward pass, and one of which the trace is another function: it branches on
+    what its input is, or draws at random. The first call finds that out, on some of its inputs, and warns. Of
+    `torch.compile` and data parallelism the network within is deployed.
 
     Args:
         network: Maps [batch, ...] to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a
@@ -67,7 +71,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     refused = _cannot_be_rounded(network)
     if refused and precision == "bfloat16":
         raise ModelError(f"precision bfloat16 {refused}; use float32")
-    traced = _trace(network.float())
+    reference = copied(network.float())
+    traced = _trace(network)
     device = device_of(network) or torch.device("cpu")
     if precision == "auto":
         precision = "float32" if refused or traced is None else fastest_precision(device)
@@ -77,7 +82,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         return Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
         return Deployed(network, precision).eval()
-    ordered = precision == "bfloat16" or _likes_channels_last(traced)
+    ordered = (precision == "bfloat16" or _has_convolutions(traced)) and not _writes_into_views(traced)
     on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
     if on_cpu or precision == "bfloat16":
         fusion.fold(traced)
@@ -88,7 +93,10 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         fusion.fuse(traced, getattr(torch, precision))
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return Deployed(_ChannelsLast(traced) if ordered else traced, precision).eval()
+    body = _ChannelsLast(traced) if ordered else traced
+    # Of bfloat16, which rounds, the trace itself is compared.
+    compared = None if precision == "float32" else _trace(reference)
+    return Deployed(body, precision, unchecked=(reference, compared)).eval()
 
 
 def _check_samples_are_apart(network: nn.Module) -> None:
@@ -108,16 +116,44 @@ def _cannot_be_rounded(network: nn.Module) -> str:
     return next(odd, "") if parameters else "rounds parameters, and the classifier has none"
 
 
-def _likes_channels_last(traced: fx.GraphModule) -> bool:
-    """Whether a float32 network gains by channels-last order.
+def _has_convolutions(traced: fx.GraphModule) -> bool:
+    """Whether images are convolved, so that channels-last order pays.
 
-    Pooling and batch normalization run several times as fast in it; convolutions alone hardly care, and flattening
-    for a linear layer has to undo it.
+    Pooling and batch normalization run several times as fast in it. Convolutions alone gain up to a fifth with AVX2 and
+    lose up to a tenth with AVX-512, but take less memory: half the time where every batch faults it in again.
     """
-    kinds = ("Pool", "BatchNorm")
     layers = (type(module).__name__ for module in traced.modules())
     calls = (str(getattr(node.target, "__name__", node.target)) for node in traced.graph.nodes)
-    return any(kind in name for name in layers for kind in kinds) or any("pool" in name for name in calls)
+    return any("Conv2d" in name for name in layers) or any("conv2d" in name for name in calls)
+
+
+_RESHAPING = ("view", "view_as", "reshape", "reshape_as", "flatten")
+
+
+def _name(node: fx.Node) -> str:
+    """Return the name of what a node calls: "view", also of `torch.ops.aten.view.default`."""
+    target = node.target
+    return str(getattr(target, "_opname", getattr(target, "__name__", target)))
+
+
+def _writes_into_views(traced: fx.GraphModule) -> bool:
+    """Whether a network writes through another shape of a tensor that it reads later, or counts on strides.
+
+    In another memory order the shape would be that of a copy.
+    """
+
+    def in_place(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+        name = _name(node)
+        return bool(node.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+    nodes = list(traced.graph.nodes)
+    return any(_name(node) == "as_strided" for node in nodes) or any(
+        _name(node) in _RESHAPING and len(node.all_input_nodes[0].users) > 1 and any(map(in_place, node.users))
+        for node in nodes
+        if node.op in ("call_method", "call_function") and node.all_input_nodes
+    )
 
 
 class _Function(nn.Module):
@@ -138,20 +174,52 @@ class _Function(nn.Module):
 class Deployed(nn.Module):
     """A network as it is deployed, in a precision."""
 
-    def __init__(self, body: nn.Module, precision: Precision) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        precision: Precision,
+        *,
+        unchecked: tuple[nn.Module, nn.Module | None] | None = None,
+    ) -> None:
         super().__init__()
         self.body, self.precision = body, precision
+        # The float32 network, and what must be the same function; the body by default. In a tuple: no part of this one.
+        self._unchecked = unchecked
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Its user's class need not be known elsewhere.
+        return {**self.__dict__, "_unchecked": None}
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         """Return float32 logits [batch, class]."""
         try:
+            if self._unchecked is not None:
+                self._check(inputs, *self._unchecked)
             logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:
             if "BFloat16" not in str(error):
                 raise
             raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
         return logits.float()
+
+    def _check(self, inputs: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
+        """Put the network itself in the place of its trace where the two differ by more than roundings."""
+        few = inputs[:_CHECKED]
+        exact = logits_of(reference.to(inputs.device)(few.clone()))
+        got = logits_of((self.body if traced is None else traced.to(inputs.device))(few.clone()))
+        self._unchecked = None
+        reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
+        if torch.allclose(got, exact, rtol=0.0, atol=_ROUNDINGS * reached + 1e-6, equal_nan=True):
+            return
+        _log.warning(
+            "%s is deployed layer by layer: what torch.fx traces of it is another function, since it branches on its "
+            "input or draws at random",
+            type(reference).__name__,
+        )
+        cast = _Cast(torch.bfloat16)
+        rounded = self.precision == "bfloat16"
+        self.body = (nn.Sequential(cast, reference.to(torch.bfloat16)) if rounded else reference).eval()
 
 
 class _Cast(nn.Module):
@@ -168,10 +236,15 @@ class _Cast(nn.Module):
 class _ChannelsLast(nn.Module):
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__()
-        for node in traced.graph.find_nodes(op="call_method", target="view"):
+        for node in traced.graph.nodes:
             # `view` refuses to merge dimensions that channels-last order has moved apart; `reshape` copies.
-            if not any(isinstance(argument, torch.dtype) for argument in node.args):
-                node.target = "reshape"
+            if node.target == "view" and not any(isinstance(argument, torch.dtype) for argument in node.args):
+                node.target, node.args = "reshape", (*node.args, *node.kwargs.values())
+                node.kwargs = {}
+            elif node.target == "view_as":
+                node.target = "reshape_as"
+            elif node.target is torch.ops.aten.view.default:
+                node.target = torch.ops.aten.reshape.default
         traced.recompile()
         for module in traced.modules():
             if isinstance(module, nn.Conv2d):

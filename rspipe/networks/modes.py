@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TypeVar
 
@@ -21,11 +21,21 @@ Network = TypeVar("Network", bound=nn.Module)
 def copied(network: Network) -> Network:
     """Return a copy of a network that shares nothing with it.
 
-    Weights that hooks compute anew in each pass (`weight_norm`, `spectral_norm`) are results of operations, which torch
-    refuses to copy; the copy has their values.
+    Weights that hooks compute anew in each pass (`weight_norm`, `spectral_norm`), and activations that a network keeps,
+    are results of operations, which torch refuses to copy; the copy has their values.
     """
-    tensors = (value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    kept = (value for module in network.modules() for value in vars(module).values())
+    tensors = (one for value in kept for one in _parts(value) if isinstance(one, Tensor))
     return copy.deepcopy(network, {id(value): value.detach().clone() for value in tensors if not value.is_leaf})
+
+
+def _parts(value: object) -> Iterator[object]:
+    """Yield a value, or what lists, tuples and dictionaries hold at any depth."""
+    if isinstance(value, list | tuple | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _parts(one)
+    else:
+        yield value
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -53,7 +63,9 @@ def frozen(*models: object) -> Iterator[None]:
     training = [part for module in modules for part in module.modules() if part.training]
     needed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for module in modules:
-        module.eval()
+        # An exported program has one mode, and says so.
+        with suppress(NotImplementedError):
+            module.eval()
     for parameter in needed:
         parameter.requires_grad_(False)
     try:

@@ -20,6 +20,7 @@ from rspipe.networks import deployment, fusion
 from rspipe.networks import precision as precisions
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import deploy
+from rspipe.networks.modes import evaluating
 from rspipe.networks.normalization import Normalize
 from rspipe.networks.precision import Precision, fastest_precision
 
@@ -549,3 +550,103 @@ def test_only_pools_of_two_by_two_without_overlap_are_split(pool: nn.Module, spl
     assert any(isinstance(module, fusion.MaxPool2x2) for module in classifier.modules()) == split
     exact = network.eval()(x).detach()
     torch.testing.assert_close(classifier(x), exact, **({} if precision == "float32" else {"rtol": 0.02, "atol": 0.02}))
+
+
+class Normalizing(nn.Module):
+    """Normalizes tensors, which torch.fx's stand-ins are none of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):
+            x = (x - 0.5) / 0.05
+        logits: Tensor = self.network(x)
+        return logits
+
+
+class Drawing(Normalizing):
+    """Draws at random, once where it is traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x + 3 * torch.randn(3, 8, 8))
+        return logits
+
+
+class Sharing(nn.Module):
+    """Writes through one shape of a tensor and reads another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.head = how, nn.Conv2d(3, 4, 1), nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.how == "written":
+            y.view(-1, 256).relu_()
+            y = y.flatten(1)
+        elif self.how == "as_strided":
+            y = y.as_strided((x.shape[0], 256), (256, 1))
+        elif self.how == "view_as":
+            y = y.view_as(x.new_zeros(x.shape[0], 256))
+        else:
+            y = y.view(size=(-1, 256))
+        logits: Tensor = self.head(y)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(Normalizing, "float32"), (Normalizing, "bfloat16"), (Drawing, "float32")]
+)
+def test_a_network_of_which_the_trace_is_another_function_is_deployed_as_it_is(
+    kind: type[nn.Module], precision: Precision, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    network, x = kind().eval(), torch.rand(20, 3, 8, 8)
+    deployed = deploy(network, precision=precision)
+    torch.manual_seed(1)
+    deployed(x)
+    torch.manual_seed(1)
+    got = deployed(x)
+    assert sum("what torch.fx traces of it is another function" in text for text in caplog.messages) == 1
+    torch.manual_seed(1)
+    rough = {"rtol": 0.1, "atol": 0.1} if precision == "bfloat16" else {}
+    torch.testing.assert_close(got, network(x).detach(), **rough)
+
+
+@pytest.mark.parametrize("how", ["written", "as_strided", "view_as", "size"])
+def test_memory_order_changes_no_function(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    network, x = Sharing(how).eval(), torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(deploy(network, precision="float32")(x), network(x).detach())
+    rough = deploy(network, precision="bfloat16")(x)
+    torch.testing.assert_close(rough, network(x).detach(), rtol=0.05, atol=0.05)
+    assert not caplog.messages
+
+
+def test_a_network_that_keeps_its_activations_in_a_list_is_deployed() -> None:
+    class Keeping(Normalizing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept.append(self.network[0](x))
+            logits: Tensor = self.network(x)
+            return logits
+
+    network, x = Keeping().eval(), torch.rand(2, 3, 8, 8)
+    exact = network(x).detach()
+    torch.testing.assert_close(deploy(network, precision="float32")(x), exact)
+
+
+def test_an_exported_program_is_deployed_and_certified() -> None:
+    torch.manual_seed(0)
+    network, x = Sharing("size").eval(), torch.rand(5, 3, 8, 8)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},)).module()
+    exact = network(x).detach()
+    torch.testing.assert_close(deploy(program, precision="float32")(x), exact)
+    with evaluating(program):
+        torch.testing.assert_close(program(x), exact)
