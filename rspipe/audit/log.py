@@ -219,8 +219,8 @@ def _is_prose(text: str, columns: Columns) -> bool:
     if columns.delimiter:
         return columns.delimiter not in text
     words = text.split()
-    # A row that was cut off, or that has blanks in a cell, begins as rows do.
-    return len(words) != len(columns.names) and not is_whole(words[0])
+    # A row that was cut off, or that has blanks in a cell, begins as rows do, with two numbers.
+    return len(words) != len(columns.names) and not all(map(is_whole, words[:2]))
 
 
 def _decoded(data: bytes, *, name: str) -> str:

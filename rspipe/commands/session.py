@@ -21,7 +21,7 @@ from rspipe.errors import DataError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
-from rspipe.networks.deployment import deploy
+from rspipe.networks.deployment import check_precision, deploy
 from rspipe.networks.precision import SLOW
 from rspipe.records import EnsembleWeights
 from rspipe.report.headline import MOST_ROWS, Headline, headline
@@ -276,7 +276,7 @@ def _check_data(study: StudyConfig) -> None:
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
             # Before Ray is started: a file's program has its own precision alone.
-            deploy(published_network(spec, data), precision=study.certify.precision)
+            check_precision(published_network(spec, data), study.certify.precision)
 
 
 def _in_bfloat16(study: StudyConfig) -> Iterator[tuple[str, str]]:

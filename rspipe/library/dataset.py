@@ -195,9 +195,6 @@ def _labelled(images: Any, labels: IntArray | None) -> Iterator[tuple[Tensor, in
             yield _tensor(some), int(their_labels)
         elif their_labels.ndim > 1 or len(some) != len(their_labels):
             raise ValueError(f"labels of a batch of {len(some)} images have shape {list(their_labels.shape)}")
-        elif len(some) == 1 and np.ndim(some) == 3:
-            # A grey image with a label in brackets, as good as one without.
-            yield _tensor(some), int(their_labels[0])
         else:
             yield from zip(map(_tensor, some), their_labels.tolist(), strict=True)
 

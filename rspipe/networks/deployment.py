@@ -69,10 +69,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         # A copy of a TorchScript program may hold parameters that are computed.
         parameter.detach_().requires_grad_(False)
     refused = _cannot_be_rounded(network)
-    if refused and precision == "bfloat16":
-        raise ModelError(f"precision bfloat16 {refused}; use float32")
-    reference = copied(network.float())
-    traced = _trace(network)
+    check_precision(network, precision)
+    traced = _trace(network.float())
     device = device_of(network) or torch.device("cpu")
     if precision == "auto":
         precision = "float32" if refused or traced is None else fastest_precision(device)
@@ -82,6 +80,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         return Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
         return Deployed(network, precision).eval()
+    # Apart from what follows, and from a GPU's memory until it is needed.
+    reference = copied(network).cpu()
     ordered = (precision == "bfloat16" or _has_convolutions(traced)) and not _writes_into_views(traced)
     on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
     if on_cpu or precision == "bfloat16":
@@ -109,6 +109,12 @@ def _check_samples_are_apart(network: nn.Module) -> None:
             )
 
 
+def check_precision(network: nn.Module, precision: AnyPrecision) -> None:
+    """Raise ModelError where a network has no form in a precision that is asked for."""
+    if precision == "bfloat16" and (refused := _cannot_be_rounded(network)):
+        raise ModelError(f"precision bfloat16 {refused}; use float32")
+
+
 def _cannot_be_rounded(network: nn.Module) -> str:
     """Return why a network has no bfloat16 form, if it has none."""
     parameters = dict(network.named_parameters())
@@ -127,7 +133,13 @@ def _has_convolutions(traced: fx.GraphModule) -> bool:
     return any("Conv2d" in name for name in layers) or any("conv2d" in name for name in calls)
 
 
-_RESHAPING = ("view", "view_as", "reshape", "reshape_as", "flatten")
+_RESHAPING = ("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten")
+_SHARING = (
+    *_RESHAPING,
+    *("getitem", "slice", "select", "narrow", "split", "chunk", "unbind", "squeeze", "unsqueeze"),
+    *("permute", "transpose", "t", "movedim", "swapaxes", "expand", "diagonal"),
+)
+"""Names of operations that may return another shape of the same memory; the first copy it in some memory orders."""
 
 
 def _name(node: fx.Node) -> str:
@@ -148,9 +160,12 @@ def _writes_into_views(traced: fx.GraphModule) -> bool:
         name = _name(node)
         return bool(node.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
 
+    def written(node: fx.Node) -> bool:
+        return any(in_place(user) or (_name(user) in _SHARING and written(user)) for user in node.users)
+
     nodes = list(traced.graph.nodes)
     return any(_name(node) == "as_strided" for node in nodes) or any(
-        _name(node) in _RESHAPING and len(node.all_input_nodes[0].users) > 1 and any(map(in_place, node.users))
+        _name(node) in _RESHAPING and len(node.all_input_nodes[0].users) > 1 and written(node)
         for node in nodes
         if node.op in ("call_method", "call_function") and node.all_input_nodes
     )
@@ -186,16 +201,12 @@ class Deployed(nn.Module):
         # The float32 network, and what must be the same function; the body by default. In a tuple: no part of this one.
         self._unchecked = unchecked
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Its user's class need not be known elsewhere.
-        return {**self.__dict__, "_unchecked": None}
-
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         """Return float32 logits [batch, class]."""
+        if (unchecked := self._unchecked) is not None:
+            self._check(inputs[:_CHECKED], *unchecked)
         try:
-            if self._unchecked is not None:
-                self._check(inputs, *self._unchecked)
             logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:
             if "BFloat16" not in str(error):
@@ -203,23 +214,31 @@ class Deployed(nn.Module):
             raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
         return logits.float()
 
-    def _check(self, inputs: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
+    def _check(self, few: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
         """Put the network itself in the place of its trace where the two differ by more than roundings."""
-        few = inputs[:_CHECKED]
-        exact = logits_of(reference.to(inputs.device)(few.clone()))
-        got = logits_of((self.body if traced is None else traced.to(inputs.device))(few.clone()))
+        exact = logits_of(reference.to(few.device)(few.clone())).float()
+        if not _agrees(self.body if traced is None else traced.to(few.device), few, exact):
+            _log.warning(
+                "%s is deployed layer by layer: what torch.fx traces of it is another function, since it branches on "
+                "its input, draws at random or writes into a view",
+                type(reference).__name__,
+            )
+            rounded = self.precision == "bfloat16"
+            whole = nn.Sequential(_Cast(torch.bfloat16), reference.to(torch.bfloat16)) if rounded else reference
+            self.body = whole.eval()
+        # Last: another thread may wait for nothing.
         self._unchecked = None
-        reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
-        if torch.allclose(got, exact, rtol=0.0, atol=_ROUNDINGS * reached + 1e-6, equal_nan=True):
-            return
-        _log.warning(
-            "%s is deployed layer by layer: what torch.fx traces of it is another function, since it branches on its "
-            "input or draws at random",
-            type(reference).__name__,
-        )
-        cast = _Cast(torch.bfloat16)
-        rounded = self.precision == "bfloat16"
-        self.body = (nn.Sequential(cast, reference.to(torch.bfloat16)) if rounded else reference).eval()
+
+
+def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
+    """Return whether a form of a network gives its logits, but for roundings."""
+    try:
+        got = logits_of(body(few.clone())).float()
+    except (RuntimeError, TypeError, ModelError):
+        return False
+    reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
+    most = _ROUNDINGS * reached + 1e-6
+    return got.shape == exact.shape and torch.allclose(got, exact, rtol=0.0, atol=most, equal_nan=True)
 
 
 class _Cast(nn.Module):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import TypeVar
 
@@ -63,9 +63,12 @@ def frozen(*models: object) -> Iterator[None]:
     training = [part for module in modules for part in module.modules() if part.training]
     needed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for module in modules:
-        # An exported program has one mode, and says so.
-        with suppress(NotImplementedError):
+        try:
             module.eval()
+        except NotImplementedError:
+            # An exported program has one mode, and says so; what stands beside it has two.
+            for part in module.modules():
+                part.training = False
     for parameter in needed:
         parameter.requires_grad_(False)
     try:

@@ -73,7 +73,8 @@ def constant_acr(found: Sequence[Entry], *, sigma: float, n: int, alpha: float, 
         alpha: Failure probability.
         grid: The radii that a rule asks for alone; all by default.
     """
-    labels = found[0].classifiers[0].label
+    first = found[0].classifiers[0]
+    labels = first.label[np.searchsorted(first.example, found[0].group.examples)]
     reached = radius_cap(sigma=sigma, n=n, alpha=alpha)
     if grid:
         reached = max((radius for radius in grid if radius <= reached), default=0.0)

@@ -311,9 +311,9 @@ class Store:
             StoreError: Images of another test part were certified here: a number would not mean the same image.
         """
         content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
-        if content.get("test_part", test_part) != test_part:
+        if content.get("test_part", test_part) != test_part and self.counted():
             raise StoreError(
-                f"the test images differ in number, labels or content from those certified in {self.run_dir}; "
+                f"the test images differ in number, names, labels or content from those certified in {self.run_dir}; "
                 "restore them, or choose another --run-dir"
             )
         write_record(self.run_dir / "images.json", {"images": images, "test_part": test_part})

@@ -24,9 +24,6 @@ from rspipe.study.mistakes import listed, mistakes_in
 _NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet", "tiny_imagenet")
 
 _ONNX = ".onnx"
-
-"""Architectures whose files are read by other means than a state dict."""
-
 _ARRAYS = (".npz", ".pt", ".pth")
 
 _MOST_HELD_OUT = 200
@@ -177,8 +174,8 @@ def _data_table(wanted: CheckpointStudy, folder: Path, architecture: str) -> dic
         return _named(wanted)
     shaped = {name: size for name in ("size", "resize") if (size := getattr(wanted, name)) is not None}
     first = {} if architecture in PROGRAMS else _first_parameters(wanted.checkpoint[0], folder)
-    channels = _channels(first) or len(wanted.mean)
-    shaped |= {"mode": "L"} if channels == 1 else {}
+    channels = _channels(first)
+    shaped |= {"mode": "L"} if channels == 1 or (channels != 3 and len(wanted.mean) == 1) else {}
     patterns = path.name if any(sign in path.name for sign in "*?[") else ""
     if path.suffix == ".parquet" or patterns or (path.is_dir() and any(path.glob("*.parquet"))):
         classes = wanted.classes or _classes(first, architecture)
@@ -276,7 +273,7 @@ def _classes(parameters: Mapping[str, Tensor], architecture: str) -> int | None:
     rows = {
         int(value.shape[0])
         for name, value in parameters.items()
-        if any(f".{name}".endswith(f".{head}") or f".{head}".endswith(f".{name}") for head in heads)
+        if any(f".{name}".endswith(f".{head}") for head in heads)
     }
     if len(rows) == 1:
         return rows.pop()
@@ -285,20 +282,23 @@ def _classes(parameters: Mapping[str, Tensor], architecture: str) -> int | None:
 
 
 def _heads(architecture: str) -> list[str]:
-    """Return the names of the parameters of an architecture whose shape depends on the number of classes."""
+    """Return how the names of the parameters end whose shape depends on the number of classes."""
     if ":" in architecture:
         # Code of its user's, which may not be run here.
         return []
-    with suppress(RspipeError), torch.device("meta"):
-        one, other = (build_network(architecture, classes=classes, seed=0).state_dict() for classes in (7, 11))
-        return [name for name in one if one[name].shape != other[name].shape]
+    for device in ("meta", "cpu"):
+        # Some networks need values to be built.
+        with suppress(RspipeError), torch.device(device):
+            one, other = (build_network(architecture, classes=classes, seed=0).state_dict() for classes in (7, 11))
+            # Behind the number that a layer before the network, which normalizes, gives all names.
+            return [re.sub(r"^\d+\.(?=.*\.)", "", name) for name in one if one[name].shape != other[name].shape]
     return []
 
 
 def _channels(parameters: Mapping[str, Tensor]) -> int | None:
-    """Return the number of channels that images have: 3 where a convolution takes as many, as others are of layers."""
+    """Return the number of channels of images: 3 or 1 where a convolution takes as many; others are of inner layers."""
     taken = [int(value.shape[1]) for value in parameters.values() if value.ndim == 4 and value.shape[0] > 1]
-    return 3 if 3 in taken else next(iter(taken), None)
+    return next((few for few in (3, 1) if few in taken), next(iter(taken), None))
 
 
 def _table(values: Mapping[str, Any], head: str = "") -> list[str]:

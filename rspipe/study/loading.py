@@ -214,7 +214,7 @@ def study_of_content(
     if isinstance(certify, dict) and certify.get("precision", "auto") == "auto":
         # Of a network that is a file there is no other form.
         of_file = any(one in PROGRAMS for one in _architectures(config))
-        certify["precision"] = auto or ("float32" if of_file else fastest_precision(torch.device("cpu")))
+        certify["precision"] = "float32" if of_file else auto or fastest_precision(torch.device("cpu"))
     config, of_shared = _without_wrong_shared(config, context)
     of_files = _with_digests(config, path.parent)
     _with_log_paths(config, path.parent)

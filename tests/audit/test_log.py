@@ -79,7 +79,7 @@ def test_every_dialect_holds_the_same_rows(data):
 @pytest.mark.parametrize("end", ["3 0 0 0.5 1 1 day, 0:00:05", "3 0 0 0.5"])
 def test_the_last_row_between_blanks_is_no_prose_where_it_has_other_cells(end):
     cells = [[str(i), "0", "0", "0.5", "1", "0:00:01"] for i in range(3)]
-    lines = [HEADER.replace("\t", " "), *(" ".join(row) for row in cells), end, "took 3 h"]
+    lines = [HEADER.replace("\t", " "), *(" ".join(row) for row in cells), end, "500 images took 3 h"]
     log = parse_log("\n".join(lines).encode(), name="log")
     assert [one.line for one in log.unreadable] == [5]
     assert (len(log.idx), log.prose) == (3, 1)

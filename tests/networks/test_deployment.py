@@ -586,6 +586,9 @@ class Sharing(nn.Module):
         if self.how == "written":
             y.view(-1, 256).relu_()
             y = y.flatten(1)
+        elif self.how == "written on":
+            y.view(-1, 256)[:, :200].relu_()
+            y = y.flatten(1)
         elif self.how == "as_strided":
             y = y.as_strided((x.shape[0], 256), (256, 1))
         elif self.how == "view_as":
@@ -615,7 +618,51 @@ def test_a_network_of_which_the_trace_is_another_function_is_deployed_as_it_is(
     torch.testing.assert_close(got, network(x).detach(), **rough)
 
 
-@pytest.mark.parametrize("how", ["written", "as_strided", "view_as", "size"])
+class Flattening(Normalizing):
+    """Its trace fails, or has logits of another shape."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early, self.head = early, nn.Linear(192, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.early:
+            if isinstance(x, Tensor):
+                x = x.flatten(1)
+            return self.head(x)  # type: ignore[no-any-return]
+        logits: Tensor = self.network(x)
+        return logits[:, :5] if isinstance(logits, Tensor) else logits
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_trace_that_fails_or_has_other_logits_is_another_function(
+    early: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, x = Flattening(early).eval(), torch.rand(3, 3, 8, 8)
+    torch.testing.assert_close(deploy(network, precision="float32")(x), network(x).detach())
+    assert "what torch.fx traces of it is another function" in caplog.text
+
+
+def test_a_copy_finds_out_as_well() -> None:
+    network, x = Normalizing().eval(), torch.rand(3, 3, 8, 8)
+    deployed = deploy(network, precision="float32")
+    for again in (copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed))):  # noqa: S301 - written here
+        torch.testing.assert_close(again(x), network(x).detach())
+
+
+def test_autocast_within_float32_is_left_as_it_is() -> None:
+    class Casting(Normalizing):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits: Tensor = self.network(x)
+            return logits
+
+    network, x = Casting().eval(), torch.rand(3, 3, 8, 8)
+    rough = {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(deploy(network, precision="float32")(x), network(x).detach().float(), **rough)
+
+
+@pytest.mark.parametrize("how", ["written", "written on", "as_strided", "view_as", "size"])
 def test_memory_order_changes_no_function(how: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     network, x = Sharing(how).eval(), torch.rand(5, 3, 8, 8)
@@ -648,5 +695,6 @@ def test_an_exported_program_is_deployed_and_certified() -> None:
     program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},)).module()
     exact = network(x).detach()
     torch.testing.assert_close(deploy(program, precision="float32")(x), exact)
-    with evaluating(program):
-        torch.testing.assert_close(program(x), exact)
+    parts = nn.Sequential(program, nn.Dropout())
+    with evaluating(parts):
+        torch.testing.assert_close(parts(x), exact)

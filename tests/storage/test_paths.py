@@ -224,7 +224,6 @@ def test_a_process_on_another_machine_that_is_silent_is_waited_for_and_then_gone
     assert not (bucket / "lock").glob("*")
 
 
-@pytest.mark.usefixtures("_hurried")
 def test_a_lock_that_is_gone_is_one_line(bucket: StorePath) -> None:
     own = bucket / "lock" / "own"
     (bucket / "lock" / "another").write_bytes(b"{}")
@@ -232,6 +231,7 @@ def test_a_lock_that_is_gone_is_one_line(bucket: StorePath) -> None:
         locks._others(bucket, own)
 
 
+@pytest.mark.usefixtures("_hurried")
 def test_a_lock_is_renewed_while_it_is_held(bucket: StorePath) -> None:
     with exclusive(bucket):
         ((_, began),) = (bucket / "lock").modified().items()

@@ -93,7 +93,7 @@ def test_parquet_files_have_as_many_classes_as_the_checkpoint_knows(folder: Path
 
 def test_classes_and_channels_are_known_whatever_the_order_of_names(folder: Path) -> None:
     own = build_network("cifar_resnet8", classes=3, seed=0).state_dict()
-    torch.save({name: own[name] for name in sorted(own)}, folder / "sorted.pt")
+    torch.save({f"module.{name[2:]}": own[name] for name in sorted(own)}, folder / "sorted.pt")
     np.savez(folder / "colour.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4) % 2)
     data = made(folder, checkpoint=("sorted.pt",), model=("cifar_resnet8",), images="colour.npz")["data"]
     assert data["classes"] == 3
@@ -101,6 +101,8 @@ def test_classes_and_channels_are_known_whatever_the_order_of_names(folder: Path
     torch.save(depthwise, folder / "depthwise.pt")
     options = {"checkpoint": ("depthwise.pt",), "size": 8, "mean": (0.5,), "std": (0.25,)}
     assert "mode" not in made(folder, **options)["data"]
+    torch.save({"body.weight": torch.zeros(8, 4, 3, 3), "stem.weight": torch.zeros(4, 1, 3, 3)}, folder / "grey.pt")
+    assert made(folder, checkpoint=("grey.pt",))["data"]["mode"] == "L"
 
 
 def test_of_parquet_files_with_a_training_part_the_others_are_certified(folder: Path) -> None:

@@ -269,7 +269,8 @@ def test_a_network_that_is_a_file_is_certified_in_its_own_precision(tmp_path: Pa
         sigma = 0.25
         seeds = [0]
     """)
-    assert load_study(path).certify.precision == "float32"
+    for auto in (None, "float32", "bfloat16"):
+        assert load_study(path, auto=auto).certify.precision == "float32"
 
 
 def test_a_study_is_certified_in_what_is_fast_here_unless_it_says_otherwise(tmp_path: Path) -> None:
