@@ -51,8 +51,9 @@ from rspipe.study.groups import CheckpointGroup
 from rspipe.tracking.client import tracking_uri, ui_command
 from rspipe.tracking.publish import Tracker
 from rspipe.tracking.publisher import Publisher
+from rspipe.training.fitting import check_surveys
 from rspipe.training.published import published_network
-from rspipe.training.spec import LoadedModelSpec
+from rspipe.training.spec import LoadedModelSpec, ModelSpec
 
 
 class Session:
@@ -273,6 +274,8 @@ def _check_data(study: StudyConfig) -> None:
             # Before it is trained for hours: some operations have no bfloat16 form.
             deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
     for spec in study.model_specs:
+        if isinstance(spec, ModelSpec):
+            check_surveys(spec, data)
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
             # Before Ray is started: a file's program has its own precision alone.

@@ -61,12 +61,13 @@ def gaussian_change(calibration: Calibration, weights: Sequence[float], *, sigma
 
 
 def variance_share(calibration: Calibration, weights: Sequence[float]) -> float:
-    """Return the ensemble's variance in units of its mean margin, over the mean of its members'; NaN without images."""
+    """Return the ensemble's variance in units of its mean margin, over the mean of its members'; NaN without any."""
     pairs = runner_up_pairs(calibration.mean, calibration.covariance)
     if len(pairs.mean) == 0 or not np.all(pairs.mean.mean(0) > 0):
         return float("nan")
     mean, pooled, w = pairs.mean.mean(0), pairs.covariance.mean(0), np.asarray(weights)
-    return float((w @ pooled @ w) / (w @ mean) ** 2 / np.mean(np.diag(pooled) / mean**2))
+    of_members = np.mean(np.diag(pooled) / mean**2)
+    return float((w @ pooled @ w) / (w @ mean) ** 2 / of_members) if of_members > 0 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,12 @@ def noise_structure(
         models={name: len(models) for name, models in methods.items()},
         variance={name: contrast_of_subsets(values).models for name, values in variance.items()},
         covariance={name: contrast_of_subsets(values).models for name, values in within.items()},
-        floor={name: _ratio(pseudo_values(within[name]).theta, pseudo_values(variance[name]).theta) for name in within},
+        # Where no noise varies a margin there is nothing to share.
+        floor={
+            name: _ratio(pseudo_values(within[name]).theta, of_one)
+            for name in within
+            if (of_one := pseudo_values(variance[name]).theta).mean() > 0
+        },
         across=tuple(one for a, b in combinations(methods, 2) for one in _across(kept, methods, a, b)),
     )
 

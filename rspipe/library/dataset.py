@@ -35,7 +35,7 @@ def certify_dataset(
     *,
     sigma: float,
     weights: Sequence[float] | None = None,
-    average: Average = "probabilities",
+    average: Average | None = None,
     rule: Rule | str | Mapping[str, Any] = "fixed",
     n0: int = 100,
     n: int = 100_000,
@@ -61,7 +61,7 @@ def certify_dataset(
         labels: [image], where the images come without.
         sigma: Standard deviation of the noise, in the units of the images.
         weights: Of the ensemble, one per model; uniform by default.
-        average: What the ensemble averages.
+        average: What the ensemble averages; probabilities by default.
         rule: "fixed" (CERTIFY), "planned", "radius_grid" or "decide", or a table of the name and its parameters.
         n0: Samples that select the class.
         n: Samples that estimate its probability, at most.
@@ -137,13 +137,14 @@ def _classifiers(
     models: Model | Sequence[Model],
     *,
     weights: Sequence[float] | None,
-    average: Average,
+    average: Average | None,
     precision: AnyPrecision,
 ) -> tuple[list[Deployed], list[Classifier]]:
     """Return deployed networks, and what is certified of them: an ensemble before its members."""
     if isinstance(models, Ensemble):
-        if weights is not None:
-            raise ValueError("the ensemble has weights of its own; drop 'weights'")
+        for name, given in (("weights", weights), ("average", average)):
+            if given is not None:
+                raise ValueError(f"the ensemble has {name} of its own; drop {name!r}")
         return [deploy(member, precision=precision) for member in models.members], [models.classifier]
     several = list(models) if isinstance(models, Sequence) and not callable(models) else [models]
     if not several:
@@ -152,10 +153,11 @@ def _classifiers(
         refuse_ensembles(several)
     networks = [deploy(model, precision=precision) for model in several]
     if len(networks) == 1:
-        if weights is not None:
-            raise ValueError("weights are those of an ensemble; give several models")
+        for name, given in (("weights", weights), ("average", average)):
+            if given is not None:
+                raise ValueError(f"{name} is for an ensemble; give several models")
         return networks, [Classifier("model", (0,), (1.0,))]
-    ensemble = Ensemble(networks, weights=weights, average=average).classifier
+    ensemble = Ensemble(networks, weights=weights, average=average or "probabilities").classifier
     return networks, [ensemble, *(Classifier(f"member {k}", (k,), (1.0,)) for k in range(len(networks)))]
 
 

@@ -12,11 +12,10 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rspipe.errors import ModelError
 from rspipe.networks import fusion
-from rspipe.networks.modes import bare, channels_last, copied, device_of
+from rspipe.networks.modes import bare, channels_last, check_samples_are_apart, copied, device_of
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision
 
@@ -64,7 +63,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         return network
     network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
     network.eval()
-    _check_samples_are_apart(network)
+    check_samples_are_apart(network)
     for parameter in network.parameters():
         # A copy of a TorchScript program may hold parameters that are computed.
         parameter.detach_().requires_grad_(False)
@@ -97,16 +96,6 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     # Of bfloat16, which rounds, the trace itself is compared.
     compared = None if precision == "float32" else _trace(reference)
     return Deployed(body, precision, unchecked=(reference, compared)).eval()
-
-
-def _check_samples_are_apart(network: nn.Module) -> None:
-    """Raise ModelError where a layer mixes the samples of a batch: they would not be independent."""
-    for name, layer in network.named_modules():
-        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
-            raise ModelError(
-                f"{name or type(layer).__name__} normalizes by the batch (track_running_stats=False): a sample's class "
-                "depends on those beside it, and nothing can be certified; give it running statistics"
-            )
 
 
 def check_precision(network: nn.Module, precision: AnyPrecision) -> None:

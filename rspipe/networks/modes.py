@@ -8,6 +8,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rspipe.errors import ModelError
 
 
 def channels_last(inputs: Tensor) -> Tensor:
@@ -36,6 +39,16 @@ def _parts(value: object) -> Iterator[object]:
             yield from _parts(one)
     else:
         yield value
+
+
+def check_samples_are_apart(network: object) -> None:
+    """Raise ModelError where a layer of a network mixes the samples of a batch: they would not be independent."""
+    for name, layer in network.named_modules() if isinstance(network, nn.Module) else ():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+            raise ModelError(
+                f"{name or type(layer).__name__} normalizes by the batch (track_running_stats=False): a sample's class "
+                "depends on those beside it, and nothing can be certified; give it running statistics"
+            )
 
 
 def bare(network: nn.Module) -> nn.Module:

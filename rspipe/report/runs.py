@@ -124,7 +124,9 @@ def _free_samples(counts: CountTable) -> IntArray:
 
     A plan is made from the pilot. The looks of rules radius_grid and decide end by what they see, all but the first.
     """
-    drawn = np.minimum(counts.drawn, counts.marks[0]) if counts.rule.name in LOOKING else counts.drawn
+    # No look at all where every image ended at its selection.
+    first = counts.marks[0] if counts.marks.size else 0
+    drawn = np.minimum(counts.drawn, first) if counts.rule.name in LOOKING else counts.drawn
     return np.asarray(np.where(np.isin(counts.stop, ["label", "futility"]), counts.n, drawn), dtype=np.int64)
 
 

@@ -25,6 +25,12 @@ _RADIUS_MARGIN = 1e-12
 """The share that a radius gives up."""
 
 
+def check_whole(name: str, number: object) -> None:
+    """Raise ValueError unless what is called so is a whole number."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {number!r}")
+
+
 def check_alpha(alpha: float) -> None:
     """Raise ValueError unless alpha is a probability that means something."""
     if not 0 < alpha < 1:

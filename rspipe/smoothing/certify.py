@@ -10,13 +10,14 @@ from torch import Tensor
 
 from rspipe.arrays import IntArray
 from rspipe.errors import ModelError, RspipeError, first_line
-from rspipe.networks.modes import evaluating
+from rspipe.networks.modes import check_samples_are_apart, evaluating
 from rspipe.networks.outputs import logits_of
 from rspipe.smoothing.certificates import (
     certify_counts,
     check_alpha,
     check_can_certify,
     check_can_predict,
+    check_whole,
     predict_counts,
 )
 from rspipe.smoothing.classifiers import check_logits, out_of_memory
@@ -62,6 +63,7 @@ def check_sampling(x: Tensor, *, sigma: float, alpha: float, n: int, n0: int = 1
     if not (sigma > 0 and np.isfinite(sigma)):
         raise ValueError(f"sigma must be positive, got {sigma}")
     for name, size in (("n0", n0), ("n", n)):
+        check_whole(name, size)
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     check_image(x, sigma=sigma)
@@ -196,9 +198,11 @@ def class_counts(
         advance: Is told the number of samples after each batch of them.
 
     Raises:
-        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape.
+        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape; or a layer of it
+            mixes the samples of a batch.
     """
     counts: IntArray | None = None
+    check_samples_are_apart(base_classifier)
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
             logits = checked_logits(base_classifier, noisy)

@@ -51,6 +51,8 @@ class Classifier:
         # Written so that a NaN fails, too.
         if not (min(self.weights, default=-1.0) >= 0 and abs(sum(self.weights) - 1) <= 1e-6):
             raise ValueError(f"weights of {self.id} must be non-negative with sum 1, got {self.weights}")
+        if self.consensus_size and self.combination != "consensus":
+            raise ValueError(f"consensus_size = {self.consensus_size} is for combination = 'consensus' alone")
         if self.combination == "consensus" and not 2 <= self.consensus_size < len(self.members):
             raise ValueError(
                 f"consensus_size of {self.id} must be at least 2 and less than its {len(self.members)} members, "

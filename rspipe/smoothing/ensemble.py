@@ -40,6 +40,8 @@ class Ensemble(nn.Module):
         refuse_ensembles(networks)
         self.members = nn.ModuleList(networks)
         size = len(self.members)
+        if combination == "mme" and weights is not None and len({*map(float, weights)}) > 1:
+            raise ValueError("combination 'mme' uses no weights: the member with the largest margin answers; drop them")
         given = (1 / max(1, size),) * size if weights is None else tuple(float(weight) for weight in weights)
         self.classifier = Classifier(
             "ensemble", tuple(range(size)), given, average, combination=combination, consensus_size=consensus_size

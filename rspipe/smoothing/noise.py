@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rspipe.errors import nearest
+from rspipe.smoothing.certificates import check_whole
 from rspipe.smoothing.grid import GRIDS, GridTable, grid_steps, grid_table
 
 # Pixels that a batch may have on a CPU, so that its activations stay in the cache: they grow with the pixels, whatever
@@ -88,7 +89,11 @@ class Noise:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number that is out of range."""
+        batch_size = self.block_size if self.batch_size is None else self.batch_size
+        for name, number in (("block_size", self.block_size), ("batch_size", batch_size)):
+            check_whole(name, number)
         for name, number in (("seed", self.seed), ("example", self.example)):
+            check_whole(name, number)
             if not 0 <= number < 2**64:
                 raise ValueError(f"{name} must lie in [0, 2^64), got {number}")
         if self.block_size < 1:

@@ -1,9 +1,11 @@
 """How many samples an image gets: the rules with their parameters, and the numbers that counts depend on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from rspipe.errors import nearest
 from rspipe.smoothing.certificates import cannot_certify, check_alpha
@@ -19,6 +21,10 @@ class FixedRule:
     name: Literal["fixed"] = "fixed"
     label_stop: bool = False
     """Stop after the selection where it is not the label: such an image counts 0 whatever follows."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is of another type."""
+        _check(*_types(self))
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class PlannedRule:
     def __post_init__(self) -> None:
         """Raise ValueError for all numbers that are out of range."""
         _check(
+            *_types(self),
             (self.pilot >= 1, f"pilot = {self.pilot} must be at least 1"),
             (0 <= self.eps < math.inf, f"eps = {self.eps} must be a finite number, at least 0"),
             _chance(self.futility),
@@ -62,6 +69,7 @@ class RadiusGridRule:
         radii = list(self.grid)
         positive = bool(radii) and all(0 < radius < math.inf for radius in radii)
         _check(
+            *_types(self),
             (positive, f"grid = {radii} must hold one radius or more, all above 0"),
             (radii == sorted(set(radii)), f"grid = {radii} must ascend, without repetition"),
             _chance(self.futility),
@@ -93,6 +101,7 @@ class DecideRule:
         usable = bool(radii) and all(0 <= radius < math.inf for radius in radii)
         growing = self.first >= 1 and self.step >= 1 and 1 <= self.growth < math.inf
         _check(
+            *_types(self),
             (usable, f"radii = {radii} must hold one radius or more, none below 0"),
             (radii == sorted(set(radii)), f"radii = {radii} must ascend, without repetition"),
             _chance(self.futility),
@@ -104,6 +113,17 @@ class DecideRule:
         """Return the looks of every radius, all at the same numbers of samples."""
         given = {name: getattr(self, name) for name in ("early_share", "first", "growth", "step", "futility")}
         return tuple(decision_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
+
+
+def _types(rule: Any) -> Iterator[tuple[bool, str]]:
+    """Yield whether settings are the whole numbers, and yes or no, that they must be."""
+    for field in fields(rule):
+        value = getattr(rule, field.name)
+        if field.type is bool:
+            yield isinstance(value, bool), f"{field.name} = {value!r} must be true or false"
+        elif field.type is int:
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            yield whole, f"{field.name} = {value!r} must be a whole number"
 
 
 def _check(*conditions: tuple[bool, str]) -> None:
@@ -180,6 +200,7 @@ class Sampling:
         """Raise ValueError where the numbers do not fit together, or could never certify anything."""
         check_alpha(self.alpha)
         counts = {name: getattr(self, name) for name in ("n0", "n", "block_size")}
+        _check(*_types(self))
         _check(*((count >= 1, f"{name} must be at least 1, got {count}") for name, count in counts.items()))
         last = self.alpha
         if self.rule.name == "radius_grid":

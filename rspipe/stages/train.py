@@ -137,8 +137,9 @@ def held_by_this_worker(spec: AnyModelSpec, *, name: str = "", reads_data: bool)
 
     costs = [1.0]
     if not isinstance(spec, LoadedModelSpec):
-        # Passes are most of the time.
-        costs = [*(float(spec.method.passes_in(epoch)) for epoch in range(spec.epochs)), 1.0]
+        # Passes are most of the time. Those of a survey are forward alone, and cost as much at most.
+        passes = [spec.method.passes_in(epoch) + spec.method.survey_draws(epoch) for epoch in range(spec.epochs)]
+        costs = [*map(float, passes), 1.0]
         # A teacher learns before the first epoch.
         costs[0] += 0 if spec.method.teacher is None else spec.epochs
     return Held(

@@ -22,7 +22,7 @@ from rspipe.search.spec import Algorithm, Objectives, Sobol, Stopping
 from rspipe.smoothing.certificates import check_can_certify
 from rspipe.spec import PositiveFloat, PositiveInt, Seed, Spec, refusals, refuse
 from rspipe.training.methods import MethodSpec
-from rspipe.training.spec import Label, LoadedModelSpec, ModelSpec, TrainingSpec, check_copies_fit
+from rspipe.training.spec import Label, LoadedModelSpec, ModelSpec, TrainingSpec, check_begins, check_copies_fit
 
 
 def as_tuple(value: Any) -> Any:
@@ -49,6 +49,7 @@ class ModelGroup(Spec):
     @model_validator(mode="after")
     def _batch_holds_copies(self) -> "ModelGroup":
         check_copies_fit(self.method, self.training, place="method")
+        check_begins(self.method, self.training.epochs, place="method")
         return self
 
     @property
@@ -171,7 +172,13 @@ class SearchGroup(Spec):
 
     @model_validator(mode="after")
     def _can_proceed(self) -> "SearchGroup":
-        copies = [*refusals(lambda: check_copies_fit(self.method, self.training, place="method"))]
+        epochs = self.trial_epochs or self.training.epochs
+        copies = [
+            *refusals(
+                lambda: check_copies_fit(self.method, self.training, place="method"),
+                lambda: check_begins(self.method, epochs, place="method"),
+            )
+        ]
         # Of a space, what it starts from must be trainable.
         space = copies or [*refusals(lambda: check_space(self.space, self.method, self.training))]
         others = refusals(lambda: check_can_certify(self.n, self.alpha), self._check_objectives, self._check_stopping)

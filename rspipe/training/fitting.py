@@ -189,13 +189,20 @@ def _teacher(spec: ModelSpec, data: Dataset, *, pixels: PixelSource, group: Grou
     return fit(spec.model_copy(update=taught), data, pixels=pixels, group=group)
 
 
+def check_surveys(spec: ModelSpec, data: Dataset) -> None:
+    """Raise ModelError where a method looks at all training images and these are files."""
+    if isinstance(data.train, FileSplit) and any(map(spec.method.surveys, range(spec.epochs))):
+        raise ModelError(
+            f"{spec.method.name} looks at all training images between epochs; it needs them in memory, and those of "
+            f"{data.name} are files"
+        )
+
+
 def _survey(
     spec: ModelSpec, data: Dataset, network: nn.Module, before: Tensor | None, *, epoch: int, group: Group | None
 ) -> Tensor:
     """Return what the method learns of the training images before an epoch."""
     train = data.train
-    if isinstance(train, FileSplit):
-        raise ModelError(f"{spec.method.name} looks at all training images between epochs; it needs them in memory")
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(derived_seed(spec.training_seed, "survey", epoch))
     around = Surroundings(network, train.images, train.labels, data.classes, spec.train_sigma, generator, before)
@@ -268,6 +275,7 @@ def fit(
         ModelError: The architecture does not fit the images or the classes; or the method surveys training images that
             are files.
     """
+    check_surveys(spec, data)
     training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)

@@ -15,6 +15,9 @@ def cross_entropy_of_copies(logits: Tensor, labels: Tensor) -> Tensor:
 
 def cross_entropy_and_hinge(logits: Tensor, labels: Tensor, *, gamma: float, beta: float) -> tuple[Tensor, Tensor]:
     """Return mean_i -log(q_y + 1e-10) and (1 / B) sum_{i in S} (gamma - xi); see `macer_loss`."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        # Of autocast: probabilities next to 1 would be 1.
+        logits = logits.float()
     q = logits.softmax(-1).mean(1)
     cross_entropy = -torch.log(q.gather(1, labels.unsqueeze(1)).squeeze(1) + 1e-10).mean()
     z = torch.softmax(beta * logits, -1).mean(1)

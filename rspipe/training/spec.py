@@ -66,6 +66,7 @@ class ModelSpec(_BaseClassifier):
     @model_validator(mode="after")
     def _batch_holds_copies(self) -> "ModelSpec":
         check_copies_fit(self.method, self.training, place=f"'{self.label}'")
+        check_begins(self.method, self.training.epochs, place=f"'{self.label}'")
         return self
 
     @property
@@ -133,3 +134,14 @@ def check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) 
             "{place}: m = {m} does not fit into batch_size = {batch}; raise training.batch_size or lower m",
             {"place": place, "m": method.copies, "batch": training.batch_size},
         )
+
+
+def check_begins(method: MethodSpec, epochs: int, *, place: str) -> None:
+    """Raise where what a method is about waits for an epoch that a training does not have."""
+    for name in ("defer", "discard_epoch"):
+        if (first := getattr(method, name, 0)) >= epochs:
+            raise PydanticCustomError(
+                "never_begins",
+                "{place}: {name} = {first} leaves none of {epochs} epochs for what {method} is about; lower it",
+                {"place": place, "name": name, "first": first, "epochs": epochs, "method": method.name},
+            )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rspipe.ensembles.calibration import Calibration
+from rspipe.ensembles.diagnostics import variance_share
 from rspipe.ensembles.noise_structure import Across, NoiseStructure, noise_structure
 
 CAP = 3.0
@@ -205,3 +206,12 @@ def test_a_member_without_a_positive_mean_margin_is_left_out() -> None:
 def test_without_images_that_are_right_there_is_no_structure() -> None:
     calibration = two_methods((0.6, 0.6), 0.6)
     assert noise_structure(Calibration(-calibration.mean, calibration.covariance, 200, CAP), METHODS) is None
+
+
+def test_a_method_whose_margins_no_noise_varies_has_no_floor() -> None:
+    still = Calibration(np.ones((30, 1, 4)), np.zeros((30, 1, 4, 4)), 200, CAP)
+    structure = noise_structure(still, METHODS)
+    assert structure is not None
+    assert dict(structure.floor) == {}
+    assert [one.covariance.estimate for one in structure.across] == [0.0]
+    assert np.isnan(variance_share(still, (0.25,) * 4))

@@ -201,7 +201,12 @@ def test_progress_is_written_to_stderr_when_asked_for(
         ({"n": 5}, "n = 5 can never certify at alpha = 0.01; use n >= 7"),
         ({"rule": "plannd"}, "unknown rule 'plannd'; did you mean 'planned'"),
         ({"rule": {"name": "planned", "epss": 1}}, "unknown key 'epss'; did you mean 'eps'"),
-        ({"weights": [1.0]}, "weights are those of an ensemble; give several models"),
+        ({"weights": [1.0]}, "weights is for an ensemble; give several models"),
+        ({"average": "logits"}, "average is for an ensemble; give several models"),
+        ({"n": 1e3}, "n = 1000.0 must be a whole number"),
+        ({"seed": 1.9}, "seed = 1.9 must be a whole number"),
+        ({"rule": {"name": "fixed", "label_stop": "false"}}, "label_stop = 'false' must be true or false"),
+        ({"rule": {"name": "planned", "pilot": 200.0}}, "pilot = 200.0 must be a whole number"),
         ({"images": (SOME.images * 255).round()}, "bytes"),
         ({"images": [*SOME.images[:4], torch.full((1, 8, 8), torch.nan)]}, "64 of 64 are NaN or infinite"),
         ({"examples": [1, 2]}, "examples and images must be equally many, got 2 and 5"),
@@ -304,6 +309,17 @@ def test_labels_are_checked_before_the_first_pass() -> None:
     with pytest.raises(ValueError, match="label 2 of image 4 is none of the classifier's 2 classes"):
         rspipe.certify_dataset(network, SOME.images, [0, 1, 0, 1, 2], sigma=SIGMA, **TERMS)
     assert inputs == [1]
+
+
+def test_an_ensemble_combines_as_it_was_told_alone(networks: list[nn.Module]) -> None:
+    with pytest.raises(ValueError, match="the ensemble has average of its own; drop 'average'"):
+        rspipe.certify_dataset(
+            rspipe.Ensemble(networks), SOME.images, SOME.labels, sigma=SIGMA, average="logits", **TERMS
+        )
+    with pytest.raises(ValueError, match="combination 'mme' uses no weights"):
+        rspipe.Ensemble(networks[:2], weights=[0.9, 0.1], combination="mme")
+    with pytest.raises(ValueError, match="consensus_size = 2 is for combination = 'consensus' alone"):
+        rspipe.Ensemble(networks, consensus_size=2)
 
 
 def test_an_ensemble_among_other_models_is_refused(networks: list[nn.Module]) -> None:

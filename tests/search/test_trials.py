@@ -143,10 +143,11 @@ def test_a_trial_trains_the_method_with_its_values_and_all_else_as_in_the_search
     assert (spec.train_sigma, spec.seed) == (of.sigma, of.seed)
 
 
-def test_no_model_of_the_winner_draws_what_the_trials_drew() -> None:
-    of = search()
+@pytest.mark.parametrize("common", [False, True])
+def test_no_model_of_the_winner_draws_what_the_trials_drew(common: bool) -> None:
+    of = search(training=TrainingSpec(epochs=3, common_seeds=common))
     trial = trial_spec(of, {"lbd": 7.0, "m": 8})
-    winner = trial.model_copy(update={"label": of.label})
+    winner = trial.model_copy(update={"label": of.label, "training": of.training})
     assert trial.training_seed != winner.training_seed
 
 

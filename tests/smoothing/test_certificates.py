@@ -617,6 +617,9 @@ def test_logits_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
         ({"n": 0}, "n must be at least 1"),
         ({"block_size": 0}, "block_size must be at least 1"),
         ({"block_size": 100, "batch_size": 30}, "batch_size must divide block_size = 100, got 30"),
+        ({"n": 20.0}, r"n must be a whole number, got 20\.0"),
+        ({"seed": 1.9}, r"seed must be a whole number, got 1\.9"),
+        ({"batch_size": 10.0}, r"batch_size must be a whole number, got 10\.0"),
         ({"seed": -1}, r"seed must lie in \[0, 2\^64\), got -1"),
         ({"example": 2**64}, r"example must lie in \[0, 2\^64\)"),
     ],
@@ -625,6 +628,13 @@ def test_logits_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_arguments_out_of_range_are_refused(call: Callable[..., Any], changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(constant(0.0, 1.0), torch.zeros(2), **{"sigma": 0.5, "n": 20, **changed})
+
+
+@pytest.mark.parametrize("call", [certify, predict])
+def test_a_network_whose_samples_depend_on_each_other_is_refused(call: Callable[..., Any]) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(ModelError, match="1 normalizes by the batch"):
+        call(network, torch.zeros(2), sigma=0.5, n=20)
 
 
 def test_certify_needs_a_selection_sample() -> None:

@@ -839,6 +839,14 @@ WRONG = [
     ("search.0.label=macer", "two entries are labelled 'macer' at sigma 0.25; give one another label"),
     ("models.0.sigma=[0.25, 0.25]", "'gaussian' lists a noise level twice in sigma = [0.25, 0.25]; remove one"),
     ("models.0.seeds=[3, 3]", "'gaussian' lists a seed twice in seeds = [3, 3]; remove one"),
+    # What never begins.
+    *[
+        (
+            f"{place}.{at}.method.defer=99",
+            f"{place}[{at}]: method: defer = 99 leaves none of 2 epochs for what {method} is about; lower it",
+        )
+        for place, at, method in (("models", 1, "macer"), ("search", 0, "advmacer"))
+    ],
     # Members.
     *[
         (

@@ -64,6 +64,10 @@ class ACRWeakness(MultiNoise):
         """Return whether the training images are looked at before an epoch."""
         return epoch >= self.discard_epoch and (epoch - self.discard_epoch) % self.reweigh_every == 0
 
+    def survey_draws(self, epoch: int) -> int:
+        """Return the forward passes per image of the survey before an epoch."""
+        return (_DRAWS_TO_DISCARD + _DRAWS_TO_WEIGH) * self.surveys(epoch)
+
     def survey(self, around: Surroundings) -> Tensor:
         """Return [image] weights, 0 for those that are discarded."""
         if around.before is None:

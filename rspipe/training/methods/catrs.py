@@ -69,6 +69,10 @@ class CATRS(MultiNoise):
         """Return whether the training images are looked at before an epoch."""
         return epoch == 0
 
+    def survey_draws(self, epoch: int) -> int:
+        """Return the forward passes per image of the survey before an epoch."""
+        return self.teacher_draws if self.surveys(epoch) else 0
+
     def survey(self, around: Surroundings) -> Tensor:
         """Return [image, class] how often the teacher returns each class."""
         return around.class_shares(sigma=self.teacher_sigma, draws=self.teacher_draws)

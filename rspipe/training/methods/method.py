@@ -141,6 +141,10 @@ class Method(Spec):
         """Return whether the training images are looked at before an epoch; `survey` then says how."""
         return False
 
+    def survey_draws(self, epoch: int) -> int:
+        """Return the forward passes per image of the survey before an epoch; 0 where there is none."""
+        return 0
+
     def survey(self, around: Surroundings) -> Tensor:
         """Return [image, ...] what the training knows of its images until the next survey."""
         raise NotImplementedError(f"{self.name} makes no surveys")

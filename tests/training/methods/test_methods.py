@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from rspipe import macer_loss
 from rspipe.arrays import FloatArray
 from rspipe.training.methods import MethodSpec
+from rspipe.training.methods.acr_weakness import ACRWeakness
 from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.methods.catrs import CATRS
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
-from rspipe.training.methods.method import noisy_batch
+from rspipe.training.methods.method import Method, noisy_batch
 from rspipe.training.methods.smoothadv import SmoothAdv
 from rspipe.training.methods.smoothadv_consistency import SmoothAdvConsistency
 from rspipe.training.methods.smoothmix import SmoothMix
@@ -518,3 +520,27 @@ def test_the_loss_of_macer_has_the_papers_defaults() -> None:
     logits, labels = one_copy((0.7, 0.2, 0.1)) / 16, torch.tensor([0])
     expected, _ = reference(logits, labels, sigma=SIGMA, lbd=12.0, gamma=8.0, beta=16.0)
     assert float(macer_loss(logits, labels, sigma=SIGMA)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_macer_loss_takes_the_logits_of_autocast(dtype: torch.dtype) -> None:
+    logits, labels = 3 * torch.randn(8, 4, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
+    half = logits.to(dtype).requires_grad_()
+    loss = macer_loss(half, labels, sigma=0.5)
+    torch.testing.assert_close(loss, macer_loss(half.float(), labels, sigma=0.5))
+    loss.backward()
+    assert half.grad is not None
+    assert half.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "draws"),
+    [
+        (CATRS(name="catrs", teacher_draws=70), [70, 0, 0]),
+        (ACRWeakness(name="acr_weakness", discard_epoch=1, reweigh_every=2), [0, 116, 0]),
+        (Gaussian(name="gaussian"), [0, 0, 0]),
+    ],
+)
+def test_a_survey_says_what_it_costs(method: Method, draws: list[int]) -> None:
+    assert [method.survey_draws(epoch) for epoch in range(3)] == draws
+    assert [method.surveys(epoch) for epoch in range(3)] == [number > 0 for number in draws]

@@ -1,6 +1,7 @@
 """Facts about methods that look at their training images between epochs: CAT-RS, and the foil of ACR."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from scipy.special import softmax
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
+from rspipe.data.files import FileSplit, ImageFiles
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DigitsData
 from rspipe.data.splits import Dataset, Split
+from rspipe.errors import ModelError
 from rspipe.smoothing.noise import noisy_logits
 from rspipe.smoothing.noise_attacks import divergence_attack, divergences, misleading_noise
 from rspipe.training.fitting import fit
@@ -243,3 +246,13 @@ def test_a_training_that_discards_all_images_ends_with_the_reason() -> None:
     fitted = fit(spec(FOIL.model_copy(update={"discard_below": 1.0}), lr=1e-6), digits())
     assert (fitted.status, len(fitted.history)) == ("collapsed", 1)
     assert fitted.message == "has no training image left in epoch 2; discard fewer of them, or later"
+
+
+@pytest.mark.parametrize("method", [FOIL, TAUGHT], ids=lambda method: method.name)
+def test_images_that_are_files_are_refused_before_anything_is_trained(method: Any) -> None:
+    labels = torch.arange(4)
+    train = FileSplit(ImageFiles(("nowhere.png",) * 4, (1, 8, 8), None), labels, labels)
+    data, begun = replace(digits(), train=train), list[Any]()
+    with pytest.raises(ModelError, match="looks at all training images between epochs; it needs them in memory"):
+        fit(spec(method), data, on_epoch=begun.append)
+    assert not begun
