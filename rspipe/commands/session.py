@@ -22,6 +22,7 @@ from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.networks.deployment import check_precision, deploy
+from rspipe.networks.modes import check_samples_are_apart
 from rspipe.networks.precision import SLOW
 from rspipe.records import EnsembleWeights
 from rspipe.report.headline import MOST_ROWS, Headline, headline
@@ -53,7 +54,7 @@ from rspipe.tracking.publish import Tracker
 from rspipe.tracking.publisher import Publisher
 from rspipe.training.fitting import check_surveys
 from rspipe.training.published import published_network
-from rspipe.training.spec import LoadedModelSpec, ModelSpec
+from rspipe.training.spec import LoadedModelSpec
 
 
 class Session:
@@ -273,13 +274,16 @@ def _check_data(study: StudyConfig) -> None:
         if study.certify.precision != "float32":
             # Before it is trained for hours: some operations have no bfloat16 form.
             deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
+    for learner in (*study.model_specs, *study.search_specs):
+        if not isinstance(learner, LoadedModelSpec):
+            check_surveys(learner.method, learner.training.epochs, data)
     for spec in study.model_specs:
-        if isinstance(spec, ModelSpec):
-            check_surveys(spec, data)
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
             # Before Ray is started: a file's program has its own precision alone.
-            check_precision(published_network(spec, data), study.certify.precision)
+            network = published_network(spec, data)
+            check_samples_are_apart(network)
+            check_precision(network, study.certify.precision)
 
 
 def _in_bfloat16(study: StudyConfig) -> Iterator[tuple[str, str]]:

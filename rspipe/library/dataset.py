@@ -197,6 +197,11 @@ def _labelled(images: Any, labels: IntArray | None) -> Iterator[tuple[Tensor, in
             yield _tensor(some), int(their_labels)
         elif their_labels.ndim > 1 or len(some) != len(their_labels):
             raise ValueError(f"labels of a batch of {len(some)} images have shape {list(their_labels.shape)}")
+        elif len(some) == 1 and np.ndim(some) == 3 and np.shape(some)[1] == np.shape(some)[2]:
+            raise ValueError(
+                f"an item {list(np.shape(some))} with a label in brackets is a batch of one, or one image; "
+                "give the label as a number, or image[None]"
+            )
         else:
             yield from zip(map(_tensor, some), their_labels.tolist(), strict=True)
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from rspipe.errors import ModelError
 from rspipe.networks import fusion
-from rspipe.networks.modes import bare, channels_last, check_samples_are_apart, copied, device_of
+from rspipe.networks.modes import bare, channels_last, check_samples_are_apart, copied, device_of, out_of_memory
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision
 
@@ -42,7 +42,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     A network that torch.fx cannot trace keeps its memory order, and bfloat16 rounds all of it, from input to logits.
     So does one that takes gradients in its forward pass, and one of which the trace is another function: it branches on
     what its input is, or draws at random. The first call finds that out, on some of its inputs, and warns. Of
-    `torch.compile` and data parallelism the network within is deployed.
+    `torch.compile` and data parallelism the network within is deployed. Until the first call it holds the network
+    itself, whose class must be known where it is unpickled.
 
     Args:
         network: Maps [batch, ...] to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a
@@ -79,8 +80,11 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         return Deployed(nn.Sequential(_Cast(torch.bfloat16), network.to(torch.bfloat16)), precision).eval()
     if traced is None:
         return Deployed(network, precision).eval()
-    # Apart from what follows, and from a GPU's memory until it is needed.
-    reference = copied(network).cpu()
+    # Apart from what follows. Of bfloat16, which rounds, the trace itself is compared.
+    reference = copied(network)
+    compared = None if precision == "float32" else _trace(reference)
+    # A GPU's memory is for others until it is needed; a trace may know its device.
+    reference.cpu()
     ordered = (precision == "bfloat16" or _has_convolutions(traced)) and not _writes_into_views(traced)
     on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
     if on_cpu or precision == "bfloat16":
@@ -93,8 +97,6 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     traced.delete_all_unused_submodules()
     traced.recompile()
     body = _ChannelsLast(traced) if ordered else traced
-    # Of bfloat16, which rounds, the trace itself is compared.
-    compared = None if precision == "float32" else _trace(reference)
     return Deployed(body, precision, unchecked=(reference, compared)).eval()
 
 
@@ -223,7 +225,9 @@ def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
     """Return whether a form of a network gives its logits, but for roundings."""
     try:
         got = logits_of(body(few.clone())).float()
-    except (RuntimeError, TypeError, ModelError):
+    except (RuntimeError, TypeError, ModelError) as error:
+        if out_of_memory(error):
+            raise
         return False
     reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
     most = _ROUNDINGS * reached + 1e-6

@@ -41,6 +41,13 @@ def _parts(value: object) -> Iterator[object]:
         yield value
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory was short, on any device."""
+    # On a CPU torch's allocator, oneDNN and C++ each raise a plain RuntimeError in words of their own.
+    words = ("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
 def check_samples_are_apart(network: object) -> None:
     """Raise ModelError where a layer of a network mixes the samples of a batch: they would not be independent."""
     for name, layer in network.named_modules() if isinstance(network, nn.Module) else ():

@@ -89,7 +89,6 @@ def trial_spec(search: SearchSpec, parameters: Parameters) -> ModelSpec:
         data=search.data,
         architecture=search.architecture,
         method=method,
-        # Common seeds would make a model of the winner the trial that won.
         training=training.model_copy(update={"common_seeds": False}),
         train_sigma=search.sigma,
         seed=search.seed,

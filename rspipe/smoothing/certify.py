@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rspipe.arrays import IntArray
 from rspipe.errors import ModelError, RspipeError, first_line
-from rspipe.networks.modes import check_samples_are_apart, evaluating
+from rspipe.networks.modes import check_samples_are_apart, evaluating, out_of_memory
 from rspipe.networks.outputs import logits_of
 from rspipe.smoothing.certificates import (
     certify_counts,
@@ -20,7 +20,7 @@ from rspipe.smoothing.certificates import (
     check_whole,
     predict_counts,
 )
-from rspipe.smoothing.classifiers import check_logits, out_of_memory
+from rspipe.smoothing.classifiers import check_logits
 from rspipe.smoothing.noise import Noise, NoiseKind, Stream, noise_name, noise_steps, noisy_batches
 from rspipe.smoothing.progress import progress_line
 

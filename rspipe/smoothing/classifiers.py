@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError, nearest
+from rspipe.networks.modes import out_of_memory
 from rspipe.networks.outputs import logits_of
 
 Combination = Literal["average", "mme", "consensus"]
@@ -255,13 +256,6 @@ class BatchLimit:
             self.size = -(-now // 2)
             if noisy.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory was short, on any device."""
-    # On a CPU torch's allocator, oneDNN and C++ each raise a plain RuntimeError in words of their own.
-    words = ("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def member_logits(

@@ -44,8 +44,8 @@ class PlannedRule:
 
     def __post_init__(self) -> None:
         """Raise ValueError for all numbers that are out of range."""
+        _check(*_types(self))
         _check(
-            *_types(self),
             (self.pilot >= 1, f"pilot = {self.pilot} must be at least 1"),
             (0 <= self.eps < math.inf, f"eps = {self.eps} must be a finite number, at least 0"),
             _chance(self.futility),
@@ -68,8 +68,8 @@ class RadiusGridRule:
         """Raise ValueError for all numbers that are out of range."""
         radii = list(self.grid)
         positive = bool(radii) and all(0 < radius < math.inf for radius in radii)
+        _check(*_types(self))
         _check(
-            *_types(self),
             (positive, f"grid = {radii} must hold one radius or more, all above 0"),
             (radii == sorted(set(radii)), f"grid = {radii} must ascend, without repetition"),
             _chance(self.futility),
@@ -100,8 +100,8 @@ class DecideRule:
         radii = list(self.radii)
         usable = bool(radii) and all(0 <= radius < math.inf for radius in radii)
         growing = self.first >= 1 and self.step >= 1 and 1 <= self.growth < math.inf
+        _check(*_types(self))
         _check(
-            *_types(self),
             (usable, f"radii = {radii} must hold one radius or more, none below 0"),
             (radii == sorted(set(radii)), f"radii = {radii} must ascend, without repetition"),
             _chance(self.futility),
@@ -120,7 +120,7 @@ def _types(rule: Any) -> Iterator[tuple[bool, str]]:
     for field in fields(rule):
         value = getattr(rule, field.name)
         if field.type is bool:
-            yield isinstance(value, bool), f"{field.name} = {value!r} must be true or false"
+            yield isinstance(value, bool | np.bool_), f"{field.name} = {value!r} must be true or false"
         elif field.type is int:
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             yield whole, f"{field.name} = {value!r} must be a whole number"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rspipe.errors import ClusterError, first_line
-from rspipe.smoothing.classifiers import out_of_memory
+from rspipe.networks.modes import out_of_memory
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from rspipe.errors import DamagedError, StoreError, first_line, printable
+from rspipe.networks.modes import out_of_memory
 from rspipe.records import Record
-from rspipe.smoothing.classifiers import out_of_memory
 from rspipe.spec import reason
 from rspipe.storage.paths import StorePath
 

@@ -110,7 +110,10 @@ class StudyConfig(Spec):
                 data=self.data,
                 architecture=group.architecture,
                 method=group.method,
-                training=group.training.model_copy(update={"epochs": group.trial_epochs or group.training.epochs}),
+                # Common seeds would make a model of the winner the trial that won.
+                training=group.training.model_copy(
+                    update={"epochs": group.trial_epochs or group.training.epochs, "common_seeds": False}
+                ),
                 sigma=sigma,
                 space=group.space,
                 trials=group.possible_trials,

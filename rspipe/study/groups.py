@@ -9,6 +9,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -47,9 +48,10 @@ class ModelGroup(Spec):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _batch_holds_copies(self) -> "ModelGroup":
+    def _batch_holds_copies(self, info: ValidationInfo) -> "ModelGroup":
         check_copies_fit(self.method, self.training, place="method")
-        check_begins(self.method, self.training.epochs, place="method")
+        if info.context is not None:
+            check_begins(self.method, self.training.epochs, place="method")
         return self
 
     @property
@@ -171,12 +173,13 @@ class SearchGroup(Spec):
         return values
 
     @model_validator(mode="after")
-    def _can_proceed(self) -> "SearchGroup":
-        epochs = self.trial_epochs or self.training.epochs
+    def _can_proceed(self, info: ValidationInfo) -> "SearchGroup":
+        # Winners train longer than trials, or shorter.
+        epochs = min(self.trial_epochs or self.training.epochs, self.training.epochs)
         copies = [
             *refusals(
                 lambda: check_copies_fit(self.method, self.training, place="method"),
-                lambda: check_begins(self.method, epochs, place="method"),
+                lambda: None if info.context is None else check_begins(self.method, epochs, place="method"),
             )
         ]
         # Of a space, what it starts from must be trainable.

@@ -16,6 +16,7 @@ from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.smoothing.noise import derived_seed
+from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.method import Surroundings, Terms, noisy_batch
 from rspipe.training.process_group import (
@@ -189,11 +190,11 @@ def _teacher(spec: ModelSpec, data: Dataset, *, pixels: PixelSource, group: Grou
     return fit(spec.model_copy(update=taught), data, pixels=pixels, group=group)
 
 
-def check_surveys(spec: ModelSpec, data: Dataset) -> None:
+def check_surveys(method: MethodSpec, epochs: int, data: Dataset) -> None:
     """Raise ModelError where a method looks at all training images and these are files."""
-    if isinstance(data.train, FileSplit) and any(map(spec.method.surveys, range(spec.epochs))):
+    if isinstance(data.train, FileSplit) and any(map(method.surveys, range(epochs))):
         raise ModelError(
-            f"{spec.method.name} looks at all training images between epochs; it needs them in memory, and those of "
+            f"{method.name} looks at all training images between epochs; it needs them in memory, and those of "
             f"{data.name} are files"
         )
 
@@ -275,7 +276,7 @@ def fit(
         ModelError: The architecture does not fit the images or the classes; or the method surveys training images that
             are files.
     """
-    check_surveys(spec, data)
+    check_surveys(spec.method, spec.epochs, data)
     training, device = spec.training, data.train.labels.device
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
     check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)

@@ -66,7 +66,6 @@ class ModelSpec(_BaseClassifier):
     @model_validator(mode="after")
     def _batch_holds_copies(self) -> "ModelSpec":
         check_copies_fit(self.method, self.training, place=f"'{self.label}'")
-        check_begins(self.method, self.training.epochs, place=f"'{self.label}'")
         return self
 
     @property
@@ -137,7 +136,10 @@ def check_copies_fit(method: MethodSpec, training: TrainingSpec, *, place: str) 
 
 
 def check_begins(method: MethodSpec, epochs: int, *, place: str) -> None:
-    """Raise where what a method is about waits for an epoch that a training does not have."""
+    """Raise where what a method is about waits for an epoch that a training does not have.
+
+    Only a study file is asked: a run that was made before anybody asked is still to be read.
+    """
     for name in ("defer", "discard_epoch"):
         if (first := getattr(method, name, 0)) >= epochs:
             raise PydanticCustomError(

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rspipe.networks.modes import channels_last, copied
+from rspipe.networks.modes import channels_last, copied, out_of_memory
 from rspipe.networks.precision import Precision
-from rspipe.smoothing.classifiers import out_of_memory
 from rspipe.training.methods import MethodSpec
 from rspipe.training.methods.method import Batch, Terms
 from rspipe.training.process_group import Group

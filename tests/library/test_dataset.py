@@ -293,6 +293,8 @@ def test_an_item_is_a_batch_only_where_it_has_a_label_an_image(networks: list[nn
     single = rspipe.certify_dataset(networks[0], [(image, 0)], sigma=SIGMA, **TERMS)
     again = rspipe.certify_dataset(networks[0], [(image[None], torch.tensor([0]))], sigma=SIGMA, **TERMS)
     assert again.radius.tolist() == single.radius.tolist()
+    with pytest.raises(ValueError, match=r"an item \[1, 8, 8\] with a label in brackets is a batch of one, or one im"):
+        rspipe.certify_dataset(networks[0], [(image, torch.tensor([0]))], sigma=SIGMA, **TERMS)
     with pytest.raises(ValueError, match=r"labels of a batch of 2 images have shape \[3\]"):
         rspipe.certify_dataset(networks[0], [(SOME.images[:2], torch.tensor([0, 1, 0]))], sigma=SIGMA, **TERMS)
     with pytest.raises(ValueError, match=r"labels have shape \[2, 1\]; give one whole number an image"):

@@ -255,6 +255,13 @@ def test_images_get_all_samples_unless_the_file_says_otherwise(base: StudyConfig
     assert base.certify.batch_size is None
 
 
+def test_a_study_of_a_run_is_read_though_a_term_of_it_never_begins(base: StudyConfig) -> None:
+    content = base.model_dump(mode="json")
+    (macer,) = [group for group in content["models"] if group["method"]["name"] == "macer"]
+    macer["method"]["defer"] = 99
+    assert StudyConfig.model_validate(content).models[1].method.defer == 99  # type: ignore[union-attr]
+
+
 def test_a_network_that_is_a_file_is_certified_in_its_own_precision(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"x")
     path = tmp_path / "study.toml"

@@ -66,7 +66,8 @@ class ACRWeakness(MultiNoise):
 
     def survey_draws(self, epoch: int) -> int:
         """Return the forward passes per image of the survey before an epoch."""
-        return (_DRAWS_TO_DISCARD + _DRAWS_TO_WEIGH) * self.surveys(epoch)
+        first = _DRAWS_TO_DISCARD if epoch == self.discard_epoch else 0
+        return (first + _DRAWS_TO_WEIGH) * self.surveys(epoch)
 
     def survey(self, around: Surroundings) -> Tensor:
         """Return [image] weights, 0 for those that are discarded."""
