@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 
 from rspipe.arrays import FloatArray
+from rspipe.data.spec import DigitsData
 from rspipe.records import Trial
 from rspipe.search.domains import Choice, Range
 from rspipe.search.sampler import distributions, objective_values
@@ -211,7 +212,8 @@ class Sensitivity:
 def sensitivity(search: SearchSpec, trials: Sequence[Trial]) -> Sensitivity:
     """Return `importance` and `responses` of a search, kept for those who ask again: a report does several times."""
     texts = json.dumps([trial.to_json() for trial in trials], sort_keys=True)
-    return _sensitivity(search.model_dump_json(), texts)
+    # Where the images are is not written, and does not matter here.
+    return _sensitivity(search.model_copy(update={"data": DigitsData()}).model_dump_json(), texts)
 
 
 @lru_cache(maxsize=64)

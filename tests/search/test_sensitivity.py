@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 
+from rspipe.data.spec import ParquetData
 from rspipe.records import Trial
 from rspipe.search.domains import Choice, Range
 from rspipe.search.sensitivity import LEAST_TRIALS, best_so_far, front, importance, responses, sensitivity
@@ -158,3 +160,9 @@ def test_the_best_so_far_counts_the_cost_of_every_trial_but_no_objective_of_unfi
     spent, best = best_so_far(trials[::-1])
     assert spent.tolist() == [100, 200, 300, 307]
     assert best.tolist() == [0.2, 0.2, 0.5, 0.5]
+
+
+def test_where_the_images_are_does_not_matter(tmp_path: Path) -> None:
+    files = ParquetData(name="parquet", title="t", folder=str(tmp_path), test="a.parquet", classes=10)
+    of_files, trials = search(data=files), drawn()
+    assert sensitivity(of_files, trials).shares == sensitivity(search(), trials).shares
