@@ -310,8 +310,7 @@ class Store:
         Raises:
             StoreError: Images of another test part were certified here: a number would not mean the same image.
         """
-        content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
-        if content.get("test_part", test_part) != test_part and self.counted():
+        if self._images().get("test_part", test_part) != test_part and self.counted():
             raise StoreError(
                 f"the test images differ in number, names, labels or content from those certified in {self.run_dir}; "
                 "restore them, or choose another --run-dir"
@@ -320,8 +319,10 @@ class Store:
 
     def images_to_certify(self) -> int | None:
         """Return how many test images the study certifies; None before certification has begun."""
-        content = if_there(lambda: read_content(self.run_dir / "images.json")) or {}
-        return content.get("images")
+        return self._images().get("images")
+
+    def _images(self) -> dict[str, Any]:
+        return if_there(lambda: read_content(self.run_dir / "images.json")) or {}
 
     def counted(self) -> set[tuple[str, str, int]]:
         """Return the (classifier, key, example) triples that have counts."""

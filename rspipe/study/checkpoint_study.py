@@ -24,6 +24,7 @@ from rspipe.study.mistakes import listed, mistakes_in
 _NAMED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet", "tiny_imagenet")
 
 _ONNX = ".onnx"
+
 _ARRAYS = (".npz", ".pt", ".pth")
 
 _MOST_HELD_OUT = 200
