@@ -67,8 +67,9 @@ def _in_order(classes: Sequence[str], *, folder: Path) -> tuple[tuple[str, ...],
 def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the folders below one, and their files; links are followed, but in no circle."""
     for place, inner, names in os.walk(folder, followlinks=True):
-        above = {*(parent.resolve() for parent in (Path(place), *Path(place).parents))}
-        inner[:] = [name for name in inner if (Path(place) / name).resolve() not in above]
+        if links := [name for name in inner if (Path(place) / name).is_symlink()]:
+            above = {parent.resolve() for parent in (Path(place), *Path(place).parents)}
+            inner[:] = [name for name in inner if name not in links or (Path(place) / name).resolve() not in above]
         yield place, names
 
 

@@ -217,7 +217,7 @@ class Deployed(nn.Module):
             rounded = self.precision == "bfloat16"
             whole = nn.Sequential(_Cast(torch.bfloat16), reference.to(torch.bfloat16)) if rounded else reference
             self.body = whole.eval()
-        # Last: another thread may wait for nothing.
+        # Last: until then, another thread checks for itself.
         self._unchecked = None
 
 
