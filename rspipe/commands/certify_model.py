@@ -56,7 +56,7 @@ class Options:
     n: int = 100_000
     alpha: float = 0.001
     precision: AnyPrecision = "auto"
-    """Of the forward pass; auto is bfloat16 where the device has instructions for it, else float32."""
+    """Of the forward pass; auto is bfloat16 where that is faster (networks/precision.py), else float32."""
     size: int | None = None
     """Side of the square that is cut out of the middle of every picture, in pixels; of pictures in files alone."""
     resize: int | None = None

@@ -48,8 +48,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     Args:
         network: Maps [batch, ...] to logits [batch, class], in a form that `rspipe.networks.outputs.logits_of` knows: a
             module, already on its device, or another function, which has no other precision than its own.
-        precision: Of parameters and activations; auto is bfloat16 where the device has instructions for it and
-            torch.fx can trace the network, else float32.
+        precision: Of parameters and activations; auto is bfloat16 where that is the faster one on the device
+            (`fastest_precision`) and torch.fx can trace the network, else float32.
 
     Raises:
         ModelError: Batch normalization has no running statistics; bfloat16 cannot hold a parameter, or there is none;
