@@ -128,6 +128,7 @@ def judged_trial(
     *,
     state: State | None = None,
     on_epoch: OnEpoch | None = None,
+    on_survey: OnEpoch | None = None,
     pixels: PixelSource = decoded_here,
 ) -> Trial:
     """Return how a trial does: trained as the study trains, and certified on the validation split.
@@ -137,8 +138,9 @@ def judged_trial(
         index: Position in the search.
         parameters: Of the trial; those that do not fit together make it invalid.
         data: Its train and validation splits are used, and no other.
-        state: Where training goes on, as last passed to `on_epoch`; from the start when None.
+        state: Where training goes on, as last passed to `on_epoch` or `on_survey`; from the start when None.
         on_epoch: Called after each epoch, as by `fit`.
+        on_survey: Called before epochs with surveys, as by `fit`.
         pixels: Decodes the images of data sets that are files, as for `fit`.
     """
     try:
@@ -159,7 +161,7 @@ def judged_trial(
             epochs=0,
             watched={},
         )
-    result = fit(spec, data, state=state, on_epoch=on_epoch, pixels=pixels)
+    result = fit(spec, data, state=state, on_epoch=on_epoch, on_survey=on_survey, pixels=pixels)
     credit = np.zeros(len(data.validation))
     if result.status == "finished":
         credit = validation_credit(result.network, data.validation, search)

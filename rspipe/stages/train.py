@@ -82,7 +82,16 @@ def train_one(
     if isinstance(spec, LoadedModelSpec):
         result = load_published_model(spec, data)
     else:
-        result = fit(spec, data, state=state, on_epoch=after_epoch if first else None, pixels=pixels, group=group)
+        on_survey = checkpoint if first else None
+        result = fit(
+            spec,
+            data,
+            state=state,
+            on_epoch=after_epoch if first else None,
+            on_survey=on_survey,
+            pixels=pixels,
+            group=group,
+        )
     # A published model may come without a training part to hold images out of. Nothing is chosen by what it does here.
     few = data.test.evenly_spaced(min(_TEST_IMAGES, len(data.test)))
     seen = next(part for part in (data.validation, data.calibration, few) if len(part))

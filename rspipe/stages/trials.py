@@ -80,7 +80,9 @@ def run_trial(
         # Who may stop the trial knows nothing of it.
         for past in _past_states(state):
             on_epoch(past)
-    return judged_trial(search, index, parameters, data, state=state, on_epoch=after_epoch, pixels=pixels)
+    return judged_trial(
+        search, index, parameters, data, state=state, on_epoch=after_epoch, on_survey=checkpoint, pixels=pixels
+    )
 
 
 def _past_states(state: State) -> Iterator[State]:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,10 +38,20 @@ from rspipe.training.step_loss import step_loss
 from rspipe.training.validation import VALIDATION_IMAGES, collapsed_since, validation_metrics
 
 State = dict[str, Any]
-"""From which an interrupted training goes on: epoch, network, momenta, history, seconds, passes, survey. Plain."""
+"""From which training goes on: epoch, network, momenta, history, seconds, passes, survey, teacher's state. Plain."""
 
 _CURVE_POINTS = 30
 """Times that a network in training is validated, about."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a method has learned of the training images before an epoch, and what that took, a teacher included."""
+
+    epoch: int
+    result: Tensor
+    seconds: float
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -182,12 +193,20 @@ def _restored(state: State | None, network: nn.Module, optimizer: SGD) -> Fit:
     return Fit(network, "finished", "", tuple(state["history"]), float(state["seconds"]), int(state["passes"]))
 
 
-def _teacher(spec: ModelSpec, data: Dataset, *, pixels: PixelSource, group: Group | None) -> Fit | None:
+def _teacher(
+    spec: ModelSpec,
+    data: Dataset,
+    *,
+    state: State | None,
+    on_epoch: Callable[[State], None] | None,
+    pixels: PixelSource,
+    group: Group | None,
+) -> Fit | None:
     """Train the network that a method's surveys ask; None where they ask the one in training."""
     if (sigma := spec.method.teacher) is None:
         return None
     taught = {"method": Gaussian(name="gaussian"), "train_sigma": sigma, "label": f"{spec.label}_teacher"}
-    return fit(spec.model_copy(update=taught), data, pixels=pixels, group=group)
+    return fit(spec.model_copy(update=taught), data, state=state, on_epoch=on_epoch, pixels=pixels, group=group)
 
 
 def check_surveys(method: MethodSpec, epochs: int, data: Dataset) -> None:
@@ -200,17 +219,28 @@ def check_surveys(method: MethodSpec, epochs: int, data: Dataset) -> None:
 
 
 def _survey(
-    spec: ModelSpec, data: Dataset, network: nn.Module, before: Tensor | None, *, epoch: int, group: Group | None
-) -> Tensor:
+    spec: ModelSpec,
+    data: Dataset,
+    network: nn.Module,
+    before: Survey | None,
+    *,
+    teacher: Fit | None,
+    epoch: int,
+    group: Group | None,
+) -> Survey:
     """Return what the method learns of the training images before an epoch."""
-    train = data.train
+    began, train = time.monotonic(), data.train
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(derived_seed(spec.training_seed, "survey", epoch))
-    around = Surroundings(network, train.images, train.labels, data.classes, spec.train_sigma, generator, before)
-    return agreed(spec.method.survey(around), group, device)
+    asked = network if teacher is None else teacher.network
+    last = None if before is None else before.result
+    around = Surroundings(asked, train.images, train.labels, data.classes, spec.train_sigma, generator, last)
+    result = agreed(spec.method.survey(around), group, device)
+    seconds, passes = (0.0, 0) if teacher is None else (teacher.seconds, teacher.passes)
+    return Survey(epoch, result, seconds + time.monotonic() - began, passes)
 
 
-def _state(done: Fit, optimizer: SGD, survey: Tensor | None) -> State:
+def _state(done: Fit, optimizer: SGD, survey: Survey | None, *, teacher: State | None = None) -> State:
     return {
         "epoch": len(done.history),
         "network": done.network.state_dict(),
@@ -218,8 +248,15 @@ def _state(done: Fit, optimizer: SGD, survey: Tensor | None) -> State:
         "history": list(done.history),
         "seconds": done.seconds,
         "passes": done.passes,
-        "survey": survey,
+        "survey": None if survey is None else dict(vars(survey)),
+        "teacher": teacher,
     }
+
+
+def _while_taught(
+    on_survey: Callable[[State], None], done: Fit, optimizer: SGD, survey: Survey | None, teacher: State
+) -> None:
+    on_survey(_state(done, optimizer, survey, teacher=teacher))
 
 
 def _judged(
@@ -250,6 +287,7 @@ def fit(
     *,
     state: State | None = None,
     on_epoch: Callable[[State], None] | None = None,
+    on_survey: Callable[[State], None] | None = None,
     pixels: PixelSource = decoded_here,
     group: Group | None = None,
 ) -> Fit:
@@ -264,8 +302,9 @@ def fit(
     Args:
         spec: The model to train.
         data: Its tensors say the device.
-        state: Where to go on, as last passed to `on_epoch`; from the start when None.
+        state: Where to go on, as last passed to `on_epoch` or `on_survey`; from the start when None.
         on_epoch: Called after each epoch with the state, whose tensors change in the next epoch.
+        on_survey: Called with the state before an epoch: after each epoch of a teacher, and after a survey.
         pixels: Decodes the images of data sets that are files, ahead of the steps that need them; changes nothing.
         group: Processes that train the model together, each on a part of every batch; all call this with the same
             arguments and return the same. Gradients are those of one process, up to rounding, but where the network
@@ -284,26 +323,42 @@ def fit(
     loss = step_loss(network, spec, group, shape=data.sample_shape)
     validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
     done = _restored(state, network, optimizer)
-    survey = None if state is None or state["survey"] is None else state["survey"].to(device)
+    survey, taught = None, None
+    if state is not None:
+        taught = state["teacher"]
+        if (learned := state["survey"]) is not None:
+            survey = Survey(**learned | {"result": learned["result"].to(device)})
     for epoch in range(len(done.history), training.epochs):
-        began, made = time.monotonic(), math.prod(_steps(spec, len(data.train))) * spec.method.passes_in(epoch)
+        spent, made = 0.0, math.prod(_steps(spec, len(data.train))) * spec.method.passes_in(epoch)
         if spec.method.surveys(epoch):
-            teacher = _teacher(spec, data, pixels=pixels, group=group)
-            if teacher is not None and teacher.status != "finished":
-                done = replace(done, status=teacher.status, message=f"its teacher {teacher.message}")
-                break
-            made += 0 if teacher is None else teacher.passes
-            seen = network if teacher is None else teacher.network
-            survey = _survey(spec, data, seen, survey, epoch=epoch, group=group)
-            if (chances := spec.method.chances(survey)) is not None and not chances.any():
+            if survey is None or survey.epoch != epoch:
+                on_taught = on_survey and partial(_while_taught, on_survey, done, optimizer, survey)
+                teacher = _teacher(spec, data, state=taught, on_epoch=on_taught, pixels=pixels, group=group)
+                if teacher is not None and teacher.status != "finished":
+                    done = replace(done, status=teacher.status, message=f"its teacher {teacher.message}")
+                    break
+                survey = _survey(spec, data, network, survey, teacher=teacher, epoch=epoch, group=group)
+                if on_survey is not None:
+                    on_survey(_state(done, optimizer, survey))
+            spent, made = spent + survey.seconds, made + survey.passes
+            if (chances := spec.method.chances(survey.result)) is not None and not chances.any():
                 message = f"has no training image left in epoch {epoch + 1}; discard fewer of them, or later"
                 done = replace(done, status="collapsed", message=message)
                 break
+        began = time.monotonic()
         lr = training.lr * training.lr_decay ** (epoch // training.lr_step)
         averages = _train_epoch(
-            spec, loss, optimizer, data, lr=lr, epoch=epoch, survey=survey, pixels=pixels, group=group
+            spec,
+            loss,
+            optimizer,
+            data,
+            lr=lr,
+            epoch=epoch,
+            survey=None if survey is None else survey.result,
+            pixels=pixels,
+            group=group,
         )
-        spent = time.monotonic() - began
+        spent += time.monotonic() - began
         entry = {"epoch": epoch + 1, "lr": lr, "seconds": spent, "samples_per_second": made / spent, **averages}
         judged = _judged(spec, network, validation, (*done.history, entry))
         entry, status, message = agreed(judged, group, device)

@@ -37,6 +37,7 @@ from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
 from rspipe.training.fitting import State, fit
+from rspipe.training.methods.catrs import CATRS
 from rspipe.training.spec import ModelSpec
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
@@ -86,6 +87,21 @@ def test_training_goes_on_from_the_checkpoint_on_disk_with_the_same_bits(
     assert resumed.passes == reference.passes
     assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in reference.history]
     assert not (cut.model_dir(spec.id) / "checkpoint.pt").is_file()
+
+
+def test_a_teacher_that_has_learned_is_on_disk_before_it_is_asked(
+    study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    spec = study.model_specs[0].model_copy(update={"method": CATRS(name="catrs", T=1, m=2, teacher_draws=5)})
+    reference, store = train_one(Store(tmp_path / "whole"), spec, data), Store(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(CATRS, "survey", MagicMock(side_effect=CutOffError))
+        with pytest.raises(CutOffError):
+            train_one(store, spec, data)
+    state = store.checkpoint(spec.id)
+    assert (state["epoch"], state["teacher"]["epoch"]) == (0, spec.training.epochs)
+    assert train_one(store, spec, data).checksum == reference.checksum
 
 
 def test_a_finished_model_is_not_trained_again(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Facts about methods that look at their training images between epochs: CAT-RS, and the foil of ACR."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -218,22 +219,35 @@ FOIL = ACRWeakness(name="acr_weakness", T=1, m=2, discard_epoch=1, discard_below
 TAUGHT = CATRS(name="catrs", T=1, m=2, teacher_draws=5)
 
 
-@pytest.mark.parametrize("method", [FOIL, TAUGHT], ids=lambda method: method.name)
-def test_training_goes_on_from_a_survey_bit_for_bit(method: Any) -> None:
+# An epoch of the teacher (t), a survey (s), an epoch of the training (e).
+@pytest.mark.parametrize(("method", "steps"), [(FOIL, "eseese"), (TAUGHT, "ttttseeee")], ids=["acr_weakness", "catrs"])
+def test_training_goes_on_bit_for_bit_where_it_was_and_teaches_and_surveys_nothing_again(
+    method: Any, steps: str
+) -> None:
     states: list[Any] = []
     data = digits()
 
     def keep(state: Any) -> None:
-        states.append({**state, "network": {name: value.clone() for name, value in state["network"].items()}})
-        states[-1]["momenta"] = [momentum.clone() for momentum in state["momenta"]]
+        states.append(copy.deepcopy(state))
 
-    whole = fit(spec(method), data, on_epoch=keep)
-    rest = fit(spec(method), data, state=states[1])
-    assert [entry["loss"] for entry in rest.history] == [entry["loss"] for entry in whole.history]
-    for one, other in zip(whole.network.parameters(), rest.network.parameters(), strict=True):
-        assert torch.equal(one, other)
-    # An image is seen once an epoch, and a teacher's passes are counted.
-    assert whole.passes == rest.passes <= 60 * spec(method).passes_per_image
+    whole = fit(spec(method), data, on_epoch=keep, on_survey=keep)
+    assert len(states) == len(steps)
+    for at, state in enumerate(states):
+        assert state["epoch"] == steps[: at + 1].count("e")
+        made: list[str] = []
+        rest = fit(
+            spec(method),
+            data,
+            state=state,
+            on_epoch=lambda _, made=made: made.append("e"),
+            on_survey=lambda now, made=made: made.append("s" if now["teacher"] is None else "t"),
+        )
+        assert "".join(made) == steps[at + 1 :]
+        assert [entry["loss"] for entry in rest.history] == [entry["loss"] for entry in whole.history]
+        for one, other in zip(whole.network.parameters(), rest.network.parameters(), strict=True):
+            assert torch.equal(one, other)
+        # An image is seen once an epoch, and a teacher's passes are counted.
+        assert whole.passes == rest.passes <= 60 * spec(method).passes_per_image
 
 
 def test_passes_of_an_epoch_are_those_that_it_makes() -> None:
