@@ -21,7 +21,7 @@ from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable, of_classifier
 from rspipe.smoothing.ensemble import Ensemble, refuse_ensembles
 from rspipe.smoothing.labels import check_labels, label_array, number_of_classes
-from rspipe.smoothing.noise import NoiseKind
+from rspipe.smoothing.noise import NoiseKind, noise_steps
 from rspipe.smoothing.progress import progress_line
 from rspipe.smoothing.sampling import Rule, Sampling, rule_of
 
@@ -92,6 +92,13 @@ def certify_dataset(
     numbers = None if examples is None else [int(example) for example in examples]
     if numbers is not None and total is not None and len(numbers) != total:
         raise ValueError(f"examples and images must be equally many, got {len(numbers)} and {total}")
+    if numbers is not None and min(numbers, default=0) < 0:
+        raise ValueError(f"examples must be 0 or more, got {min(numbers)}")
+    if isinstance(images, Tensor | np.ndarray | list):
+        # What can be known beforehand is not found out after hours.
+        for image, _ in _labelled(images, known):
+            check_image(image, sigma=sigma)
+            noise_steps(image.to(torch.float32), noise, sigma=sigma)
     passes: list[CountTable] = []
     limit, classes = BatchLimit(), 0
     with progress_line(total or 0, "images", shown=progress) as advance:

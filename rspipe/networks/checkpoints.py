@@ -24,6 +24,7 @@ from rspipe.networks.normalization import (
     normalization,
     set_normalization,
 )
+from rspipe.networks.outputs import logits_of
 from rspipe.networks.parameter_names import Parameters, fitting_parameters, stored_normalization
 
 _log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def _accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size:
 def _right(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
     """Return [image] whether a network's class is the label."""
     with evaluating(network):
-        predictions = torch.cat([network(batch).argmax(1) for batch in torch.split(images, batch_size)])
+        predictions = torch.cat([logits_of(network(batch)).argmax(1) for batch in torch.split(images, batch_size)])
     return predictions == labels
 
 

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 _CHECKED, _ROUNDINGS = 8, 1e-2
 """Inputs that a trace is compared on; largest difference that roundings make (TensorFloat-32), by the largest logit."""
 
+_MIXED = 3e-2
+"""Difference of a sample's logits in two batches, by the largest logit, beyond what roundings make (bfloat16)."""
+
 
 def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto") -> "Deployed":
     """Return the base classifier that is certified and deployed, on the network's device; the network stays as it is.
@@ -53,8 +56,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
 
     Raises:
         ModelError: Batch normalization has no running statistics; bfloat16 cannot hold a parameter, or there is none;
-            or, from the classifier when it is called, an operation has no bfloat16 form, or what it returns are no
-            logits.
+            the network cannot be copied; or, from the classifier when it is called, a sample's logits depend on those
+            beside it, an operation has no bfloat16 form, or what it returns are no logits.
     """
     if precision not in get_args(AnyPrecision):
         raise ValueError(f"precision must be one of {get_args(AnyPrecision)}, got {precision!r}")
@@ -62,7 +65,13 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
         if precision not in ("auto", network.precision):
             raise ModelError(f"the classifier is deployed in {network.precision}; deploy the network it was made from")
         return network
-    network = copied(bare(network) if isinstance(network, nn.Module) else _Function(network))
+    given = bare(network) if isinstance(network, nn.Module) else _Function(network)
+    try:
+        network = copied(given)
+    except TypeError as error:
+        raise ModelError(
+            f"{type(network).__name__} cannot be copied, as what is deployed has to be: {error}; give it without that"
+        ) from error
     network.eval()
     check_samples_are_apart(network)
     for parameter in network.parameters():
@@ -191,12 +200,13 @@ class Deployed(nn.Module):
         self.body, self.precision = body, precision
         # The float32 network, and what must be the same function; the body by default. In a tuple: no part of this one.
         self._unchecked = unchecked
+        self._compared = False
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         """Return float32 logits [batch, class]."""
-        if (unchecked := self._unchecked) is not None:
-            self._check(inputs[:_CHECKED], *unchecked)
+        if not self._compared:
+            self._check(inputs[:_CHECKED])
         try:
             logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:
@@ -205,7 +215,17 @@ class Deployed(nn.Module):
             raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
         return logits.float()
 
-    def _check(self, few: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
+    def _check(self, few: Tensor) -> None:
+        """Refuse a network whose samples depend on each other, and mend one whose trace is another function."""
+        if (unchecked := self._unchecked) is not None:
+            self._compare(few, *unchecked)
+        # Last: until then, another thread checks for itself.
+        self._unchecked = None
+        if len(few) > 1:
+            _check_batches(self.body, few)
+            self._compared = True
+
+    def _compare(self, few: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
         """Put the network itself in the place of its trace where the two differ by more than roundings."""
         exact = logits_of(reference.to(few.device)(few.clone())).float()
         if not _agrees(self.body if traced is None else traced.to(few.device), few, exact):
@@ -217,21 +237,45 @@ class Deployed(nn.Module):
             rounded = self.precision == "bfloat16"
             whole = nn.Sequential(_Cast(torch.bfloat16), reference.to(torch.bfloat16)) if rounded else reference
             self.body = whole.eval()
-        # Last: until then, another thread checks for itself.
-        self._unchecked = None
+
+
+def _check_batches(body: nn.Module, few: Tensor) -> None:
+    """Raise ModelError where a network gives samples other logits beside others.
+
+    One that draws at random gives others in any case, and one for batches of one size has no other to compare with.
+    """
+    half = len(few) // 2
+    try:
+        part, whole, again = (logits_of(body(batch.clone())).float() for batch in (few[:half], few, few))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return
+    most = _MIXED * (float(whole.abs().nan_to_num(0.0, 0.0, 0.0).max()) if whole.numel() else 0.0) + 1e-6
+    if whole.shape != again.shape or part.shape != whole[:half].shape:
+        return
+    if _close(whole, again, most) and not _close(part, whole[:half], most):
+        raise ModelError(
+            "a sample's class depends on the samples beside it (as if batches were normalized by themselves), and "
+            "nothing can be certified; give the network in eval mode, a program as it was exported or scripted in it"
+        )
+
+
+def _close(a: Tensor, b: Tensor, most: float) -> bool:
+    return torch.allclose(a, b, rtol=0.0, atol=most, equal_nan=True)
 
 
 def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
     """Return whether a form of a network gives its logits, but for roundings."""
     try:
         got = logits_of(body(few.clone())).float()
-    except (RuntimeError, TypeError, ModelError) as error:
+    except Exception as error:
         if out_of_memory(error):
             raise
         return False
     reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
     most = _ROUNDINGS * reached + 1e-6
-    return got.shape == exact.shape and torch.allclose(got, exact, rtol=0.0, atol=most, equal_nan=True)
+    return got.shape == exact.shape and _close(got, exact, most)
 
 
 class _Cast(nn.Module):

@@ -61,9 +61,9 @@ class MaxPool2x2(nn.Module):
     """Max pooling of 2x2 without overlap: torch's takes two to five times as long on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [batch, channel, height // 2, width // 2]."""
-        height, width = (side - side % 2 for side in x.shape[2:])
-        rows = torch.maximum(x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width])
+        """Return [..., height // 2, width // 2]."""
+        height, width = (side - side % 2 for side in x.shape[-2:])
+        rows = torch.maximum(x[..., 0:height:2, :width], x[..., 1:height:2, :width])
         return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 

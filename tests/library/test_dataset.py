@@ -313,6 +313,27 @@ def test_labels_are_checked_before_the_first_pass() -> None:
     assert inputs == [1]
 
 
+@pytest.mark.parametrize(
+    ("broken", "terms", "told"),
+    [
+        (float("nan"), {}, "x must hold finite numbers"),
+        (0.123456, {"noise": "grid"}, "noise = 'grid' needs numbers that are multiples of"),
+        (0.0, {"examples": [0, 1, 2, 3, -1]}, "examples must be 0 or more, got -1"),
+    ],
+)
+def test_what_is_wrong_with_the_last_image_is_found_before_the_first_pass(
+    broken: float, terms: dict[str, Any], told: str
+) -> None:
+    images = SOME.images[:5].clone()
+    images[4, 0, 0, 0] = broken
+
+    def never(x: Tensor) -> Tensor:
+        raise AssertionError("an image was seen")
+
+    with pytest.raises(ValueError, match=told):
+        rspipe.certify_dataset(never, images, [0, 1, 0, 1, 0], sigma=SIGMA, **{**TERMS, **terms})
+
+
 def test_an_ensemble_combines_as_it_was_told_alone(networks: list[nn.Module]) -> None:
     with pytest.raises(ValueError, match="the ensemble has average of its own; drop 'average'"):
         rspipe.certify_dataset(

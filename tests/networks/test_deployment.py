@@ -7,6 +7,7 @@ import copy
 import math
 import operator
 import pickle
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -507,7 +508,7 @@ def test_the_speed_of_bfloat16_is_measured_in_turns_by_the_fastest_of_each(monke
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(precisions.torch, "conv2d", convolved)
-    monkeypatch.setattr(precisions.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(precisions.time, "thread_time", lambda: now)
     assert precisions._speedup.__wrapped__() == 1.5
     assert torch.get_num_threads() == threads
     assert calls == 6 * [torch.float32, torch.bfloat16]
@@ -521,7 +522,7 @@ def test_bfloat16_that_is_slow_here_is_warned_of_in_one_line(
     assert not caplog.messages
     deploy(build_network("digits_cnn", classes=10, seed=0), precision="bfloat16")
     (message,) = caplog.messages
-    assert "bfloat16 is slower than float32 on this CPU" in message
+    assert "bfloat16 is no faster than float32 on this CPU" in message
     assert "\n" not in message
 
 
@@ -718,3 +719,62 @@ def test_an_exported_program_is_deployed_and_certified() -> None:
     parts = nn.Sequential(program, nn.Dropout())
     with evaluating(parts):
         torch.testing.assert_close(parts(x), exact)
+
+
+class Pooled(nn.Module):
+    """Its images lose their channel before they are pooled, and then both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.last = nn.MaxPool2d(2), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.pool(x[:, 0]).flatten(1))
+        return logits
+
+
+def test_pooling_without_channels_is_deployed() -> None:
+    torch.manual_seed(0)
+    network, x = Pooled().eval(), torch.rand(5, 3, 9, 8)
+    torch.testing.assert_close(deploy(network, precision="float32")(x), network(x).detach())
+
+
+def by_the_batch(how: str) -> nn.Module:
+    """Return a program that normalizes by the batch, which its modules no longer show."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=how != "scripted"), nn.ReLU())
+    network = nn.Sequential(network, nn.Flatten(), nn.Linear(4 * 36, 3))
+    x, batch = torch.rand(6, 3, 8, 8), torch.export.Dim("batch")
+    if how == "exported":
+        return torch.export.export(network.train(), (x,), dynamic_shapes=({0: batch},)).module()
+    return torch.jit.script(network) if how == "scripted" else torch.jit.trace(network.train(), x, check_trace=False)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["scripted", "traced", "exported"])
+def test_a_program_whose_samples_depend_on_each_other_is_refused_at_its_first_batch(how: str) -> None:
+    torch.manual_seed(0)
+    deployed = deploy(by_the_batch(how), precision="float32")
+    x = torch.rand(10, 3, 8, 8)
+    # A sample alone does not show it.
+    deployed(x[:1])
+    with pytest.raises(ModelError, match="a sample's class depends on the samples beside it"):
+        deployed(x)
+
+
+def test_a_network_that_draws_at_random_is_not_taken_for_one_that_mixes_samples() -> None:
+    class Drawing(Normalizing):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.network(x + torch.randn_like(x))
+            return logits
+
+    torch.manual_seed(0)
+    assert deploy(Drawing().eval(), precision="float32")(torch.rand(8, 3, 8, 8)).shape == (8, 10)
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_the_reason() -> None:
+    network = Normalizing()
+    network.lock = threading.Lock()
+    with pytest.raises(ModelError, match=r"Normalizing cannot be copied, .*lock"):
+        deploy(network)
