@@ -341,7 +341,11 @@ def _seconds(text: str) -> float:
 
 
 def radius_precision(texts: Iterable[str]) -> Precision:
-    """Return how radii were written, from their texts; a rare one may have more digits."""
+    """Return how radii were written, from their texts; a rare one may have more digits.
+
+    Formats of significant digits drop a zero at the end, as every tenth radius has: where all have as many decimals, it
+    is decimals that were written.
+    """
     decimals: Counter[int] = Counter()
     significant: Counter[int] = Counter()
     for text in texts:
@@ -351,7 +355,7 @@ def radius_precision(texts: Iterable[str]) -> Precision:
         significant[len(mantissa.replace(".", "").lstrip("+-0"))] += 1
     total = max(sum(decimals.values()), 1)
     most, count = decimals.most_common(1)[0] if decimals else (0, 0)
-    if most >= 4 and count >= 0.99 * total:
+    if most >= 2 and count >= 0.99 * total:
         return Precision(most, "decimals")
     up_to = {digits: sum(significant[fewer] for fewer in significant if fewer <= digits) for digits in significant}
     enough = min((digits for digits, count in up_to.items() if count >= 0.99 * total), default=3)

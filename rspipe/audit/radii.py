@@ -142,7 +142,7 @@ def check_cascade(
     own = radius[levels.first]
     sizes = (known.n,) if known.n else SIZES
     ladders = fit_ladders(own, precision, sigmas=(sigmas[1],), alphas=(LIKELY_SHARE * alpha,), sizes=sizes)
-    if not _sure(ladders):
+    if not _sure(ladders, own, precision):
         yield _undecided(ladders, own, precision, varies=False)
         return
     likely = ladders[0]
@@ -187,11 +187,11 @@ def implied_ladder(
     findings = []
     if sigma and not known.sigma and _misfit(ladders, radius, precision):
         others = fit_ladders(radius, precision, sigmas=[one for one in SIGMAS if one != sigma])
-        if _sure(others) and not _misfit(others, radius, precision):
+        if _sure(others, radius, precision) and not _misfit(others, radius, precision):
             findings.append(problem(f"the name says sigma = {sigma:g}, but the radii are those of {others[0].sigma:g}"))
             ladders, sigma = others, others[0].sigma
     varies = any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", SIZE_COLUMN))
-    if _sure(ladders) and not varies:
+    if _sure(ladders, radius, precision) and not varies:
         return ladders[0].sigma, ladders[0], findings
     beyond = idx[radius > LARGEST * sigma].tolist() if sigma else []
     if beyond:
@@ -206,8 +206,17 @@ def _rivals(ladders: list[Ladder]) -> list[Ladder]:
     return [one for one in ladders[1:] if ladders[0].evidence - one.evidence < SURE]
 
 
-def _sure(ladders: list[Ladder]) -> bool:
-    return bool(ladders) and ladders[0].evidence >= SURE and not _rivals(ladders)
+def _sure(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> bool:
+    if not ladders or ladders[0].evidence < SURE or _rivals(ladders):
+        return False
+    if ladders[0].alpha == CUSTOMARY_ALPHA or on_ladder(radius, precision, ladders[0]).all():
+        return True
+    # Some hundreds are tried, and one that is unusual may fit by chance, all but a few radii.
+    return not any(on_ladder(radius, precision, one).all() for one in _customary(ladders[0]))
+
+
+def _customary(ladder: Ladder) -> list[Ladder]:
+    return [replace(ladder, n=n, alpha=CUSTOMARY_ALPHA, rounding="nearest") for n in SIZES]
 
 
 def _undecided(ladders: list[Ladder], radius: FloatArray, precision: Precision, *, varies: bool) -> Finding:
@@ -234,7 +243,11 @@ def parameters_text(ladder: Ladder) -> str:
 
 
 def _misfit(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> bool:
-    return not ladders or (ladders[0].evidence < SURE and float(on_ladder(radius, precision, ladders[0]).mean()) < _FIT)
+    """Whether no ladder explains the radii, the best one or any other that was tried."""
+    if not ladders or ladders[0].evidence >= SURE:
+        return not ladders
+    tried = (*ladders, *_customary(ladders[0]))
+    return all(float(on_ladder(radius, precision, one).mean()) < _FIT for one in tried)
 
 
 def check_radii(

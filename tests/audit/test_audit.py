@@ -125,6 +125,25 @@ def test_a_log_without_defects_has_no_problem(written):
     assert ("rounded to the nearest" in notes(audit)) == (written is not rounded_down)
 
 
+@pytest.mark.parametrize("decimals", [2, 3])
+@pytest.mark.parametrize(("sigma", "n"), [(0.25, 10_000), (0.5, 100_000), (1.0, 10_000)])
+def test_few_decimals_are_no_significant_digits(decimals, sigma, n):
+    """A radius of .136 may be .1355: what was surely proved is no more than what was written before it was rounded."""
+    exact = rows(sigma=sigma, n=n, written=lambda radius: repr(float(radius)))
+    written = [[*row[:3], f"{float(row[3]):.{decimals}f}", *row[4:]] for row in exact]
+    audit = audited(written, name=f"noise_{sigma}")
+    assert problems(audit) == ""
+    truth = {row[0]: float(row[3]) for row in exact}
+    converted = [line.split("\t") for line in rspipe_log(audit).splitlines()[1:]]
+    if audit.ladder is not None:
+        assert [cells[0] for cells in converted if float(cells[3]) > truth[cells[0]] + 1e-9] == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_three_digits_of_certify_are_no_radii_that_it_did_not_make(seed):
+    assert problems(audited(rows(seed=seed, sigma=0.5, written=three_digits), name="noise_0.5")) == ""
+
+
 def test_numbers_are_those_of_the_rows():
     cells = rows()
     audit = audited(cells)
