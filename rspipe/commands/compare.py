@@ -66,8 +66,10 @@ def main(options: Options, terminal: Terminal) -> None:
         print_table(console, costs, title="Common terms: mean samples of an image, and ACR, by the own rule and here")
     title = f"ACR, {source}, alpha {'not known' if terms.alpha is None else f'= {terms.alpha:g}'}"
     print_table(console, comparison_table(differences), title=title)
+    alone = any(one.difference.population is not None for one in differences)
+    images = "on other test images but where it says: these alone" if alone else "on other test images"
     note = (
-        f"{len(differences)} differences. These models: the networks as they are, on other test images. These "
+        f"{len(differences)} differences. These models: the networks as they are, {images}. These "
         "procedures: trained again with other seeds, too; where both sides are the same models, they are paired. With "
         "Holm: it stays when all of these differences are counted."
     )

@@ -75,6 +75,12 @@ def _beside_figure(results: Results, one: PublishedResult, group: Group) -> Publ
         # The first images of a longer test set are no sample of it either.
         images = "" if _no_sample(results, own) or one.every == 1 else "others"
         words = f"{own.size:,}, of theirs {shared.size:,} of {theirs.size:,}"
+    certify = results.study.certify
+    if certify.rule.name == "radius_grid":
+        # Its radii are those of a grid.
+        images, words = "", f"{words}: rule is radius_grid, not compared"
+    elif not images:
+        words = f"{words}: no sample of each other, not compared"
     difference = None
     if images:
         seed_sd = None
@@ -82,9 +88,9 @@ def _beside_figure(results: Results, one: PublishedResult, group: Group) -> Publ
             seed_sd = seed_sd_of_range(one.low, one.high, seeds=one.seeds)
         figure = Figure(acr=one.acr, images=theirs.size, decimals=one.rounded_to, seeds=one.seeds, seed_sd=seed_sd)
         difference = difference_from_figure(_credits(group), figure, images=images)
-    else:
-        words = f"{words}: no sample of each other, not compared"
-    return PublishedComparison(one, group, one.acr, one.seeds, difference, words, one.differs)
+    terms = _other_terms(results, n=one.n, alpha=one.alpha)
+    differs = ", ".join(text for text in (one.differs, terms) if text)
+    return PublishedComparison(one, group, one.acr, one.seeds, difference, words, differs)
 
 
 def _no_sample(results: Results, own: IntArray) -> bool:
@@ -138,12 +144,17 @@ def _logged_credits(results: Results, log: LoggedCertificates) -> FloatArray:
 
 def _terms(results: Results, log: LoggedCertificates) -> str:
     """Return in what the certificates of a log are others than those of the study, in words."""
+    # At the n of the study its radii tell the counts, and those at another alpha follow.
+    known = log.n is not None and log.alpha is not None and log.n != results.study.certify.n
+    return _other_terms(results, n=log.n if known else None, alpha=log.alpha if known else None)
+
+
+def _other_terms(results: Results, *, n: int | None, alpha: float | None) -> str:
+    """Return in what certificates of CERTIFY are others than those of the study, in words; None is not known."""
     certify = results.study.certify
     ours: dict[str, list[str]] = {"rule": [certify.rule.name], "n": [f"{certify.n:,}"], "alpha": [f"{certify.alpha:g}"]}
-    theirs: dict[str, list[str]] = {"rule": ["fixed"]}
-    if log.n is not None and log.alpha is not None and log.n != certify.n:
-        theirs |= {"n": [f"{log.n:,}"], "alpha": [f"{log.alpha:g}"]}
-    return differing_terms(ours, theirs)
+    theirs = {"n": [] if n is None else [f"{n:,}"], "alpha": [] if alpha is None else [f"{alpha:g}"]}
+    return differing_terms(ours, {"rule": ["fixed"], **theirs})
 
 
 def _labels(results: Results, examples: IntArray) -> IntArray:

@@ -16,7 +16,7 @@ from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.collection import CollectedLog, Setting
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.inference import Difference, difference, holm_by_scope
-from rspipe.smoothing.metrics import hard_half
+from rspipe.smoothing.metrics import hard_half, values_of_hard_half
 from rspipe.smoothing.rules import expected_radius
 
 ALPHA = 0.001
@@ -121,7 +121,7 @@ def _rejudge_setting(setting: Setting, logs: Sequence[CollectedLog]) -> Rejudged
     pairs = [
         *_family(both, {ACR: [_of_acr(*two, chosen_on) for two in both]}),
         *_family(both, {AT_FEWER: [_of_acr(*two, chosen_on, n=FEWER) for two in both]}),
-        *_family(both, {HARD_HALF: [difference(a.credits(hard), b.credits(hard)) for a, b in both]}),
+        *_family(both, {HARD_HALF: [_of_hard_half(*two, left, of_methods) for two in both]}),
         *_family(both, {_at(radius): [_of_accuracy(*two, chosen_on, radius) for two in both] for radius in _RADII}),
     ]
     return Rejudged(setting, tuple(contestants), left, hard, tuple(pairs))
@@ -154,6 +154,10 @@ def _images(first: Contestant, second: Contestant, chosen_on: IntArray) -> IntAr
 def _of_acr(first: Contestant, second: Contestant, chosen_on: IntArray, *, n: int | None = None) -> Difference:
     images = _images(first, second, chosen_on)
     return difference(first.credits(images, n=n), second.credits(images, n=n))
+
+
+def _of_hard_half(first: Contestant, second: Contestant, images: IntArray, methods: FloatArray) -> Difference:
+    return difference(*(values_of_hard_half(one.credits(images), methods) for one in (first, second)))
 
 
 def _of_accuracy(first: Contestant, second: Contestant, chosen_on: IntArray, radius: float) -> Difference:

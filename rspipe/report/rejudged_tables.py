@@ -13,7 +13,8 @@ other images alone: nothing is judged on images that it was chosen on. *Certain*
 with Holm's correction over all pairs of its setting (of certified accuracies, over four radii, too). *These models*:
 the trained networks, on other test images. *Procedures*: trained again with other seeds, which can be judged where both
 methods have two trainings or more. At n = {FEWER:,} radii are those expected of so many of the same samples. The hard
-half: the shared images with the smaller mean radius over the methods of the setting.
+half: the shared images with the smaller mean radius over the methods of the setting; its intervals count that other
+test images have another half.
 """
 
 

@@ -256,8 +256,8 @@ def compare_runs(
         if comparison is None:
             raise MismatchError(f"{first_run.name} and {second_run.name} have no images in common")
         examples = np.intersect1d(a.examples, b.examples)
-        one, other = first_run.certified[first][0], second_run.certified[second][0]
-        if not np.array_equal(_labels(one, examples), _labels(other, examples)):
+        sides = (*first_run.certified[first], *second_run.certified[second])
+        if any(not np.array_equal(_labels(sides[0], examples), _labels(one, examples)) for one in sides[1:]):
             raise MismatchError(
                 f"{first_run.name} and {second_run.name} number their images differently: labels differ"
             )
@@ -302,26 +302,28 @@ def costs_of_terms(runs: Sequence[CertifiedRun], terms: Terms, *, against: str |
 
     On the images that both are certified on; one row for each side of each pair.
     """
-    own = replace(terms, by_rule=True)
+
+    def own_credits(one: Certified, examples: IntArray) -> FloatArray:
+        by_rule = Terms(terms.n, counts_of(one).alpha, by_rule=True).credits(one, {})
+        return by_rule[np.isin(one.example, examples)]
 
     def rows() -> Iterator[dict[str, Cell]]:
         for pair in _pairs(runs, against):
             both = [run.certified[name] for run, name in pair]
             samples = common_samples([*both[0], *both[1]], terms)
             here = np.array(list(samples.values()))
-            for (run, name), side, group, by_rule in zip(
-                pair, both, _groups(*pair, terms), _groups(*pair, own), strict=True
-            ):
+            for (run, name), side, group in zip(pair, both, _groups(*pair, terms), strict=True):
                 shared = np.array(list(samples), dtype=np.int64)
-                had = [_free_samples(counts_of(one))[np.isin(one.example, shared)] for one in side]
+                had = [counts_of(one).drawn[np.isin(one.example, shared)] for one in side]
                 own_samples = float(np.concatenate(had).mean())
+                own_acr = float(np.mean([own_credits(one, shared) for one in side]))
                 yield {
                     "σ": number_cell(name[1], digits=2),
                     "classifier": Cell(_title(run, name)),
                     "rule": Cell(f"{_rule(side[0])}, n = {side[0].n:,}"),
                     "own samples": Cell(f"{own_samples:,.0f}", own_samples),
                     "samples here": Cell(f"{here.mean():,.0f}", float(here.mean())),
-                    "own ACR": number_cell(by_rule.on(shared).acr, digits=4),
+                    "own ACR": number_cell(own_acr, digits=4),
                     "ACR here": number_cell(group.on(shared).acr, digits=4),
                 }
 

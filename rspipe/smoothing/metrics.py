@@ -54,6 +54,10 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) 
     return np.asarray((reached & np.asarray(correct, dtype=bool)).mean(-1), dtype=np.float64)
 
 
+_NEAR = 0.05
+"""Share of the images, on either side, that are near the border of the hard half."""
+
+
 def hard_half(credits_: FloatArray) -> IntArray:
     """Return the positions, ascending, of the half of the images that have the smaller mean radius over methods.
 
@@ -62,6 +66,25 @@ def hard_half(credits_: FloatArray) -> IntArray:
     """
     order = np.argsort(credits_.mean(0), kind="stable")
     return np.sort(order[: order.size // 2])
+
+
+def values_of_hard_half(credits_: FloatArray, methods: FloatArray) -> FloatArray:
+    """Return values [model, image] whose mean over images is that over the hard half, and whose spread is its spread.
+
+    Which images are the hard half depends on the images drawn: an image that comes or goes moves the border of the half
+    across others. The values are those of the estimate linearized in the distribution of images (its influence
+    function): what a model has at the border counts for an image of the easy half, too.
+
+    Args:
+        credits_: [model, image], 0 where the prediction is wrong.
+        methods: [method, image], by whose mean over methods the half is chosen.
+    """
+    order = np.argsort(methods.mean(0), kind="stable")
+    count, size = order.size, order.size // 2
+    near = order[max(0, size - round(_NEAR * count) - 1) : size + round(_NEAR * count) + 1]
+    at_border = credits_[:, near].mean(1, keepdims=True)
+    is_hard = np.isin(np.arange(count), order[:size])
+    return np.asarray(at_border + count / size * np.where(is_hard, credits_ - at_border, 0.0))
 
 
 def standard_error(values: ArrayLike) -> float:

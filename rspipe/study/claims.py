@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rspipe.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
@@ -34,6 +34,10 @@ class PublishedResult(Spec):
     """Test images that it is an average over: the first ones, or every `every`-th."""
     every: PositiveInt = 1
     """20: over images 0, 20, 40, ... of the test set."""
+    n: PositiveInt = 100_000
+    """Samples of CERTIFY."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    """Error of CERTIFY."""
     source: str
     differs: str = ""
     """In what the entry differs from what was published; empty where it is the same recipe."""
@@ -42,7 +46,15 @@ class PublishedResult(Spec):
     def _figure_or_logs(self) -> "PublishedResult":
         if (self.acr is None) == (not self.logs):
             raise PydanticCustomError("published_what", "needs acr, or the logs that say it; give one of the two")
-        figure = {"seeds": 1, "low": None, "high": None, "decimals": None, "images": 10_000, "every": 1}
+        figure: dict[str, object] = {
+            "seeds": 1,
+            "low": None,
+            "high": None,
+            "decimals": None,
+            "images": 10_000,
+            "every": 1,
+        }
+        figure |= {"n": 100_000, "alpha": 0.001}
         repeated = [name for name, default in figure.items() if getattr(self, name) != default]
         if self.logs and repeated:
             raise PydanticCustomError("published_both", "{name}: the logs say it; drop it", {"name": repeated[0]})

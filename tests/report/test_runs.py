@@ -189,6 +189,11 @@ def test_images_that_are_numbered_otherwise_are_noticed_by_their_labels():
     runs = [run("one", m=[A]), run("two", m=[replace(B, label=1 - B.label)])]
     with pytest.raises(MismatchError, match="labels differ"):
         compare_runs(runs, agreed_terms(runs))
+    # Of a second seed, too, on either side.
+    for first, second in (([A, replace(B, label=1 - B.label)], [B]), ([A], [B, replace(A, label=1 - A.label)])):
+        runs = [run("one", m=first), run("two", m=second)]
+        with pytest.raises(MismatchError, match="labels differ"):
+            compare_runs(runs, agreed_terms(runs))
 
 
 def test_another_alpha_is_derived_from_the_counts_for_all():
@@ -271,6 +276,21 @@ def test_what_common_terms_cost_is_shown_for_both_sides():
     assert cells[0]["own ACR"].value == compared.first_acr
     assert cells[1]["own ACR"].value == pytest.approx(credit(A).mean())
     assert compared.second_acr < credit(A).mean()
+
+
+def test_what_another_alpha_costs_is_shown_beside_each_runs_own():
+    runs = [
+        run("one", m=[A]),
+        run("two", m=[planned(replace(B, alpha=0.01), sizes=np.full(60, N), given_up=[(0, "label")])]),
+    ]
+    terms = agreed_terms(runs, rederive=True, alpha=1e-5)
+    table = costs_of_terms(runs, terms)
+    second, first = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert first["own ACR"].value == pytest.approx(credit(A).mean())
+    assert second["own ACR"].value == pytest.approx(np.delete(credit(B, alpha=0.01), 0).sum() / 60)
+    assert second["ACR here"].value < second["own ACR"].value
+    # What was given up was not drawn.
+    assert second["own samples"].value == pytest.approx(N * 59 / 60)
 
 
 def logged(tmp_path, one, *, name="sigma_0.50.tsv", written="{:.6f}", keep=None):

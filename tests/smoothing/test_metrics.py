@@ -12,7 +12,10 @@ from rspipe.smoothing.metrics import (
     acr_interval,
     average_certified_radius,
     certified_accuracy,
+    hard_half,
     mean_interval,
+    standard_error,
+    values_of_hard_half,
 )
 
 CERTIFICATES = st.lists(st.tuples(st.floats(0, 4), st.booleans()), min_size=1, max_size=30)
@@ -109,3 +112,22 @@ def test_the_band_stays_within_zero_and_one():
     assert np.all(low >= -1e-15)
     assert np.all(high <= 1 + 1e-15)
     assert np.all(low < high)
+
+
+def test_values_of_the_hard_half_spread_as_its_mean_does_over_other_test_images():
+    """The half is chosen on the images that it is judged on: others would have another half."""
+    rng = np.random.default_rng(0)
+    estimates, spreads, fixed = [], [], []
+    for _ in range(400):
+        easy = rng.exponential(size=401)
+        # The second is better on hard images, and far worse on easy ones.
+        methods = np.stack([easy + 0.2 * rng.random(401), 0.3 + 0.2 * easy])
+        hard = hard_half(methods)
+        values = values_of_hard_half(methods, methods)
+        np.testing.assert_allclose(values.mean(1), methods[:, hard].mean(1), rtol=1e-12)
+        estimates.append(np.subtract(*values.mean(1)))
+        spreads.append(standard_error(np.subtract(*values)))
+        fixed.append(standard_error(np.subtract(*methods[:, hard])))
+    # A standard deviation of 400 is known to 4 %.
+    assert np.mean(spreads) == pytest.approx(np.std(estimates, ddof=1), rel=0.12)
+    assert np.mean(fixed) < 0.75 * np.std(estimates, ddof=1)

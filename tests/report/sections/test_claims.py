@@ -17,6 +17,7 @@ from rspipe.report.sections.claims import (
     published_table,
 )
 from rspipe.smoothing.inference import difference
+from rspipe.smoothing.spec import CertifySpec
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
@@ -120,6 +121,24 @@ def test_one_seed_is_not_judged_and_other_terms_are_said() -> None:
     cells = dict(zip(published_table([one]).columns, published_table([one]).rows[0], strict=True))
     assert cells["this recipe is"].text == "not judged: one seed"
     assert cells["these models are"].text == "higher than (under other terms)"
+
+
+def test_a_figure_is_of_certify_with_its_own_n_and_alpha() -> None:
+    n, alpha = built.study().certify.n, built.study().certify.alpha
+    assert beside(images=60, n=n, alpha=alpha).differs == ""
+    assert beside(images=60, n=n, alpha=0.01).differs == f"alpha is {alpha:g} and 0.01"
+    assert beside(images=60, alpha=alpha).differs == f"n is {n:,} and 100,000"
+
+
+@pytest.mark.parametrize("rule", ["planned", "radius_grid"])
+def test_a_figure_beside_another_rule_is_under_other_terms_or_none(rule: str) -> None:
+    made = results_with(published=[published(0.4, images=60)])
+    study = made.study.model_copy(update={"certify": CertifySpec.model_validate({"rule": rule, "n": 100_000})})
+    (one,) = compare_with_published(replace(made, study=study))
+    assert one.differs == f"rule is {rule} and fixed"
+    assert (one.difference is None) == (rule == "radius_grid")
+    if one.difference is None:
+        assert one.images == "the same 60: rule is radius_grid, not compared"
 
 
 def test_what_is_not_certified_is_left_out() -> None:
