@@ -1,18 +1,21 @@
 """Count images of a run directory again, from its models, and compare with the counts that are stored.
 
 The other half of check_run.py, which proves radii from counts: `python pipelines/check_run.py RUN --recount 5`. It
-imports rspipe, and needs the images of the study. Counts are the same bit for bit on the same kind of CPU with the same
-packages; elsewhere a few samples that lie on a decision boundary may fall on another class.
+imports rspipe, and needs the images of the study. Each image is counted on the kind of device that counted it: a GPU
+draws other noise than a CPU. Counts are the same bit for bit on the same kind of CPU, or GPU, with the same packages;
+on another of its kind a few samples that lie on a decision boundary may fall on another class.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rspipe.data.sources import load_dataset
-from rspipe.errors import RspipeError, StoreError, printable
+from rspipe.errors import ClusterError, RspipeError, StoreError, printable
 from rspipe.execution.worker import set_deterministic
 from rspipe.networks.architectures import CODE_FOLDERS, code_in, code_is_allowed
 from rspipe.smoothing.classifiers import BatchLimit
@@ -47,6 +50,7 @@ def first_difference(run: Path, images: int) -> str | None:
     Raises:
         StoreError: Networks are code that nobody allowed to run.
         DataError: The images are not where they were.
+        ClusterError: Images were counted on a GPU, and there is none.
     """
     set_deterministic(threads=1)
     store = Store(run)
@@ -59,9 +63,10 @@ def first_difference(run: Path, images: int) -> str | None:
                 f"{CODE_FOLDERS}, e.g. {CODE_FOLDERS}=."
             )
     data = load_dataset(study.data)
+    store.check_test_part(data.test.identity())
     keys = certification_keys(study, results.models, results.ensembles)
     candidates = candidates_of(results.models, results.ensembles)
-    table = store.counts(["classifier", "key", "example", *COMPARED])
+    table = store.counts(["classifier", "key", "example", "device", *COMPARED])
     assert table is not None
     stored = {(row["classifier"], row["key"], row["example"]): row for row in table.to_pylist()}
     split = data.test.chosen(study.certify.images)
@@ -69,25 +74,51 @@ def first_difference(run: Path, images: int) -> str | None:
     for sigma in sorted({one.sigma for one in candidates}):
         here = [one for one in candidates if one.sigma == sigma]
         members = tuple(dict.fromkeys(member for one in here for member in one.members))
-        networks = [
-            load_network(
-                store, one, classes=data.classes, device=torch.device("cpu"), precision=study.certify.precision
-            )
-            for one in members
-        ]
         classifiers, ours = tuple(classifier_among(one, members) for one in here), tuple(keys[one.id] for one in here)
         count = CountPass(sigma, members, classifiers, ours, study.certify, data.classes)
+        networks = dict[str, list[nn.Module]]()
         for place in places:
             example, label = int(split.index[place]), int(split.labels[place])
-            rows = count.run(networks, split.images[place], label, example, limit=BatchLimit()).to_pylist()
-            for row in rows:
-                known = stored.get((row["classifier"], row["key"], example))
-                if known is None:
-                    return f"{row['classifier']} has no counts at image {example}"
-                for name in COMPARED:
-                    if known[name] != row[name]:
-                        return (
-                            f"{name} of {row['classifier']} at image {example} is {row[name]} when counted again, "
-                            f"and {known[name]} in the run directory"
-                        )
+            known = {one.id: stored.get((one.id, key, example)) for one, key in zip(here, ours, strict=True)}
+            for name, row in known.items():
+                if row is None:
+                    return f"{name} has no counts at image {example}"
+            # Resumed on another machine, it may be a GPU for some classifiers of an image and a CPU for others.
+            for kind in sorted({_kind(row) for row in known.values()}):
+                if kind not in networks:
+                    device = _device(kind, run)
+                    networks[kind] = [
+                        load_network(store, one, classes=data.classes, device=device, precision=study.certify.precision)
+                        for one in members
+                    ]
+                image = split.images[place].to(kind)
+                for row in count.run(networks[kind], image, label, example, limit=BatchLimit()).to_pylist():
+                    before = known[row["classifier"]]
+                    if _kind(before) == kind and (difference := _difference(before, row)):
+                        return difference
     return None
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Return the kind of device that counted a row."""
+    return str(row["device"]).partition(":")[0]
+
+
+def _device(kind: str, run: Path) -> torch.device:
+    """Return a device of this kind, whose noise is that of the counts."""
+    if kind != "cpu" and not torch.cuda.is_available():
+        raise ClusterError(
+            f"{run} was counted on a GPU ({kind}), whose noise no CPU draws; count it again where one is"
+        )
+    return torch.device(kind)
+
+
+def _difference(before: dict[str, Any], row: dict[str, Any]) -> str:
+    """Return the first count of a row that is another one than before, in words; empty where all are the same."""
+    for name in COMPARED:
+        if before[name] != row[name]:
+            return (
+                f"{name} of {row['classifier']} at image {row['example']} is {row[name]} when counted again, "
+                f"and {before[name]} in the run directory"
+            )
+    return ""

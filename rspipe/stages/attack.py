@@ -66,12 +66,13 @@ def attack_classifier(
         on_progress: Gets the number of images done.
 
     Raises:
-        StoreError: No image was certified correctly with a radius above 0.
+        StoreError: No image was certified correctly with a radius above 0; or the test images are others.
     """
     certified = results.certificates(record.id)
     assert certified is not None, record.id
     rows = _evenly(certified, images)
     data = load_dataset(results.study.data)
+    store.check_test_part(data.test.identity())
     classifier, members = classifier_of(record)
     precision = results.study.certify.precision
     deployed = [load_network(store, one, classes=data.classes, device=device, precision=precision) for one in members]

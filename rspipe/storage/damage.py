@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
-from rspipe.errors import DamagedError
+from rspipe.errors import DamagedError, StoreError
 from rspipe.storage.files import damage, if_there, read_content
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import STUDY_FILE, Store
@@ -15,8 +16,19 @@ _log = logging.getLogger(__name__)
 # Parameters of large networks are held in memory while they are checked.
 _READ_AT_ONCE = 4
 
-Check = tuple[Callable[[], object], tuple[StorePath, ...]]
-"""What raises DamagedError where files are not what was written, and the files, of which some may be missing."""
+_AGAIN = "done again"
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A check of files."""
+
+    run: Callable[[], object]
+    """Raises DamagedError where they are not what was written."""
+    files: tuple[StorePath, ...]
+    """Some may be missing."""
+    then: str = _AGAIN
+    """What comes of it when they are gone."""
 
 
 def set_damaged_aside(store: Store) -> None:
@@ -27,48 +39,75 @@ def set_damaged_aside(store: Store) -> None:
     Raises:
         StoreError: A file cannot be reached, or is of another version of rspipe.
     """
+    for check, error in _damaged(store):
+        moved = [path.set_aside().name for path in check.files if path.is_file()]
+        _log.warning("warning: %s; set aside as %s, and %s", damage(error), ", ".join(moved), check.then)
+
+
+def check_nothing_in_the_way(run_dir: StorePath, source: str) -> None:
+    """Raise StoreError where a folder that no study has run in has files that a run directory would take for its own.
+
+    Args:
+        run_dir: The folder.
+        source: Text of the study file, which is kept there.
+    """
+    kept, name = run_dir / "study.toml", ""
+    if kept.is_file() and kept.read_bytes().decode(errors="replace").splitlines() != source.splitlines():
+        name = kept.name
+    for check, _ in _damaged(Store(run_dir)):
+        name = name or next(str(path).removeprefix(f"{run_dir}/") for path in check.files if path.is_file())
+    if name:
+        raise StoreError(
+            f"{run_dir} is no run directory, and has a {name} that one would write over; choose another with --run-dir"
+        )
+
+
+def _damaged(store: Store) -> Iterator[tuple[_Check, DamagedError]]:
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         checks = [*_checks(store)]
-        for error, (_, files) in zip(pool.map(lambda check: _damage(check[0]), checks), checks, strict=True):
-            if error is None:
-                continue
-            moved = [path.set_aside().name for path in files if path.is_file()]
-            _log.warning("warning: %s; set aside as %s, and done again", damage(error), ", ".join(moved))
+        for error, check in zip(pool.map(_damage, checks), checks, strict=True):
+            if error is not None:
+                yield check, error
 
 
-def _damage(check: Callable[[], object]) -> DamagedError | None:
+def _damage(check: _Check) -> DamagedError | None:
     try:
-        check()
+        check.run()
     except DamagedError as error:
         return error
     return None
 
 
-def _checks(store: Store) -> Iterator[Check]:
+def _checks(store: Store) -> Iterator[_Check]:
     """Yield the checks of all files of a run directory that numbers or decisions follow from."""
     root = store.run_dir
     contents = [root / STUDY_FILE, root / "images.json", *root.glob("environment*.json")]
     for path in (*contents, *(root / "cascades").glob("*.json")):
-        yield partial(if_there, partial(read_content, path)), (path,)
+        yield _Check(partial(if_there, partial(read_content, path)), (path,))
     for folder in (root / "models").folders():
-        yield partial(_check_model, store, folder.name), (folder / "model.json", folder / "weights.pt")
-        yield partial(store.check_seal, folder / "checkpoint.pt"), (folder / "checkpoint.pt",)
+        yield _Check(partial(_check_model, store, folder.name), (folder / "model.json", folder / "weights.pt"))
+        yield _Check(partial(store.check_seal, folder / "checkpoint.pt"), (folder / "checkpoint.pt",))
     for folder in (root / "search").folders():
+        result = _Check(partial(store.search_result, folder.name, trials=0), (folder / "result.json",))
+        yield result
+        # Other trials may have been proposed or stopped for what it found.
+        ended = result.files[0].is_file() and _damage(result) is None
         for path in folder.glob("trial-*.json"):
-            yield partial(store.trial_of, path), (path,)
-        yield partial(store.search_result, folder.name, trials=0), (folder / "result.json",)
+            then = "not done again, since its search has ended" if ended else _AGAIN
+            yield _Check(partial(store.trial_of, path), (path,), then)
         for path in folder.glob("checkpoint-*.pt"):
-            yield partial(store.check_seal, path), (path,)
+            yield _Check(partial(store.check_seal, path), (path,))
     for path in (*(root / "moments").glob("*.npz"), *(root / "published").glob("*.tsv")):
-        yield partial(store.check_seal, path), (path,)
+        yield _Check(partial(store.check_seal, path), (path,))
     for path in (root / "weights").glob("*.json"):
-        yield partial(store.ensemble_record, path.name.removesuffix(".json")), (path,)
+        yield _Check(partial(store.ensemble_record, path.name.removesuffix(".json")), (path,))
     for path in (root / "choices").glob("*.json"):
-        yield partial(store.choice_of, path), (path,)
+        yield _Check(partial(store.choice_of, path), (path,))
     for path in (root / "boundary").glob("*.json"):
-        yield partial(store.boundary_check, path.name.removesuffix(".json")), (path,)
+        check = partial(store.boundary_check, path.name.removesuffix(".json"))
+        yield _Check(check, (path,), "made again by check-boundary alone")
     for path in (root / "certificates").glob("part-*.parquet"):
-        yield partial(store.counts_of, path, ["rule"]), (path,)
+        yield _Check(partial(store.counts_of, path, ["rule"]), (path,))
 
 
 def _check_model(store: Store, model: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rspipe.errors import DamagedError, StoreError
 from rspipe.spec import content_id
-from rspipe.storage.damage import set_damaged_aside
+from rspipe.storage.damage import check_nothing_in_the_way, set_damaged_aside
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
@@ -31,7 +31,7 @@ def open_store(
 ) -> Iterator[Store]:
     """Open a run directory for a study and this process alone: made when new, resumed when it is the same study's.
 
-    Files that are damaged are set aside before, with a warning each, so that what was in them is done again.
+    Files that are damaged are set aside before, with a warning each that says whether what was in them is done again.
 
     Args:
         run_dir: A folder, or an address in an object store.
@@ -40,14 +40,16 @@ def open_store(
         environment: What the numbers are made with; that of the first run is kept.
 
     Raises:
-        StoreError: It belongs to another study or no longer says to which, is in use by another process, or cannot be
-            written.
+        StoreError: It belongs to another study or no longer says to which, is in use by another process, has files of
+            something else that would be written over, or cannot be written.
         LogError: A published log that the study names cannot be read.
     """
     store = Store(run_dir)
     with exclusive(store.run_dir):
         # Before anything is renamed or deleted.
         _check_owner(store.run_dir, study)
+        if not _has_begun(store.run_dir):
+            check_nothing_in_the_way(store.run_dir, source)
         store.run_dir.forget_half_written()
         set_damaged_aside(store)
         _forget_ended(store, study)
@@ -139,9 +141,18 @@ def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
         )
 
 
+def _has_begun(run_dir: StorePath) -> bool:
+    """Whether a study has run in a folder: study.json is there, damaged or set aside, or there are results."""
+    return _has_results(run_dir) or bool(run_dir.glob(f"{STUDY_FILE}*"))
+
+
+def _has_results(run_dir: StorePath) -> bool:
+    return bool((run_dir / "models").folders() or (run_dir / "certificates").glob("part-*.parquet"))
+
+
 def _check_remains(run_dir: StorePath, study: StudyConfig) -> None:
     """Raise StoreError where there are results, and no study.json, damaged or set aside, with the study's id."""
-    if not (run_dir / "models").folders() and not (run_dir / "certificates").glob("part-*.parquet"):
+    if not _has_results(run_dir):
         return
     remains = run_dir.glob(f"{STUDY_FILE}*")
     if run_dir.name != study.id and not any(f'"{study.id}"'.encode() in one.read_bytes() for one in remains):

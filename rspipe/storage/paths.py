@@ -72,7 +72,10 @@ class StorePath:
         if not mark:
             if match := _ONE_SLASH.match(text):
                 raise StoreError(f"{match[1]}:/ is no folder; an address begins with {match[1]}://")
-            return cls("file", str(Path(text).expanduser().absolute()))
+            try:
+                return cls("file", str(Path(text).expanduser().absolute()))
+            except RuntimeError as error:
+                raise StoreError(f"{text}: nobody of this name has a home here") from error
         if scheme == "file":
             return cls("file", str(Path(unquote(urlsplit(text).path)).absolute()))
         if scheme not in _OBJECT_STORES:

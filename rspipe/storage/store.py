@@ -310,12 +310,16 @@ class Store:
         Raises:
             StoreError: Images of another test part were certified here: a number would not mean the same image.
         """
+        self.check_test_part(test_part)
+        write_record(self.run_dir / "images.json", {"images": images, "test_part": test_part})
+
+    def check_test_part(self, test_part: str) -> None:
+        """Raise StoreError where other test images than these were certified here, by what identifies them."""
         if self._images().get("test_part", test_part) != test_part and self.counted():
             raise StoreError(
                 f"the test images differ in number, names, labels or content from those certified in {self.run_dir}; "
                 "restore them, or choose another --run-dir"
             )
-        write_record(self.run_dir / "images.json", {"images": images, "test_part": test_part})
 
     def images_to_certify(self) -> int | None:
         """Return how many test images the study certifies; None before certification has begun."""

@@ -18,8 +18,10 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from pipelines import check_run
+from pipelines import check_run, recount
 from rspipe.smoothing.certificates import clopper_pearson_lower
+from rspipe.storage.files import read_content, write_record
+from rspipe.storage.paths import StorePath
 from tests.processes import (
     PATIENCE,
     PIPELINES,
@@ -251,6 +253,16 @@ def test_attacks_around_certified_images_are_kept_and_reported(
     assert said in (run_dir / "report.html").read_text(encoding="utf-8")
     nobody = [str(run_dir), "--classifier", "nobody"]
     assert "no certified classifier is called nobody" in one_line("check_boundary.py", nobody, capsys)
+    # As of a folder in which the images have been replaced.
+    images = run_dir / "images.json"
+    write_record(StorePath.of(images), {**read_content(StorePath.of(images)), "test_part": "another"})
+    assert "the test images differ in number, names, labels or content" in one_line(
+        "check_boundary.py", [str(run_dir)], capsys
+    )
+    with pytest.raises(SystemExit) as ended:
+        recount.compare(run_dir, 1)
+    assert ended.value.code == 2
+    assert "the test images differ" in capsys.readouterr().err
 
 
 def derive(run_dir: Path, *words: str) -> Path:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from rspipe.errors import DamagedError, StoreError
+from rspipe.report.sections.search import cost_sentence
+from rspipe.stages.report import read_results
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import open_store
@@ -66,6 +68,26 @@ def test_what_is_damaged_is_done_again_with_the_same_numbers(run_dir: Path) -> N
     assert quiet == []
 
 
+def test_what_is_not_done_again_is_said(run_dir: Path) -> None:
+    study, rng = load_study(run_dir.parent / "study.toml"), random.Random(0)
+    trial, check = (next(run_dir.glob(pattern)) for pattern in ("search/*/trial-0.json", "boundary/*.json"))
+    for path in (trial, check):
+        flip(path, rng)
+    with told() as lines:
+        run_alone(run_dir, study, text=EVERYTHING)
+    of_trial, of_check = lines
+    assert of_trial.endswith("set aside as trial-0.json.damaged, and not done again, since its search has ended")
+    assert of_check.endswith(f"set aside as {check.name}.damaged, and made again by check-boundary alone")
+    assert not trial.is_file()
+    assert not check.is_file()
+    results = read_results(Store(run_dir), study)
+    (search,) = results.searches
+    left = results.trials_of(search)
+    assert len(left) == search.trials - 1
+    sentence = cost_sentence(left, made=search.trials)
+    assert sentence.startswith(f"{len(left)} trials (records of 1 more are lost)")
+
+
 def counted(run_dir: Path):
     store = Store(run_dir)
     rows = store.counts(["classifier", "key"])
@@ -118,6 +140,32 @@ def test_a_run_directory_of_another_study_stays_as_it_is(run_dir: Path) -> None:
     ):
         pass
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("study.toml", "name = 'mine'"), ("environment.json", "{}"), ("weights/config.json", "{}")]
+)
+def test_files_of_something_else_are_neither_written_over_nor_set_aside(
+    name: str, content: str, finished: Path, tmp_path: Path
+) -> None:
+    study, theirs = load_study(finished.parent / "study.toml"), tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text(content)
+    with (
+        pytest.raises(StoreError, match=f"{tmp_path} is no run directory, and has a {name} that one would write over"),
+        open_store(tmp_path, study, source=EVERYTHING, environment={"commit": "none"}),
+    ):
+        pass
+    assert [path for path in tmp_path.rglob("*.*") if path.name != "lock"] == [theirs]
+    assert theirs.read_text() == content
+
+
+def test_a_run_may_lie_beside_its_own_study_file(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_bytes(EVERYTHING.replace("\n", "\r\n").encode())
+    study = load_study(finished.parent / "study.toml")
+    with open_store(tmp_path, study, source=EVERYTHING, environment={"commit": "none"}):
+        pass
+    assert (tmp_path / "study.json").is_file()
 
 
 def test_results_are_not_adopted_by_a_study_that_they_may_not_be_of(run_dir: Path) -> None:

@@ -33,6 +33,8 @@ def test_an_address_is_read_and_a_path_is_a_path(tmp_path: Path, monkeypatch: py
     assert str(StorePath.of("runs/mine")) == str(tmp_path / "runs" / "mine")
     assert StorePath.of("runs/mine") == StorePath.of(Path("runs/mine")) == StorePath.of(tmp_path) / "runs/mine"
     assert StorePath.of("~/a").local_part == Path.home() / "a"
+    with pytest.raises(StoreError, match="~nobody-of-this-name/a: nobody of this name has a home here"):
+        StorePath.of("~nobody-of-this-name/a")
     assert str(StorePath.of("/") / "a") == "/a"
     assert str(StorePath.of("file:///a%20b/c/")) == "/a b/c"
     assert StorePath.of("s3://bucket//runs/mine/") == StorePath("s3", "bucket/runs/mine")

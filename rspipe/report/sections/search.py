@@ -37,12 +37,13 @@ _ENDS: dict[TrialStatus, str] = {
 }
 
 
-def cost_sentence(trials: Sequence[Trial]) -> str:
-    """Return how many trials there were, how they ended, and their passes."""
+def cost_sentence(trials: Sequence[Trial], *, made: int) -> str:
+    """Return how many of the trials that were made have records, how those ended, and their passes."""
     spent = sum(trial.passes for trial in trials)
     ends = Counter(trial.status for trial in trials)
     others = "".join(f", {ends[status]} {words}" for status, words in _ENDS.items() if ends[status])
-    return f"{len(trials)} trials{others}; {quantity(spent)} passes."
+    lost = f" (records of {made - len(trials)} more are lost)" if made > len(trials) else ""
+    return f"{len(trials)} trials{lost}{others}; {quantity(spent)} passes."
 
 
 def worth_sentence(search: SearchResult, comparisons: Sequence[Comparison]) -> str:
@@ -130,9 +131,8 @@ def section(results: Results) -> Section | None:
             continue
         name = f"{search.label}, σ = {search.sigma:g}"
         figures[f"search-{index}-cost"] = cost_figure(search, trials, title=name)
-        sentences.append(
-            f"{search.label} at σ = {search.sigma:g}: {cost_sentence(trials)} {worth_sentence(search, comparisons)}"
-        )
+        cost, worth = cost_sentence(trials, made=search.trials), worth_sentence(search, comparisons)
+        sentences.append(f"{search.label} at σ = {search.sigma:g}: {cost} {worth}")
     content = {"searches": search_table(results.searches), "sentences": sentences}
     gains = [gain for search in results.searches if not math.isnan(gain := gain_of(search))]
     finding = ""
