@@ -17,7 +17,7 @@ from rspipe.storage.opening import begun_id, read_study
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
-from rspipe.study.loading import load_study
+from rspipe.study.loading import study_of_text, study_text
 
 STUDIES = Path(__file__).parent / "studies"
 """The study files that come with rspipe, in the repository a link to `pipelines/studies`."""
@@ -118,8 +118,8 @@ def run_to_do(options: StageOptions) -> StudyRun:
         StoreError: The run directory cannot be used.
     """
     path = study_path(_only(options.file, options.study, option="--study"))
-    load = partial(load_study, path, overrides=options.override, allow_code=options.allow_code)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = study_text(path)
+    load = partial(study_of_text, text, path=path, overrides=options.override, allow_code=options.allow_code)
     return begun_or_new(lambda auto: load(auto=auto), options.run_dir, source=text, resources=options.resources)
 
 

@@ -54,7 +54,8 @@ class Deadlines:
         self._asked = clock()
 
     def begin(self, piece: Hashable, held: Held, step: int | None = None) -> None:
-        """Note who begins a piece, at a step; without one it may go on from any."""
+        """Note who begins a piece, at a step; without one it may go on from any, if it has more than one."""
+        step = 0 if len(held.costs) == 1 else step
         self._held[piece], self._moved[piece], self._step[piece] = held, self._clock(), step
         self._told.discard(piece)
         if held.reads_data:

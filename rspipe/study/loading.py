@@ -158,13 +158,21 @@ def load_study(
             value and remedy.
     """
     path = Path(path)
+    return study_of_text(study_text(path), path=path, overrides=overrides, allow_code=allow_code, auto=auto)
+
+
+def study_text(path: Path) -> str:
+    """Return the text of a study file.
+
+    Raises:
+        StudyError: The file is missing, or is no text in UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such study file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable TOML file: {error}") from error
-    return study_of_text(text, path=path, overrides=overrides, allow_code=allow_code, auto=auto)
 
 
 def study_of_text(
@@ -286,5 +294,9 @@ def _validated(content: dict[str, Any], context: dict[str, bool]) -> tuple[Study
                 if not sections or sections & _RELATED:
                     return None, mistakes
                 wrong = {(section,): None for section in sections}
+            before = content
             for location, meant in wrong.items():
                 content = renamed(content, location, meant)
+            if content == before:
+                # It is wrong with what is made of the file, not with a part of it.
+                return None, mistakes

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import torch
 from torch import nn
@@ -89,7 +88,8 @@ def _loaded(run: str, uri: str | None, allow_code: bool, classes: int | None, lo
         raise StoreError(f"{run!r} is no run; give runs:/<id> with the 32 hex digits that MLflow shows")
     run_id = match[1]
     address = uri or tracking_uri(StorePath.of("runs/study"))
-    database = unquote(urlsplit(address).path[1:]) if address.startswith("sqlite:") else ""
+    # As MLflow reads it: "#" and "%" are parts of names.
+    database = address.removeprefix("sqlite:///").partition("?")[0] if address.startswith("sqlite:///") else ""
     if database and not Path(database).is_file():
         raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
     try:

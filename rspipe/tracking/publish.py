@@ -197,9 +197,13 @@ class Tracker:
             texts = [path.read_text() for path in own if path.is_file()]
             self._log_files(self._client.get_run(parent), own, version=content_id(texts))
             for run in runs.values():
+                if self._stopped.is_set():
+                    return
                 # A model may fail after it was trained.
                 self._log_files(known[run.key], run.files, version="" if run.status == "FINISHED" else run.status)
             for name, path in files.items():
+                if self._stopped.is_set():
+                    return
                 folder = str(Path(name).parent)
                 self._log_file(parent, path, None if folder == "." else folder)
 
@@ -221,6 +225,8 @@ class Tracker:
         named = content_id([*(path.name for path in files), *filter(None, [version])])
         if files and run.data.tags.get("rspipe.files") != named:
             for path in files:
+                if self._stopped.is_set():
+                    return
                 self._log_file(run.info.run_id, path)
             self._client.set_tag(run.info.run_id, "rspipe.files", named)
 

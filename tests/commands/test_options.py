@@ -50,6 +50,13 @@ def test_a_study_that_there_is_not_is_refused_with_the_nearest_name() -> None:
         run_to_do(StageOptions(file="no/such.toml"))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_study_file_in_another_encoding_is_refused(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "caf\u00e9"\n', encoding=encoding)
+    with pytest.raises(StudyError, match=r"study\.toml: not a readable TOML file"):
+        run_to_do(StageOptions(file=str(tmp_path / "study.toml")))
+
+
 def test_one_thing_is_not_named_twice() -> None:
     with pytest.raises(StudyError, match="'digits' and --study 'ensembles' name the same thing; give one of them"):
         run_to_do(StageOptions(file="digits", study="ensembles"))

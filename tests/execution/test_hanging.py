@@ -120,6 +120,20 @@ def test_an_image_hangs_by_what_samples_took_however_few_others_needed(clock: Cl
     assert waits(deadlines, clock, 1e5) == []
 
 
+def test_a_model_that_is_loaded_hangs_by_what_others_took(clock: Clock) -> None:
+    loaded = replace(MODEL, reads_data=False, costs=(1.0,))
+    deadlines = Deadlines(clock)
+    deadlines.begin(0, loaded)
+    assert waits(deadlines, clock, 300) == []
+    deadlines.move(0, 1.0)
+    deadlines.begin(1, replace(loaded, worker=b"two"))
+    assert waits(deadlines, clock, 2999) == []
+    clock.now += 2
+    ((worker, message),) = deadlines.hung()
+    assert worker == b"two"
+    assert "300 s were the most to expect; its worker is replaced" in message
+
+
 def test_what_is_finished_or_given_back_does_not_hang(clock: Clock) -> None:
     deadlines = finished(clock, seconds=1)
     deadlines.begin(1, MODEL)

@@ -154,6 +154,17 @@ def test_what_is_no_classifier_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_database_in_a_folder_with_any_name_is_found(tmp_path: Path) -> None:
+    for name in ("a#1", "50%25"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with pytest.raises(StoreError, match="no such database of MLflow"):
+            load_classifier("0" * 32, uri=f"sqlite:///{folder}/mlflow.db")
+        (folder / "mlflow.db").write_text("no database")
+        with pytest.raises(StoreError, match="cannot be read from MLflow"):
+            load_classifier("0" * 32, uri=f"sqlite:///{folder}/mlflow.db")
+
+
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no such database of MLflow; say uri="):
         load_classifier("0" * 32, uri=f"sqlite:///{tmp_path}/mlflow.db")

@@ -450,6 +450,28 @@ def test_a_tracker_that_is_stopped_publishes_no_further_run_and_the_next_one_doe
     assert len(runs(store)) == 1 + len(few.models)
 
 
+def test_a_tracker_that_is_stopped_sends_no_further_file(
+    store: Store, content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(content, searches=(), trials=(), ensembles=(), certified=())
+    tracker, sent = open_tracker(store, content.study), list[str]()
+
+    def stopped_meanwhile(_: MlflowClient, __: str, local_path: str, artifact_path: str | None = None) -> None:
+        sent.append(local_path)
+        tracker.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", stopped_meanwhile)
+        tracker.publish(few)
+    assert len(sent) == 1
+    tracker.finish("KILLED")
+    publish(store, few)
+    client = MlflowClient(tracking_uri(store.run_dir))
+    for run in runs(store):
+        if run.data.tags["mlflow.runName"] != content.study.id:
+            assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"model.json"}
+
+
 def test_a_parent_run_whose_making_was_cut_off_is_completed(store: Store, content: Results) -> None:
     open_tracker(store, content.study)
     (parent,) = runs(store)
