@@ -92,7 +92,7 @@ def _read(paths: Sequence[Path], spec: ParquetData) -> Split:
     pixels = np.empty(0, np.uint8)
     resize = spec.resize or spec.size
     for place, (name, cell) in enumerate(cells):
-        picture = opened_picture(_encoded(cell, name=name), mode=spec.mode, name=name)
+        picture = opened_picture(_encoded(cell, name=name), mode=spec.mode, name=name, upright=True)
         if place == 0:
             height, width = (spec.size, spec.size) if spec.size else (picture.height, picture.width)
             shape = (len(cells), 1 if spec.mode == "L" else 3, height, width)

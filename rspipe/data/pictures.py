@@ -13,8 +13,11 @@ Mode = Literal["L", "RGB"]
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 """Tag of TIFF files."""
 
+_ORIENTATION, _TURNS = 274, {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Tag of EXIF, and Pillow's number of the turn (`PIL.Image.Transpose`) that puts a picture of its value upright."""
 
-def opened_picture(source: str | bytes, *, mode: Mode, name: str) -> Any:
+
+def opened_picture(source: str | bytes, *, mode: Mode, name: str, upright: bool = False) -> Any:
     """Return a picture that is decoded, grey or in colour, with 8 bits a channel.
 
     16 bits are scaled to 8, as Pillow itself does in colour. Pillow would cut grey ones off at 255 instead.
@@ -23,6 +26,8 @@ def opened_picture(source: str | bytes, *, mode: Mode, name: str) -> Any:
         source: Path of a file, or its content.
         mode: "L" or "RGB".
         name: What messages call it.
+        upright: Whether to turn it as its EXIF tag says. The hub's reader of Parquet files does, torchvision's of
+            folders does not.
 
     Raises:
         DataError: It cannot be read, or its file does not say how large its values can be.
@@ -31,7 +36,9 @@ def opened_picture(source: str | bytes, *, mode: Mode, name: str) -> Any:
 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            return _eight_bits(picture).convert(mode)
+            turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1)) if upright else None
+            converted = _eight_bits(picture).convert(mode)
+            return converted if turn is None else converted.transpose(turn)
     except MemoryError:
         raise
     except Exception as error:

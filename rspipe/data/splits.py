@@ -69,17 +69,23 @@ class Split:
         if images is None or isinstance(images, int):
             return self.evenly_spaced(images)
         last = int(self.index.max()) if len(self) else -1
+        missing_before = last + 1 - len(self)
+        others = f"; {missing_before:,} are missing before, as where data.calibration_from holds some out"
+        others = others if missing_before > 0 else ""
         if isinstance(images, tuple):
             wanted = torch.isin(self.index, torch.tensor(images))
             if (missing := sorted({*images} - {*self.index[wanted].tolist()})) != []:
-                raise DataError(f"image {missing[0]} is asked for, but the {len(self)} of the split end at {last}")
+                raise DataError(
+                    f"image {missing[0]} is asked for, and is none of the {len(self)} of the split, whose numbers end "
+                    f"at {last}{others}"
+                )
             return self.at(wanted.nonzero().flatten())
         beyond = self.index - images.start
         positions = ((beyond >= 0) & (beyond % images.skip == 0)).nonzero().flatten()
         if len(positions) < (least := images.first or 1):
             raise DataError(
                 f"{least} images from number {images.start} on in steps of {images.skip} are asked for, but the split "
-                f"has {len(positions)}; its last one is number {last}"
+                f"has {len(positions)}; its last one is number {last}{others}"
             )
         return self.at(positions[: images.first])
 

@@ -11,7 +11,7 @@ from rspipe.search.domains import Domain, Range, Value
 from rspipe.search.space import CORNERS, Parameters, applied, choose, field_of, own_values, parents_first, searchable
 from rspipe.spec import reason
 from rspipe.training.methods import MethodSpec
-from rspipe.training.spec import TrainingSpec, check_copies_fit
+from rspipe.training.spec import TrainingSpec, check_begins, check_copies_fit
 
 
 def _check_names(space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec) -> None:
@@ -72,9 +72,12 @@ def _check_together(
         check_copies_fit(changed, trained, place=f"space: {place}")
 
 
-def check_space(space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec) -> None:
+def check_space(
+    space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec, *, epochs: int | None = None
+) -> None:
     """Raise a PydanticCustomError unless every end, and every combination of ends, can be trained.
 
+    With `epochs`, those of a trial, what a method is about has to begin within them.
     What only values between the ends rule out is found by the trial that draws them, which is then invalid.
     """
     _check_names(space, method, training)
@@ -92,6 +95,8 @@ def check_space(space: Mapping[str, Domain], method: MethodSpec, training: Train
                     {"name": name, "value": end, "reason": reason(error, subject="it")},
                 ) from error
             check_copies_fit(changed, trained, place=f"space.{name}")
+            if epochs is not None:
+                check_begins(changed, epochs, place=f"space.{name}")
     for pair in itertools.combinations(sorted(space), 2):
         _check_together(space, method, training, pair)
     _check_together(space, method, training, tuple(sorted(space)))

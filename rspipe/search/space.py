@@ -18,6 +18,8 @@ Parameters: TypeAlias = dict[str, Value]
 _FIXED = {"name", "epochs", "precision"}
 
 CORNERS = 4096
+_COUNTED = 20_000
+"""Points of a grid, at most."""
 """Points that are listed at most before a study starts."""
 
 
@@ -135,7 +137,17 @@ def grid_points(
 
 
 def grid_size(space: Mapping[str, Domain], count: int, method: MethodSpec, training: TrainingSpec) -> int:
-    """Return the number of `grid_points`, or an upper bound where there are very many."""
+    """Return the number of `grid_points`.
+
+    Raises:
+        PydanticCustomError: It may be more than anybody counts.
+    """
     sizes = [len(levels(d, count, whole=is_whole(name, method, training))) for name, d in space.items()]
-    whole = math.prod(sizes)
-    return whole if whole > CORNERS else len(grid_points(space, count, method, training))
+    if (most := math.prod(sizes)) > _COUNTED:
+        raise PydanticCustomError(
+            "grid_beyond",
+            "the grid has up to {most} points, and {counted} is the largest that is searched; lower algorithm.levels, "
+            "or take another algorithm",
+            {"most": most, "counted": _COUNTED},
+        )
+    return len(grid_points(space, count, method, training))

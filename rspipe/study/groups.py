@@ -138,7 +138,8 @@ AnyModelGroup = Annotated[
 class SearchGroup(Spec):
     """`[[search]]`: the same search at several noise levels; the winners are trained with `seeds`."""
 
-    label: Annotated[Label, Field(max_length=74)]
+    # "_default" is appended to it, and names files.
+    label: Annotated[Label, Field(max_length=72)]
     """Of the winner's models; those of trials are called `<label>_trial`."""
     architecture: Architecture
     method: MethodSpec
@@ -183,7 +184,8 @@ class SearchGroup(Spec):
             )
         ]
         # Of a space, what it starts from must be trainable.
-        space = copies or [*refusals(lambda: check_space(self.space, self.method, self.training))]
+        within = None if info.context is None else epochs
+        space = copies or [*refusals(lambda: check_space(self.space, self.method, self.training, epochs=within))]
         others = refusals(lambda: check_can_certify(self.n, self.alpha), self._check_objectives, self._check_stopping)
         refuse([*space, *others] or [*refusals(self._check_grid)])
         return self

@@ -325,8 +325,11 @@ def fit(
     done = _restored(state, network, optimizer)
     survey, taught = None, None
     if state is not None:
-        taught = state["teacher"]
-        if (learned := state["survey"]) is not None:
+        # Of a version before, it has none.
+        taught = state.get("teacher")
+        if isinstance(learned := state["survey"], Tensor):
+            survey = Survey(-1, learned.to(device), 0.0, 0)
+        elif learned is not None:
             survey = Survey(**learned | {"result": learned["result"].to(device)})
     for epoch in range(len(done.history), training.epochs):
         spent, made = 0.0, math.prod(_steps(spec, len(data.train))) * spec.method.passes_in(epoch)

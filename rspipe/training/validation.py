@@ -17,7 +17,8 @@ _COLLAPSE_SHARE, _COLLAPSE_EPOCHS = 0.2, 10
 
 VALIDATION_IMAGES, _DRAWS = 100, 16
 
-_EVALUATED_AT_ONCE = 1000
+_EVALUATED_AT_ONCE, _NUMBERS_AT_ONCE = 1000, 5_000_000
+"""Images whose noise is drawn at once, and numbers of images that the network sees at once, about."""
 
 
 def validation_metrics(network: nn.Module, split: Split, *, sigma: float, seed: int) -> dict[str, float]:
@@ -82,7 +83,10 @@ def evaluate(network: nn.Module, split: Split, *, sigma: float, seed: int) -> Ev
         for positions in torch.split(torch.arange(len(split), device=device), _EVALUATED_AT_ONCE):
             images = split.batch(positions)
             noise = torch.randn(images.shape, generator=generator, device=device)
-            parts.append((network(images).argmax(1), network(images + sigma * noise).argmax(1)))
+            # Memory that a training step does not need is none that can be counted on.
+            few = max(1, _NUMBERS_AT_ONCE // images[0].numel())
+            for some, drawn in zip(torch.split(images, few), torch.split(noise, few), strict=True):
+                parts.append((network(some).argmax(1), network(some + sigma * drawn).argmax(1)))
     clean, noisy = (torch.cat(part) for part in zip(*parts, strict=True))
     several = bool((split.labels != split.labels[0]).any())
     return Evaluation(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rspipe.data.pictures import opened_picture
 from rspipe.errors import DataError
@@ -142,3 +142,19 @@ def test_a_picture_of_400_megapixels_in_a_few_kilobytes_is_refused_before_it_is_
     assert buffer.tell() < 100_000
     with pytest.raises(DataError, match=r"bomb\.png: not a readable image: .*400000000 pixels.* exceeds limit"):
         opened_picture(buffer.getvalue(), mode="L", name="bomb.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_tag_says_where_that_is_asked_for(orientation: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (3, 5), np.uint8))
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    shown = ImageOps.exif_transpose(Image.open(file))
+    upright, lying = (
+        np.asarray(opened_picture(file.getvalue(), mode="L", name="x", upright=asked)) for asked in (True, False)
+    )
+    assert np.array_equal(upright, np.asarray(shown))
+    assert np.array_equal(lying, np.asarray(picture))

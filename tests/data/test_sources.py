@@ -205,7 +205,10 @@ def test_ranges_and_lists_go_by_the_numbers_of_images_whichever_are_held_out() -
     split = numbered([0, 1, 20, 25, 40, 41, 60])
     assert split.chosen(ImageRange(skip=20)).index.tolist() == [0, 20, 40, 60]
     assert split.chosen(ImageRange(start=1, first=3)).index.tolist() == [1, 20, 25]
-    with pytest.raises(DataError, match="image 21 is asked for, but the 7 of the split end at 60"):
+    with pytest.raises(
+        DataError,
+        match="image 21 is asked for, and is none of the 7 of the split, whose numbers end at 60; 54 are missing",
+    ):
         split.chosen((0, 21))
 
 
@@ -217,7 +220,7 @@ def test_ranges_and_lists_go_by_the_numbers_of_images_whichever_are_held_out() -
             "1 images from number 100 on in steps of 1 are asked for, but the split has 0; its last",
         ),
         (ImageRange(skip=20, first=6), "6 images from number 0 on in steps of 20 .* has 5; its last one is number 99"),
-        ((3, 100), "image 100 is asked for, but the 100 of the split end at 99"),
+        ((3, 100), "image 100 is asked for, and is none of the 100 of the split, whose numbers end at 99$"),
         (101, "101 images are asked for but the split has 100"),
     ],
 )

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticCustomError
 
 from rspipe.errors import StudyError
 from rspipe.search.domains import Choice, Range
-from rspipe.search.space import applied, grid_points, is_whole, own_point
+from rspipe.search.space import applied, grid_points, grid_size, is_whole, own_point
 from rspipe.search.spec import SearchSpec
 from rspipe.search.trials import trial_parameters, trial_spec
 from rspipe.study.config import StudyConfig
@@ -133,6 +134,15 @@ def test_a_grid_has_inactive_hyper_parameters_once() -> None:
     space = {"T": Choice(choices=(2, 4)), "mix_step": Range(low=1, high=3, when={"T": 4})}
     points = grid_points(space, 3, SmoothMix(name="smoothmix", T=4, mix_step=0), TrainingSpec())
     assert list(points) == [{"T": 2}, *({"T": 4, "mix_step": step} for step in (1, 2, 3))]
+
+
+def test_the_points_of_a_large_grid_are_counted_not_estimated() -> None:
+    space = {name: Range(low=1.0, high=17.0) for name in ("lbd", "gamma", "beta")}
+    method, training = ADVMACER.model_copy(update=dict.fromkeys(space, 2.0)), TrainingSpec()
+    # Of 4,913 combinations one is the study file's own.
+    assert grid_size(space, 17, method, training) == len(grid_points(space, 17, method, training)) == 4912
+    with pytest.raises(PydanticCustomError, match="the grid has up to 27000 points, and 20000 is the largest"):
+        grid_size(space, 30, method, training)
 
 
 def test_the_trials_of_a_grid_are_its_points_and_the_study_files_own(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ BOMBS = {
     "a label that leaves no room for that of trials": (
         '"tuned"',
         '"' + "t" * 75 + '"',
-        "must have at most 74 characters, for it names files",
+        "must have at most 72 characters, for it names files",
     ),
     "a text of a megabyte": ('name = "gaussian" }', 'name = "' + "g" * 1_000_000 + '" }', "is longer than 10,000"),
     "a key of a megabyte": ("n0 = 20", "n" * 1_000_000 + " = 20", "has 1,000,000 characters; shorten it"),

@@ -455,12 +455,19 @@ def test_a_file_name_has_room_for_any_ensemble(tmp_path: Path) -> None:
     label = "a" * 79
     groups = f"[{{members='{label} x1 + {label}b x1 + {label}c x1', sigma=0.25, weights='uniform'}}]"
     labels = [f"models.{at}.label={label}{end}" for at, end in enumerate(("", "b"))]
-    third = f"search.0.label={label[:73]}c"
-    groups = groups.replace(f"{label}c", f"{label[:73]}c")
+    third = f"search.0.label={label[:71]}c"
+    groups = groups.replace(f"{label}c", f"{label[:71]}c")
     study = load_study(write(tmp_path), overrides=[*labels, third, f"ensembles={groups}"])
     winners = study.winner_specs(study.search_specs[0], {"lbd": 2.0})
     (spec,) = study.ensemble_specs([*study.model_specs, *winners])
     assert len(f".{spec.id}.json") <= 255 - 33
+
+
+def test_the_longest_label_of_a_search_leaves_room_for_what_is_appended_to_it(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="must have at most 72 characters"):
+        load_study(write(tmp_path), overrides=[f"search.0.label={'a' * 73}", "ensembles=[]"])
+    study = load_study(write(tmp_path), overrides=[f"search.0.label={'a' * 72}", "ensembles=[]"])
+    assert all(len(spec.label) <= 80 for spec in study.model_specs)
 
 
 def test_whether_subsets_are_formed_is_part_of_the_identity(tmp_path: Path, base: StudyConfig) -> None:
@@ -854,6 +861,10 @@ WRONG = [
         )
         for place, at, method in (("models", 1, "macer"), ("search", 0, "advmacer"))
     ],
+    (
+        "search.0.space.defer={low=0,high=99}",
+        "search[0]: space.defer: defer = 99 leaves none of 2 epochs for what advmacer is about; lower it",
+    ),
     # Members.
     *[
         (

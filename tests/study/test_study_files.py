@@ -27,7 +27,7 @@ SIZES = {
     "foil": (18, 0),
     "mnist": (39, 45),
     "cifar10_small": (39, 57),
-    "cifar10_paper": (35, 73),
+    "cifar10_paper": (35, 81),
     "svhn_paper": (6, 0),
     "cifar10_references": (27, 0),
     "imagenet_paper": (9, 0),

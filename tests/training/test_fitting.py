@@ -17,9 +17,10 @@ from rspipe.data.spec import DigitsData
 from rspipe.data.splits import Dataset, Split
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import ARCHITECTURES, build_network
-from rspipe.training import step_loss
+from rspipe.training import step_loss, validation
 from rspipe.training.fitting import Fit, State, fit
 from rspipe.training.methods.advmacer import AdvMacer
+from rspipe.training.methods.catrs import CATRS
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -639,3 +640,26 @@ def test_memory_that_is_short_does_not_choose_the_memory_order(monkeypatch: pyte
     monkeypatch.setattr(nn.Flatten, "forward", forward)
     with pytest.raises(MemoryError):
         step_loss.step_loss(network, spec(), None, shape=(1, 8, 8))
+
+
+def test_large_images_are_evaluated_a_few_at_once_with_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, seen = digits().validation, list[int]()
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return x.flatten(1)[:, :10]
+
+    whole = evaluate(Noting(), split, sigma=0.4, seed=0)
+    monkeypatch.setattr(validation, "_NUMBERS_AT_ONCE", 7 * split.images[0].numel())
+    seen.clear()
+    assert evaluate(Noting(), split, sigma=0.4, seed=0) == whole
+    assert max(seen) == 7
+
+
+@pytest.mark.parametrize("method", [METHODS[0], CATRS(name="catrs", T=1, m=2, teacher_draws=5)])
+def test_training_goes_on_from_a_state_of_a_version_before_surveys_were_kept(method: Any) -> None:
+    whole, (first, *_) = states(spec(method), digits())
+    before = {name: value for name, value in first.items() if name != "teacher"}
+    before["survey"] = None if first["survey"] is None else first["survey"]["result"]
+    assert same_parameters(fit(spec(method), digits(), state=before).network, whole.network)
