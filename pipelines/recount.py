@@ -2,8 +2,9 @@
 
 The other half of check_run.py, which proves radii from counts: `python pipelines/check_run.py RUN --recount 5`. It
 imports rspipe, and needs the images of the study. Each image is counted on the kind of device that counted it: a GPU
-draws other noise than a CPU. Counts are the same bit for bit on the same kind of CPU, or GPU, with the same packages;
-on another of its kind a few samples that lie on a decision boundary may fall on another class.
+draws other noise than a CPU, or than a GPU of another model. Counts are the same bit for bit on the same kind of CPU,
+or on the same model of GPU, with the same packages; on another CPU a few samples that lie on a decision boundary may
+fall on another class.
 """
 
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 
 from rspipe.data.sources import load_dataset
 from rspipe.errors import ClusterError, RspipeError, StoreError, printable
-from rspipe.execution.worker import set_deterministic
+from rspipe.execution.worker import device_text, set_deterministic
 from rspipe.networks.architectures import CODE_FOLDERS, code_in, code_is_allowed
 from rspipe.smoothing.classifiers import BatchLimit
 from rspipe.stages.passes import CountPass
@@ -76,7 +77,7 @@ def first_difference(run: Path, images: int) -> str | None:
         members = tuple(dict.fromkeys(member for one in here for member in one.members))
         classifiers, ours = tuple(classifier_among(one, members) for one in here), tuple(keys[one.id] for one in here)
         count = CountPass(sigma, members, classifiers, ours, study.certify, data.classes)
-        networks = dict[str, list[nn.Module]]()
+        networks, devices = dict[str, list[nn.Module]](), dict[str, torch.device]()
         for place in places:
             example, label = int(split.index[place]), int(split.labels[place])
             known = {one.id: stored.get((one.id, key, example)) for one, key in zip(here, ours, strict=True)}
@@ -86,12 +87,13 @@ def first_difference(run: Path, images: int) -> str | None:
             # Resumed on another machine, it may be a GPU for some classifiers of an image and a CPU for others.
             for kind in sorted({_kind(row) for row in known.values()}):
                 if kind not in networks:
-                    device = _device(kind, run)
+                    devices[kind] = _device(kind, run)
+                    precision, on = study.certify.precision, devices[kind]
                     networks[kind] = [
-                        load_network(store, one, classes=data.classes, device=device, precision=study.certify.precision)
+                        load_network(store, one, classes=data.classes, device=on, precision=precision)
                         for one in members
                     ]
-                image = split.images[place].to(kind)
+                image = split.images[place].to(devices[kind])
                 for row in count.run(networks[kind], image, label, example, limit=BatchLimit()).to_pylist():
                     before = known[row["classifier"]]
                     if _kind(before) == kind and (difference := _difference(before, row)):
@@ -100,17 +102,20 @@ def first_difference(run: Path, images: int) -> str | None:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    """Return the kind of device that counted a row."""
-    return str(row["device"]).partition(":")[0]
+    """Return the kind of device that counted a row; of a GPU it says which."""
+    return str(row["device"])
 
 
 def _device(kind: str, run: Path) -> torch.device:
     """Return a device of this kind, whose noise is that of the counts."""
-    if kind != "cpu" and not torch.cuda.is_available():
+    if kind == "cpu":
+        return torch.device(kind)
+    here = device_text(torch.device("cuda")) if torch.cuda.is_available() else "no GPU"
+    if here != kind:
         raise ClusterError(
-            f"{run} was counted on a GPU ({kind}), whose noise no CPU draws; count it again where one is"
+            f"{run} was counted on a GPU ({kind}), whose noise others do not draw; here is {here}: count it again there"
         )
-    return torch.device(kind)
+    return torch.device("cuda")
 
 
 def _difference(before: dict[str, Any], row: dict[str, Any]) -> str:

@@ -20,7 +20,11 @@ _SETTLED_SECONDS = _SILENT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources that the stages may use. Never part of an identity: on a kind of device, no result depends on them."""
+    """Resources that the stages may use, no part of an identity.
+
+    On a kind of device results do not depend on them, but for the last bits with other threads or workers that share a
+    model, and for searches that learn from trials, of which several run side by side.
+    """
 
     cpus_per_worker: float = 1.0
     """CPUs that each training worker, search trial and certification actor reserves; it computes with one thread."""

@@ -42,6 +42,14 @@ def gpu_of_this_process(option: str) -> torch.device:
     return torch.device("cuda")
 
 
+def device_text(device: torch.device) -> str:
+    """Return what tells a device from those of another kind: a GPU's noise depends on its model and size."""
+    if device.type != "cuda":
+        return str(device)
+    properties = torch.cuda.get_device_properties(device)
+    return f"cuda: {properties.name}, {properties.multi_processor_count} multiprocessors"
+
+
 def _why_no_gpu() -> str:
     """Return why torch sees no GPU here."""
     if torch.version.cuda is None and torch.version.hip is None:

@@ -8,6 +8,7 @@ import copy
 import logging
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -17,7 +18,7 @@ from rspipe.errors import ModelError
 from rspipe.networks import fusion
 from rspipe.networks.modes import bare, channels_last, check_samples_are_apart, copied, device_of, out_of_memory
 from rspipe.networks.outputs import logits_of
-from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision
+from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision, tensor_float_off
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     It is in eval mode, maps float32 inputs [batch, ...] to float32 logits [batch, class], and has no gradient. What is
     deployed already is returned as it is. Its `precision` says what was taken.
 
+    On GPUs float32 is float32, whatever `torch.backends.cudnn.allow_tf32` says: TensorFloat-32 is another precision.
     On CPUs, batch normalization is folded into the convolution before it, and ReLU and the sum before it run inside
     the convolution before them; images are in channels-last order where there are convolutions. In float32 that changes
     the order of roundings, and nothing else; on other devices the layers run as they are.
@@ -94,8 +96,9 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     compared = None if precision == "float32" else _trace(reference)
     # A GPU's memory is for others until it is needed; a trace may know its device.
     reference.cpu()
-    ordered = (precision == "bfloat16" or _has_convolutions(traced)) and not _writes_into_views(traced)
     on_cpu = all(parameter.device.type == "cpu" for parameter in traced.parameters())
+    # In float32 it was measured on CPUs alone.
+    ordered = (precision == "bfloat16" or (on_cpu and _has_convolutions(traced))) and not _writes_into_views(traced)
     if on_cpu or precision == "bfloat16":
         fusion.fold(traced)
     if precision == "bfloat16":
@@ -205,18 +208,33 @@ class Deployed(nn.Module):
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         """Return float32 logits [batch, class]."""
-        if not self._compared:
-            self._check(inputs[:_CHECKED])
+        with tensor_float_off() if inputs.is_cuda else nullcontext():
+            if not self._compared:
+                self._check(inputs[:_CHECKED])
+            return self._logits(inputs)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
         try:
             logits = logits_of(self.body(inputs))
         except (RuntimeError, TypeError) as error:
             if "BFloat16" not in str(error):
                 raise
             raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
-        return logits.float()
+        # Where they are counted: a function may return NumPy's.
+        return logits.float().to(inputs.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Deployed":
+        here = device_of(self.body)
+        if here is not None and here.type == "cpu" != fn(torch.empty(0)).device.type:
+            raise ModelError("the classifier is deployed for a CPU; deploy the network where it is to run")
+        moved: Deployed = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def _check(self, few: Tensor) -> None:
         """Refuse a network whose samples depend on each other, and mend one whose trace is another function."""
+        here = device_of(self.body)
+        if here is not None and here.type != few.device.type:
+            raise ModelError(f"inputs are on {few.device}, and the classifier is on {here}; give x.to({str(here)!r})")
         if (unchecked := self._unchecked) is not None:
             self._compare(few, *unchecked)
         # Last: until then, another thread checks for itself.

@@ -44,7 +44,11 @@ def _parts(value: object) -> Iterator[object]:
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory was short, on any device."""
     # On a CPU torch's allocator, oneDNN and C++ each raise a plain RuntimeError in words of their own.
-    words = ("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc")
+    # CUDA's libraries do, too, and a context or a kernel that finds none.
+    words = [
+        *("DefaultCPUAllocator", "not enough memory", "could not create a primitive", "bad_alloc"),
+        *("CUDA error: out of memory", "STATUS_ALLOC_FAILED"),
+    ]
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 

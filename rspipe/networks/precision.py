@@ -1,6 +1,9 @@
 """The precisions that networks are deployed in, and which of them is the fast one."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
@@ -38,6 +41,32 @@ def _cpu_has_bfloat16() -> bool:
     # The first asks for what torch makes use of here, which ATEN_CPU_CAPABILITY can limit; the others ask the CPU.
     used = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return used and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class _TensorFloatOff:
+    """A switch that many threads may hold at once: the last one that lets go puts it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._holders, self._before = threading.Lock(), 0, True
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._holders:
+                self._before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    torch.backends.cudnn.allow_tf32 = self._before
+
+
+tensor_float_off = _TensorFloatOff()
+"""Keeps the convolutions of GPUs since 2020 from TensorFloat-32 meanwhile, which torch lets them use by default."""
 
 
 @cache

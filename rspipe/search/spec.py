@@ -68,7 +68,7 @@ Algorithm = Annotated[AlgorithmSpec, BeforeValidator(by_name)]
 
 
 class EarlyStopping(Spec):
-    """ASHA (Li et al. 2020): a trial that is behind `1 - 1 / reduction` of the others at the same epoch is stopped.
+    """ASHA (Li et al. 2020): a trial that is not among the best 1 / `reduction` at an epoch is stopped.
 
     They are compared by an estimate of the ACR on some validation images (`validation_metrics` of
     rspipe.training.validation), after `grace`, `grace * reduction`, `grace * reduction^2`, ... epochs.

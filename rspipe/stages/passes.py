@@ -30,7 +30,7 @@ from rspipe.execution.board import make_deadlines, pool, replace_hung, sealed
 from rspipe.execution.failures import passing, root_cause
 from rspipe.execution.hanging import Held
 from rspipe.execution.resources import Cluster, Patience, Resources
-from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
+from rspipe.execution.worker import device_text, keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.precision import Precision
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import BatchLimit, Classifier
@@ -109,7 +109,7 @@ class CountPass:
             classes=self.classes,
             limit=limit,
         )
-        return count_rows(counts, keys=self.keys, spec=self.certify, device=str(image.device))
+        return count_rows(counts, keys=self.keys, spec=self.certify, device=device_text(image.device))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rspipe.execution.board import OnProgress, Progress, after, make_board, seal
 from rspipe.execution.groups import run_groups
 from rspipe.execution.hanging import Held
 from rspipe.execution.resources import Cluster
-from rspipe.execution.worker import keep_freed_memory, set_deterministic, worker_device
+from rspipe.execution.worker import device_text, keep_freed_memory, set_deterministic, worker_device
 from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
 from rspipe.stages.checkpoints import checkpointing
@@ -180,6 +180,12 @@ def _work_off(config: dict[str, Any], store: Store, device: torch.device, sharin
 
     board, specs, group = config["board"], config["specs"], config["group"]
     store.check_shared()
+    kind = device_text(device)
+    if (others := agreed(kind, sharing, device)) != kind:
+        raise ClusterError(
+            f"workers that share a model draw the same numbers on GPUs of one kind alone, and have {others} and "
+            f"{kind}; give the study nodes of one kind, or --resources.workers-per-model 1"
+        )
     first, pixels = is_first(sharing), partial(streamed, decoders=config["decoders"])
     while (piece := agreed(ray.get(board.take.remote(group)) if first else None, sharing, device)) is not None:
         spec = specs[piece]

@@ -50,7 +50,7 @@ def exclusive(run_dir: StorePath) -> Iterator[None]:
     try:
         run_dir.local_part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"run directory {run_dir}: {error}; choose another with --run-dir") from error
+        raise StoreError(f"run directory {run_dir}: {error}; take another, or one that can be written") from error
     with _locked_file(run_dir.local_part) if run_dir.is_local else _locked_bucket(run_dir):
         yield
 
@@ -60,7 +60,7 @@ def _locked_file(run_dir: Path) -> Iterator[None]:
     try:
         lock = (run_dir / "lock").open("a+")
     except OSError as error:
-        raise StoreError(f"run directory {run_dir}: {error}; choose another with --run-dir") from error
+        raise StoreError(f"run directory {run_dir}: {error}; take another, or one that can be written") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

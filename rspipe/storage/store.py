@@ -318,7 +318,7 @@ class Store:
         if self._images().get("test_part", test_part) != test_part and self.counted():
             raise StoreError(
                 f"the test images differ in number, names, labels or content from those certified in {self.run_dir}; "
-                "restore them, or choose another --run-dir"
+                "put those in their place, or take another run directory"
             )
 
     def images_to_certify(self) -> int | None:

@@ -9,6 +9,7 @@ import operator
 import pickle
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from rspipe.networks import deployment, fusion
 from rspipe.networks import precision as precisions
 from rspipe.networks.architectures import build_network
 from rspipe.networks.deployment import deploy
-from rspipe.networks.modes import evaluating
+from rspipe.networks.modes import evaluating, out_of_memory
 from rspipe.networks.normalization import Normalize
 from rspipe.networks.precision import SLOW, Precision, fastest_precision
 
@@ -778,3 +779,38 @@ def test_a_network_that_cannot_be_copied_is_refused_with_the_reason() -> None:
     network.lock = threading.Lock()
     with pytest.raises(ModelError, match=r"Normalizing cannot be copied, .*lock"):
         deploy(network)
+
+
+def test_inputs_elsewhere_are_refused_and_what_is_deployed_for_a_cpu_stays_there() -> None:
+    deployed = deploy(build_network("digits_cnn", classes=10, seed=0), precision="float32")
+    with pytest.raises(ModelError, match=r"inputs are on meta, and the classifier is on cpu; give x.to\('cpu'\)"):
+        deployed(torch.rand(2, 1, 8, 8, device="meta"))
+    with pytest.raises(ModelError, match="deployed for a CPU; deploy the network where it is to run"):
+        deployed.to("meta")
+    assert deployed.to("cpu")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_tensor_float_is_off_for_as_long_as_anybody_needs_it() -> None:
+    def allowed() -> bool:
+        return bool(torch.backends.cudnn.allow_tf32)
+
+    before = allowed()
+    first, second = precisions.tensor_float_off(), precisions.tensor_float_off()
+    with ExitStack() as outer:
+        outer.enter_context(first)
+        inner = ExitStack()
+        inner.enter_context(second)
+        assert not allowed()
+        # As of two threads, the first of which is done first.
+        outer.close()
+        assert not allowed()
+        inner.close()
+    assert allowed() == before
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"]
+)
+def test_a_gpu_without_memory_is_told_by_its_words(text: str) -> None:
+    assert out_of_memory(RuntimeError(text))
+    assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
