@@ -42,6 +42,9 @@ _FINE = 1e-5
 _OTHER_LEVELS = 4
 """Levels that a cascade is taken to have at most, beside the one that answers."""
 
+_FAR = 10.0
+"""Difference of evidence from which on a ladder is far worse than another."""
+
 _FIT = 0.99
 """Share of radii that must lie on a ladder for it to be theirs."""
 
@@ -212,11 +215,13 @@ def _sure(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> bo
     if ladders[0].alpha == CUSTOMARY_ALPHA or on_ladder(radius, precision, ladders[0]).all():
         return True
     # Some hundreds are tried, and one that is unusual may fit by chance, all but a few radii.
-    return not any(on_ladder(radius, precision, one).all() for one in _customary(ladders[0]))
+    customary = [one for one in _near(ladders) if one.alpha == CUSTOMARY_ALPHA]
+    return not any(on_ladder(radius, precision, one).all() for one in customary)
 
 
-def _customary(ladder: Ladder) -> list[Ladder]:
-    return [replace(ladder, n=n, alpha=CUSTOMARY_ALPHA, rounding="nearest") for n in SIZES]
+def _near(ladders: list[Ladder]) -> list[Ladder]:
+    """Return the best ladder and those that are not far worse: one of many close rungs explains whatever is written."""
+    return [one for one in ladders if ladders[0].evidence - one.evidence < _FAR]
 
 
 def _undecided(ladders: list[Ladder], radius: FloatArray, precision: Precision, *, varies: bool) -> Finding:
@@ -243,11 +248,10 @@ def parameters_text(ladder: Ladder) -> str:
 
 
 def _misfit(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> bool:
-    """Whether no ladder explains the radii, the best one or any other that was tried."""
+    """Whether no ladder explains the radii, the best one or another that is not far worse."""
     if not ladders or ladders[0].evidence >= SURE:
         return not ladders
-    tried = (*ladders, *_customary(ladders[0]))
-    return all(float(on_ladder(radius, precision, one).mean()) < _FIT for one in tried)
+    return all(float(on_ladder(radius, precision, one).mean()) < _FIT for one in _near(ladders))
 
 
 def check_radii(

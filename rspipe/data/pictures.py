@@ -36,6 +36,8 @@ def opened_picture(source: str | bytes, *, mode: Mode, name: str, upright: bool 
 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            # Pillow turns TIFF pictures itself, and forgets their tag.
+            picture.load()
             turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1)) if upright else None
             converted = _eight_bits(picture).convert(mode)
             return converted if turn is None else converted.transpose(turn)

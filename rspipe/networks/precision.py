@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -47,22 +47,37 @@ class _TensorFloatOff:
     """A switch that many threads may hold at once: the last one that lets go puts it back."""
 
     def __init__(self) -> None:
-        self._lock, self._holders, self._before = threading.Lock(), 0, True
+        self._lock, self._holders = threading.Lock(), 0
+        self._before: bool | str = True
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._holders:
-                self._before = torch.backends.cudnn.allow_tf32
-                torch.backends.cudnn.allow_tf32 = False
+                self._switch_off()
             self._holders += 1
         try:
             yield
         finally:
             with self._lock:
                 self._holders -= 1
-                if not self._holders:
+                if not self._holders and isinstance(self._before, bool):
                     torch.backends.cudnn.allow_tf32 = self._before
+                elif not self._holders:
+                    self._convolutions.fp32_precision = self._before
+
+    @property
+    def _convolutions(self) -> Any:
+        return torch.backends.cudnn.conv  # type: ignore[attr-defined]
+
+    def _switch_off(self) -> None:
+        try:
+            self._before = bool(torch.backends.cudnn.allow_tf32)
+            torch.backends.cudnn.allow_tf32 = False
+        except RuntimeError:
+            # Convolutions and recurrent layers have settings of their own, which only torch's later interface can read.
+            self._before = str(self._convolutions.fp32_precision)
+            self._convolutions.fp32_precision = "ieee"
 
 
 tensor_float_off = _TensorFloatOff()

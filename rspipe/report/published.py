@@ -20,6 +20,8 @@ from rspipe.smoothing.published import (
 from rspipe.spec import samples_all
 from rspipe.study.claims import PublishedResult
 
+_OF_A_GRID = "rule is radius_grid, whose radii are those of a grid: not compared"
+
 _PAIRED = 30
 """Shared images from which on logs are compared image by image. A sample of them has t = 2.05, near the normal 1.96."""
 
@@ -77,8 +79,7 @@ def _beside_figure(results: Results, one: PublishedResult, group: Group) -> Publ
         words = f"{own.size:,}, of theirs {shared.size:,} of {theirs.size:,}"
     certify = results.study.certify
     if certify.rule.name == "radius_grid":
-        # Its radii are those of a grid.
-        images, words = "", f"{words}: rule is radius_grid, not compared"
+        images, words = "", f"{words}: {_OF_A_GRID}"
     elif not images:
         words = f"{words}: no sample of each other, not compared"
     difference = None
@@ -112,6 +113,8 @@ def _beside_logs(results: Results, one: PublishedResult, group: Group) -> Publis
     def beside(own: Group, theirs: Group, difference: FigureDifference | None, images: str) -> PublishedComparison:
         return PublishedComparison(one, own, theirs.acr, len(logs), difference, images, differs)
 
+    if results.study.certify.rule.name == "radius_grid":
+        return beside(group, theirs, None, _OF_A_GRID)
     if any(not np.array_equal(_labels(results, shared), log.labels_of(shared)) for log in logs):
         return beside(group, theirs, None, "numbered otherwise: labels differ, not compared")
     spread = all(samples_all(log.images) for log in logs)

@@ -57,7 +57,12 @@ def _corners(space: Mapping[str, Domain], own: Parameters, names: tuple[str, ...
 
 
 def _check_together(
-    space: Mapping[str, Domain], method: MethodSpec, training: TrainingSpec, names: tuple[str, ...]
+    space: Mapping[str, Domain],
+    method: MethodSpec,
+    training: TrainingSpec,
+    names: tuple[str, ...],
+    *,
+    epochs: int | None,
 ) -> None:
     for corner in itertools.islice(_corners(space, own_values(space, method, training), names), CORNERS):
         place = ", ".join(f"{name} = {value:g}" for name, value in corner.items())
@@ -70,6 +75,8 @@ def _check_together(
                 {"place": place, "reason": reason(error, subject="it")},
             ) from error
         check_copies_fit(changed, trained, place=f"space: {place}")
+        if epochs is not None:
+            check_begins(changed, epochs, place=f"space: {place}")
 
 
 def check_space(
@@ -98,5 +105,5 @@ def check_space(
             if epochs is not None:
                 check_begins(changed, epochs, place=f"space.{name}")
     for pair in itertools.combinations(sorted(space), 2):
-        _check_together(space, method, training, pair)
-    _check_together(space, method, training, tuple(sorted(space)))
+        _check_together(space, method, training, pair, epochs=epochs)
+    _check_together(space, method, training, tuple(sorted(space)), epochs=epochs)

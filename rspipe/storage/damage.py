@@ -1,12 +1,13 @@
 """What is damaged in a run directory is set aside before a study goes on, so that it is done again."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from rspipe.errors import DamagedError, StoreError
+from rspipe.search.spec import SearchSpec
 from rspipe.storage.files import damage, if_there, read_content
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import STUDY_FILE, Store
@@ -17,6 +18,8 @@ _log = logging.getLogger(__name__)
 _READ_AT_ONCE = 4
 
 _AGAIN = "done again"
+
+_REPORT = ("report.html", "summary.tsv", "summary.md")
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,19 @@ class _Check:
     """What comes of it when they are gone."""
 
 
-def set_damaged_aside(store: Store) -> None:
+def set_damaged_aside(store: Store, searches: Sequence[SearchSpec] = ()) -> None:
     """Rename every file that is not what was written, and warn of each in a line.
 
     Nothing else may write in the directory.
 
+    Args:
+        store: The run directory.
+        searches: Of its study: what they have finished is not done again, though trials of it are lost.
+
     Raises:
         StoreError: A file cannot be reached, or is of another version of rspipe.
     """
-    for check, error in _damaged(store):
+    for check, error in _damaged(store, {one.id: one.trials for one in searches}):
         moved = [path.set_aside().name for path in check.files if path.is_file()]
         _log.warning("warning: %s; set aside as %s, and %s", damage(error), ", ".join(moved), check.then)
 
@@ -54,7 +61,8 @@ def check_nothing_in_the_way(run_dir: StorePath, source: str) -> None:
     kept, name = run_dir / "study.toml", ""
     if kept.is_file() and kept.read_bytes().decode(errors="replace").splitlines() != source.splitlines():
         name = kept.name
-    for check, _ in _damaged(Store(run_dir)):
+    name = name or next((one for one in _REPORT if (run_dir / one).is_file()), "")
+    for check, _ in _damaged(Store(run_dir), {}):
         name = name or next(str(path).removeprefix(f"{run_dir}/") for path in check.files if path.is_file())
     if name:
         raise StoreError(
@@ -62,9 +70,9 @@ def check_nothing_in_the_way(run_dir: StorePath, source: str) -> None:
         )
 
 
-def _damaged(store: Store) -> Iterator[tuple[_Check, DamagedError]]:
+def _damaged(store: Store, trials: Mapping[str, int]) -> Iterator[tuple[_Check, DamagedError]]:
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        checks = [*_checks(store)]
+        checks = [*_checks(store, trials)]
         for error, check in zip(pool.map(_damage, checks), checks, strict=True):
             if error is not None:
                 yield check, error
@@ -78,8 +86,13 @@ def _damage(check: _Check) -> DamagedError | None:
     return None
 
 
-def _checks(store: Store) -> Iterator[_Check]:
-    """Yield the checks of all files of a run directory that numbers or decisions follow from."""
+def _checks(store: Store, trials: Mapping[str, int]) -> Iterator[_Check]:
+    """Yield the checks of all files of a run directory that numbers or decisions follow from.
+
+    Args:
+        store: The run directory.
+        trials: That are asked for, by search.
+    """
     root = store.run_dir
     contents = [root / STUDY_FILE, root / "images.json", *root.glob("environment*.json")]
     for path in (*contents, *(root / "cascades").glob("*.json")):
@@ -91,7 +104,8 @@ def _checks(store: Store) -> Iterator[_Check]:
         result = _Check(partial(store.search_result, folder.name, trials=0), (folder / "result.json",))
         yield result
         # Other trials may have been proposed or stopped for what it found.
-        ended = result.files[0].is_file() and _damage(result) is None
+        asked = trials.get(folder.name, 0)
+        ended = _damage(result) is None and store.search_result(folder.name, trials=asked) is not None
         for path in folder.glob("trial-*.json"):
             then = "not done again, since its search has ended" if ended else _AGAIN
             yield _Check(partial(store.trial_of, path), (path,), then)

@@ -22,6 +22,9 @@ from rspipe.study.mistakes import mistakes_in
 _log = logging.getLogger(__name__)
 
 
+_MARK = b'"sha256"'
+"""Of every record that rspipe writes."""
+
 _READ_OTHERWISE = "read it with the version that wrote it, or run the study again"
 
 
@@ -51,7 +54,7 @@ def open_store(
         if not _has_begun(store.run_dir):
             check_nothing_in_the_way(store.run_dir, source)
         store.run_dir.forget_half_written()
-        set_damaged_aside(store)
+        set_damaged_aside(store, study.search_specs)
         _forget_ended(store, study)
         _adopt(store, study, source=source, environment=environment)
         yield store
@@ -142,8 +145,8 @@ def _check_owner(run_dir: StorePath, study: StudyConfig) -> None:
 
 
 def _has_begun(run_dir: StorePath) -> bool:
-    """Whether a study has run in a folder: study.json is there, damaged or set aside, or there are results."""
-    return _has_results(run_dir) or bool(run_dir.glob(f"{STUDY_FILE}*"))
+    """Whether a study has run in a folder: its study.json is there, damaged or set aside, or there are results."""
+    return _has_results(run_dir) or any(_MARK in one.read_bytes() for one in run_dir.glob(f"{STUDY_FILE}*"))
 
 
 def _has_results(run_dir: StorePath) -> bool:

@@ -139,6 +139,16 @@ def test_few_decimals_are_no_significant_digits(decimals, sigma, n):
         assert [cells[0] for cells in converted if float(cells[3]) > truth[cells[0]] + 1e-9] == []
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.0001])
+def test_one_altered_radius_is_found_whatever_alpha_is(alpha):
+    """A ladder of a million samples has a rung near every number: that is no explanation."""
+    cells = rows(sigma=0.5, n=1000, alpha=alpha, written=four_decimals)
+    at = next(k for k, row in enumerate(cells) if 0.5 < float(row[3]) < 1.2)
+    audit = audited(changed(3, f"{float(cells[at][3]) + 0.0021:.4f}", at=at, cells=cells), name="noise_0.5")
+    assert "1 of 500 radii are on no rung of the ladder" in problems(audit)
+    assert audit.ladder.alpha == alpha
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_three_digits_of_certify_are_no_radii_that_it_did_not_make(seed):
     assert problems(audited(rows(seed=seed, sigma=0.5, written=three_digits), name="noise_0.5")) == ""

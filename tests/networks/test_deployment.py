@@ -364,7 +364,7 @@ class Sided(nn.Module):
         self.fc = nn.Linear(36, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = -x if bool(x.sum() > 0) else x
+        x = -x if bool(self.fc.weight.sum() > 0) else x
         logits: Tensor = self.fc(x.view(x.shape[0], 36))
         return logits
 
@@ -814,3 +814,40 @@ def test_tensor_float_is_off_for_as_long_as_anybody_needs_it() -> None:
 def test_a_gpu_without_memory_is_told_by_its_words(text: str) -> None:
     assert out_of_memory(RuntimeError(text))
     assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_tensor_float_is_off_though_it_was_set_by_torchs_later_interface() -> None:
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    try:
+        for setting in ("ieee", "tf32"):
+            convolutions.fp32_precision = setting
+            with precisions.tensor_float_off():
+                assert convolutions.fp32_precision != "tf32"
+            assert convolutions.fp32_precision == setting
+    finally:
+        convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize("first", ["dark", "bright"])
+def test_a_network_that_normalizes_by_the_batch_itself_is_refused_whatever_comes_first(first: str) -> None:
+    class Standardizing(Normalizing):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.network((x - x.mean()) / x.std())
+            return logits
+
+    torch.manual_seed(0)
+    x = (0.2 if first == "dark" else 0.7) + 0.05 * torch.randn(1, 3, 8, 8) + 0.25 * torch.randn(16, 3, 8, 8)
+    with pytest.raises(ModelError, match="depends on the samples beside it"):
+        deploy(Standardizing().eval(), precision="float32")(x)
+
+
+def test_a_little_randomness_is_not_taken_for_mixed_samples() -> None:
+    class Trembling(Normalizing):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.network(x + 0.02 * torch.randn_like(x))
+            return logits
+
+    for seed in range(30):
+        torch.manual_seed(seed)
+        assert deploy(Trembling().eval(), precision="float32")(torch.rand(8, 3, 8, 8)).shape == (8, 10)

@@ -4,6 +4,8 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from rspipe.errors import DamagedError, StoreError
 from rspipe.report.sections.search import cost_sentence
 from rspipe.stages.report import read_results
+from rspipe.stages.trials import open_trials
 from rspipe.storage.damage import set_damaged_aside
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.opening import open_store
@@ -88,6 +91,19 @@ def test_what_is_not_done_again_is_said(run_dir: Path) -> None:
     assert sentence.startswith(f"{len(left)} trials (records of 1 more are lost)")
 
 
+def test_a_lost_trial_of_a_search_that_goes_on_is_done_again_and_that_is_said(run_dir: Path) -> None:
+    (search,) = load_study(run_dir.parent / "study.toml").search_specs
+    # As of algorithms whose id does not depend on how many trials there are.
+    more: Any = SimpleNamespace(id=search.id, trials=search.trials + 1)
+    store = Store(run_dir)
+    flip(next(run_dir.glob("search/*/trial-0.json")), random.Random(0))
+    with told() as lines:
+        set_damaged_aside(store, [more])
+    (line,) = lines
+    assert line.endswith("set aside as trial-0.json.damaged, and done again")
+    assert 0 in open_trials(store, more)
+
+
 def counted(run_dir: Path):
     store = Store(run_dir)
     rows = store.counts(["classifier", "key"])
@@ -143,7 +159,14 @@ def test_a_run_directory_of_another_study_stays_as_it_is(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("study.toml", "name = 'mine'"), ("environment.json", "{}"), ("weights/config.json", "{}")]
+    ("name", "content"),
+    [
+        ("study.toml", "name = 'mine'"),
+        ("study.json", '{"optuna": 1}'),
+        ("environment.json", "{}"),
+        ("weights/config.json", "{}"),
+        ("report.html", "<html>"),
+    ],
 )
 def test_files_of_something_else_are_neither_written_over_nor_set_aside(
     name: str, content: str, finished: Path, tmp_path: Path

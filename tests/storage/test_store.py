@@ -116,7 +116,9 @@ def test_certificates_of_another_test_part_are_not_added_to(tmp_path: Path, monk
         store.save_images_to_certify(20, test_part=part)
     monkeypatch.setattr(Store, "counted", lambda _: {("a", "key", 0)})
     store.save_images_to_certify(30, test_part="a")
-    with pytest.raises(StoreError, match=r"the test images differ in number, names, labels or content .* put those in their place"):
+    with pytest.raises(
+        StoreError, match=r"the test images differ in number, names, labels or content .* put those in their place"
+    ):
         store.save_images_to_certify(20, test_part="b")
     assert store.images_to_certify() == 30
 

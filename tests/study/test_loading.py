@@ -862,6 +862,11 @@ WRONG = [
         for place, at, method in (("models", 1, "macer"), ("search", 0, "advmacer"))
     ],
     (
+        "search.0.space.defer={low=0,high=99,when={lbd={low=1.0}}}",
+        "search[0]: space: defer = 99, lbd = 1: defer = 99 leaves none of 2 epochs for what advmacer is about; lower "
+        "it",
+    ),
+    (
         "search.0.space.defer={low=0,high=99}",
         "search[0]: space.defer: defer = 99 leaves none of 2 epochs for what advmacer is about; lower it",
     ),

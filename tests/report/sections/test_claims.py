@@ -138,7 +138,7 @@ def test_a_figure_beside_another_rule_is_under_other_terms_or_none(rule: str) ->
     assert one.differs == f"rule is {rule} and fixed"
     assert (one.difference is None) == (rule == "radius_grid")
     if one.difference is None:
-        assert one.images == "the same 60: rule is radius_grid, not compared"
+        assert one.images == "the same 60: rule is radius_grid, whose radii are those of a grid: not compared"
 
 
 def test_what_is_not_certified_is_left_out() -> None:
