@@ -48,7 +48,8 @@ class _TensorFloatOff:
 
     def __init__(self) -> None:
         self._lock, self._holders = threading.Lock(), 0
-        self._before: bool | str = True
+        self._allowed: bool | None = None
+        self._settings: list[str] = []
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -61,23 +62,30 @@ class _TensorFloatOff:
         finally:
             with self._lock:
                 self._holders -= 1
-                if not self._holders and isinstance(self._before, bool):
-                    torch.backends.cudnn.allow_tf32 = self._before
-                elif not self._holders:
-                    self._convolutions.fp32_precision = self._before
+                if not self._holders:
+                    self._put_back()
 
     @property
-    def _convolutions(self) -> Any:
-        return torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    def _operations(self) -> tuple[Any, ...]:
+        return torch.backends.cudnn.conv, torch.backends.cudnn.rnn  # type: ignore[attr-defined]
 
     def _switch_off(self) -> None:
+        self._settings = [str(one.fp32_precision) for one in self._operations]
         try:
-            self._before = bool(torch.backends.cudnn.allow_tf32)
+            self._allowed = bool(torch.backends.cudnn.allow_tf32)
             torch.backends.cudnn.allow_tf32 = False
         except RuntimeError:
             # Convolutions and recurrent layers have settings of their own, which only torch's later interface can read.
-            self._before = str(self._convolutions.fp32_precision)
-            self._convolutions.fp32_precision = "ieee"
+            self._allowed = None
+            for one in self._operations:
+                one.fp32_precision = "ieee"
+
+    def _put_back(self) -> None:
+        if self._allowed is not None:
+            torch.backends.cudnn.allow_tf32 = self._allowed
+        for one, setting in zip(self._operations, self._settings, strict=True):
+            if one.fp32_precision != setting:
+                one.fp32_precision = setting
 
 
 tensor_float_off = _TensorFloatOff()

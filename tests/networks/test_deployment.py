@@ -816,9 +816,10 @@ def test_a_gpu_without_memory_is_told_by_its_words(text: str) -> None:
     assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 
-def test_tensor_float_is_off_though_it_was_set_by_torchs_later_interface() -> None:
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tensor_float_is_off_though_it_was_set_by_torchs_later_interface(allowed: bool) -> None:
+    convolutions, before = torch.backends.cudnn.conv, torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
         for setting in ("ieee", "tf32"):
             convolutions.fp32_precision = setting
@@ -826,7 +827,7 @@ def test_tensor_float_is_off_though_it_was_set_by_torchs_later_interface() -> No
                 assert convolutions.fp32_precision != "tf32"
             assert convolutions.fp32_precision == setting
     finally:
-        convolutions.fp32_precision = before
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize("first", ["dark", "bright"])
