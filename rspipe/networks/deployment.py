@@ -268,10 +268,11 @@ def _check_batches(body: nn.Module, few: Tensor) -> None:
         others = torch.cat([few[:half], 1 - few[half:]])
         beside, whole, again = (logits_of(body(batch.clone())).float() for batch in (others, few, few))
     except Exception as error:
+        # The network's own code: whatever is wrong with the batch itself is raised by the pass that follows.
         if out_of_memory(error):
             raise
         return
-    most = _MIXED * (float(whole.abs().nan_to_num(0.0, 0.0, 0.0).max()) if whole.numel() else 0.0) + 1e-6
+    most = _MIXED * _largest(whole) + 1e-6
     if not whole.shape == again.shape == beside.shape:
         return
     if _close(whole, again, most / 10) and not _close(beside[:half], whole[:half], most):
@@ -279,6 +280,10 @@ def _check_batches(body: nn.Module, few: Tensor) -> None:
             "a sample's class depends on the samples beside it (as if batches were normalized by themselves), and "
             "nothing can be certified; give the network in eval mode, a program as it was exported or scripted in it"
         )
+
+
+def _largest(logits: Tensor) -> float:
+    return float(logits.abs().nan_to_num(0.0, 0.0, 0.0).max()) if logits.numel() else 0.0
 
 
 def _close(a: Tensor, b: Tensor, most: float) -> bool:
@@ -290,11 +295,11 @@ def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
     try:
         got = logits_of(body(few.clone())).float()
     except Exception as error:
+        # Whatever a trace raises: the network itself has just answered, and takes its place.
         if out_of_memory(error):
             raise
         return False
-    reached = float(exact.abs().nan_to_num(0.0, 0.0, 0.0).max()) if exact.numel() else 0.0
-    most = _ROUNDINGS * reached + 1e-6
+    most = _ROUNDINGS * _largest(exact) + 1e-6
     return got.shape == exact.shape and _close(got, exact, most)
 
 

@@ -18,9 +18,10 @@ Parameters: TypeAlias = dict[str, Value]
 _FIXED = {"name", "epochs", "precision"}
 
 CORNERS = 4096
+"""Points that are listed at most before a study starts."""
+
 _COUNTED = 20_000
 """Points of a grid, at most."""
-"""Points that are listed at most before a study starts."""
 
 
 def _number_types(annotation: Any) -> set[type]:

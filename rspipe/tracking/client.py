@@ -92,10 +92,16 @@ def connect_mlflow(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+def database_path(uri: str) -> Path | None:
+    """Return the file of an SQLite database as MLflow reads it, "#" and "%" in names; None of any other store."""
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if path and uri.startswith("sqlite:///") else None
+
+
 def _local_database(uri: str) -> Path | None:
     """Return the file of an SQLite database in a folder that exists; None of any other store."""
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    return path if uri.startswith("sqlite:///") and path.parent.is_dir() else None
+    path = database_path(uri)
+    return path if path is not None and path.parent.is_dir() else None
 
 
 def _make_database(uri: str) -> None:

@@ -23,7 +23,7 @@ from rspipe.smoothing.ensemble import Ensemble
 from rspipe.storage.classifiers import classifier_of, load_network
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
-from rspipe.tracking.client import connect_mlflow, tracking_uri, without_secrets
+from rspipe.tracking.client import connect_mlflow, database_path, tracking_uri, without_secrets
 
 R = TypeVar("R", bound=Record)
 
@@ -88,9 +88,8 @@ def _loaded(run: str, uri: str | None, allow_code: bool, classes: int | None, lo
         raise StoreError(f"{run!r} is no run; give runs:/<id> with the 32 hex digits that MLflow shows")
     run_id = match[1]
     address = uri or tracking_uri(StorePath.of("runs/study"))
-    # As MLflow reads it: "#" and "%" are parts of names.
-    database = address.removeprefix("sqlite:///").partition("?")[0] if address.startswith("sqlite:///") else ""
-    if database and not Path(database).is_file():
+    database = database_path(address)
+    if database is not None and not database.is_file():
         raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
     try:
         with tempfile.TemporaryDirectory() as folder:
