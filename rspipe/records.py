@@ -72,6 +72,10 @@ class TrainedModel(Record):
     """Of the parameters: certificates and ensemble weights hold for these and no others."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
     """Mean and standard deviation per channel of the network's first layer; None where it has no such layer."""
+    input_shape: tuple[int, ...]
+    """Of an image."""
+    answers: tuple[tuple[float, ...], ...] | None
+    """Logits for fixed inputs, see `rspipe.networks.answers.answers_of`: code that has changed since gives others."""
 
     @property
     def common_seed(self) -> int | None:

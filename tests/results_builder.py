@@ -68,6 +68,8 @@ def trained_model(label, sigma, seed, **changes):
         "precision": "float32",
         "checksum": f"{label}/{sigma}/{seed}",
         "normalization": None,
+        "input_shape": (1, 8, 8),
+        "answers": None,
     }
     return TrainedModel(**{**content, **changes})
 

@@ -409,6 +409,8 @@ def save_untrained(store: Store, spec: AnyModelSpec, parameters: dict[str, torch
         precision="float32",
         checksum=checksum(parameters),
         normalization=None,
+        input_shape=SHAPES[spec.architecture],
+        answers=None,
     )
     store.save_model(record, parameters)
     return record

@@ -20,7 +20,7 @@ from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import DataError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
-from rspipe.networks.architectures import build_network, check_input
+from rspipe.networks.architectures import build_network, check_input, code_in
 from rspipe.networks.deployment import check_precision, deploy
 from rspipe.networks.modes import check_samples_are_apart
 from rspipe.networks.precision import SLOW
@@ -42,6 +42,7 @@ from rspipe.stages.report import (
 from rspipe.stages.search import run_searches
 from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
+from rspipe.storage.classifiers import trained_network
 from rspipe.storage.environment import environment
 from rspipe.storage.locks import exclusive
 from rspipe.storage.opening import open_store
@@ -123,6 +124,20 @@ class Session:
         models = (self.store.trained_model(spec.id) for spec in known_models(self.store, self.study))
         if None in searches or None in models:
             check_pictures(data.test.chosen(self.study.certify.images))
+
+    def check_code(self) -> None:
+        """Find the user's own code that has changed since models were trained by it, before others are.
+
+        Raises:
+            ModelError: A model's architecture is no longer the one that was trained.
+        """
+        records = (self.store.trained_model(spec.id) for spec in known_models(self.store, self.study))
+        finished = [record for record in records if record is not None and record.status == "finished"]
+        # One of each: the parameters do not matter.
+        for architecture, model in {str(record.spec["architecture"]): record.id for record in finished}.items():
+            if code_in(architecture):
+                classes = load_dataset(self.study.data).classes
+                trained_network(self.store, model, classes=classes, device=torch.device("cpu"))
 
     def search(self) -> bool:
         """Search hyper-parameters; return whether winners have joined the study's models."""
@@ -360,5 +375,6 @@ def open_run(run: StudyRun, terminal: Terminal, *, ray_address: str | None, reso
     terminal.doing("reading the data")
     _check_data(run.study)
     with open_session(run, terminal, ray_address=ray_address, resources=resources) as session:
+        session.check_code()
         session.check_pictures()
         yield session

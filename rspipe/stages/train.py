@@ -20,6 +20,7 @@ from rspipe.execution.groups import run_groups
 from rspipe.execution.hanging import Held
 from rspipe.execution.resources import Cluster
 from rspipe.execution.worker import device_text, keep_freed_memory, set_deterministic, worker_device
+from rspipe.networks.answers import answers_of
 from rspipe.networks.normalization import normalization
 from rspipe.records import TrainedModel
 from rspipe.stages.checkpoints import checkpointing
@@ -116,6 +117,8 @@ def train_one(
         precision=spec.precision,
         checksum=checksum(result.network.state_dict()),
         normalization=normalization(result.network),
+        input_shape=data.sample_shape,
+        answers=answers_of(result.network, data.sample_shape),
     )
     if first:
         store.save_model(record, result.network.state_dict())

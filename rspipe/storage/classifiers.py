@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rspipe.errors import ModelError, StoreError, first_line
+from rspipe.networks.answers import answers_as_before
 from rspipe.networks.architectures import build_network, code_in, code_is_allowed
 from rspipe.networks.deployment import deploy
 from rspipe.networks.normalization import set_normalization
@@ -97,7 +98,8 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
     """Return a trained network as it was trained, with gradients.
 
     Raises:
-        ModelError: The architecture is no longer the one that was trained: its parameters or normalization do not fit.
+        ModelError: The architecture is no longer the one that was trained: its parameters or normalization do not fit,
+            or it gives other logits.
         StoreError: It is code, which nobody allowed to run.
     """
     record = store.existing_model(model)
@@ -120,4 +122,11 @@ def trained_network(store: Store, model: str, *, classes: int, device: torch.dev
             f"{store.model_dir(model)}: the parameters do not fit {record.spec['architecture']} with {classes} classes "
             f"({first_line(error)}); it has changed since they were trained"
         ) from error
-    return network.to(device)
+    network = network.to(device)
+    if not answers_as_before(network, record.input_shape, record.answers):
+        raise ModelError(
+            f"{store.model_dir(model)}: with its parameters {architecture} is another function than the one that was "
+            "trained: its code, or a library's that it uses, has changed since; bring that back, or take another run "
+            "directory"
+        )
+    return network

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from rspipe.data.files import FileSplit, PixelSource, as_images, decoded_here
 from rspipe.data.splits import Dataset, Split
 from rspipe.errors import ModelError
+from rspipe.networks.answers import answers_as_before, answers_of
 from rspipe.networks.architectures import build_network, check_input
 from rspipe.records import Status
 from rspipe.smoothing.noise import derived_seed
@@ -38,7 +38,8 @@ from rspipe.training.step_loss import step_loss
 from rspipe.training.validation import VALIDATION_IMAGES, collapsed_since, validation_metrics
 
 State = dict[str, Any]
-"""From which training goes on: epoch, network, momenta, history, seconds, passes, survey, teacher's state. Plain."""
+"""From which training goes on: epoch, network, its answers, momenta, history, seconds, passes, survey, teacher's state.
+Plain."""
 
 _CURVE_POINTS = 30
 """Times that a network in training is validated, about."""
@@ -184,11 +185,20 @@ def _images(
             yield as_images(values.to(train.labels.device))
 
 
-def _restored(state: State | None, network: nn.Module, optimizer: SGD) -> Fit:
+def _restored(state: State | None, network: nn.Module, optimizer: SGD, spec: ModelSpec, shape: tuple[int, ...]) -> Fit:
     """Take parameters and momentum from a state; return how far training has come."""
     if state is None:
         return Fit(network, "finished", "", (), 0.0, 0)
-    network.load_state_dict(state["network"])
+    try:
+        network.load_state_dict(state["network"])
+        same = answers_as_before(network, shape, state.get("answers"))
+    except RuntimeError:
+        same = False
+    if not same:
+        raise ModelError(
+            f"the training of {spec.id} was interrupted, and {spec.architecture} is another function than then: its "
+            "code, or a library's that it uses, has changed; bring that back, or take another run directory"
+        )
     optimizer.restore(state["momenta"])
     return Fit(network, "finished", "", tuple(state["history"]), float(state["seconds"]), int(state["passes"]))
 
@@ -240,10 +250,13 @@ def _survey(
     return Survey(epoch, result, seconds + time.monotonic() - began, passes)
 
 
-def _state(done: Fit, optimizer: SGD, survey: Survey | None, *, teacher: State | None = None) -> State:
+def _state(
+    done: Fit, optimizer: SGD, survey: Survey | None, *, shape: tuple[int, ...], teacher: State | None = None
+) -> State:
     return {
         "epoch": len(done.history),
         "network": done.network.state_dict(),
+        "answers": answers_of(done.network, shape),
         "momenta": optimizer.momenta,
         "history": list(done.history),
         "seconds": done.seconds,
@@ -251,12 +264,6 @@ def _state(done: Fit, optimizer: SGD, survey: Survey | None, *, teacher: State |
         "survey": None if survey is None else dict(vars(survey)),
         "teacher": teacher,
     }
-
-
-def _while_taught(
-    on_survey: Callable[[State], None], done: Fit, optimizer: SGD, survey: Survey | None, teacher: State
-) -> None:
-    on_survey(_state(done, optimizer, survey, teacher=teacher))
 
 
 def _judged(
@@ -312,37 +319,38 @@ def fit(
             of a process' own part on a CPU, and those of the batch on GPUs (SyncBatchNorm).
 
     Raises:
-        ModelError: The architecture does not fit the images or the classes; or the method surveys training images that
-            are files.
+        ModelError: The architecture does not fit the images or the classes, or is another function than that of the
+            state; or the method surveys training images that are files.
     """
     check_surveys(spec.method, spec.epochs, data)
-    training, device = spec.training, data.train.labels.device
+    training, device, shape = spec.training, data.train.labels.device, data.sample_shape
     network = build_network(spec.architecture, classes=data.classes, seed=spec.training_seed).to(device)
-    check_input(network, data.sample_shape, architecture=spec.architecture, classes=data.classes)
+    check_input(network, shape, architecture=spec.architecture, classes=data.classes)
     optimizer = SGD(network.parameters(), momentum=training.momentum, weight_decay=training.weight_decay)
-    loss = step_loss(network, spec, group, shape=data.sample_shape)
+    loss = step_loss(network, spec, group, shape=shape)
     validation = data.validation.evenly_spaced(min(VALIDATION_IMAGES, len(data.validation)))
-    done = _restored(state, network, optimizer)
+    done = _restored(state, network, optimizer, spec, shape)
     survey, taught = None, None
     if state is not None:
-        # Of a version before, it has none.
-        taught = state.get("teacher")
-        if isinstance(learned := state["survey"], Tensor):
-            survey = Survey(-1, learned.to(device), 0.0, 0)
-        elif learned is not None:
+        taught = state["teacher"]
+        if (learned := state["survey"]) is not None:
             survey = Survey(**learned | {"result": learned["result"].to(device)})
+
+    def now(*, teacher: State | None = None) -> State:
+        return _state(done, optimizer, survey, shape=shape, teacher=teacher)
+
     for epoch in range(len(done.history), training.epochs):
         spent, made = 0.0, math.prod(_steps(spec, len(data.train))) * spec.method.passes_in(epoch)
         if spec.method.surveys(epoch):
             if survey is None or survey.epoch != epoch:
-                on_taught = on_survey and partial(_while_taught, on_survey, done, optimizer, survey)
+                on_taught = on_survey and (lambda its: on_survey(now(teacher=its)))
                 teacher = _teacher(spec, data, state=taught, on_epoch=on_taught, pixels=pixels, group=group)
                 if teacher is not None and teacher.status != "finished":
                     done = replace(done, status=teacher.status, message=f"its teacher {teacher.message}")
                     break
                 survey = _survey(spec, data, network, survey, teacher=teacher, epoch=epoch, group=group)
                 if on_survey is not None:
-                    on_survey(_state(done, optimizer, survey))
+                    on_survey(now())
             spent, made = spent + survey.seconds, made + survey.passes
             if (chances := spec.method.chances(survey.result)) is not None and not chances.any():
                 message = f"has no training image left in epoch {epoch + 1}; discard fewer of them, or later"
@@ -371,6 +379,6 @@ def fit(
         if status != "finished":
             break
         if on_epoch is not None:
-            on_epoch(_state(done, optimizer, survey))
+            on_epoch(now())
     network.eval()
     return done

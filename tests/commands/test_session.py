@@ -1,5 +1,6 @@
 """Where results go."""
 
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,18 @@ import tyro
 
 from rspipe.commands import options, session
 from rspipe.commands.options import StageOptions, resolve_run_dir, run_to_do, study_path
-from rspipe.commands.session import Session, open_session
+from rspipe.commands.session import Session, open_run, open_session
 from rspipe.commands.terminal import Terminal
-from rspipe.errors import StoreError
+from rspipe.data.sources import load_dataset
+from rspipe.errors import ModelError, StoreError
 from rspipe.execution.resources import Resources
+from rspipe.networks.architectures import CODE_FOLDERS
 from rspipe.networks.precision import SLOW, Precision
+from rspipe.stages.train import train_one
 from rspipe.storage.opening import open_store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
+from tests.processes import TINY
 from tests.results_builder import search
 
 
@@ -143,3 +148,32 @@ def test_bfloat16_is_warned_of_where_it_is_slow(
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     expected = [f"warning: {warned.format(slow=SLOW)}"] if warned and fastest == "float32" else []
     assert warnings == expected
+
+
+def test_own_code_that_has_changed_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TINY.read_text(encoding="utf-8").replace('"digits_cnn"', '"nets_of_a_session:build"')
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    code = "from rspipe.networks.small_images import digits_cnn as build\n"
+    (tmp_path / "nets_of_a_session.py").write_text(code, encoding="utf-8")
+    # What follows changes both.
+    monkeypatch.setenv(CODE_FOLDERS, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = {"study": tmp_path / "study.toml", "run_dir": str(tmp_path / "run"), "override": ("training.epochs=1",)}
+    run = run_to_do(StageOptions(**words, allow_code=True))
+    terminal = Terminal()
+    with open_run(run, terminal, ray_address=None, resources=Resources()) as opened:
+        train_one(opened.store, run.study.model_specs[0], load_dataset(run.study.data))
+    with open_run(run, terminal, ray_address=None, resources=Resources()):
+        pass
+    changed = "    network = digits_cnn(classes)\n    network[4] = nn.SiLU()\n    return network\n"
+    code = f"from torch import nn\nfrom rspipe.networks.small_images import digits_cnn\ndef build(classes):\n{changed}"
+    (tmp_path / "nets_of_a_session.py").write_text(code, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "nets_of_a_session")
+    with (
+        pytest.raises(ModelError, match="nets_of_a_session:build is another function than the one that was trained"),
+        open_run(run, terminal, ray_address=None, resources=Resources()),
+    ):
+        pass
+    monkeypatch.delitem(sys.modules, "nets_of_a_session")

@@ -13,6 +13,7 @@ import pytest
 import ray.tune
 import torch
 from PIL import Image
+from torch import nn
 
 from rspipe.data.files import FileSplit, Step
 from rspipe.data.sources import load_dataset
@@ -21,8 +22,9 @@ from rspipe.data.splits import Dataset
 from rspipe.errors import ClusterError, DataError, ModelError
 from rspipe.execution.board import Progress
 from rspipe.execution.resources import Cluster, Node, Resources
-from rspipe.networks.architectures import ARCHITECTURES
+from rspipe.networks.architectures import ARCHITECTURES, Builder
 from rspipe.networks.normalization import normalization
+from rspipe.networks.small_images import digits_cnn
 from rspipe.records import Trial
 from rspipe.search.space import Parameters
 from rspipe.search.spec import SearchSpec
@@ -122,7 +124,7 @@ def test_the_normalization_is_part_of_the_record_and_comes_back_with_the_network
     cpu = torch.device("cpu")
     assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.5,))
     path = store.model_dir(spec.id) / "model.json"
-    write_record(path, {**read_content(path), "normalization": [[0.5], [0.25]]})
+    write_record(path, {**read_content(path), "normalization": [[0.5], [0.25]], "answers": None})
     assert store.existing_model(spec.id).normalization == ((0.5,), (0.25,))
     assert normalization(trained_network(store, spec.id, classes=10, device=cpu)) == ((0.5,), (0.25,))
 
@@ -137,6 +139,37 @@ def test_a_network_that_can_no_longer_normalize_as_it_did_is_refused(
         ModelError, match=r"parameters do not fit digits_cnn with 10 classes .*; it has changed since they were trained"
     ):
         trained_network(store, spec.id, classes=10, device=CPU)
+
+
+def with_another_activation(classes: int) -> nn.Module:
+    """Return a network of the same parameters that is another function."""
+    network = digits_cnn(classes)
+    network[2] = nn.LeakyReLU()
+    return network
+
+
+def test_code_that_has_changed_since_a_model_was_trained_is_refused(
+    study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec = Store(tmp_path), study.model_specs[0]
+    train_one(store, spec, data)
+    trained_network(store, spec.id, classes=10, device=CPU)
+    monkeypatch.setitem(ARCHITECTURES, spec.architecture, with_another_activation)
+    with pytest.raises(ModelError, match="with its parameters digits_cnn is another function than the one that was"):
+        trained_network(store, spec.id, classes=10, device=CPU)
+
+
+@pytest.mark.parametrize("changed", [with_another_activation, ARCHITECTURES["digits_mlp"]])
+def test_code_that_has_changed_since_a_training_was_cut_off_is_refused(
+    changed: Builder, study: StudyConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    store, spec = Store(tmp_path), study.model_specs[0]
+    with pytest.raises(CutOffError):
+        train_one(store, spec, data, on_epoch=lambda epoch: end_after_two({"epoch": epoch}))
+    monkeypatch.setitem(ARCHITECTURES, spec.architecture, changed)
+    with pytest.raises(ModelError, match="was interrupted, and digits_cnn is another function than then"):
+        train_one(store, spec, data)
 
 
 def test_a_model_that_diverges_is_recorded_as_such(study: StudyConfig, data: Dataset, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from rspipe.networks.architectures import ARCHITECTURES, build_network
 from rspipe.training import step_loss, validation
 from rspipe.training.fitting import Fit, State, fit
 from rspipe.training.methods.advmacer import AdvMacer
-from rspipe.training.methods.catrs import CATRS
 from rspipe.training.methods.consistency import Consistency
 from rspipe.training.methods.gaussian import Gaussian
 from rspipe.training.methods.macer import MACER
@@ -655,11 +654,3 @@ def test_large_images_are_evaluated_a_few_at_once_with_the_same_noise(monkeypatc
     seen.clear()
     assert evaluate(Noting(), split, sigma=0.4, seed=0) == whole
     assert max(seen) == 7
-
-
-@pytest.mark.parametrize("method", [METHODS[0], CATRS(name="catrs", T=1, m=2, teacher_draws=5)])
-def test_training_goes_on_from_a_state_of_a_version_before_surveys_were_kept(method: Any) -> None:
-    whole, (first, *_) = states(spec(method), digits())
-    before = {name: value for name, value in first.items() if name != "teacher"}
-    before["survey"] = None if first["survey"] is None else first["survey"]["result"]
-    assert same_parameters(fit(spec(method), digits(), state=before).network, whole.network)

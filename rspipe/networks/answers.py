@@ -1,0 +1,57 @@
+"""What a network answers to fixed inputs, noted when it is trained: it tells when its code has changed since."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rspipe.networks.modes import device_of, evaluating
+from rspipe.networks.outputs import logits_of
+from rspipe.networks.precision import tensor_float_off
+
+CPU = torch.device("cpu")
+_INPUTS, _LOGITS, _GOLDEN = 2, 10, (math.sqrt(5) - 1) / 2
+_ROUNDINGS = 1e-3
+"""More than float32's roundings make of the largest logit on any device, and less than another layer does."""
+
+Answers = tuple[tuple[float, ...], ...]
+
+
+def answers_of(network: nn.Module, shape: tuple[int, ...]) -> Answers | None:
+    """Return the first ten logits of a network, in eval mode, for two inputs that are always the same.
+
+    None where they would not be the same elsewhere: of a network that draws at random, computes in half precision, or
+    returns NaN or infinity.
+
+    Args:
+        network: On any device.
+        shape: Of an input.
+    """
+    if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.state_dict().values()):
+        return None
+    first, again = _logits(network, shape, times=2)
+    if not bool(first.isfinite().all()) or not _close(first, again):
+        return None
+    return tuple(map(tuple, first.tolist()))
+
+
+def answers_as_before(network: nn.Module, shape: tuple[int, ...], answers: Answers | None) -> bool:
+    """Return whether a network answers as noted, but for roundings; True where nothing was noted."""
+    if answers is None:
+        return True
+    before, (now,) = torch.tensor(answers), _logits(network, shape)
+    return now.shape == before.shape and _close(before, now)
+
+
+def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> list[Tensor]:
+    """Return logits [input, class], so many times; the inputs have an even spread of values, the same everywhere."""
+    multiples = torch.arange(1, _INPUTS * math.prod(shape) + 1, dtype=torch.float64) * _GOLDEN
+    inputs = (multiples % 1).to(torch.float32).view(_INPUTS, *shape).to(device := device_of(network) or CPU)
+    # A network that draws at random goes on with its training as if it had not been asked.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), tensor_float_off(), evaluating(network):
+        found = [logits_of(network(inputs.clone())) for _ in range(times)]
+    return [logits[:, :_LOGITS].float().cpu() for logits in found]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0.0, atol=_ROUNDINGS * float(a.abs().max()) + 1e-6)
