@@ -17,7 +17,7 @@ from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Split
 from rspipe.ensembles.spec import EnsembleSpec
-from rspipe.errors import DataError
+from rspipe.errors import DataError, ModelError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.networks.architectures import build_network, check_input, code_in
@@ -155,14 +155,25 @@ class Session:
         return known_models(self.store, self.study) != known
 
     def train(self) -> None:
-        """Train every base classifier that is known."""
+        """Train every base classifier that is known.
+
+        Raises:
+            ModelError: Two checkpoints of one label have the same parameters.
+        """
         specs = known_models(self.store, self.study)
+        loaded: dict[tuple[str, float, str], str] = {}
         for record in train_models(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
             if record.status != "finished":
                 self.warn(f"{record.id} {record.status} and is left out: {record.message}")
             elif record.collapsed:
                 self.warn(f"{record.id} predicts a single class on the validation split")
             if record.source == "checkpoint":
+                same = loaded.setdefault((record.label, record.train_sigma, record.checksum), record.id)
+                if same != record.id:
+                    raise ModelError(
+                        f"{same} and {record.id} have the same parameters, as if one network were two seeds; remove "
+                        "one of their entries"
+                    )
                 self.terminal.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
                 if record.message:
                     self.warn(f"{record.id}: {record.message}")

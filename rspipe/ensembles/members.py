@@ -112,7 +112,7 @@ def ensemble_label(members: Iterable[Member]) -> str:
 
 def names_seeds(label: str) -> bool:
     """Return whether an ensemble's label names seeds: it is one of many alike, of which the paper's words name one."""
-    return " seed" in label
+    return re.search(r" seeds? \d", label) is not None
 
 
 def subsets(members: Sequence[Member]) -> Iterator[tuple[Member, ...]]:

@@ -121,17 +121,24 @@ def _kind(record: EnsembleWeights, models: Mapping[str, TrainedModel]) -> tuple[
     return labels, record.sigma, record.method, record.average, record.consensus_size
 
 
+def independent_members(of_each: Sequence[Sequence[TrainedModel]]) -> tuple[frozenset[Member], ...]:
+    """Return label and seed of the models of each classifier.
+
+    None where one is made of several labels with common seeds: its models share what they drew.
+    """
+    for models in of_each:
+        if len({model.label for model in models if model.common_seed is not None}) > 1:
+            return ()
+    return tuple(frozenset((model.label, model.seed) for model in models) for models in of_each)
+
+
 def _composition(
     pairs: Sequence[tuple[EnsembleWeights, CertifiedClassifier]], models: Mapping[str, TrainedModel]
 ) -> Composition:
     members = [[models[member] for member in record.members] for record, _ in pairs]
-    # Of several labels with common seeds: two of them share what they drew.
-    related = any(len({model.label for model in of_one if model.common_seed is not None}) > 1 for of_one in members)
     return Composition(
         records=tuple(record for record, _ in pairs),
         classifiers=tuple(classifier for _, classifier in pairs),
         labels=tuple(sorted(model.label for model in members[0])),
-        members=()
-        if related
-        else tuple(frozenset((model.label, model.seed) for model in of_one) for of_one in members),
+        members=independent_members(members),
     )

@@ -95,7 +95,8 @@ def _of_ensembles(results: Results, levels: Levels) -> str:
     if solved := with_holm([one for one in comparisons if one.question == WEIGHTS]):
         first, beside = _tallied(solved)
         ids = {one.first for one, *_ in solved}
-        alone = sum(record.id in ids and record.sole_member is not None for record in results.ensembles)
+        those = [one for found in compositions.values() for one in found if not ids.isdisjoint(_ids(one))]
+        alone = sum(map(_is_model, those))
         single = f" ({alone} of them one member alone)" if alone else ""
         cases = f"{first.higher} of {first.of} cases{single}{_below(first)}"
         parts.append(f"solved weights are above plain averages in {cases}{beside}")
@@ -142,6 +143,11 @@ def _tallied(answered: Sequence[tuple[Comparison, bool, bool]]) -> tuple[_Tally,
 
 def _is_model(entry: Entry) -> bool:
     return entry.composition is not None and entry.composition.no_ensemble
+
+
+def _ids(entry: Entry) -> set[str]:
+    """Return the ids of an entry's ensembles."""
+    return {classifier.id for classifier in entry.classifiers}
 
 
 def _of_best_ensemble(results: Results, levels: Levels, ensembles: Levels) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from rspipe.ensembles.diagnostics import MemberMargins
 from rspipe.ensembles.members import names_seeds
 from rspipe.records import BoundaryCheck, Cascade, CascadeChoice, EnsembleWeights, SearchResult, TrainedModel, Trial
-from rspipe.report.compositions import Composition, compositions, other_choices
+from rspipe.report.compositions import Composition, compositions, independent_members, other_choices
 from rspipe.report.differences import Comparison, Group, compare
 from rspipe.report.logged import LoggedCertificates
 from rspipe.report.names import short_name
@@ -211,8 +211,10 @@ class Results:
         name = cascades[0].record.name
         label = cascades_label(cascades)
         group = Group.of([one.classifier for one in cascades], id_=name, label=label)
-        members = [frozenset(map(self.member, self.models_of(one.record.id))) for one in cascades]
-        return replace(group, members=tuple(members) if len({*members}) == len(members) else ())
+        members = independent_members(
+            [[self._models[id_] for id_ in self.models_of(one.record.id)] for one in cascades]
+        )
+        return replace(group, members=members if len({*members}) == len(members) else ())
 
     def models_of(self, id_: str) -> tuple[str, ...]:
         """Return the ids of the models that a classifier is made of: of a cascade, of all its levels."""
@@ -243,8 +245,11 @@ class Results:
     @cached_property
     def images_meant(self) -> str:
         """The images that intervals and verdicts are about, in words."""
-        alone = any(self.population(c.example.size) is not None for c in self.certified)
-        return "these test images alone" if alone else "other test images"
+        alone = {c.sigma: self.population(c.example.size) is not None for c in self.certified}
+        if len({*alone.values()}) < 2:
+            return "these test images alone" if any(alone.values()) else "other test images"
+        those = ", ".join(f"{sigma:g}" for sigma, one in sorted(alone.items()) if one)
+        return f"other test images (at σ = {those} on these alone)"
 
     def compare(self, first: Group, second: Group, *, sigma: float, question: str = "") -> Comparison | None:
         """Return the comparison of two groups at a noise level; None where they share no image."""

@@ -45,7 +45,7 @@ class Entry:
 def entries(results: Results, sigma: float) -> list[Entry]:
     """Return everything certified at a noise level by what it is made of, of largest ACR first.
 
-    Their groups are on the images that all have in common, if there are any: others may be harder.
+    They are on the images that all have in common, if there are any: others may be harder.
     """
     found = [
         Entry(label, "model", tuple(certified), results.label_group(label, certified))
@@ -59,7 +59,10 @@ def entries(results: Results, sigma: float) -> list[Entry]:
         )
     found = [one for one in found if one.group.examples.size]
     if found and (shared := reduce(np.intersect1d, [one.group.examples for one in found])).size:
-        found = [replace(one, group=one.group.on(shared)) for one in found]
+        found = [
+            replace(one, classifiers=tuple(each.on(shared) for each in one.classifiers), group=one.group.on(shared))
+            for one in found
+        ]
     return sorted(found, key=(lambda one: -_reached(results, one)) if results.decided else (lambda one: -one.acr))
 
 

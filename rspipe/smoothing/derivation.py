@@ -9,8 +9,10 @@ few samples show (two-sided and soft ones certify where futility gave up, PREDIC
 label), so the others are derived only from counts that hold every sample they need.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from functools import reduce
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -269,6 +271,23 @@ class CertifiedClassifier:
     def saturated(self) -> BoolArray:
         """[example], whether all estimation samples fell on the selected class."""
         return saturated(self.n_a, self.n)
+
+    def on(self, examples: IntArray) -> "CertifiedClassifier":
+        """Return the classifier on some of its images, without what is known of all alone: its two-sided ACR."""
+        if np.array_equal(examples, self.example):
+            return self
+        places = np.searchsorted(self.example, examples)
+        cut: dict[str, Any] = {
+            name: value[places] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        seconds = self.seconds * len(examples) / len(self.example)
+        return replace(self, **cut, two_sided=float("nan"), seconds=seconds)
+
+
+def on_common_images(groups: Sequence[Sequence[CertifiedClassifier]]) -> list[list[CertifiedClassifier]]:
+    """Return groups of classifiers on the images that all of them have; as they are where there are none."""
+    shared = reduce(np.intersect1d, [one.example for group in groups for one in group])
+    return [[one.on(shared) if shared.size else one for one in group] for group in groups]
 
 
 def certified_classifier(counts: CountTable) -> CertifiedClassifier:

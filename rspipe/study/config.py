@@ -19,11 +19,11 @@ from rspipe.smoothing.cascades import check_cascade_rule
 from rspipe.smoothing.classifiers import COMBINATIONS
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.spec import NonNegativeFloat, Spec, content_id, refusals, refuse
-from rspipe.study.cascade_groups import CascadeGroup
+from rspipe.study.cascade_groups import CascadeGroup, seeded_levels
 from rspipe.study.claims import Claim, PublishedResult
 from rspipe.study.ensemble_groups import EnsembleGroup
 from rspipe.study.groups import AnyModelGroup, CheckpointGroup, ModelGroup, SearchGroup
-from rspipe.study.references import check_members, unknown_entries, unknown_sigmas
+from rspipe.study.references import absent_entries, check_members, unknown_entries, unknown_sigmas
 from rspipe.training.spec import AnyModelSpec, ModelSpec
 
 SHARED = ("architecture", "training")
@@ -184,8 +184,9 @@ class StudyConfig(Spec):
             )
 
     def _twice(self) -> Iterator[PydanticCustomError]:
-        """Yield what is named twice: two models would have one name."""
+        """Yield what is named twice: two models would have one name, or one would count as two seeds."""
         trained: dict[tuple[str, float], set[int]] = {}
+        loaded: dict[tuple[str, float], set[tuple[str | None, ...]]] = {}
         for group in self.groups:
             if len(set(group.seeds)) < len(group.seeds):
                 yield PydanticCustomError(
@@ -201,12 +202,25 @@ class StudyConfig(Spec):
                 )
             for sigma in dict.fromkeys(group.sigma):
                 others = trained.setdefault((group.label, sigma), set())
-                if others and (not isinstance(group, CheckpointGroup) or not others.isdisjoint(group.seeds)):
+                files = loaded.setdefault((group.label, sigma), set())
+                # Several checkpoints of one label are its seeds.
+                alike = bool(files) and isinstance(group, CheckpointGroup)
+                if others and not (alike and others.isdisjoint(group.seeds)):
                     yield PydanticCustomError(
                         "label_twice",
                         "two entries are labelled '{label}' at sigma {sigma}; give one another label",
                         {"label": group.label, "sigma": sigma},
                     )
+                elif isinstance(group, CheckpointGroup):
+                    content = group.checkpoint.sha256, group.checkpoint.denoiser_sha256, group.checkpoint.parameters
+                    if content in files:
+                        yield PydanticCustomError(
+                            "checkpoint_twice",
+                            "'{label}' at sigma {sigma} names the checkpoint '{file}' twice, as if it were two seeds; "
+                            "remove one entry",
+                            {"label": group.label, "sigma": sigma, "file": group.checkpoint.file},
+                        )
+                    files.add(content)
                 others.update(group.seeds)
 
     def _unknown(self) -> Iterator[ValueError]:
@@ -238,6 +252,16 @@ class StudyConfig(Spec):
             for seed in group.seeds
         )
 
+    def _certified_at(self) -> dict[float, set[str]]:
+        """Return the names of models and ensembles by noise level."""
+        at: dict[float, set[str]] = {}
+        for group in self.groups:
+            for sigma in group.sigma:
+                at.setdefault(sigma, set()).add(group.label)
+        for spec in self._named_ensembles():
+            at.setdefault(spec.sigma, set()).add(_name(spec))
+        return at
+
     def _unfit_cascades(self) -> Iterator[PydanticCustomError]:
         """Yield why cascades cannot be made of what the study certifies."""
         if not self.cascades:
@@ -246,16 +270,8 @@ class StudyConfig(Spec):
             check_cascade_rule(self.certify.rule)
         except ValueError as error:
             yield PydanticCustomError("cascade_rule", "cascades: {error}", {"error": str(error)})
-        at: dict[float, set[str]] = {}
-        for group in self.groups:
-            for sigma in group.sigma:
-                at.setdefault(sigma, set()).add(group.label)
-        combined = set()
-        for spec in self._named_ensembles():
-            name = ensemble_name(spec.label, spec.weights, spec.average, consensus_size=spec.consensus_size)
-            at.setdefault(spec.sigma, set()).add(name)
-            if spec.weights in COMBINATIONS:
-                combined.add(name)
+        at = self._certified_at()
+        combined = {_name(spec) for spec in self._named_ensembles() if spec.weights in COMBINATIONS}
         names = set[str]()
         for index, cascade in enumerate(self.cascades):
             try:
@@ -269,6 +285,7 @@ class StudyConfig(Spec):
             if strange := [*unknown_sigmas([(f"cascades[{index}].sigma", cascade.sigma or ())], self.sigmas)]:
                 yield from strange
                 continue
+            yield from self._without_seeds(index, cascade)
             for sigma, entry in sorted(cascade.entries(self.sigmas), reverse=True):
                 place = f"cascades[{index}].classifiers at sigma {sigma:g}"
                 # Of what is to be chosen from, a level need not have everything.
@@ -282,24 +299,64 @@ class StudyConfig(Spec):
                         {"place": place, "entry": entry},
                     )
 
+    def _without_seeds(self, index: int, cascade: CascadeGroup) -> Iterator[PydanticCustomError]:
+        """Yield why no cascade comes of an entry: its labels have no seed in common."""
+        if cascade.choose is not None:
+            return
+        seeds: dict[tuple[float, str], list[int]] = {}
+        for group in self.groups:
+            for sigma in group.sigma:
+                seeds.setdefault((sigma, group.label), []).extend(group.seeds)
+        levels = cascade.levels(self.sigmas)
+        # An entry that is no label is an ensemble, of which there is one.
+        at = [dict.fromkeys(seeds.get(level, [None]), "") for level in levels]
+        if not [*seeded_levels(at)]:
+            those = "; ".join(
+                f"{entry} at sigma {sigma:g} has seeds {', '.join(map(str, seeds[sigma, entry]))}"
+                for sigma, entry in levels
+                if (sigma, entry) in seeds
+            )
+            yield PydanticCustomError(
+                "cascade_seeds",
+                "cascades[{index}]: its levels have no seed in common ({those}); give them one",
+                {"index": index, "those": those},
+            )
+
     def _unknown_entries(self) -> Iterator[PydanticCustomError]:
         """Yield the entries and noise levels of published results and claims that the study does not have."""
         references = [(f"published[{index}].entry", one.entry) for index, one in enumerate(self.published)]
         for index, claim in enumerate(self.claims):
             references += [(f"claims[{index}].{side}", getattr(claim, side)) for side in ("first", "second")]
-        # Forming hundreds of ensembles takes time that a study without references need not spend.
-        entries = [group.label for group in self.groups] + [one.name(self.sigmas) for one in self.cascades]
-        named = self._named_ensembles() if references else ()
-        entries += [
-            ensemble_name(spec.label, spec.weights, spec.average, consensus_size=spec.consensus_size) for spec in named
-        ]
-        yield from unknown_entries(references, entries)
+        if not references:
+            # Forming hundreds of ensembles takes time that a study without references need not spend.
+            return
+        at = self._certified_at()
+        for cascade in self.cascades:
+            # Which levels are chosen is not known yet.
+            first = self.sigmas if cascade.choose else [max(sigma for sigma, _ in cascade.levels(self.sigmas))]
+            for sigma in first:
+                at[sigma].add(cascade.name(self.sigmas))
         named_sigmas = [(f"claims[{index}].sigma", claim.sigma or ()) for index, claim in enumerate(self.claims)]
         named_sigmas += [(f"published[{index}].sigma", (one.sigma,)) for index, one in enumerate(self.published)]
-        yield from unknown_sigmas(named_sigmas, self.sigmas)
+        unknown = [
+            *unknown_entries(references, [*dict.fromkeys(name for names in at.values() for name in sorted(names))]),
+            *unknown_sigmas(named_sigmas, self.sigmas),
+        ]
+        yield from unknown
+        if unknown:
+            return
+        for index, claim in enumerate(self.claims):
+            yield from absent_entries(f"claims[{index}]", (claim.first, claim.second), claim.sigma, at)
+        for index, one in enumerate(self.published):
+            yield from absent_entries(f"published[{index}]", (one.entry,), (one.sigma,), at)
 
     @model_validator(mode="after")
     def _entries_fit(self) -> "StudyConfig":
         # Each is asked where the one before leaves no doubt what is meant.
         refuse([*self._twice()] or [*self._unknown()] or [*self._unfit_cascades()] or [*self._unknown_entries()])
         return self
+
+
+def _name(spec: EnsembleSpec) -> str:
+    """Return the name that entries of the study file call an ensemble by."""
+    return ensemble_name(spec.label, spec.weights, spec.average, consensus_size=spec.consensus_size)

@@ -38,6 +38,34 @@ def unknown_sigmas(
                 )
 
 
+def absent_entries(
+    place: str, names: Sequence[str], sigmas: Sequence[float] | None, at: Mapping[float, Collection[str]]
+) -> Iterator[PydanticCustomError]:
+    """Yield an error where entries that a study has are at no noise level that they are named for.
+
+    Args:
+        place: Of the reference in the file.
+        names: Of entries.
+        sigmas: The levels that each of them is to have; one at least, and the same, where None.
+        at: The names of all entries by noise level.
+    """
+    for name in names:
+        has = [sigma for sigma, there in sorted(at.items()) if name in there]
+        for sigma in sigmas or ():
+            if sigma not in has:
+                yield PydanticCustomError(
+                    "absent_entry",
+                    "{place}: there is no '{name}' at sigma {sigma}, but at {has}",
+                    {"place": place, "name": name, "sigma": sigma, "has": ", ".join(map(str, has))},
+                )
+    if sigmas is None and not any(set(names) <= {*there} for there in at.values()):
+        yield PydanticCustomError(
+            "nowhere_together",
+            "{place}: no noise level has both '{names}'",
+            {"place": place, "names": "' and '".join(names)},
+        )
+
+
 def check_members(ensemble: EnsembleGroup, trained: Trained, *, place: str) -> None:
     """Raise a PydanticCustomError unless the members of an ensemble are models of the study."""
     wanted = ensemble.wanted(place=f"{place}.members")

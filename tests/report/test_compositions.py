@@ -6,6 +6,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from rspipe.ensembles.members import names_seeds
+from rspipe.report.headline import headline
 from rspipe.report.questions import AVERAGING, BEST_MEMBER, COMBINING, MIXING, WEIGHTS, answer_questions
 from rspipe.report.sections.claims import judge_claims
 from rspipe.report.sections.results import choice_table
@@ -145,6 +147,13 @@ def test_mixed_ensembles_of_labels_with_common_seeds_are_not_judged_as_procedure
     assert only(results, AVERAGING, first_label="advmacer ×2").difference.procedures is not None
 
 
+def test_a_label_may_begin_like_the_word_for_seeds():
+    assert not names_seeds("advmacer x1 + seedless x1")
+    assert not names_seeds("seed x2")
+    assert names_seeds("advmacer seeds 0,2 + gaussian seed 1")
+    assert names_seeds("seedless seed 1 + advmacer seed 0")
+
+
 def test_a_claim_about_an_ensemble_is_judged_over_all_choices_of_seeds():
     results = made(claims=[{"first": "advmacer x2 (uniform)", "second": "advmacer"}])
     (claim,) = judge_claims(results)
@@ -192,6 +201,19 @@ def test_a_claim_is_open_where_every_one_of_the_ensembles_is_one_member_alone():
     assert alone(3).reproduction == "one member alone"
     assert alone(2).reproduction != "one member alone"
     assert "2 of 3 are one member alone" in alone(2).comparison.first_label
+
+
+def test_a_case_is_one_member_alone_where_every_choice_of_seeds_is():
+    results = made(methods=("uniform", "auto"))
+    intra = [record.id for record in results.ensembles if "gaussian" not in record.id and record.method == "auto"]
+
+    def sentence(alone):
+        records = [replace(one, weights=(0.0, 1.0)) if one.id in alone else one for one in results.ensembles]
+        (text,) = [one for one in headline(replace(results, ensembles=tuple(records))).sentences if "olved" in one]
+        return text
+
+    assert "cases (1 of them one member alone)" in sentence(intra)
+    assert all("one member alone" not in sentence([one]) for one in intra)
 
 
 def test_the_number_of_members_is_judged_against_their_mean_and_as_many_of_the_best_method():

@@ -15,6 +15,8 @@ from rspipe.report.names import legend, short_name
 from rspipe.report.questions import AVERAGING, QUESTIONS, answer_questions
 from rspipe.report.results import Results
 from rspipe.report.sections import budget
+from rspipe.report.sections.accuracy import gain_sentence
+from rspipe.report.sections.distribution import spreads
 from rspipe.report.sections.results import choice_table
 from rspipe.report.standings import entries, told_apart
 from rspipe.smoothing.certificates import ABSTAIN, radius_cap
@@ -83,6 +85,19 @@ def test_methods_are_ranked_on_the_images_that_all_have() -> None:
     assert acr["advmacer"] < acr["gaussian"]
     assert first.group.examples.size == second.group.examples.size == 20
     assert headline(part).sentences[0].startswith("advmacer has the largest ACR of 2 methods")
+
+
+def test_what_is_drawn_and_said_of_gains_is_of_the_images_that_all_have() -> None:
+    results = _only(built.results(), "advmacer", "gaussian", seeds=1)
+    (like,) = [one for one in results.certified if one.id == "advmacer-s0.25-seed0"]
+    radius = np.where(like.example < 20, like.radius, 0.0)
+    # The same certificates on the images that both have; the baseline's others are hard.
+    certified = (like.on(like.example[:20]), replace(like, id="gaussian-s0.25-seed0", radius=radius))
+    part = replace(results, study=built.study(baseline="gaussian"), certified=certified)
+    assert "Largest gain on gaussian: advmacer up to 0.0 points" in gain_sentence(part)
+    one, other = spreads(part, sigma=0.25)
+    assert one.acr == other.acr
+    assert replace(one, label="") == replace(other, label="")
 
 
 def test_one_member_alone_is_no_best_ensemble() -> None:

@@ -150,3 +150,7 @@ def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
     assert begun.population(60) == 60
     assert "At σ = 0.25, 60 of 10,000 images are certified: certification is not finished." in caveats(begun)
     assert begun.images_meant == "these test images alone"
+    # One noise level is finished, the other has begun.
+    half = replace(begun, images_to_certify=60)
+    half = replace(half, certified=tuple(c.on(c.example[:20]) if c.sigma == 0.5 else c for c in half.certified))
+    assert half.images_meant == "other test images (at σ = 0.5 on these alone)"

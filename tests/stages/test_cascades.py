@@ -235,6 +235,22 @@ def test_the_size_of_a_claim_on_a_cascade_and_its_own_level_is_not_judged_as_of_
     assert judged.size is None
 
 
+def test_common_seeds_make_no_stranger_of_a_cascade_to_its_own_level(run: Run) -> None:
+    _, results, _ = run
+    claim = {"first": "gaussian over 0.5, 0.25", "second": "gaussian", "sigma": 0.5}
+    content = results.study.model_dump(exclude_none=True) | {"claims": [claim]}
+    apart = replace(results, study=StudyConfig.model_validate(content))
+    asked = {"training": {"common_seeds": True}}
+    common = replace(apart, models=tuple(replace(one, spec=one.spec | asked) for one in results.models))
+    assert all(one.common_seed is not None for one in common.models)
+    (before,), (after,) = judge_claims(apart), judge_claims(common)
+    assert before.comparison.difference.procedures is not None
+    assert after.comparison.difference == before.comparison.difference
+    # A cascade of two labels has no independent models.
+    (mixed,) = [name for name in common.cascades_at(0.5) if name.startswith("other at 0.5")]
+    assert common.cascade_group(common.cascades_at(0.5)[mixed]).members == ()
+
+
 def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_tables(run: Run) -> None:
     _, results, _ = run
     (cascades, *_) = results.cascades_at(0.5).values()

@@ -291,6 +291,15 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
         ("models.2.seeds=[1, 2]", r"seeds = \[1, 2\]: a checkpoint is one model; give each an entry"),
         ("models.2.seeds=[0]", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
         ("models.0.label='cohen'", r"two entries are labelled 'cohen' at sigma 0.25; give one another label"),
+        # Seeds of a procedure are trained or loaded, not both.
+        (
+            "models.0={label='cohen', method={name='gaussian'}, sigma=0.25, seeds=[5]}",
+            r"two entries are labelled 'cohen' at sigma 0.25; give one another label",
+        ),
+        (
+            "models.2.checkpoint={file='zero.pth.tar', normalization='none'}",
+            r"'cohen' at sigma 0.25 names the checkpoint '\S*zero.pth.tar' twice, as if it were two seeds; remove one",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(folder: Path, override: str, message: str) -> None:

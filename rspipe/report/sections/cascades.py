@@ -13,7 +13,7 @@ from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
 from rspipe.report.tables import Cell, Table, number, number_cell, percent_cell, sigma_cell
 from rspipe.smoothing.cascades import CertifiedCascade
-from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.derivation import CertifiedClassifier, on_common_images
 from rspipe.smoothing.metrics import certified_accuracy
 
 _LARGE = 0.25
@@ -86,7 +86,11 @@ def cascade_sentences(results: Results) -> Iterator[str]:
 def changes_against(
     cascades: Sequence[CertifiedClassifier], alone: Sequence[CertifiedClassifier]
 ) -> tuple[float, float, float]:
-    """Return points of clean accuracy that cascades gain, the most that they lose from radius .25 on, and where."""
+    """Return points of clean accuracy that cascades gain, the most that they lose from radius .25 on, and where.
+
+    On the images that all have.
+    """
+    cascades, alone = on_common_images([cascades, alone])
     every = np.concatenate([one.radius for one in (*cascades, *alone)])
     # Certified accuracy is constant between the radii of images.
     at = np.array([0.0, _LARGE, *np.unique(every[every > _LARGE])])

@@ -17,7 +17,7 @@ from rspipe.report.names import short_name
 from rspipe.report.results import Results, seeds_label
 from rspipe.report.section import Section
 from rspipe.report.tables import Cell, Table, number
-from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.derivation import CertifiedClassifier, on_common_images
 
 EDGES = (0.7, 0.9, 0.99, 0.999, 0.9999)
 """Of the bins of the lower bound on p_A, above 1/2."""
@@ -73,10 +73,16 @@ def spread(label: str, classifiers: Sequence[CertifiedClassifier]) -> Spread:
 
 
 def spreads(results: Results, *, sigma: float) -> list[Spread]:
-    """Return the spread of every label, averaged over its seeds, and of every ensemble over its choices of seeds."""
-    models = results.models_at(sigma)
-    labels = [spread(seeds_label(label, len(classifiers)), classifiers) for label, classifiers in models.items()]
-    return labels + [spread(short_name(one.name), one.classifiers) for one in results.compositions(sigma)]
+    """Return the spread of every label, averaged over its seeds, and of every ensemble over its choices of seeds.
+
+    Their images are those that all have in common, if there are any.
+    """
+    named: list[tuple[str, Sequence[CertifiedClassifier]]] = [
+        (seeds_label(label, len(classifiers)), classifiers) for label, classifiers in results.models_at(sigma).items()
+    ]
+    named += [(short_name(one.name), one.classifiers) for one in results.compositions(sigma)]
+    common = on_common_images([classifiers for _, classifiers in named]) if named else []
+    return [spread(label, classifiers) for (label, _), classifiers in zip(named, common, strict=True)]
 
 
 def _names(spreads_: Sequence[Spread]) -> list[str]:

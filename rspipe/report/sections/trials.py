@@ -16,6 +16,7 @@ from rspipe.report.tables import Cell, Table, Tone, duration, number_cell, quant
 from rspipe.search.domains import Range
 from rspipe.search.sensitivity import finished, front, sensitivity
 from rspipe.search.spec import SearchSpec
+from rspipe.search.trials import trial_spec
 
 _NAMES = {
     "acr": "ACR on validation images",
@@ -145,11 +146,19 @@ def stopping_sentence(spec: SearchSpec, trials: Sequence[Trial]) -> str:
     stopped = [trial for trial in trials if trial.status == "stopped"]
     if not stopped:
         return "early stopping stopped no trial."
-    whole = sum(trial.passes / trial.epochs * spec.training.epochs for trial in stopped)
-    saved = whole - sum(trial.passes for trial in stopped)
+    saved = sum(_passes_left(spec, trial) for trial in stopped)
     ends = Counter(trial.epochs for trial in stopped)
     when = ", ".join(f"{count} after epoch {epoch}" for epoch, count in sorted(ends.items()))
     return f"early stopping ended {when} of {spec.training.epochs}, and saved {quantity(saved)} passes."
+
+
+def _passes_left(spec: SearchSpec, trial: Trial) -> float:
+    """Return the passes of the epochs that a stopped trial did not come to."""
+    model = trial_spec(spec, trial.parameters)
+    costs = [float(model.method.passes_in(epoch)) for epoch in range(model.epochs)]
+    # A teacher, of one pass per image, learns in all epochs before the first.
+    spent = sum(costs[: trial.epochs]) + (0 if model.method.teacher is None else model.epochs)
+    return trial.passes / spent * sum(costs[trial.epochs :])
 
 
 def front_sentence(spec: SearchSpec, trials: Sequence[Trial]) -> str:

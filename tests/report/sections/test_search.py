@@ -13,12 +13,16 @@ from rspipe.report.sections import search, sensitivity
 from rspipe.report.sections import trials as trials_
 from rspipe.report.sections.search import cost_figure
 from rspipe.report.sections.sensitivity import importance_figure, response_figure
-from rspipe.report.sections.trials import front_figure, stopping_figure
-from rspipe.report.tables import bracketed
+from rspipe.report.sections.trials import front_figure, stopping_figure, stopping_sentence
+from rspipe.report.tables import bracketed, quantity
 from rspipe.search.sensitivity import best_so_far, front, responses
 from rspipe.search.trials import search_warnings
 from rspipe.smoothing.inference import difference
 from rspipe.study.config import StudyConfig
+from rspipe.training.methods import MethodSpec
+from rspipe.training.methods.acr_weakness import ACRWeakness
+from rspipe.training.methods.catrs import CATRS
+from rspipe.training.methods.gaussian import Gaussian
 from tests import results_builder as built
 from tests.results_builder import search as trials_of_which_one_diverged
 from tests.search.test_sensitivity import drawn
@@ -65,6 +69,26 @@ def test_the_report_says_what_a_search_cost_what_was_stopped_and_what_matters() 
     assert matters.startswith("tuned at σ = 0.5: by 36 finished trials, ")
     assert matters.index("lbd (") < matters.index("m (")
     assert "Gaussian process" in section_html(sensitivity.section(reported(trials)))
+
+
+def test_the_passes_that_stopping_saves_are_those_of_the_epochs_that_are_left() -> None:
+    of_spec, (trial, *_) = spec(), drawn()
+    of_spec = of_spec.model_copy(update={"training": of_spec.training.model_copy(update={"epochs": 30})})
+    images, done = 1000, 3
+
+    def said(method: MethodSpec) -> str:
+        costs = [method.passes_in(epoch) for epoch in range(30)]
+        passes = images * (sum(costs[:done]) + (30 if method.teacher is not None else 0))
+        stopped = replace(trial, status="stopped", epochs=done, passes=passes, parameters={})
+        expected = quantity(images * sum(costs[done:]))
+        text = stopping_sentence(of_spec.model_copy(update={"method": method}), [stopped])
+        assert text.endswith(f"ended 1 after epoch 3 of 30, and saved {expected} passes.")
+        return expected
+
+    assert said(CATRS(name="catrs", T=1, m=2, teacher_draws=5)) != said(Gaussian(name="gaussian"))
+    cheap_first = ACRWeakness(name="acr_weakness", T=4, m=4, discard_epoch=10)
+    assert cheap_first.passes_in(0) < cheap_first.passes_in(20)
+    said(cheap_first)
 
 
 def test_the_report_of_a_short_search_claims_nothing_of_hyper_parameters() -> None:
