@@ -240,7 +240,7 @@ class Deployed(nn.Module):
         # Last: until then, another thread checks for itself.
         self._unchecked = None
         if len(few) > 1:
-            _check_batches(self.body, few)
+            check_batches(self.body, few)
             self._compared = True
 
     def _compare(self, few: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
@@ -257,16 +257,17 @@ class Deployed(nn.Module):
             self.body = whole.eval()
 
 
-def _check_batches(body: nn.Module, few: Tensor) -> None:
-    """Raise ModelError where a network gives samples other logits beside others.
+def check_batches(classifier: Callable[[Tensor], Any], inputs: Tensor) -> None:
+    """Raise ModelError where a classifier gives the first of several samples other logits beside others.
 
     One that draws at random gives others in any case.
     """
+    few = inputs[:_CHECKED]
     half = len(few) // 2
     try:
         # As far from those beside it as images are from each other.
         others = torch.cat([few[:half], 1 - few[half:]])
-        beside, whole, again = (logits_of(body(batch.clone())).float() for batch in (others, few, few))
+        beside, whole, again = (logits_of(classifier(batch.clone())).float() for batch in (others, few, few))
     except Exception as error:
         # The network's own code: whatever is wrong with the batch itself is raised by the pass that follows.
         if out_of_memory(error):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rspipe.arrays import IntArray
 from rspipe.errors import ModelError, RspipeError, first_line
+from rspipe.networks.deployment import Deployed, check_batches
 from rspipe.networks.modes import check_samples_are_apart, evaluating, out_of_memory
 from rspipe.networks.outputs import logits_of
 from rspipe.smoothing.certificates import (
@@ -198,13 +199,18 @@ def class_counts(
         advance: Is told the number of samples after each batch of them.
 
     Raises:
-        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape; or a layer of it
-            mixes the samples of a batch.
+        ModelError: The base classifier failed, or returned no logits, NaN, +inf or a wrong shape; or it mixes the
+            samples of a batch.
     """
     counts: IntArray | None = None
     check_samples_are_apart(base_classifier)
+    # What is deployed looks itself; in a function there may be a network in training mode.
+    apart = isinstance(base_classifier, Deployed)
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
+            if not apart and len(noisy) > 1:
+                check_batches(base_classifier, noisy)
+                apart = True
             logits = checked_logits(base_classifier, noisy)
             batch = np.bincount(logits[:use].argmax(1).cpu().numpy(), minlength=logits.shape[1])
             counts = batch if counts is None else counts + batch

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import beta, binom, multinomial
 from torch import Tensor
 
+from rspipe.smoothing import cascades
 from rspipe.smoothing.cascades import cascade, cascade_counts, predict_cascade, predict_level
 from rspipe.smoothing.certificates import ABSTAIN, certify_counts, clopper_pearson_lower, clopper_pearson_upper
 
@@ -238,6 +239,28 @@ def test_a_two_sided_last_level_answers_below_one_half_and_another_does_not() ->
     levels, x = [(A, thirds), (B, quarters)], torch.zeros(2)
     assert predict_cascade(levels, x) == ABSTAIN
     assert predict_cascade(levels, x, two_sided=True) == 0
+
+
+@pytest.mark.parametrize(("two_sided", "tested"), [(False, 0), (True, 1)])
+def test_each_level_answers_at_half_of_its_share_of_alpha(
+    two_sided: bool, tested: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the largest count of a level, once too few for that share and once enough; the other level hands on."""
+    n, alpha = 1000, 0.05
+    # Both classes of a level may be wrong at two levels: one-sided tests at alpha / 4, a two-sided one at as much.
+    tail = alpha / 4 / (1 + two_sided)
+    enough = 1 + int(binom.isf(tail, n, 0.5))
+    assert binom.sf(enough - 1, n, 0.5) <= tail < binom.sf(enough - 2, n, 0.5)
+    assert binom.sf(enough - 2, n, 0.5) < alpha / 2
+    handed_on = [340, 330, 330]
+
+    def answer(count: int) -> int:
+        counts = iter([[count, n - count] if at == tested else handed_on for at in range(2)])
+        monkeypatch.setattr(cascades, "class_counts", lambda *_, **__: np.array(next(counts)))
+        levels = [(0.5, halves), (0.25, halves)]
+        return predict_cascade(levels, torch.zeros(2), n=n, alpha=alpha, two_sided=two_sided)
+
+    assert (answer(enough), answer(enough - 1)) == (0, ABSTAIN)
 
 
 def test_a_level_answers_hands_on_or_leaves_it_open_by_exact_tests() -> None:

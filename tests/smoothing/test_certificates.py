@@ -6,6 +6,7 @@ x is Phi(d / sigma), d = |w·x + b| / ||w||, and the smoothed classifier's true 
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from math import comb
 from statistics import NormalDist
 from typing import Any
@@ -33,6 +34,7 @@ from rspipe.smoothing.certificates import (
     two_sided_counts,
 )
 from rspipe.smoothing.certify import Certificate, certify, predict
+from rspipe.smoothing.decisions import decide
 
 PHI = NormalDist()
 # Two-sided: the chance that a correct program fails a check made at this level with fresh seeds.
@@ -506,7 +508,18 @@ def seen_by(n0: int, n: int, block_size: int) -> list[Tensor]:
         return classifier(batch)
 
     certify(recording, x, sigma=0.5, n0=n0, n=n, block_size=block_size)
-    return seen
+    # Of a few samples it is asked whether they are apart.
+    return [batch for batch in seen if len(batch) > 8]
+
+
+@pytest.mark.parametrize("call", [certify, predict, partial(decide, radius=0.1)], ids=["certify", "predict", "decide"])
+def test_a_function_around_a_network_in_training_mode_is_refused(call: Callable[..., object]) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).train()
+    x = torch.tensor([0.2, 0.4])
+    with pytest.raises(ModelError, match="depends on the samples beside it"):
+        call(lambda noisy: network(noisy - 0.5), x, sigma=0.5)
+    network.eval()
+    call(lambda noisy: network(noisy - 0.5), x, sigma=0.5)
 
 
 def test_selection_and_estimation_share_no_draw() -> None:

@@ -7,6 +7,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import pytest
 from ray._private.runtime_env.packaging import create_package
 
 from tests.processes import PATIENCE, RAY, REPOSITORY, TINY, Head, run, submit
@@ -30,6 +31,7 @@ def test_a_job_that_fails_says_so_with_its_exit_status(head: Head, tmp_path: Pat
     assert "exit code 2" in done.stdout
 
 
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="needs the repository, which says what is tracked")
 def test_the_upload_of_a_working_directory_is_the_project_alone(tmp_path: Path) -> None:
     copy, package = tmp_path / "copy", tmp_path / "package.zip"
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout

@@ -19,13 +19,18 @@ def test_a_commit_is_that_of_the_image_where_no_repository_holds_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RSPIPE_COMMIT", "abc")
-    assert _commit(Path(__file__)) != "abc"
     # As of a virtual environment in a repository, which ignores it.
-    installed = tmp_path / "environment.py"
+    installed, own = tmp_path / "environment.py", tmp_path / "own.py"
     installed.touch()
-    for words in (["init"], ["-c", "user.name=a", "-c", "user.email=a", "commit", "--allow-empty", "-m", "theirs"]):
+    own.touch()
+    for words in (
+        ["init"],
+        ["add", own.name],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-m", "theirs"],
+    ):
         subprocess.run(["git", "-C", str(tmp_path), *words], capture_output=True, check=True)
     for file in (installed, Path("/environment.py")):
         assert _commit(file) == "abc"
+    assert _commit(own) != "abc"
     monkeypatch.delenv("RSPIPE_COMMIT")
     assert _commit(installed) == "unknown"

@@ -126,6 +126,7 @@ def section(results: Results) -> Section | None:
     content = {
         "table_of_cascades": cascade_table(results),
         "sentences": [*cascade_sentences(results)],
+        "planned": results.study.certify.rule.name == "planned",
         "two_sided": any(group.two_sided for group in results.study.cascades),
     }
     finding = next(cascade_sentences(results), "")
