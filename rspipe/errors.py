@@ -103,8 +103,13 @@ def needs_extra(what: str, *, extra: str = "pipeline") -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of somebody else's says, or its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of what an error of somebody else's says, or its type where it says nothing.
+
+    TorchScript says where it failed first, and why in the last one.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    in_torchscript = lines[0].startswith("The following operation failed in the TorchScript interpreter")
+    return lines[-1 if in_torchscript else 0].removeprefix(f"{type(error).__name__}: ")
 
 
 def one_line(error: BaseException) -> str:

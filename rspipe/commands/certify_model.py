@@ -13,7 +13,7 @@ from rspipe.commands.session import open_run
 from rspipe.commands.terminal import Terminal
 from rspipe.ensembles.spec import Weighting
 from rspipe.execution.resources import Resources
-from rspipe.networks.architectures import RUNS_CODE
+from rspipe.networks.architectures import RUNS_CODE, allow_code_in
 from rspipe.networks.precision import AnyPrecision
 from rspipe.smoothing.classifiers import Average
 from rspipe.stages.report import write_derived
@@ -80,7 +80,12 @@ class Options:
 
 
 def study_text(options: Options) -> str:
-    """Return the study file that the options stand for; errors are those of `checkpoint_study`."""
+    """Return the study file that the options stand for; errors are those of `checkpoint_study`.
+
+    A module:function that they name may run: the number of classes is often known by it alone.
+    """
+    if _allowed(options):
+        allow_code_in(Path.cwd())
     wanted = CheckpointStudy(**{one.name: getattr(options, one.name) for one in fields(CheckpointStudy)})
     return checkpoint_study(wanted, folder=Path.cwd())
 
@@ -91,11 +96,14 @@ def consents(models: Sequence[str]) -> bool:
     return any(":" in part for part in parts) and not any(part in RUNS_CODE for part in parts)
 
 
+def _allowed(options: Options) -> bool:
+    return options.allow_code or consents(options.model)
+
+
 def main(options: Options, terminal: Terminal) -> None:
     """Load, weigh, certify and report what is not finished yet."""
     text = study_text(options)
-    allowed = options.allow_code or consents(options.model)
-    load = partial(study_of_text, text, path=Path("options"), overrides=options.override, allow_code=allowed)
+    load = partial(study_of_text, text, path=Path("options"), overrides=options.override, allow_code=_allowed(options))
     run = begun_or_new(lambda auto: load(auto=auto), options.run_dir, source=text, resources=options.resources)
     with open_run(run, terminal, ray_address=options.ray_address, resources=options.resources) as session:
         session.train()

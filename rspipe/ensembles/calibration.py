@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from rspipe.arrays import BoolArray, FloatArray, IntArray
+from rspipe.arrays import BoolArray, FloatArray, IntArray, check_label_shape
 from rspipe.ensembles.moments import ImageMargins, image_margins
 from rspipe.ensembles.weights_acr import gaussian_radii
 from rspipe.networks.deployment import deploy
@@ -157,6 +157,7 @@ def margin_moments(
         ModelError: A network returned no logits, NaN, +inf or a wrong shape.
     """
     known = label_array(labels)
+    check_label_shape(known.shape)
     if len(images) != len(known) or len(known) == 0:
         raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(known)}")
     if examples is not None and len(examples) != len(known):

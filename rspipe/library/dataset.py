@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rspipe.arrays import IntArray
+from rspipe.arrays import IntArray, check_label_shape
 from rspipe.library.certified import CertifiedDataset
 from rspipe.networks.deployment import Deployed, deploy
 from rspipe.networks.modes import device_of
@@ -86,8 +86,8 @@ def certify_dataset(
     networks, classifiers = _classifiers(models, weights=weights, average=average, precision=precision)
     device = device_of(*networks)
     known = None if labels is None else label_array(labels)
-    if known is not None and known.ndim != 1:
-        raise ValueError(f"labels have shape {list(known.shape)}; give one whole number an image, [image]")
+    if known is not None:
+        check_label_shape(known.shape)
     total = _length(images) if known is None else len(known)
     numbers = None if examples is None else [int(example) for example in examples]
     if numbers is not None and total is not None and len(numbers) != total:

@@ -11,6 +11,7 @@ from rspipe.networks.precision import tensor_float_off
 
 CPU = torch.device("cpu")
 _INPUTS, _LOGITS, _GOLDEN = 2, 10, (math.sqrt(5) - 1) / 2
+_HALVES = (torch.float16, torch.bfloat16)
 _ROUNDINGS = 1e-3
 """More than float32's roundings make of the largest logit on any device, and less than another layer does."""
 
@@ -27,9 +28,12 @@ def answers_of(network: nn.Module, shape: tuple[int, ...]) -> Answers | None:
         network: On any device.
         shape: Of an input.
     """
-    if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.state_dict().values()):
+    if any(one.dtype in _HALVES for one in network.state_dict().values()):
         return None
     first, again = _logits(network, shape, times=2)
+    if first.dtype in _HALVES:
+        return None
+    first, again = first.float(), again.float()
     if not bool(first.isfinite().all()) or not _close(first, again):
         return None
     return tuple(map(tuple, first.tolist()))
@@ -40,7 +44,7 @@ def answers_as_before(network: nn.Module, shape: tuple[int, ...], answers: Answe
     if answers is None:
         return True
     before, (now,) = torch.tensor(answers), _logits(network, shape)
-    return now.shape == before.shape and _close(before, now)
+    return now.shape == before.shape and _close(before, now.float())
 
 
 def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> list[Tensor]:
@@ -50,7 +54,7 @@ def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> li
     # A network that draws at random goes on with its training as if it had not been asked.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), tensor_float_off(), evaluating(network):
         found = [logits_of(network(inputs.clone())) for _ in range(times)]
-    return [logits[:, :_LOGITS].float().cpu() for logits in found]
+    return [logits[:, :_LOGITS].cpu() for logits in found]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

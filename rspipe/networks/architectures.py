@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from rspipe.errors import MissingPackageError, ModelError, RspipeError, StudyError, nearest, needs_extra
+from rspipe.errors import MissingPackageError, ModelError, RspipeError, StudyError, first_line, nearest, needs_extra
 from rspipe.networks.denoising import Denoised, dncnn
 from rspipe.networks.exported import onnx, torchscript
-from rspipe.networks.modes import bare, copied, device_of
+from rspipe.networks.modes import bare, copied, device_of, of_other_dtype
 from rspipe.networks.normalization import IMAGENET, Normalize, normalize_layers
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.small_images import cifar_resnet8, cifar_resnet20, cifar_resnet110, digits_cnn, digits_mlp, lenet
@@ -200,8 +200,8 @@ def code_in(architecture: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     """Return an exception in a few words of one line."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}"[:160].removesuffix(": ")
+    kind, first = type(error).__name__, first_line(error)
+    return kind if first == kind else f"{kind}: {first}"[:160]
 
 
 def build_network(architecture: str, *, classes: int, seed: int) -> nn.Module:
@@ -249,7 +249,7 @@ def _logits_alone(network: nn.Module, inputs: object, output: object, *, name: s
 def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str, classes: int) -> None:
     """Raise ModelError unless a network maps images to one logit per class; the network stays as it is.
 
-    It is tried in eval mode, with two black images, on its own device.
+    It is tried in eval mode, with two black images, on its own device; where it is not in float32, also in that.
 
     Args:
         network: Any.
@@ -265,15 +265,21 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
             f"architecture {architecture!r} takes {channels[0]} channels but images are {size}; "
             "read them with as many channels, or choose another architecture"
         )
+    black = torch.zeros(2, *shape, device=device_of(network))
     try:
         with torch.no_grad():
-            output: object = copied(network).eval()(torch.zeros(2, *shape, device=device_of(network)))
+            output: object = (tried := copied(network).eval())(black)
+            if any(one.is_floating_point() and one.dtype != torch.float32 for one in tried.parameters()):
+                # As it is deployed.
+                tried.float()(black)
     except (torch.OutOfMemoryError, RspipeError):
         raise
     except Exception as error:
+        remedy = "use images of the size it is made for, or another architecture"
+        if of_other_dtype(error):
+            remedy = "give it in float32, as images are, and let it cast to no dtype but that of its parameters"
         raise ModelError(
-            f"architecture {architecture!r} does not take images of {size} ({_reason(error)}); "
-            "use images of the size it is made for, or another architecture"
+            f"architecture {architecture!r} does not take images of {size} ({_reason(error)}); {remedy}"
         ) from error
     logits = logits_of(output, name=f"architecture {architecture!r}")
     if logits.shape != (2, classes):

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rspipe.arrays import check_label_shape
 from rspipe.errors import ModelError
 from rspipe.networks.architectures import build_network
 from rspipe.networks.checkpoint_files import few, read_checkpoint
@@ -60,7 +61,7 @@ def load_checkpoint(
         normalization: The one it was trained with. The file rarely says, and a wrong one costs accuracy silently: see
             `check_clean_accuracy`. "architecture" for Cohen's, "none" for MACER's, "centre" for most of SmoothAdv's,
             "file" where mean and standard deviation lie beside the network.
-        parameters: Which ones, where the file has several sets that fit: a part of their place, e.g. "ema".
+        parameters: Which ones, where the file has several sets that fit: their place or a part of it, e.g. "ema".
         denoiser: Checkpoint of the denoiser, where the architecture begins with one and the file holds the classifier
             alone.
 
@@ -156,6 +157,7 @@ def check_clean_accuracy(
     """
     if not 0 <= expected <= 1 or not 0 <= tolerance <= 1:
         raise ValueError(f"expected and tolerance must be fractions from 0 to 1, got {expected} and {tolerance}")
+    check_label_shape(labels.shape)
     if len(images) != len(labels) or len(labels) == 0:
         raise ValueError(f"images and labels must be of one length above 0, got {len(images)} and {len(labels)}")
 

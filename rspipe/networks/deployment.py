@@ -14,9 +14,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from rspipe.errors import ModelError
+from rspipe.errors import ModelError, first_line
 from rspipe.networks import fusion
-from rspipe.networks.modes import bare, channels_last, check_samples_are_apart, copied, device_of, out_of_memory
+from rspipe.networks.modes import (
+    bare,
+    channels_last,
+    check_samples_are_apart,
+    copied,
+    device_of,
+    of_other_dtype,
+    out_of_memory,
+)
 from rspipe.networks.outputs import logits_of
 from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision, tensor_float_off
 
@@ -59,7 +67,8 @@ def deploy(network: Callable[[Tensor], Any], *, precision: AnyPrecision = "auto"
     Raises:
         ModelError: Batch normalization has no running statistics; bfloat16 cannot hold a parameter, or there is none;
             the network cannot be copied; or, from the classifier when it is called, a sample's logits depend on those
-            beside it, an operation has no bfloat16 form, or what it returns are no logits.
+            beside it, an operation has no bfloat16 form, it casts to another dtype than its parameters', or what it
+            returns are no logits.
     """
     if precision not in get_args(AnyPrecision):
         raise ValueError(f"precision must be one of {get_args(AnyPrecision)}, got {precision!r}")
@@ -214,14 +223,8 @@ class Deployed(nn.Module):
             return self._logits(inputs)
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        try:
-            logits = logits_of(self.body(inputs))
-        except (RuntimeError, TypeError) as error:
-            if "BFloat16" not in str(error):
-                raise
-            raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
         # Where they are counted: a function may return NumPy's.
-        return logits.float().to(inputs.device)
+        return _logits_in(self.precision, self.body, inputs).float().to(inputs.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Deployed":
         here = device_of(self.body)
@@ -239,13 +242,14 @@ class Deployed(nn.Module):
             self._compare(few, *unchecked)
         # Last: until then, another thread checks for itself.
         self._unchecked = None
-        if len(few) > 1:
+        if bool((few != few[:1]).any()):
+            # Copies of one image show little of what a batch mixes.
             check_batches(self.body, few)
             self._compared = True
 
     def _compare(self, few: Tensor, reference: nn.Module, traced: nn.Module | None) -> None:
         """Put the network itself in the place of its trace where the two differ by more than roundings."""
-        exact = logits_of(reference.to(few.device)(few.clone())).float()
+        exact = _logits_in("float32", reference.to(few.device), few.clone()).float()
         if not _agrees(self.body if traced is None else traced.to(few.device), few, exact):
             _log.warning(
                 "%s is deployed layer by layer: what torch.fx traces of it is another function, since it branches on "
@@ -255,6 +259,22 @@ class Deployed(nn.Module):
             rounded = self.precision == "bfloat16"
             whole = nn.Sequential(_Cast(torch.bfloat16), reference.to(torch.bfloat16)) if rounded else reference
             self.body = whole.eval()
+
+
+def _logits_in(precision: Precision, body: nn.Module, inputs: Tensor) -> Tensor:
+    """Return logits of a network whose parameters are in a precision, in which it may fail."""
+    try:
+        return logits_of(body(inputs))
+    except (RuntimeError, TypeError) as error:
+        if precision == "bfloat16" and "BFloat16" in str(error):
+            raise ModelError(f"precision bfloat16 fails in this network ({error}); use float32") from error
+        if not of_other_dtype(error) or next(body.parameters(), None) is None:
+            # What has no parameters here has a dtype of its own, and says so.
+            raise
+        raise ModelError(
+            f"the network fails with its parameters in {precision} ({first_line(error)}); where it casts to a dtype, "
+            "let it cast to that of its parameters, or deploy a function, network.eval().forward, which stays as it is"
+        ) from error
 
 
 def check_batches(classifier: Callable[[Tensor], Any], inputs: Tensor) -> None:

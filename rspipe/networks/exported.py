@@ -1,6 +1,7 @@
 """Networks that are files of their own: ONNX graphs and TorchScript programs, architecture and parameters in one."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,9 @@ def _torchscript(content: bytes, device: torch.device) -> Runtime:
     return program.forward  # type: ignore[no-any-return]
 
 
+_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+
+
 def _onnx(content: bytes, device: torch.device) -> Runtime:  # noqa: ARG001 - it runs on the CPU, wherever images are
     with needs_extra("an ONNX file", extra="onnx"):
         import onnxruntime
@@ -77,9 +81,17 @@ def _onnx(content: bytes, device: torch.device) -> Runtime:  # noqa: ARG001 - it
     # As torch in this process: the order of sums depends on it.
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
+    # Weights in a file beside the graph are no part of its content, which is the network. onnxruntime would look for
+    # them in the working directory, where another network's may lie; here it finds none.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
+        if os.devnull in str(error):
+            raise ModelError(
+                "the weights of the ONNX graph lie in another file beside it, and it is no network without them; write "
+                "both into one, by torch.onnx.export(..., external_data=False) or onnx.save(onnx.load(file), one_file)"
+            ) from error
         raise ModelError(f"the file is no ONNX graph that onnxruntime can run ({first_line(error)[:160]})") from error
     inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
     if len(inputs) != 1:
@@ -89,9 +101,11 @@ def _onnx(content: bytes, device: torch.device) -> Runtime:  # noqa: ARG001 - it
         if not outputs:
             raise ModelError("the ONNX graph has several outputs, none called 'logits'; export it with these alone")
     size = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
+    if (dtype := _DTYPES.get(inputs[0].type)) is None:
+        raise ModelError(f"the ONNX graph takes {inputs[0].type}; export it for float images")
 
     def run(images: Tensor) -> Tensor:
-        pixels = images.detach().cpu().numpy()
+        pixels = images.detach().to("cpu", dtype).numpy()
         parts = []
         # A graph may be exported for batches of one size alone: the last is filled up.
         for begin in range(0, len(pixels), size or len(pixels)):

@@ -52,6 +52,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
+def of_other_dtype(error: BaseException) -> bool:
+    """Return whether an error says that what a network computes with and its parameters are of different dtypes."""
+    words = ("Half", "BFloat16", "Double", "type (double)", "mixed dtype")
+    return isinstance(error, RuntimeError | TypeError) and any(word in str(error) for word in words)
+
+
 def check_samples_are_apart(network: object) -> None:
     """Raise ModelError where a layer of a network mixes the samples of a batch: they would not be independent."""
     for name, layer in network.named_modules() if isinstance(network, nn.Module) else ():
@@ -84,7 +90,8 @@ def device_of(*networks: nn.Module) -> torch.device | None:
 def frozen(*models: object) -> Iterator[None]:
     """Put those of the models that are modules in eval mode with parameter gradients off, and back."""
     modules = [model for model in models if isinstance(model, nn.Module)]
-    training = [part for module in modules for part in module.modules() if part.training]
+    # A TorchScript program that was frozen has no modes.
+    training = [part for module in modules for part in module.modules() if getattr(part, "training", False)]
     needed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for module in modules:
         try:

@@ -54,7 +54,7 @@ def fitting_parameters(
         own: The network's parameters and buffers.
         path: Of the file, for messages.
         purpose: The network in words, for messages.
-        wanted: A part of the place of the set to take, where several fit.
+        wanted: The place of the set to take, where several fit, or a part of it.
         published: Our names of layers by those in published checkpoints.
 
     Raises:
@@ -80,7 +80,7 @@ def fitting_parameters(
             f"{path}: does not fit {purpose}: {'; '.join(_problems(own, closest))}; {_verdict(own, closest)}"
         )
     if wanted is not None:
-        chosen = [one for one in complete if any(wanted in part for part in one.place.split("."))]
+        chosen = _named(complete, wanted)
         if not chosen:
             raise ModelError(f"{path}: parameters = {wanted!r} is in none of the places that fit, {_places(complete)}")
         complete = chosen
@@ -96,6 +96,18 @@ def fitting_parameters(
             "say which, e.g. parameters = 'ema'"
         )
     return first
+
+
+def _named(fitting: Sequence[Fitting], wanted: str) -> list[Fitting]:
+    """Return the sets that a text names: those at this place, else those with a part called so, else with it in one.
+
+    "state_dict" is not "state_dict_ema" where there is one of each, and "ema" is.
+    """
+    parts = {one.place: one.place.split(".") for one in fitting}
+    places = [place for place in parts if place == wanted]
+    places = places or [place for place in parts if wanted in parts[place]]
+    places = places or [place for place in parts if any(wanted in part for part in parts[place])]
+    return [one for one in fitting if one.place in places]
 
 
 _ANOTHER = "the checkpoint is of another architecture, depth or number of classes"

@@ -68,7 +68,7 @@ class Checkpoint(Spec):
     """The one that the network was trained with: "architecture", "none", "centre", "file" (it lies in the file beside
     the network) or [means, standard deviations], which go before any network."""
     parameters: str | None = None
-    """Which parameters, where the file holds several sets: a part of their place, e.g. "ema"."""
+    """Which parameters, where the file holds several sets: their place or a part of it, e.g. "ema"."""
     denoiser: str = Field(default="", exclude=True)
     """File of the denoiser, of an architecture "denoiser + classifier"; none where `file` holds both."""
     denoiser_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

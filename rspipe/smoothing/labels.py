@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rspipe.arrays import IntArray
-from rspipe.errors import ModelError
 from rspipe.networks.modes import evaluating
-from rspipe.networks.outputs import logits_of
+from rspipe.smoothing.certify import checked_logits
 
 
 def label_array(labels: Any) -> IntArray:
@@ -32,13 +32,10 @@ def check_labels(labels: Iterable[int], *, classes: int, first: int = 0) -> None
 
 
 def number_of_classes(network: nn.Module, x: Tensor) -> int:
-    """Return how many logits a network has for one input.
+    """Return how many logits a network has for an input, of which it gets two copies: one alone many squeeze.
 
     Raises:
-        ModelError: It returned no logits, or a wrong shape.
+        ModelError: It failed, or returned no logits, NaN, +inf or a wrong shape.
     """
     with evaluating(network):
-        logits = logits_of(network(x[None]))
-    if logits.ndim != 2:
-        raise ModelError(f"the base classifier returned shape {list(logits.shape)} for one input; expected [1, class]")
-    return logits.shape[1]
+        return checked_logits(network, torch.stack([x, x])).shape[1]

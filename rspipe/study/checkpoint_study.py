@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from torch import Tensor
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.errors import RspipeError, StudyError, nearest
-from rspipe.networks.architectures import PROGRAMS, build_network
+from rspipe.networks.architectures import PROGRAMS, build_network, code_in, code_is_allowed
 from rspipe.networks.checkpoint_files import read_checkpoint
 from rspipe.networks.parameter_names import tensors_in
 from rspipe.study.mistakes import listed, mistakes_in
@@ -67,8 +68,9 @@ class CheckpointStudy:
 def checkpoint_study(wanted: CheckpointStudy, *, folder: Path) -> str:
     """Return the study file that certifies checkpoints on images, alone and as an ensemble.
 
-    The number of classes and channels are read from the first checkpoint; images for the weights are held out of those
-    that are given, since a published network has often seen the training part.
+    The number of classes and channels are read from the first checkpoint; where code is allowed, a `module:function` is
+    called for it. Images for the weights are held out of those that are given, since a published network has often seen
+    the training part.
 
     Args:
         wanted: What to certify.
@@ -268,7 +270,7 @@ def _first_parameters(file: str, folder: Path) -> dict[str, Tensor]:
 def _classes(parameters: Mapping[str, Tensor], architecture: str) -> int | None:
     """Return the number of rows of the layer that gives the logits: of the last one, where its name is not known.
 
-    A file may have its tensors in the order of their names.
+    None where a file has its tensors in the order of their names, which does not say what is last.
     """
     heads = _heads(architecture)
     rows = {
@@ -278,21 +280,23 @@ def _classes(parameters: Mapping[str, Tensor], architecture: str) -> int | None:
     }
     if len(rows) == 1:
         return rows.pop()
+    if ":" in architecture and list(parameters) == sorted(parameters):
+        return None
     last = [value for value in parameters.values() if value.ndim in (2, 4) and value.shape[0] > 1]
     return int(last[-1].shape[0]) if last else None
 
 
 def _heads(architecture: str) -> list[str]:
     """Return how the names of the parameters end whose shape depends on the number of classes."""
-    if ":" in architecture:
-        # Code of its user's, which may not be run here.
+    if code_in(architecture) and not code_is_allowed():
         return []
     for device in ("meta", "cpu"):
-        # Some networks need values to be built.
-        with suppress(RspipeError), torch.device(device):
+        # Some networks need values to be built, which others read from files and warn of.
+        with suppress(RspipeError), torch.device(device), warnings.catch_warnings(action="ignore"):
             one, other = (build_network(architecture, classes=classes, seed=0).state_dict() for classes in (7, 11))
+            differ = [name for name in one if name in other and one[name].shape != other[name].shape]
             # Behind the number that a layer before the network, which normalizes, gives all names.
-            return [re.sub(r"^\d+\.(?=.*\.)", "", name) for name in one if one[name].shape != other[name].shape]
+            return [re.sub(r"^\d+\.(?=.*\.)", "", name) for name in differ]
     return []
 
 

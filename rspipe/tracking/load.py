@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -57,10 +57,12 @@ def load_classifier(
             working directory, which is imported and called.
 
     Raises:
+        ValueError: There is no such device here, or no such precision.
         StoreError: There is no such run, it is of something else, or its files are not what it says they are.
         ModelError: Its network cannot be built, or cannot be deployed in this precision.
         StudyError: This version of rspipe does not know its architecture.
     """
+    _check_can_run(device, precision)
     return _loaded(run, uri, allow_code, classes, lambda source, id_: source.classifier(id_, device, precision))
 
 
@@ -78,6 +80,7 @@ def load_cascade(
     Whether they are `two_sided` is a parameter of the run, whose description has both calls.
     Arguments and errors are those of `load_classifier`.
     """
+    _check_can_run(device, precision)
     return _loaded(run, uri, allow_code, classes, lambda source, id_: source.cascade(id_, device, precision))
 
 
@@ -91,27 +94,47 @@ def _loaded(run: str, uri: str | None, allow_code: bool, classes: int | None, lo
     database = database_path(address)
     if database is not None and not database.is_file():
         raise StoreError(f"{database}: there is no such database of MLflow; say uri= or set MLFLOW_TRACKING_URI")
+    with tempfile.TemporaryDirectory() as folder:
+        return load(_Source(address, Path(folder), allow_code, classes), run_id)
+
+
+def _check_can_run(device: str, precision: str | None) -> None:
+    """Raise ValueError where this machine, or rspipe, has no such device or precision."""
+    if precision not in (None, *get_args(Precision)):
+        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            return load(_Source(address, Path(folder), allow_code, classes), run_id)
-    except RspipeError:
-        raise
-    except Exception as error:  # MLflow's, of the database or of the network
-        message = f"run {run_id} cannot be read from MLflow at {address} ({first_line(error)[:200]})"
-        raise StoreError(
-            f"{without_secrets(message, address)}; see that the server or the folder of its artifacts can be reached"
-        ) from error
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is none that torch can use here ({first_line(error)[:160]})") from error
 
 
 class _Source:
     """Downloads what runs hold into a folder that is laid out like a run directory."""
 
     def __init__(self, uri: str, folder: Path, allow_code: bool, classes: int | None) -> None:
-        self._client, self._folder, self._store = connect_mlflow(uri), folder, Store(folder)
+        self._uri, self._folder, self._store = uri, folder, Store(folder)
         self._allow_code, self._classes = allow_code, classes
+        self._client: Any = None
+
+    def _ask(self, run_id: str, question: Callable[[Any], T]) -> T:
+        """Return what MLflow's client answers about a run."""
+        try:
+            self._client = self._client or connect_mlflow(self._uri)
+            return question(self._client)
+        except RspipeError:
+            raise
+        except Exception as error:  # MLflow's, of the database or of the network
+            message = f"run {run_id} cannot be read from MLflow at {self._uri} ({first_line(error)[:200]})"
+            raise StoreError(
+                f"{without_secrets(message, self._uri)}; see that the server or the folder of its artifacts can be "
+                "reached"
+            ) from error
+
+    def _run(self, run_id: str) -> Any:
+        return self._ask(run_id, lambda client: client.get_run(run_id))
 
     def classifier(self, run_id: str, device: str, precision: Precision | None) -> nn.Module:
-        run = self._client.get_run(run_id)
+        run = self._run(run_id)
         kind = run.data.tags.get("rspipe.kind", "something else")
         if kind == "cascade":
             raise StoreError(f"run {run_id} is of a cascade, which has a classifier per level; use rspipe.load_cascade")
@@ -129,7 +152,7 @@ class _Source:
         return Ensemble.of(networks, classifier).eval()
 
     def cascade(self, run_id: str, device: str, precision: Precision | None) -> list[tuple[float, nn.Module]]:
-        run = self._client.get_run(run_id)
+        run = self._run(run_id)
         if run.data.tags.get("rspipe.kind") != "cascade":
             raise StoreError(f"run {run_id} is of no cascade; use rspipe.load_classifier")
         parameters, levels = run.data.params, list[tuple[float, nn.Module]]()
@@ -148,7 +171,10 @@ class _Source:
         """Return the run of a key, in the experiment of another one."""
         if not re.fullmatch(r"[\w./+-]+", key):
             raise StoreError(f"run {run.info.run_id}: {key!r} is no name of a model")
-        runs = self._client.search_runs([run.info.experiment_id], f"tags.`rspipe.key` = '{key}'", max_results=1)
+        of_key = f"tags.`rspipe.key` = '{key}'"
+        runs = self._ask(
+            run.info.run_id, lambda client: client.search_runs([run.info.experiment_id], of_key, max_results=1)
+        )
         if not runs:
             raise StoreError(
                 f"run {run.info.run_id}: there is no run of {what}; pipelines/report.py publishes it again"
@@ -191,7 +217,10 @@ class _Source:
         except StoreError as error:
             raise StoreError(f"run {id_}: weights.pt is not what model.json describes; publish it again") from error
         # The last parameters are those of the layer that gives the logits; what does not fit is refused below.
-        classes = self._classes or int(list(parameters.values())[-1].shape[0])
+        rows = [int(value.shape[0]) for value in parameters.values() if value.ndim]
+        if not (self._classes or rows):
+            raise StoreError(f"run {id_}: the shapes of its parameters do not say how many classes; say classes=")
+        classes = self._classes or rows[-1]
         try:
             return load_network(self._store, name, classes=classes, device=torch.device(device), precision=precision)
         except ModelError as error:
@@ -203,7 +232,7 @@ class _Source:
 
     def _fetch(self, run_id: str, artifact: str, folder: StorePath) -> None:
         folder.local_part.mkdir(parents=True, exist_ok=True)
-        self._client.download_artifacts(run_id, artifact, str(folder))
+        self._ask(run_id, lambda client: client.download_artifacts(run_id, artifact, str(folder)))
 
     def _read(self, run_id: str, artifact: str, read: Callable[[], R | None]) -> R:
         """Return the record that was downloaded."""

@@ -1,14 +1,18 @@
 """Which study and which run directory a command line names."""
 
 import shutil
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from rspipe.commands import certify_model
 from rspipe.commands.options import STUDIES, StageOptions, run_to_do, study_path
 from rspipe.errors import StudyError
+from rspipe.networks.architectures import CODE_FOLDERS
 from tests.processes import REPOSITORY, TINY
 
 
@@ -75,3 +79,22 @@ def test_one_thing_is_not_named_twice() -> None:
 )
 def test_naming_a_function_is_consent_to_its_code_and_to_no_program_in_a_file(models: list[str], consent: bool) -> None:
     assert certify_model.consents(models) == consent
+
+
+def test_a_function_that_is_named_is_asked_for_the_number_of_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CODE_FOLDERS, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "functions_that_are_named.py").write_text(
+        "from torch import nn\n"
+        "def net(classes): return nn.ModuleDict({'fc': nn.Linear(4, classes), 'layer': nn.Conv2d(1, 4, 3)})\n"
+    )
+    parameters = {"fc.weight": torch.zeros(3, 4), "layer.weight": torch.zeros(4, 1, 3, 3)}
+    torch.save(parameters, tmp_path / "net.pt")
+    (tmp_path / "test.parquet").touch()
+    options = certify_model.Options(
+        checkpoint=("net.pt",), images="test.parquet", sigma=(0.5,), model=("functions_that_are_named:net",)
+    )
+    assert tomllib.loads(certify_model.study_text(options))["data"]["classes"] == 3

@@ -126,6 +126,7 @@ def test_labels_of_calibration_images_may_be_a_tensor() -> None:
         ({"images": torch.full((3, 1, 2, 2), torch.nan)}, "x must hold finite numbers"),
         ({"labels": [0, 1, 2]}, "label 2 of image 2 is none of the classifier's 2 classes"),
         ({"labels": [0, 1, -1]}, "label -1 of image 2 is none of the classifier's 2 classes"),
+        ({"labels": [[0], [1], [0]]}, r"labels have shape \[3, 1\]; give one whole number an image"),
         ({"labels": [0.0, 1.0, 0.5]}, "labels must be whole numbers, got float64"),
         ({"examples": [0, 1]}, "examples and images must be equally many, got 2 and 3"),
         ({"sigma": np.inf}, "sigma positive, .* and inf"),

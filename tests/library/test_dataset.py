@@ -301,6 +301,30 @@ def test_an_item_is_a_batch_only_where_it_has_a_label_an_image(networks: list[nn
         rspipe.certify_dataset(networks[0], SOME.images[:2], [[0], [1]], sigma=SIGMA, **TERMS)
 
 
+class Squeezing(nn.Module):
+    """Pools to one pixel, and squeezes whatever dimension has one: the batch, too."""
+
+    def __init__(self, *, head: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(10, 10)) if head else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).squeeze())
+        return logits
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_network_that_squeezes_a_batch_of_one_is_certified(head: bool) -> None:
+    network = Squeezing(head=head).eval()
+    result = rspipe.certify_dataset(network, SOME.images, SOME.labels, sigma=SIGMA, precision="float32", **TERMS)
+    alone = rspipe.certify(deploy(network, precision="float32"), SOME.images[0], sigma=SIGMA, **TERMS)
+    assert result.counts.estimation[0].tolist() == alone.estimation.tolist()
+    moments = rspipe.margin_moments([network, network], SOME.images, SOME.labels, sigma=SIGMA, draws=4)
+    assert moments.mean.shape[0] == 5
+
+
 def test_labels_are_checked_before_the_first_pass() -> None:
     inputs = []
 
@@ -310,7 +334,7 @@ def test_labels_are_checked_before_the_first_pass() -> None:
 
     with pytest.raises(ValueError, match="label 2 of image 4 is none of the classifier's 2 classes"):
         rspipe.certify_dataset(network, SOME.images, [0, 1, 0, 1, 2], sigma=SIGMA, **TERMS)
-    assert inputs == [1]
+    assert inputs == [2]
 
 
 @pytest.mark.parametrize(

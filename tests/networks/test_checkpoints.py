@@ -344,6 +344,21 @@ def test_of_several_sets_of_parameters_one_has_to_be_named(lenet: nn.Module, tmp
     assert torch.equal(loaded_lenet(same, tmp_path)(images), lenet(images))
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("net", "ema.net")]
+)
+@pytest.mark.parametrize("how", ["keys", "prefixes"])
+def test_every_set_of_parameters_can_be_named_though_its_name_is_in_anothers(
+    lenet: nn.Module, tmp_path: Path, first: str, second: str, how: str
+) -> None:
+    sets, images = {first: lenet, second: trained("lenet", seed=2)}, torch.rand(2, 1, 28, 28)
+    content: dict[str, Any] = {name: network.state_dict() for name, network in sets.items()}
+    if how == "prefixes":
+        content = {f"{name}.{key}": value for name, own in content.items() for key, value in own.items()}
+    for name, network in sets.items():
+        assert torch.equal(loaded_lenet(content, tmp_path, parameters=name)(images), network(images))
+
+
 # --- normalization beside the network ---------------------------------------------------------------------------------
 
 
@@ -650,6 +665,12 @@ def test_an_accuracy_in_per_cent_and_images_without_labels_are_refused(fitted: n
     for images in (3, 0):
         with pytest.raises(ValueError, match="must be of one length above 0"):
             check_clean_accuracy(fitted, torch.zeros(images, 1, 8, 8), torch.zeros(0), expected=0.9, tolerance=0)
+
+
+def test_a_column_of_labels_is_refused(fitted: nn.Module) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"labels have shape \[2, 1\]; give one whole number an image"):
+        check_clean_accuracy(fitted, images, torch.zeros(2, 1, dtype=torch.int64), expected=0.9, tolerance=0.1)
 
 
 def test_a_wrong_normalization_is_noticed_without_being_asked(

@@ -852,3 +852,17 @@ def test_a_little_randomness_is_not_taken_for_mixed_samples() -> None:
     for seed in range(30):
         torch.manual_seed(seed)
         assert deploy(Trembling().eval(), precision="float32")(torch.rand(8, 3, 8, 8)).shape == (8, 10)
+
+
+def test_copies_of_an_image_do_not_show_that_samples_are_apart() -> None:
+    class Centring(Normalizing):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.network(x - x.mean(0))
+            return logits
+
+    torch.manual_seed(0)
+    deployed = deploy(Centring().eval(), precision="float32")
+    # Grey of a half is its own negative.
+    deployed(torch.full((2, 3, 8, 8), 0.5))
+    with pytest.raises(ModelError, match="depends on the samples beside it"):
+        deployed(torch.rand(8, 3, 8, 8))

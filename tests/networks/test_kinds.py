@@ -15,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.errors import MissingPackageError, ModelError, StudyError
+from rspipe.networks.answers import answers_of
 from rspipe.networks.architectures import build_network, check_input, code_in, find_architecture
+from rspipe.networks.checkpoints import check_clean_accuracy, load_checkpoint
 from rspipe.networks.denoising import Denoised
 from rspipe.networks.deployment import deploy
 from rspipe.networks.exported import file_parameters
 from rspipe.networks.modes import bare, copied
 from rspipe.networks.normalization import IMAGENET, normalization, set_normalization
 from rspipe.networks.outputs import logits_of
-from rspipe.smoothing.certify import certify
+from rspipe.smoothing.certify import certify, predict
+from rspipe.smoothing.ensemble import Ensemble
 
 SAMPLING = {"sigma": 0.25, "n0": 20, "n": 200}
 
@@ -210,6 +213,76 @@ def test_a_torchscript_program_is_certified_and_deployed(image: Tensor) -> None:
     assert certify(program, image, **SAMPLING).n == 200
 
 
+def frozen_program(folder: Path, kind: str) -> nn.Module:
+    """A small TorchScript program without modes, as it was frozen or as it is loaded again."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 4)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.script(network)
+        if kind == "optimized":
+            return torch.jit.optimize_for_inference(program)
+        frozen = torch.jit.freeze(program)
+        frozen.save(folder / "frozen.pt")
+        return frozen if kind == "frozen" else torch.jit.load(folder / "frozen.pt")
+
+
+@pytest.mark.parametrize("kind", ["frozen", "optimized", "loaded"])
+def test_a_frozen_torchscript_program_is_a_base_classifier_like_others(
+    kind: str, image: Tensor, tmp_path: Path
+) -> None:
+    program = frozen_program(tmp_path, kind)
+    expected = certify(program.forward, image, **SAMPLING).estimation.tolist()
+    behind = nn.Sequential(nn.Dropout(0.9), program)
+    for classifier in (program, behind, deploy(program), Ensemble([program, program])):
+        assert certify(classifier, image, **SAMPLING).estimation.tolist() == expected
+    # What has modes is put back.
+    assert behind.training
+    assert behind[0].training
+    assert predict(program, image, sigma=0.25, n=200) in range(-1, 4)
+    assert check_clean_accuracy(program, image[None], torch.tensor([1]), expected=0.5, tolerance=0.5) in (0, 1)
+
+
+def test_a_torchscript_program_says_last_why_it_failed(image: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.script(nn.Sequential(nn.Conv2d(1, 4, 3).half(), nn.Flatten()))
+        with pytest.raises(ModelError, match=r"\(RuntimeError: Input type .*[hH]alf.* should be the same\)$"):
+            certify(program, image, **SAMPLING)
+        with pytest.raises(ModelError, match=r"\(RuntimeError: Input type .*\); give it in float32, as images are"):
+            check_input(program, (1, 4, 4), architecture="torchscript", classes=16)
+
+
+class Casting(nn.Module):
+    """Computes in a dtype of its own, or in that of its parameters, whatever it gets."""
+
+    def __init__(self, dtype: torch.dtype, *, to_parameters: bool) -> None:
+        super().__init__()
+        self.net, self.dtype, self.to_parameters = linear().to(dtype), dtype, to_parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        parameter = next(self.net.parameters())
+        return self.net(x.to(parameter.dtype if self.to_parameters else self.dtype)).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_that_casts_by_itself_is_deployed_where_it_casts_to_its_parameters(
+    dtype: torch.dtype, image: Tensor
+) -> None:
+    network = Casting(dtype, to_parameters=False).eval()
+    expected = certify(network, image, **SAMPLING).estimation.tolist()
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(ModelError, match=r"fails with its parameters in float32 \(.*\); where it casts to a dtype"):
+            certify(deploy(network, precision=precision), image, **SAMPLING)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="give it in float32, as images are, and let it cast to no dtype but that of"):
+        check_input(network, (1, 4, 4), architecture="mine", classes=4)
+    # The remedies that are named.
+    assert certify(deploy(network.eval().forward), image, **SAMPLING).estimation.tolist() == expected
+    casting = Casting(dtype, to_parameters=True).eval()
+    check_input(casting, (1, 4, 4), architecture="mine", classes=4)
+    assert certify(deploy(casting, precision="float32"), image, **SAMPLING).n == 200
+
+
 def test_a_function_is_a_base_classifier_in_its_own_precision(image: Tensor) -> None:
     network = linear()
 
@@ -320,9 +393,9 @@ def test_a_torchscript_file_is_an_architecture_that_runs_code(image: Tensor, tmp
 
 
 def onnx_linear(weight: "np.ndarray[Any, Any]", *, batch: int | None, output: str = "logits") -> bytes:
-    """An ONNX graph that flattens images and multiplies them by a matrix [pixel, class]."""
+    """An ONNX graph that flattens images and multiplies them by a matrix [pixel, class], whose dtype it takes."""
     onnx = pytest.importorskip("onnx")
-    helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
+    helper, numbers = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
     nodes = [
         helper.make_node("Flatten", ["images"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], [output]),
@@ -355,6 +428,60 @@ def test_an_onnx_graph_is_a_network_whatever_batches_it_was_exported_for(batch: 
     torch.testing.assert_close(behind(images), ((images - 0.5) / 0.25).flatten(1) @ torch.from_numpy(weight))
     with pytest.raises(ModelError, match="bfloat16 rounds parameters, and the classifier has none"):
         deploy(network, precision="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_an_onnx_graph_gets_images_in_the_dtype_that_it_takes(dtype: type, image: Tensor) -> None:
+    pytest.importorskip("onnxruntime")
+    weight = np.random.default_rng(0).normal(size=(16, 4)).astype(dtype)
+    network = build_network("onnx", classes=4, seed=0)
+    network.load_state_dict(file_parameters(onnx_linear(weight, batch=None)))
+    check_input(network, (1, 4, 4), architecture="onnx", classes=4)
+    expected = image.flatten()[None] @ torch.from_numpy(weight).float()
+    # Half precision keeps eleven bits of each of 16 products, none of them above 4.
+    torch.testing.assert_close(deploy(network)(image[None]), expected, rtol=0, atol=16 * 4 * 2**-11)
+    assert certify(network, image, **SAMPLING).n == 200
+    # Another machine may round its logits otherwise, further than the noted answers tolerate.
+    assert (answers_of(network, (1, 4, 4)) is None) == (dtype is np.float16)
+
+
+def test_an_onnx_graph_of_whole_numbers_is_refused_in_one_line() -> None:
+    pytest.importorskip("onnxruntime")
+    network = build_network("onnx", classes=4, seed=0)
+    network.load_state_dict(file_parameters(onnx_linear(np.zeros((16, 4), np.int32), batch=None)))
+    with pytest.raises(ModelError, match=r"^the ONNX graph takes tensor\(int32\); export it for float images$"):
+        network(torch.zeros(1, 1, 4, 4))
+
+
+def test_the_weights_of_another_onnx_graph_in_the_working_directory_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    for number, name in enumerate(("mine", "other")):
+        content = onnx_linear(np.full((16, 4), number, np.float32), batch=None)
+        (tmp_path / name).mkdir()
+        onnx.save(
+            onnx.load_from_string(content),
+            tmp_path / name / "model.onnx",
+            save_as_external_data=True,
+            location="model.onnx.data",
+            size_threshold=0,
+        )
+        assert (tmp_path / name / "model.onnx.data").is_file()
+    for folder in ("other", "mine", "."):
+        monkeypatch.chdir(tmp_path / folder)
+        network = load_checkpoint(
+            tmp_path / "mine" / "model.onnx", architecture="onnx", classes=4, normalization="none"
+        )
+        with pytest.raises(
+            ModelError, match=r"^the weights of the ONNX graph lie in another file .*external_data=False\)"
+        ):
+            network(torch.zeros(1, 1, 4, 4))
+    # The remedy that is named.
+    onnx.save(onnx.load(tmp_path / "mine" / "model.onnx"), tmp_path / "one.onnx")
+    network = load_checkpoint(tmp_path / "one.onnx", architecture="onnx", classes=4, normalization="none")
+    assert network(torch.ones(1, 1, 4, 4)).tolist() == [[0.0] * 4]
 
 
 def test_a_file_that_is_no_onnx_graph_is_refused_in_one_line() -> None:

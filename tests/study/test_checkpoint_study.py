@@ -1,5 +1,6 @@
 """The study that one command makes of checkpoints and images: a study file like any other."""
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from rspipe.data.sources import load_dataset
 from rspipe.data.spec import DataSpec
 from rspipe.errors import StudyError
-from rspipe.networks.architectures import build_network
+from rspipe.networks.architectures import CODE_FOLDERS, build_network
 from rspipe.study.checkpoint_study import CheckpointStudy, _labels, checkpoint_study
 from rspipe.study.loading import study_of_text
 
@@ -103,6 +104,39 @@ def test_classes_and_channels_are_known_whatever_the_order_of_names(folder: Path
     assert "mode" not in made(folder, **options)["data"]
     torch.save({"body.weight": torch.zeros(8, 4, 3, 3), "stem.weight": torch.zeros(4, 1, 3, 3)}, folder / "grey.pt")
     assert made(folder, checkpoint=("grey.pt",))["data"]["mode"] == "L"
+
+
+FUNCTIONS = """
+from torch import nn
+def net(classes):
+    return nn.ModuleDict({"fc": nn.Linear(4, classes), "layer": nn.Conv2d(1, 4, 3)})
+def failing(classes):
+    raise OSError("no weights here")
+"""
+
+
+@pytest.mark.parametrize(("function", "allowed"), [("net", True), ("net", False), ("failing", True)])
+def test_the_classes_of_a_users_network_are_those_of_its_function_not_of_the_last_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, allowed: bool
+) -> None:
+    monkeypatch.setenv(CODE_FOLDERS, str(folder) if allowed else "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (folder / "functions_of_a_study.py").write_text(FUNCTIONS)
+    parameters = {"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3), "layer.weight": torch.zeros(4, 1, 3, 3)}
+    # In the order of names, as safetensors has them.
+    torch.save({name: parameters[name] for name in sorted(parameters)}, folder / "own.pt")
+    (folder / "test.parquet").touch()
+    options = {"checkpoint": ("own.pt",), "model": (f"functions_of_a_study:{function}",), "images": "test.parquet"}
+    if function == "net" and allowed:
+        assert made(folder, **options)["data"]["classes"] == 3
+        return
+    # What has not run, or fails, leaves it open.
+    with pytest.raises(StudyError, match=r"own\.pt does not say how many classes it knows; add --classes"):
+        made(folder, **options)
+    assert made(folder, **options, classes=3)["data"]["classes"] == 3
+    # In an order of its own the last layer gives the logits.
+    torch.save({name: parameters[name] for name in sorted(parameters, reverse=True)}, folder / "own.pt")
+    assert made(folder, **options)["data"]["classes"] == 3
 
 
 def test_of_parquet_files_with_a_training_part_the_others_are_certified(folder: Path) -> None:

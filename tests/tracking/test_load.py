@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,34 @@ def test_what_is_no_classifier_is_refused_in_one_line(
     with pytest.raises(StoreError, match=message) as caught:
         load_classifier(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device 'gpu' is none that torch can use here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is none that torch can use here"),
+        ({"precision": "float16"}, "precision must be one of .*, got 'float16'"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_classifier, rspipe.load_cascade])
+def test_a_device_or_a_precision_that_is_none_is_not_said_of_mlflow(
+    source: Store, load: Callable[..., object], options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load("runs:/" + "0" * 32, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_network_itself_fails_with_is_not_said_of_mlflow(
+    published: Published, source: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("an operation of the network's")
+
+    monkeypatch.setattr("rspipe.tracking.load.load_network", failing)
+    with pytest.raises(RuntimeError, match=r"^an operation of the network's$"):
+        load_classifier(address(run_of(published, "gaussian, seed 0")))
 
 
 def test_a_database_in_a_folder_with_any_name_is_found(tmp_path: Path) -> None:

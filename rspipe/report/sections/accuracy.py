@@ -190,11 +190,9 @@ def gain_sentence(results: Results) -> str:
             grid = radii_of([found])
             gains = [100 * (shares(one, grid) - shares(found[0], grid)) for one in found[1:]]
             best = max(range(len(gains)), key=lambda at: gains[at].max())
-            radius = float(grid[gains[best].argmax()])
-            parts.append(
-                f"{found[1 + best].name} up to {number(gains[best].max(), digits=1, signed=True)} points at radius "
-                f"{radius:.2f}, σ = {sigma:g}"
-            )
+            most, radius = gains[best].max(), float(grid[gains[best].argmax()])
+            what = f"{found[1 + best].name} up to {number(most, digits=1, signed=True)} points at radius {radius:.2f}"
+            parts.append(f"{what if most > 0 else 'none at any radius'}, σ = {sigma:g}")
     return f"Largest gain on {results.baseline}: {'; '.join(parts)}." if parts else ""
 
 
