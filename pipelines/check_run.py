@@ -3,11 +3,10 @@
 It imports nothing of rspipe. A row of certificates/part-*.parquet claims: n0 samples chose class c, and of n others k
 fell on c; so, but for a chance alpha, the smoothed classifier answers c wherever ||d||_2 < R. Turned round: were p, the
 chance of c, at most Phi(R / sigma) = p0, k or more of n would fall on c with chance P(Bin(n, p0) >= k) at most. Where
-that is at most alpha, p > p0 is claimed falsely with a chance of alpha at most, however R was found (Cohen et al.,
-theorem 1). It CANNOT check that counts came from the stated network, image, noise and seed (`--recount K` does for K
-images); that no sample both selected and estimated; that labels are right; that images and classifiers were fixed
-before counts were seen, and not drawn until they passed; nor abstentions. Status: 0 all is proven; 1 not (the first
-such row is shown); 2 nothing to check.
+that is at most alpha, p > p0 is claimed falsely with chance alpha at most, however R was found (Cohen et al., theorem
+1). It CANNOT check that counts came from the stated network, image, noise and seed (`--recount K` does for K images);
+that no sample both selected and estimated; that labels are right; that images and classifiers were fixed before counts
+were seen, and not drawn until they passed; nor abstentions. Status: 0 all is proven; 1 not; 3 a file cannot be read.
 """
 
 import json
@@ -32,12 +31,6 @@ def proves(k, n, alpha, p0):
     return (p0 <= 0) | ((k <= n) & (tail <= alpha * (1 + ROUNDING)))
 
 
-def looks(n, alpha):
-    """Return the looks of rule radius_grid, (samples, share of alpha): 40 % equally for all but the last one."""
-    early = [m for power in range(2, 12) for m in (10**power, 2 * 10**power, 5 * 10**power) if 200 <= m < n]
-    return [*((m, 0.4 * alpha / len(early)) for m in early), (n, (0.6 if early else 1.0) * alpha)]
-
-
 def bets(r, p0, early):
     """Return [row] whether a noted count proves p > p0 by rule decide: any may, by bets, and that of n by its tail."""
     k, t, p, n, a = r.noted, r.marks, np.clip(p0, 1e-9, 1 - 1e-16)[:, None], r.n[:, None], r.alpha[:, None]
@@ -47,11 +40,19 @@ def bets(r, p0, early):
     return ((t == n) & proves(k, t, (1 - early) * a, p) | (k > p * t) & (ratio >= -np.log(early * a))).any(1)
 
 
+def content(path):
+    """Return what a file holds; end where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes()) if path.suffix == ".json" else pq.read_table(path, partitioning=None)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        print(f"{path}: it cannot be read, and the run is not proven: {error!r}")
+        sys.exit(3)
+
+
 def read(run):
     """Return rows as arrays: [row], counts [row, class], noted ones [row, mark, class], which go on with the last."""
-    if not (parts := [pq.read_table(at, partitioning=None) for at in sorted(run.glob("certificates/part-*.parquet"))]):
-        return None
-    table = pa.concat_tables(parts)
+    parts = sorted(run.glob("certificates/part-*.parquet")) or [run / "certificates/part-*.parquet"]
+    table = pa.concat_tables(map(content, parts))
     rows = Rows(**{name: np.array(table[name].to_pylist()) for name in (*NUMBERS, *TEXTS, *COUNTS)})
     noted = [*zip(table["marks"].to_pylist(), table["prefix"].to_pylist(), rows.estimation.tolist(), strict=True)]
     most = max(len(at) for at, _, _ in noted)
@@ -75,8 +76,7 @@ def well_formed(r, study):
     same = dict(zip(names := [*zip(r.classifier, r.key, r.example, strict=True)], r.estimation, strict=True))
     yield "a classifier has one count at an image", (r.estimation == [*map(same.get, names)]).all(1)
     yield "n0, n and alpha are the study's", np.all([vars(r)[x] == study[x] for x in ("n0", "n", "alpha")], axis=0)
-    known = study["rule"]["name"] in ("fixed", "planned", "radius_grid", "decide")
-    yield "the rule is the study's", np.array([known and json.loads(x) == study["rule"] for x in r.rule_parameters])
+    yield "the rule is the study's", np.array([json.loads(x) == study["rule"] for x in r.rule_parameters])
 
 
 def radii(r, study):
@@ -84,12 +84,13 @@ def radii(r, study):
     rule, pilot = study["rule"], r.pilot.sum(1)
     missed = rule["label_stop"] & (r.stop == "label") & (r.selected != r.label) & (r.drawn == 0) & (pilot == 0)
     yield "the pilot has its size", (pilot == rule.get("pilot", r.n0) - r.n0) | missed
-    yield "all n samples were drawn by rule fixed", (r.drawn == r.n) | missed | (rule["name"] != "fixed")
+    yield "all n samples were drawn", (r.drawn == r.n) | missed | (rule["name"] in ("planned", "radius_grid", "decide"))
     yield "the radius was asked for", np.isin(r.radius, np.append(rule.get("grid", rule.get("radii", r.radius)), 0.0))
     shown = [(r.n_a, r.drawn, r.alpha)]  # Counts, samples and level. A plan rests on the pilot, apart from these.
-    if rule["name"] == "radius_grid":
-        schedule = enumerate(looks(study["n"], study["alpha"])[: r.noted.shape[1]])
-        shown = [(r.noted[:, i], np.where(r.marks[:, i] == m, m, 0), share) for i, (m, share) in schedule]
+    if rule["name"] == "radius_grid":  # Looks: (samples, share of alpha), 40 % equally for all but the last one.
+        early = [m for e in range(2, 12) for m in (10**e, 2 * 10**e, 5 * 10**e) if 200 <= m < study["n"]]
+        looks = [*((m, 0.4 / len(early) * r.alpha) for m in early), (study["n"], (0.6 if early else 1.0) * r.alpha)]
+        shown = [(k, np.where(t == m, m, 0), a) for k, t, (m, a) in zip(r.noted.T, r.marks.T, looks, strict=False)]
     # A claim of radius 0 is one, too: that p is above 1/2. By rule decide a radius counts where all smaller ones do.
     claimed = np.where(r.prediction == ABSTAIN, 0.0, np.maximum(ndtr(r.radius / r.sigma), 0.5))
     smaller = [(f"radius {x}", np.minimum(claimed, ndtr(x / r.sigma))) for x in rule.get("radii", ())]
@@ -103,9 +104,11 @@ def cascades(r, study, run):
     # Stopping at the first level with a majority in the selection, or the last, has .9 of alpha, the others the rest.
     place = {name: at for at, name in enumerate(zip(r.classifier, r.key, r.example, strict=True))}
     for file in sorted(run.glob("cascades/*.json")):
-        own = Rows(**json.loads(file.read_text(encoding="utf-8")), planned=study["rule"]["name"] == "planned")
+        own = Rows(**content(file), planned=study["rule"]["name"] == "planned")
         prediction, level, radius = map(np.array, (own.prediction, own.level, own.radius))
-        at = np.array([[place[*name, x] for x in own.example] for name in zip(own.classifiers, own.keys, strict=True)])
+        levels = [*zip(own.classifiers, own.keys, strict=True)]
+        at = np.array([[place.get((*name, x), -1) for x in own.example] for name in levels])
+        yield f"every level of {file.name} has counts of every image", at.min() >= 0
         sure = [*(2 * r.selection[at[:-1]].max(2) > r.n0[at[:-1]]), np.full(len(own.example), fill_value=True)]
         alpha = study["alpha"] * np.where(np.arange(len(at))[:, None] == np.argmax(sure, 0), 0.9, 0.1 / (len(at) - 1))
         # No class has 1/2: a plan's pilot shows it where it gave up, else the largest estimate. Each has half of alpha.
@@ -129,14 +132,11 @@ def main(words):
     *runs, recount = [*words[:-2], words[-1]] if "--recount" in words[-2:-1] else [*words, "0"]
     usable = runs and recount.isdecimal() and not any(word.startswith("-") or "://" in word for word in runs)
     for run in map(Path, runs if usable else ()):
-        if (rows := read(run)) is None:
-            print(f"{run}: there are no certificates")
-            return 2
-        study = json.loads((run / "study.json").read_text(encoding="utf-8"))["study"]["certify"]
+        rows, study = read(run), content(run / "study.json")["study"]["certify"]
         for what, holds in (*well_formed(rows, study), *radii(rows, study), *cascades(rows, study, run)):
             if not np.all(holds):
-                shown = {name: vars(rows)[name][np.argmin(holds)].tolist() for name in (*TEXTS, *NUMBERS, *COUNTS)}
-                print(f"{run}: it is not so that {what}: {shown}")
+                row = {name: vars(rows)[name][np.argmin(holds)].tolist() for name in (*TEXTS, *NUMBERS, *COUNTS)}
+                print(f"{run}: it is not so that {what}{f': {row}' if np.ndim(holds) else ''}")
                 return 1
         claims, made = np.sum(rows.prediction != ABSTAIN), len([*run.glob("cascades/*.json")])
         print(f"{run}: proven are {claims:,} radii of {len(rows.n):,} certificates, and {made} cascades")

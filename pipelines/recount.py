@@ -32,21 +32,22 @@ COMPARED = ("label", "selection", "pilot", "estimation", "stop", "marks", "prefi
 def compare(run: Path, images: int) -> None:
     """Say that counts are the same; end with status 1 at the first difference, with 2 where nothing can be counted."""
     try:
-        text = first_difference(run, images)
+        counted, text = first_difference(run, images)
     except RspipeError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     if text is not None:
         sys.exit(f"{run}: {text}")
-    print(f"{run}: {images} images, counted again for every classifier, have the same counts")
+    print(f"{run}: counted again for every classifier, images with the same counts as before: {counted}")
 
 
-def first_difference(run: Path, images: int) -> str | None:
-    """Return the first count that comes out otherwise, in words; None where all are the same.
+def first_difference(run: Path, images: int) -> tuple[int, str | None]:
+    """Return how many images are counted, and the first count that is another, in words; None where all are the same.
 
     Args:
         run: A run directory.
-        images: How many test images, evenly spaced over those of the study, are counted for every classifier.
+        images: How many test images, evenly spaced over those of the study, are counted for every classifier; all of
+            them where there are fewer.
 
     Raises:
         StoreError: Networks are code that nobody allowed to run.
@@ -83,7 +84,7 @@ def first_difference(run: Path, images: int) -> str | None:
             known = {one.id: stored.get((one.id, key, example)) for one, key in zip(here, ours, strict=True)}
             for name, row in known.items():
                 if row is None:
-                    return f"{name} has no counts at image {example}"
+                    return len(places), f"{name} has no counts at image {example}"
             # Resumed on another machine, it may be a GPU for some classifiers of an image and a CPU for others.
             for kind in sorted({_kind(row) for row in known.values()}):
                 if kind not in networks:
@@ -97,8 +98,8 @@ def first_difference(run: Path, images: int) -> str | None:
                 for row in count.run(networks[kind], image, label, example, limit=BatchLimit()).to_pylist():
                     before = known[row["classifier"]]
                     if _kind(before) == kind and (difference := _difference(before, row)):
-                        return difference
-    return None
+                        return len(places), difference
+    return len(places), None
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The audit of a certification log: what it is, what follows from it, and what is wrong with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from rspipe.arrays import BoolArray, FloatArray, IntArray
 from rspipe.audit.columns import COLUMNS
 from rspipe.audit.ladder import Ladder, nearest_successes, proved_radius, successes
-from rspipe.audit.log import CertificationLog, Precision, radius_precision, write_log
+from rspipe.audit.log import OWN_COLUMNS, CertificationLog, Precision, radius_precision, write_log
 from rspipe.audit.radii import (
     RADII,
     Known,
@@ -19,11 +19,13 @@ from rspipe.audit.radii import (
     logged_levels,
     logged_sigma,
     parameters_text,
+    without_ladder,
 )
 from rspipe.audit.rows import Finding, check_claims, check_collapse, check_lines, counted, describe_images
 from rspipe.records import Interval
 from rspipe.smoothing.certificates import ABSTAIN
 from rspipe.smoothing.metrics import accuracy_band, acr_interval, certified_accuracy, credited_radius, saturated
+from rspipe.smoothing.sampling import LOOKING
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Audit:
     predict: IntArray
     radius: FloatArray
     time_text: tuple[str, ...]
+    own: dict[str, tuple[str, ...]]
+    """Columns that rspipe writes beside Cohen's (`OWN_COLUMNS`), as far as the log has them."""
     description: str
     """Of the file, in words."""
     images: str
@@ -53,9 +57,10 @@ class Audit:
     ladder: Ladder | None
     """The sigma, n and alpha that the radii imply; None where they do not say."""
     acr: Interval | None
-    """With a 95 % interval for this model on other images; None where the log has no radii."""
+    """With a 95 % interval for this model on other images; None where the log has no radii, or given ones alone."""
     accuracy: tuple[AccuracyAt, ...]
-    """Of the whole log at radius 0, and at multiples of 0.25 that some image reaches."""
+    """Of the whole log at radius 0, and at multiples of 0.25 that some image reaches; by a rule that knows given radii
+    alone, at those that images have."""
     abstained: float
     """Share of images."""
     saturated: float | None
@@ -84,12 +89,14 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
     images, incomplete = describe_images(idx, labels=label, size=known.images)
     findings = [*check_lines(log), *incomplete, *check_claims(log), *check_collapse(predict, label)]
     sigma, ladder, at_cap, acr = known.sigma or logged_sigma(log), None, None, None
-    levels = logged_levels(log)
+    levels, given = logged_levels(log), log.rule.partition(" ")[0] in LOOKING
     if log.kind == "certify":
-        acr = acr_interval(radius, correct)
+        acr = acr_interval(radius, correct) if log.has_acr else None
         if levels is not None:
             own = Levels(levels.level[rows], levels.sigma[rows])
-            findings += check_cascade(own, idx, radius, claimed, precision=precision, known=known)
+            findings += check_cascade(
+                own, idx, radius, claimed, precision=precision, known=known, without=without_ladder(log)
+            )
         else:
             sigma, ladder, about_ladder = implied_ladder(log, idx[claimed], radius[claimed], precision, known)
             findings += about_ladder
@@ -103,6 +110,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
         predict=predict,
         radius=radius,
         time_text=tuple(log.time_text[row] for row in rows),
+        own={name: tuple(log.extra[name][row] for row in rows) for name in OWN_COLUMNS if name in log.extra},
         description=describe(log, precision, levels),
         images=images,
         precision=precision,
@@ -110,7 +118,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
         ladder=ladder,
         acr=acr,
         # A flag is no radius.
-        accuracy=_accuracy(radius if log.kind == "certify" else np.zeros_like(radius), correct),
+        accuracy=_accuracy(radius if log.kind == "certify" else np.zeros_like(radius), correct, given=given),
         abstained=float(np.mean(~claimed)),
         saturated=at_cap,
         findings=tuple(sorted(findings, key=lambda finding: finding.severity != "problem")),
@@ -120,7 +128,7 @@ def audit_log(log: CertificationLog, known: Known | None = None) -> Audit:
 def describe(log: CertificationLog, precision: Precision, levels: Levels | None) -> str:
     """Return what a file is, in a few words."""
     kinds = {
-        "certify": "log of CERTIFY",
+        "certify": "log of CERTIFY" if log.rule == "fixed" else f"log of certificates by {log.rule}",
         "predict": "log of PREDICT, without radii",
         "flags": "flags of a given radius",
     }
@@ -167,9 +175,10 @@ def audit_lines(audit: Audit) -> list[tuple[str, str]]:
     return lines
 
 
-def _accuracy(radius: FloatArray, correct: BoolArray) -> tuple[AccuracyAt, ...]:
+def _accuracy(radius: FloatArray, correct: BoolArray, *, given: bool) -> tuple[AccuracyAt, ...]:
+    """Return certified accuracies, at the radii that images have where only given ones are known."""
     largest = float(credited_radius(radius, correct).max())
-    radii = [at for at in RADII if at <= largest]
+    radii = np.unique(radius[correct]).tolist() if given else [at for at in RADII if at <= largest]
     share = certified_accuracy(radius, correct, radii)
     low, high = accuracy_band(share, radius.size)
     rows = zip(radii, share.tolist(), low.tolist(), high.tolist(), strict=True)
@@ -191,22 +200,24 @@ def rspipe_log(audit: Audit) -> str:
     """Return a log as rspipe writes it: Cohen's six columns, radii rounded down.
 
     Where the radii imply n and alpha, they become those that were surely proved, and four columns to the right say
-    sigma, n, alpha and `n_a`, the fewest successes that a logged radius can stand for.
+    sigma, n, alpha and `n_a`, the fewest successes that a logged radius can stand for. Columns of rspipe's own stay.
     """
-    ladder, radius = audit.ladder, audit.radius
-    more: tuple[str, ...] = ()
-    extra: list[tuple[object, ...]] = [()] * radius.size
+    ladder, radius, images = audit.ladder, audit.radius, audit.radius.size
+    columns: dict[str, Sequence[object]] = {**audit.own}
     if ladder is not None:
-        radius, more = proved_radius(radius, audit.precision, ladder), ("sigma", "n", "alpha", "n_a")
+        radius = proved_radius(radius, audit.precision, ladder)
         n_a = np.where(audit.predict == ABSTAIN, -1, successes(audit.radius, audit.precision, ladder))
-        extra = [(ladder.sigma, ladder.n, ladder.alpha, one if one >= 0 else "") for one in n_a.tolist()]
+        terms = {"sigma": ladder.sigma, "n": ladder.n, "alpha": ladder.alpha}
+        columns |= {name: [value] * images for name, value in terms.items()}
+        columns["n_a"] = [one if one >= 0 else "" for one in n_a.tolist()]
+    extra = [*zip(*columns.values(), strict=True)] or [()] * images
     floors = np.floor(radius * 10**_DECIMALS) / 10**_DECIMALS
     return write_log(
         (
             (i, label, predict, f"{one:.{_DECIMALS}f}", int(label == predict), time or "0.0", *right)
             for (i, label, predict, one, time), right in zip(_cells(audit, floors), extra, strict=True)
         ),
-        more=more,
+        more=[*columns],
     )
 
 

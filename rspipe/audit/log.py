@@ -23,7 +23,8 @@ from rspipe.audit.tables import table_rows
 from rspipe.errors import LogError
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.certificates import ABSTAIN
-from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.derivation import KINDS, CertificateKind, CertifiedClassifier
+from rspipe.smoothing.sampling import RULES, Rule, rule_text
 
 _LARGEST_FILE = 1 << 28
 
@@ -86,6 +87,21 @@ class CertificationLog:
     def correct(self) -> BoolArray:
         """[row], whether the prediction is the label."""
         return np.equal(self.predict, self.label)
+
+    @property
+    def rule(self) -> str:
+        """The rule that it names, in words, or the certificate that was derived; `fixed` where it names none.
+
+        Several are joined by "and".
+        """
+        texts = {*self.extra.get(RULE_COLUMN, ())}
+        named = {text for text in texts if text.partition(" ")[0] in (*RULES, *KINDS)}
+        return " and ".join(sorted(named)) or "fixed"
+
+    @property
+    def has_acr(self) -> bool:
+        """Whether its radii have a mean: those of rule decide are what was asked for, and PREDICT has none."""
+        return self.kind == "certify" and not {"decide", "predict"} & {*self.rule.split()}
 
     @property
     def seconds(self) -> FloatArray:
@@ -151,14 +167,18 @@ def log_paths(text: str) -> tuple[Path, ...]:
 
 
 def parse_radii(data: bytes, *, name: str) -> CertificationLog:
-    """Return the log that a file's content holds, with a radius for each image.
+    """Return the log that a file's content holds, with a radius for each image of which there is an ACR.
 
     Raises:
-        LogError: As `parse_log`, or it has no radii.
+        LogError: As `parse_log`, or it has no radii, or none that an ACR is of.
     """
     log = parse_log(data, name=name)
     if log.kind != "certify":
         raise LogError(f"{name}: has no radii, which a comparison of ACR needs")
+    if not log.has_acr:
+        raise LogError(
+            f"{name}: certificates by {log.rule} have no ACR to compare; compare certified accuracies, see rspipe audit"
+        )
     return log
 
 
@@ -375,31 +395,44 @@ LEVEL_COLUMNS = ("level", "sigma")
 does."""
 
 SIZE_COLUMN = "n"
-"""To the right of the six columns where a rule chose for every image how many samples its estimate has."""
+"""To their right, in the log of another certificate than CERTIFY's: the samples of an image's estimate."""
+
+RULE_COLUMN = "rule"
+"""To its right: the rule in words, or the name of the certificate that was derived. Without it a log is CERTIFY's."""
+
+OWN_COLUMNS = (*LEVEL_COLUMNS, SIZE_COLUMN, RULE_COLUMN)
 
 
-def certification_log(certified: CertifiedClassifier | CertifiedCascade) -> str:
+def certification_log(
+    certified: CertifiedClassifier | CertifiedCascade, rule: Rule, *, kind: CertificateKind = "certify"
+) -> str:
     """Return certificates as tab-separated values in the six columns of Cohen et al. 2019, radii rounded down.
 
     The time is that of the pass over the image, shared by all classifiers of it; of a cascade, of its levels' passes.
-    To their right, a cascade's log has `LEVEL_COLUMNS`, one of another rule than CERTIFY's `SIZE_COLUMN`.
+    To their right, a cascade's log has `LEVEL_COLUMNS`, one of other certificates than CERTIFY's `SIZE_COLUMN` and
+    `RULE_COLUMN`.
+
+    Args:
+        certified: The certificates.
+        rule: That their counts were sampled by.
+        kind: What was derived from these.
     """
-    more: tuple[str, ...] = ()
+    right: dict[str, Sequence[object]] = {}
     if isinstance(certified, CertifiedCascade):
-        more, sigmas, levels = LEVEL_COLUMNS, certified.record.sigmas, certified.level.tolist()
-        extra: list[tuple[object, ...]] = [(at + 1, sigmas[at]) if at >= 0 else ("", "") for at in levels]
+        sigmas, levels = certified.record.sigmas, certified.level.tolist()
+        answers = [(at + 1, sigmas[at]) if at >= 0 else ("", "") for at in levels]
+        right |= dict(zip(LEVEL_COLUMNS, zip(*answers, strict=True), strict=True))
         certified = certified.classifier
-    elif certified.rule != "fixed":
-        more, extra = (SIZE_COLUMN,), [(size,) for size in certified.n.tolist()]
-    else:
-        extra = [()] * certified.example.size
+    if (text := rule_text(rule) if kind == "certify" else kind) != "fixed":
+        right |= {SIZE_COLUMN: certified.n.tolist(), RULE_COLUMN: [text] * certified.n.size}
+    extra = [*zip(*right.values(), strict=True)] or [()] * certified.n.size
     floors = np.floor(certified.radius * 10**_LOG_DECIMALS) / 10**_LOG_DECIMALS
     seconds = f"{certified.seconds / max(certified.example.size, 1):.3f}"
     columns = (certified.example, certified.label, certified.prediction, floors, extra)
     return write_log(
         (
-            (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds, *right)
-            for example, label, prediction, radius, right in zip(*columns, strict=True)
+            (example, label, prediction, f"{radius:.{_LOG_DECIMALS}f}", int(prediction == label), seconds, *more)
+            for example, label, prediction, radius, more in zip(*columns, strict=True)
         ),
-        more=more,
+        more=[*right],
     )

@@ -1,5 +1,6 @@
 """The sigma, n and alpha that the radii of a certification log imply, and radii that are too large."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -119,8 +120,25 @@ def logged_levels(log: CertificationLog) -> Levels | None:
     return Levels(numbers, noises)
 
 
+def without_ladder(log: CertificationLog) -> str:
+    """Return why radii have no rungs of one ladder, in words; empty where they may have."""
+    if (name := log.rule.partition(" ")[0]) not in ("fixed", "planned"):
+        mean = ", and their ACR is a lower bound" if name == "radius_grid" else ""
+        return f"certificates by {name} are not CERTIFY's: n and alpha cannot be told from the radii{mean}"
+    if any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", SIZE_COLUMN)):
+        return "the number of samples varies by image, so n and alpha cannot be told from the radii"
+    return ""
+
+
 def check_cascade(
-    levels: Levels, idx: IntArray, radius: FloatArray, claimed: BoolArray, *, precision: Precision, known: Known
+    levels: Levels,
+    idx: IntArray,
+    radius: FloatArray,
+    claimed: BoolArray,
+    *,
+    precision: Precision,
+    known: Known,
+    without: str = "",
 ) -> Iterator[Finding]:
     """Find radii that a cascade over noise levels cannot have, as far as its log tells.
 
@@ -134,10 +152,15 @@ def check_cascade(
         claimed: [image], whether something is certified.
         precision: How radii are written.
         known: What is known beforehand.
+        without: Of `without_ladder`.
     """
     silent = idx[claimed & (levels.level == 0)].tolist()
     if silent:
         yield problem(f"{counted(len(silent), 'image')} with a radius and no level that answers (idx {some(silent)})")
+    yield from _out_of_reach(idx, radius, levels.sigma)
+    if without:
+        yield note(without)
+        return
     sigmas, alpha = levels.sigmas, known.alpha or CUSTOMARY_ALPHA
     if 1 not in sigmas:
         yield note("no image is answered by the first level, so that n cannot be told from the radii")
@@ -146,7 +169,7 @@ def check_cascade(
     sizes = (known.n,) if known.n else SIZES
     ladders = fit_ladders(own, precision, sigmas=(sigmas[1],), alphas=(LIKELY_SHARE * alpha,), sizes=sizes)
     if not _sure(ladders, own, precision):
-        yield _undecided(ladders, own, precision, varies=False)
+        yield _undecided(ladders, own, precision)
         return
     likely = ladders[0]
     yield note(
@@ -187,22 +210,22 @@ def implied_ladder(
     alphas = tuple(dict.fromkeys((known.alpha or CUSTOMARY_ALPHA, *ALPHAS)))
     sizes = tuple(dict.fromkeys((known.n or SIZES[0], *SIZES)))
     ladders = fit_ladders(radius, precision, sigmas=(sigma,) if sigma else SIGMAS, alphas=alphas, sizes=sizes)
-    findings = []
-    if sigma and not known.sigma and _misfit(ladders, radius, precision):
+    findings, without = list[Finding](), without_ladder(log)
+    if sigma and not known.sigma and not without and _misfit(ladders, radius, precision):
         others = fit_ladders(radius, precision, sigmas=[one for one in SIGMAS if one != sigma])
         if _sure(others, radius, precision) and not _misfit(others, radius, precision):
             findings.append(problem(f"the name says sigma = {sigma:g}, but the radii are those of {others[0].sigma:g}"))
             ladders, sigma = others, others[0].sigma
-    varies = any(len(set(log.extra.get(column, ()))) > 1 for column in ("samplesize", "samples", SIZE_COLUMN))
-    if _sure(ladders, radius, precision) and not varies:
+    if _sure(ladders, radius, precision) and not without:
         return ladders[0].sigma, ladders[0], findings
-    beyond = idx[radius > LARGEST * sigma].tolist() if sigma else []
-    if beyond:
-        findings.append(
-            problem(f"{len(beyond):,} radii are beyond {LARGEST:g} sigma, out of reach (idx {some(beyond)})")
-        )
-    findings.append(_undecided(ladders, radius, precision, varies=varies))
+    findings += _out_of_reach(idx, radius, sigma or math.nan)
+    findings.append(note(without) if without else _undecided(ladders, radius, precision))
     return sigma, None, findings
+
+
+def _out_of_reach(idx: IntArray, radius: FloatArray, sigma: FloatArray | float) -> Iterator[Finding]:
+    if beyond := idx[radius > LARGEST * sigma].tolist():
+        yield problem(f"{len(beyond):,} radii are beyond {LARGEST:g} sigma, out of reach (idx {some(beyond)})")
 
 
 def _rivals(ladders: list[Ladder]) -> list[Ladder]:
@@ -224,10 +247,8 @@ def _near(ladders: list[Ladder]) -> list[Ladder]:
     return [one for one in ladders if ladders[0].evidence - one.evidence < _FAR]
 
 
-def _undecided(ladders: list[Ladder], radius: FloatArray, precision: Precision, *, varies: bool) -> Finding:
+def _undecided(ladders: list[Ladder], radius: FloatArray, precision: Precision) -> Finding:
     """Return why no ladder is implied."""
-    if varies:
-        return note("the number of samples varies by image, so n and alpha cannot be told from the radii")
     if not ladders:
         return note("there are no radii from which n and alpha could be told")
     best = ladders[0]

@@ -137,7 +137,7 @@ class CertifiedDataset:
         Args:
             path: Where to write it; nowhere by default.
         """
-        text = certification_log(self.certified)
+        text = certification_log(self.certified, self.counts.rule)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

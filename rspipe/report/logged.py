@@ -36,6 +36,8 @@ class LoggedCertificates:
     """ABSTAIN = -1 where nothing is certified."""
     radius: FloatArray
     """As logged, in pixel units."""
+    rule: str
+    """In words, as the log names it; `fixed` where it names none."""
     n: int | None
     alpha: float | None
     """None, as n is, where the radii do not tell."""
@@ -96,6 +98,7 @@ def logged_certificates(log: CertificationLog, *, sigma: float | None = None) ->
         label=audit.label,
         prediction=audit.predict,
         radius=audit.radius,
+        rule=log.rule,
         n=None if ladder is None else ladder.n,
         alpha=None if ladder is None else ladder.alpha,
         counts=_implied_counts(audit, name=PurePath(log.name).name),

@@ -17,10 +17,13 @@ from rspipe.smoothing.published import (
     difference_from_figure,
     seed_sd_of_range,
 )
+from rspipe.smoothing.sampling import rule_text
 from rspipe.spec import samples_all
 from rspipe.study.claims import PublishedResult
 
-_OF_A_GRID = "rule is radius_grid, whose radii are those of a grid: not compared"
+_GRID = "radius_grid"
+
+_OF_A_GRID = f"rule is {_GRID}, whose radii are those of a grid: not compared"
 
 _PAIRED = 30
 """Shared images from which on logs are compared image by image. A sample of them has t = 2.05, near the normal 1.96."""
@@ -78,7 +81,7 @@ def _beside_figure(results: Results, one: PublishedResult, group: Group) -> Publ
         images = "" if _no_sample(results, own) or one.every == 1 else "others"
         words = f"{own.size:,}, of theirs {shared.size:,} of {theirs.size:,}"
     certify = results.study.certify
-    if certify.rule.name == "radius_grid":
+    if certify.rule.name == _GRID:
         images, words = "", f"{words}: {_OF_A_GRID}"
     elif not images:
         words = f"{words}: no sample of each other, not compared"
@@ -113,7 +116,7 @@ def _beside_logs(results: Results, one: PublishedResult, group: Group) -> Publis
     def beside(own: Group, theirs: Group, difference: FigureDifference | None, images: str) -> PublishedComparison:
         return PublishedComparison(one, own, theirs.acr, len(logs), difference, images, differs)
 
-    if results.study.certify.rule.name == "radius_grid":
+    if any(rule.startswith(_GRID) for rule in (results.study.certify.rule.name, *(log.rule for log in logs))):
         return beside(group, theirs, None, _OF_A_GRID)
     if any(not np.array_equal(_labels(results, shared), log.labels_of(shared)) for log in logs):
         return beside(group, theirs, None, "numbered otherwise: labels differ, not compared")
@@ -149,15 +152,17 @@ def _terms(results: Results, log: LoggedCertificates) -> str:
     """Return in what the certificates of a log are others than those of the study, in words."""
     # At the n of the study its radii tell the counts, and those at another alpha follow.
     known = log.n is not None and log.alpha is not None and log.n != results.study.certify.n
-    return _other_terms(results, n=log.n if known else None, alpha=log.alpha if known else None)
+    return _other_terms(results, n=log.n if known else None, alpha=log.alpha if known else None, rule=log.rule)
 
 
-def _other_terms(results: Results, *, n: int | None, alpha: float | None) -> str:
-    """Return in what certificates of CERTIFY are others than those of the study, in words; None is not known."""
+def _other_terms(results: Results, *, n: int | None, alpha: float | None, rule: str = "fixed") -> str:
+    """Return in what certificates are others than those of the study, in words; None is not known."""
     certify = results.study.certify
-    ours: dict[str, list[str]] = {"rule": [certify.rule.name], "n": [f"{certify.n:,}"], "alpha": [f"{certify.alpha:g}"]}
+    # Parameters only where they alone may differ.
+    own_rule = rule_text(certify.rule) if rule.partition(" ")[0] == certify.rule.name else certify.rule.name
+    ours: dict[str, list[str]] = {"rule": [own_rule], "n": [f"{certify.n:,}"], "alpha": [f"{certify.alpha:g}"]}
     theirs = {"n": [] if n is None else [f"{n:,}"], "alpha": [] if alpha is None else [f"{alpha:g}"]}
-    return differing_terms(ours, {"rule": ["fixed"], **theirs})
+    return differing_terms(ours, {"rule": [rule], **theirs})
 
 
 def _labels(results: Results, examples: IntArray) -> IntArray:

@@ -1,7 +1,7 @@
 """Paired differences between classifiers of several runs or logs, on images that all of them were certified on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain, product
 from typing import Any
@@ -19,7 +19,7 @@ from rspipe.smoothing.certificates import certify_counts, check_alpha, check_can
 from rspipe.smoothing.counts import CountTable
 from rspipe.smoothing.derivation import CertifiedClassifier, derive, early_samples
 from rspipe.smoothing.metrics import credited_radius
-from rspipe.smoothing.sampling import LOOKING
+from rspipe.smoothing.sampling import LOOKING, rule_text
 from rspipe.spec import ImageChoice, samples_all
 
 _ONLY_TRAINING = ("title", "train", "extra", "augment", "validation", "calibration", "calibration_from", "seed")
@@ -204,11 +204,7 @@ def tested_images(data: DataSpec) -> dict[str, Any]:
 def _rule(one: Certified) -> str:
     """Return the rule with its parameters, in words."""
     assert not isinstance(one, CertifiedClassifier)
-    if isinstance(one, LoggedCertificates):
-        return "fixed"
-    # An image that misses the label counts 0 whether or not it was stopped.
-    parameters = {name: value for name, value in asdict(one.rule).items() if name not in ("name", "label_stop")}
-    return " ".join([one.rule.name, *(f"{name}={value}" for name, value in parameters.items())])
+    return one.rule if isinstance(one, LoggedCertificates) else rule_text(one.rule)
 
 
 def _different_terms(a: CertifiedRun, b: CertifiedRun) -> str:

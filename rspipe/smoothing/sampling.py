@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -142,6 +142,14 @@ RULES: dict[str, type[Rule]] = {kind().name: kind for kind in get_args(Rule)}
 
 LOOKING = ("radius_grid", "decide")
 """Names of the rules that look at their estimation samples on the way, and may stop for what they see."""
+
+
+def rule_text(rule: Rule) -> str:
+    """Return a rule in words: its name, and the parameters that its certificates depend on."""
+    # An image that misses the label counts 0 whether or not it was stopped.
+    parameters = {name: value for name, value in asdict(rule).items() if name not in ("name", "label_stop")}
+    lists = {name: "/".join(map(str, value)) for name, value in parameters.items() if isinstance(value, tuple)}
+    return " ".join([rule.name, *(f"{name}={value}" for name, value in (parameters | lists).items())])
 
 
 def tabulated_radii(rule: Rule, radii: Sequence[float]) -> Sequence[float]:

@@ -179,7 +179,7 @@ def write_derived(
 ) -> tuple[Table, StorePath]:
     """Derive certificates of every classifier from its counts; return their table, and the folder of the files.
 
-    Of cascades there is the rule's own certificate alone. The files are certification logs in Cohen's six columns, one
+    Of cascades there is the rule's own certificate alone. The files are certification logs in Cohen's columns, one
     per classifier, radii rounded down.
 
     Raises:
@@ -202,7 +202,7 @@ def write_derived(
             rows[f"σ = {record.sigma:g}, {display_name(record)}"] = cascade.classifier
             logs[cascade.classifier.id] = cascade
     for id_, one in logs.items():
-        (folder / f"{id_}.tsv").write_text(certification_log(one))
+        (folder / f"{id_}.tsv").write_text(certification_log(one, study.certify.rule, kind=kind))
     radii = tabulated_radii(study.certify.rule, study.radii)
     return derived_table(rows, radii=radii, with_radius=kind != "predict"), folder
 
@@ -221,6 +221,22 @@ def write_cascades(store: Store, results: Results) -> None:
         store.save_cascade(cascade, keys=keys, alpha=results.study.certify.alpha)
 
 
+def check_report(store: Store, study: StudyConfig) -> None:
+    """Find a report that is missing, or older than what it should be of.
+
+    Raises:
+        StoreError: There is none, or its summary is another one than follows from what the run directory holds.
+    """
+    report, summary = store.run_dir / "report.html", store.run_dir / "summary.tsv"
+    if not report.is_file() or not summary.is_file():
+        message = "there is no report"
+    elif summary.read_bytes() != summary_tsv(read_results(store, study).summaries).encode():
+        message = "summary.tsv, and with it the report, is not what follows here from its counts and records"
+    else:
+        return
+    raise StoreError(f"{store.run_dir}: {message}; run pipelines/report.py first")
+
+
 def write_report(
     store: Store, results: Results, *, figures: tuple[FigureFormat, ...] = ("svg",)
 ) -> tuple[tuple[Summary, ...], dict[str, StorePath]]:
@@ -237,7 +253,6 @@ def write_report(
     results = replace(results, margins=margins, logs=published_logs(store, results.study))
     chapters = report_chapters(results)
     texts = {
-        "summary.tsv": summary_tsv(results.summaries),
         "summary.csv": summary_tsv(results.summaries, delimiter=","),
         "summary.md": summary_markdown(results),
         "summary.tex": summary_latex(results),
@@ -251,6 +266,8 @@ def write_report(
     if (pairs := render_pairs(results)) is not None:
         texts["pairs.html"] = pairs
     texts["report.html"] = render_report(results, chapters, with_pairs=pairs is not None)
+    # Behind all others, since `check_report` knows them by it.
+    texts["summary.tsv"] = summary_tsv(results.summaries)
     for name, text in texts.items():
         (store.run_dir / name).write_text(text)
     write_cascades(store, results)

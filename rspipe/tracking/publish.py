@@ -287,10 +287,16 @@ class Tracker:
         return parent
 
     def _known(self, parent: str) -> dict[str, Any]:
-        """Return the child runs by key, and the trials that are the children of searches."""
+        """Return the child runs by key, and the trials that are the children of searches.
+
+        Of several runs of a key, as classifiers have that were certified anew, it is the newest that is not superseded.
+        """
         nested = f"tags.`mlflow.parentRunId` = '{parent}'"
+        order = sorted(
+            self._search(nested), key=lambda run: ("rspipe.superseded" not in run.data.tags, run.info.start_time)
+        )
         # Others may have nested runs of their own.
-        known = {key: run for run in self._search(nested) if (key := run.data.tags.get("rspipe.key"))}
+        known = {key: run for run in order if (key := run.data.tags.get("rspipe.key"))}
         for search in [run for key, run in known.items() if key.startswith("search/")]:
             known |= self._known(search.info.run_id)
         return known
@@ -298,6 +304,10 @@ class Tracker:
     def _publish_run(self, run: TrackedRun, parent: str, known: dict[str, Any]) -> None:
         """Publish one run, unless its content is there already; `known` gets it."""
         parent = known[run.parent].info.run_id if run.parent else parent
+        before = known.get(run.key)
+        if before and before.data.tags.get("rspipe.logged") != run.digest and run.contradicts(before.data.metrics):
+            # Certified anew. Of two values of a metric MLflow would show the larger, and of two curves a mixture.
+            self._supersede(known.pop(run.key))
         if run.key not in known:
             tags = {
                 **run.tags,

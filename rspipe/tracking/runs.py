@@ -1,5 +1,6 @@
 """The MLflow runs of a study, with tags, parameters, metrics and files, made from the records."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -80,6 +81,14 @@ class TrackedRun:
         for point in self.points:
             named.setdefault(point.name, []).append(point)
         return {content_id([name, [[repr(one.value), one.step] for one in of]]): of for name, of in named.items()}
+
+    def contradicts(self, shown: Mapping[str, float]) -> bool:
+        """Return whether MLflow's run shows numbers of other certificates, by its newest values of the metrics."""
+        # A curve that was cut off ends elsewhere; what has one value is the same or another.
+        times = Counter(point.name for point in self.points)
+        alone = {point.name: point.value for point in self.points if times[point.name] == 1}
+        different = any(name in shown and shown[name] != value for name, value in alone.items())
+        return different and self.tags["rspipe.stage"] == "certify"
 
     @property
     def digest(self) -> str:

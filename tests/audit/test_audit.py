@@ -15,6 +15,7 @@ from rspipe.records import Cascade
 from rspipe.smoothing.cascades import CertifiedCascade, cascade
 from rspipe.smoothing.certificates import ABSTAIN, certified_radius, clopper_pearson_lower
 from rspipe.smoothing.derivation import CertifiedClassifier
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from tests.log_builder import HEADER, four_decimals, rounded_down, rows, text, three_digits
 from tests.results_builder import certified
 
@@ -39,14 +40,18 @@ def changed(place, value, *, at=5, cells=None):
     return copy
 
 
-def cascade_log() -> list[list[str]]:
-    """Return the lines of a log of a cascade over sigma = 1 and .25, some of it answered by no level."""
+def cascade_log(rule: Rule | None = None) -> list[list[str]]:
+    """Return the lines of a log of a cascade over sigma = 1 and .25, some of it answered by no level.
+
+    By another rule than CERTIFY's, levels have 1,000 to 10,000 samples.
+    """
     rng, images = np.random.default_rng(0), 400
+    sizes = np.full((2, images), 10_000) if rule is None else 1000 * rng.integers(1, 11, (2, images))
     margin = rng.uniform(0.2, 0.999, images)
     levels = []
-    for sigma, p in ((1.0, margin), (0.25, np.minimum(margin + 0.3, 0.999))):
+    for size, sigma, p in zip(sizes, (1.0, 0.25), (margin, np.minimum(margin + 0.3, 0.999)), strict=True):
         chances = np.stack([p, 1 - p], -1)
-        selection, estimation = (rng.multinomial(n, chances) for n in (100, 10_000))
+        selection, estimation = (rng.multinomial(n, chances) for n in (100, size))
         # The second class is a third one where the first is unlikely, so that some images are handed on.
         counts = [np.concatenate([c, 0 * c[:, :1]], -1) for c in (selection, estimation)]
         for c in counts:
@@ -56,14 +61,14 @@ def cascade_log() -> list[list[str]]:
     examples, p_a = np.arange(images), np.full(images, np.nan)
     classifier = CertifiedClassifier(
         id="cascade", kind="cascade", sigma=1.0, example=examples, label=np.zeros(images, np.int64),
-        prediction=claims.prediction, radius=claims.radius, n_a=examples, p_a_lower=p_a, n=examples, samples=examples,
+        prediction=claims.prediction, radius=claims.radius, n_a=examples, p_a_lower=p_a,
+        n=sizes[np.maximum(claims.level, 0), examples], samples=examples,
         stopped=examples < 0, rule="fixed", two_sided=float("nan"), seconds=1.0, noise=np.full(images, "float"),
     )  # fmt: skip
     record = Cascade(name="cascade", sigmas=(1.0, 0.25), classifiers=("a", "b"), seed=None)
     assert set(claims.level.tolist()) == {-1, 0, 1}
-    return [
-        line.split("\t") for line in certification_log(CertifiedCascade(record, classifier, claims.level)).splitlines()
-    ]
+    log = certification_log(CertifiedCascade(record, classifier, claims.level), rule or FixedRule())
+    return [line.split("\t") for line in log.splitlines()]
 
 
 def audited_cascade(lines: list[list[str]]) -> Audit:
@@ -76,13 +81,42 @@ def test_a_log_of_images_with_different_numbers_of_samples_says_so_and_has_no_pr
     bound = clopper_pearson_lower(np.minimum(one.n_a, n), n, alpha=0.001)
     radius = np.where(bound < 0.5, 0.0, certified_radius(bound, sigma=0.25))
     planned = replace(one, rule="planned", n=n, radius=radius, prediction=np.where(bound < 0.5, ABSTAIN, one.label))
-    audit = audit_log(parse_log(certification_log(planned).encode(), name=NAME))
+    log = certification_log(planned, PlannedRule())
+    audit = audit_log(parse_log(log.encode(), name=NAME))
     assert problems(audit) == ""
     assert "the number of samples varies by image" in notes(audit)
-    assert audit.description.startswith("log of CERTIFY; columns idx, label, predict, radius, correct, time, n; ")
-    # Without that column there is nothing that explains them.
-    fixed = replace(planned, rule="fixed")
-    assert "on no rung" in problems(audit_log(parse_log(certification_log(fixed).encode(), name=NAME)))
+    assert audit.description.startswith(
+        "log of certificates by planned pilot=1000 eps=0.01 futility=0.001; "
+        "columns idx, label, predict, radius, correct, time, n, rule; "
+    )
+    # Without these columns there is nothing that explains them.
+    as_certify = certification_log(planned, FixedRule())
+    assert "on no rung" in problems(audit_log(parse_log(as_certify.encode(), name=NAME)))
+    # The export has them, too.
+    assert [line.split("\t")[6:] for line in rspipe_log(audit).splitlines()] == [
+        line.split("\t")[6:] for line in log.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("rule", [RadiusGridRule(grid=(0.1, 0.3, 0.6)), DecideRule(radii=(0.1, 0.3, 0.6))])
+def test_radii_of_a_grid_or_decided_ones_are_no_radii_of_certify(rule: Rule) -> None:
+    one = certified("gaussian", "model", 0.25, skill=0.8, seed=0, images=400)
+    radius = np.array([0.0, 0.1, 0.3, 0.6])[np.searchsorted([0.1, 0.3, 0.6], one.radius, side="right")]
+    audit = audit_log(parse_log(certification_log(replace(one, radius=radius), rule).encode(), name=NAME))
+    assert audit.description.startswith(f"log of certificates by {rule.name} ")
+    assert (problems(audit), audit.ladder) == ("", None)
+    assert f"certificates by {rule.name} are not CERTIFY's" in notes(audit)
+    assert [at.radius for at in audit.accuracy] == [0.0, 0.1, 0.3, 0.6]
+    # What was asked is the radius or nothing, of which there is no mean.
+    assert (audit.acr is None) == (rule.name == "decide")
+
+
+def test_a_log_whose_rows_name_several_rules_is_of_all_of_them() -> None:
+    more = [[*row, rule] for row, rule in zip(rows(), ["planned eps=0.1", "planned eps=0.2"] * 250, strict=True)]
+    assert parse_log(text(more, header=f"{HEADER}\trule"), name=NAME).rule == "planned eps=0.1 and planned eps=0.2"
+    # Of others it may be any column.
+    other = [[*row, "majority"] for row in rows()]
+    assert parse_log(text(other, header=f"{HEADER}\trule"), name=NAME).rule == "fixed"
 
 
 def test_a_log_of_a_cascade_is_told_by_its_levels() -> None:
@@ -93,6 +127,17 @@ def test_a_log_of_a_cascade_is_told_by_its_levels() -> None:
         audit
     )
     assert audit.ladder is None
+
+
+def test_a_log_of_a_cascade_by_rule_planned_has_no_problem_and_both_sets_of_columns() -> None:
+    lines = cascade_log(PlannedRule(label_stop=False))
+    assert lines[0][6:] == ["level", "sigma", "n", "rule"]
+    audit = audited_cascade(lines)
+    assert problems(audit) == ""
+    assert "the number of samples varies by image" in notes(audit)
+    first = next(line for line in lines if line[6] == "1")
+    first[3] = "9.900000"
+    assert "1 radii are beyond " in problems(audited_cascade(lines))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 import json
 import platform
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,11 +23,14 @@ from rspipe.data.sources import load_dataset
 from rspipe.errors import StoreError, StudyError
 from rspipe.networks.architectures import CODE_FOLDERS
 from rspipe.networks.small_images import digits_cnn
+from rspipe.report.results import Results
+from rspipe.stages.report import read_results, write_report
 from rspipe.storage.classifiers import trained_network
 from rspipe.storage.files import read_content, write_record
 from rspipe.storage.locks import exclusive
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
+from tests.damages import small_run
 from tests.run_builder import finished_run
 
 STUDY = """
@@ -210,10 +216,42 @@ def test_a_run_directory_knows_where_the_images_of_its_study_were(run_dir: Path)
 def test_a_bundle_makes_the_folders_it_lies_in_and_is_no_folder(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_report(*report_of(run_dir))
     run("bundle", [str(run_dir), "--out", str(tmp_path / "new" / "run.zip")])
     assert zipfile.is_zipfile(tmp_path / "new" / "run.zip")
     line = refused(run_dir, "--out", str(tmp_path), command="bundle", capsys=capsys)
     assert line.startswith(f"error: {tmp_path} is a folder; name a file in it, --out {tmp_path / 'alone-'}")
+
+
+def report_of(run_dir: Path) -> tuple[Store, Results]:
+    """Return what a report is written of."""
+    store, study = run_to_read(str(run_dir))
+    return store, read_results(store, study)
+
+
+def test_a_bundle_has_a_report_and_that_of_its_own_counts(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, out = tmp_path / "copy", tmp_path / "run.zip"
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("report.html"))
+    line = refused(copy, "--out", str(out), command="bundle", capsys=capsys)
+    assert line == f"error: {copy}: there is no report; run pipelines/report.py first"
+    write_report(*report_of(copy), figures=())
+    run("bundle", [str(copy), "--out", str(out)])
+    out.unlink()
+    part = next(copy.glob("certificates/part-*.parquet"))
+    table = pq.read_table(part)
+    kept = table.filter(pc.field("example") != table["example"][0].as_py())
+    part.unlink()
+    Store(copy).save_counts(kept)
+    line = refused(copy, "--out", str(out), command="bundle", capsys=capsys)
+    assert "summary.tsv, and with it the report, is not what follows here from its counts and records; run " in line
+    assert not out.exists()
+
+
+def test_as_many_images_are_said_to_be_counted_again_as_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recount.compare(small_run(tmp_path), 7)
+    assert capsys.readouterr().out.endswith("images with the same counts as before: 5\n")
 
 
 def test_what_cannot_be_counted_again_is_one_line_that_names_what_helps(

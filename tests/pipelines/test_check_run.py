@@ -1,6 +1,7 @@
 """Facts about the program that proves a run directory's radii again: it takes what is right, and no mutation."""
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, Radius
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.storage.counts import count_rows
 from rspipe.storage.store import Store
+from tests.damages import small_run
 
 N0, N, ALPHA, SIGMA, IMAGES = 100, 2000, 0.001, 0.5, 50
 GRID = (0.1, 0.25, 0.5, 0.75)
@@ -193,6 +195,14 @@ def test_every_mutation_of_every_certificate_is_refuted(run: Path, rule: str) ->
     assert mutated > 1000 / len(RULES)
 
 
+def test_by_a_rule_that_it_does_not_know_all_samples_are_asked_for(run: Path) -> None:
+    rows, study = check_run.read(run), json.loads((run / "study.json").read_text())["study"]["certify"]
+    study["rule"]["name"] = "another"
+    rows.rule_parameters = np.full(len(rows.n), json.dumps(study["rule"]))
+    fewer = (rows.drawn < rows.n) & (rows.stop != "label")
+    assert not holds(rows, study)[fewer].any()
+
+
 def test_a_smaller_noise_level_proves_smaller_radii_alone(tmp_path: Path) -> None:
     write(tmp_path, "fixed")
     rows, study = check_run.read(tmp_path), json.loads((tmp_path / "study.json").read_text())["study"]["certify"]
@@ -223,8 +233,45 @@ def test_the_first_refuted_row_is_shown_and_the_status_is_1(
     assert "'example': 20" in shown
 
 
+def unreadable(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the line with which a check ends that cannot read a file, of which it says the name."""
+    with pytest.raises(SystemExit) as ended:
+        check_run.main([str(run)])
+    assert ended.value.code == 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{run / name}: it cannot be read, and the run is not proven: ")
+    return line
+
+
 def test_without_certificates_there_is_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_run.main([str(tmp_path)]) == 2
+    unreadable(tmp_path, "certificates/part-*.parquet", capsys)
+
+
+def test_a_file_that_is_missing_or_cut_off_is_named_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "fixed")
+    (tmp_path / "cascades").mkdir()
+    part = next(tmp_path.glob("certificates/*.parquet")).relative_to(tmp_path)
+    (tmp_path / "cascades" / "cascade.json").write_text("{}")
+    for name in (str(part), "study.json", "cascades/cascade.json"):
+        whole = (tmp_path / name).read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"\xff" + whole[1:-1] + b"\xff"):
+            (tmp_path / name).write_bytes(damaged)
+            unreadable(tmp_path, name, capsys)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "study.json").unlink()
+    unreadable(tmp_path, "study.json", capsys)
+
+
+def test_a_cascade_whose_counts_are_missing_is_not_proven(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = small_run(tmp_path)
+    assert check_run.main([str(run)]) == 0
+    next(run.glob("certificates/part-*.parquet")).unlink()
+    capsys.readouterr()
+    assert check_run.main([str(run)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{run}: it is not so that every level of \S+\.json has counts of every image", line)
 
 
 @pytest.mark.parametrize(

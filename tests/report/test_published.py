@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rspipe.audit.log import log_content, parse_radii, read_log, write_log
+from rspipe.data.spec import MNISTData
 from rspipe.errors import LogError, StudyError
 from rspipe.report.logged import logged_certificates
 from rspipe.report.published import compare_with_published
@@ -15,6 +16,7 @@ from rspipe.report.sections.claims import published_table
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower
 from rspipe.smoothing.inference import difference
 from rspipe.smoothing.published import difference_from_credits
+from rspipe.smoothing.sampling import PlannedRule, RadiusGridRule, rule_text
 from rspipe.stages.report import published_logs
 from rspipe.storage.opening import open_store, read_study
 from rspipe.study.config import StudyConfig
@@ -96,6 +98,24 @@ def test_logs_of_more_images_are_compared_on_those_that_are_certified_here():
     assert one.difference.models.estimate == pytest.approx(credit(ours()).mean() - one.acr)
 
 
+def test_the_first_images_beside_a_longer_log_are_judged_alone():
+    entry = {"entry": OURS, "sigma": 0.25, "logs": ["a"], "source": "a paper"}
+    asked = built.study().model_dump(exclude_none=True) | {"published": [entry], "claims": ()}
+    mnist = {"data": MNISTData(name="mnist", folder="nowhere")}
+    more = logged_certificates(
+        parse_radii(content(built.certified("log", "model", 0.25, skill=0.6, seed=3, images=90)), name="a"), sigma=0.25
+    )
+
+    def image_variance(images):
+        study = StudyConfig.model_validate(asked | {"certify": {"images": images}}).model_copy(update=mnist)
+        made = replace(built.results(), study=study, logs={"a": more})
+        (one,) = compare_with_published(made)
+        return one.difference.models.image_variance
+
+    assert image_variance({"first": 60}) == 0
+    assert image_variance(60) > 0
+
+
 def test_logs_of_other_images_of_the_test_set_are_a_second_sample():
     made = built.results()
     spread = replace(made, certified=tuple(replace(one, example=10 * one.example) for one in made.certified))
@@ -133,6 +153,16 @@ def test_other_terms_are_said_and_another_alpha_is_derived():
     one = beside({"a": log}, made=made)
     assert one.differs == ""
     assert one.difference.models.estimate == pytest.approx(0, abs=1e-12)
+
+
+def test_a_log_of_another_rule_is_under_other_terms_or_none():
+    planned = beside({"a": logged(3)}, terms={"rule": rule_text(PlannedRule()), "n": None, "alpha": None})
+    assert planned.differs == "rule is fixed and planned pilot=1000 eps=0.01 futility=0.001"
+    assert planned.difference is not None
+    grid = beside({"a": logged(3)}, terms={"rule": rule_text(RadiusGridRule(grid=(0.5, 1.0)))})
+    assert grid.differs == "rule is fixed and radius_grid grid=0.5/1.0 futility=0.001"
+    assert grid.images == "rule is radius_grid, whose radii are those of a grid: not compared"
+    assert grid.difference is None
 
 
 def test_ensembles_are_not_judged_as_seeds():

@@ -395,7 +395,7 @@ def derived():
 
 
 def test_a_log_has_cohens_six_columns_with_radii_rounded_down(derived):
-    rows = list(csv.reader(io.StringIO(certification_log(derived)), delimiter="\t"))
+    rows = list(csv.reader(io.StringIO(certification_log(derived, FixedRule())), delimiter="\t"))
     assert rows == [
         ["idx", "label", "predict", "radius", "correct", "time"],
         ["0", "1", "1", "0.999999", "1", "0.500"],

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rspipe.audit.log import certification_log
+from rspipe.data.spec import MNISTData
 from rspipe.errors import LogError, MismatchError
 from rspipe.report.logged import log_caveat, read_logged
 from rspipe.report.runs import (
@@ -19,9 +21,9 @@ from rspipe.report.runs import (
 )
 from rspipe.smoothing.certificates import certify_counts
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import early_samples
+from rspipe.smoothing.derivation import certified_by, derive, early_samples
 from rspipe.smoothing.inference import difference
-from rspipe.smoothing.sampling import FixedRule, PlannedRule, RadiusGridRule
+from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule
 from rspipe.spec import ImageRange
 from rspipe.stages.report import read_run_or_log
 from tests import results_builder as built
@@ -126,6 +128,20 @@ def test_the_first_images_are_judged_alone():
     assert (compared.difference.population, compared.difference.models.low) == (60, compared.difference.estimate)
     (sampled,) = compare_runs([run("one", m=[A]), runs[1]], agreed_terms(runs))
     assert sampled.difference.population is None
+
+
+@pytest.mark.parametrize(
+    ("images", "alone"), [(None, False), (60, False), (ImageRange(skip=20), False), (ImageRange(first=60), True)]
+)
+def test_images_spread_over_the_test_set_are_a_sample_of_it_once_they_are_whole(images, alone):
+    mnist = MNISTData(name="mnist", folder="nowhere")
+    runs = [replace(run(name, m=[one]), data=mnist, images=images) for name, one in (("one", A), ("two", B))]
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert compared.difference.population == (60 if alone else None)
+    # Cut off after these 60, they are the first.
+    begun = [replace(one, images_to_certify=10_000) for one in runs]
+    (compared,) = compare_runs(begun, agreed_terms(begun))
+    assert compared.difference.population == 60
 
 
 def test_three_runs_are_each_compared_with_the_first_name_by_name():
@@ -368,6 +384,42 @@ def test_a_log_that_does_not_tell_its_terms_is_taken_as_it_is(tmp_path):
     assert compared.first_acr == pytest.approx(credit(D).mean(), abs=0.05)
     with pytest.raises(MismatchError, match="nothing can be derived from it"):
         agreed_terms(runs, rederive=True)
+
+
+PLANNED, LOOSE = PlannedRule(), PlannedRule(eps=0.05)
+GRID, HALVES = RadiusGridRule(), RadiusGridRule(grid=(0.5, 1.0))
+
+
+def ruled(tmp_path, rule, *, kind="certify"):
+    """Return the log of certificates of D as a run, as rspipe writes it."""
+    counts = replace(D, rule=rule)
+    certified = certified_by(counts, derive(D, kind=kind))
+    path = tmp_path / "gaussian-s0.5-seed0.tsv"
+    path.write_text(certification_log(replace(certified, n=1000 + certified.example), rule, kind=kind))
+    return read_run_or_log(str(path))
+
+
+@pytest.mark.parametrize("rule", [PLANNED, LOOSE, GRID, HALVES])
+def test_a_log_is_compared_under_the_rule_that_it_names(tmp_path, rule):
+    log = ruled(tmp_path, rule)
+    for other in (FixedRule(), PLANNED, LOOSE, GRID, HALVES):
+        runs = [run("one", m=[replace(C, rule=other)]), log]
+        if other == rule:
+            assert agreed_terms(runs).by_rule
+            continue
+        with pytest.raises(MismatchError, match=rf"rule is {other.name}.* and {rule.name} .*; --rederive derives"):
+            agreed_terms(runs)
+
+
+def test_a_log_of_another_certificate_is_none_of_certify(tmp_path):
+    with pytest.raises(MismatchError, match="rule is fixed and two_sided;"):
+        agreed_terms([run("one", m=[D]), ruled(tmp_path, FixedRule(), kind="two_sided")])
+
+
+@pytest.mark.parametrize(("rule", "kind"), [(DecideRule(), "certify"), (FixedRule(), "predict")])
+def test_a_log_without_an_acr_is_compared_with_nothing(tmp_path, rule, kind):
+    with pytest.raises(LogError, match=r"seed0\.tsv: certificates by (decide .*|predict) have no ACR to compare"):
+        ruled(tmp_path, rule, kind=kind)
 
 
 @pytest.mark.parametrize(

@@ -494,6 +494,25 @@ def test_a_model_trained_anew_is_another_run(store: Store, content: Results) -> 
     assert superseded == [f"model/{model.id}/{model.checksum}"]
 
 
+def test_a_classifier_certified_anew_is_another_run_with_its_own_acr_and_curve(store: Store, content: Results) -> None:
+    """MLflow would show the larger of the two ACRs with the lower end of the other's interval."""
+    publish(store, content)
+    other = replace(content, certified=tuple(replace(one, radius=one.radius / 2) for one in content.certified))
+    client, of = MlflowClient(tracking_uri(store.run_dir)), ("acr", "acr_low", "acr_high", "CA/0.50")
+    for made in (other, content, content):
+        publish(store, made)
+        summary = next(one for one in made.summaries if one.id == content.models[0].id)
+        versions = [run for run in runs(store) if f"/{content.models[0].id}/" in run.data.tags["rspipe.key"]]
+        (shown,) = [run for run in versions if "rspipe.superseded" not in run.data.tags]
+        values = (summary.acr.estimate, summary.acr.low, summary.acr.high, summary.certified_accuracy[2])
+        assert tuple(shown.data.metrics[name] for name in of) == values
+        steps = [point.step for point in client.get_metric_history(shown.info.run_id, "certified_accuracy")]
+        assert len(steps) == len({*steps}) > 10
+        assert {run.data.tags["rspipe.listed"] for run in versions if run is not shown} == {"no"}
+    # The third time nothing was new.
+    assert len(versions) == 3
+
+
 def test_a_run_that_is_superseded_is_listed_again_when_its_model_comes_back(store: Store, content: Results) -> None:
     def marks() -> tuple[str, str | None]:
         tags = child(runs(store), content.models[0]).data.tags

@@ -95,6 +95,15 @@ def test_the_first_images_of_more_are_no_sample_and_are_not_compared() -> None:
         assert one.images == f"60 of their {images:,}: no sample of each other, not compared"
 
 
+def test_a_figure_over_the_first_images_is_no_sample_of_a_test_set_that_ours_are_spread_over() -> None:
+    made = results_with(published=[published(0.4, images=300), published(0.4, images=100, every=7)])
+    spread = replace(made, certified=tuple(replace(one, example=10 * one.example) for one in made.certified))
+    first, sampled = compare_with_published(spread)
+    assert (first.difference, first.images) == (None, "60, of theirs 30 of 300: no sample of each other, not compared")
+    assert sampled.difference is not None
+    assert sampled.images == "60, of theirs 9 of 100"
+
+
 def test_where_the_published_images_are_among_ours_they_alone_are_compared() -> None:
     one = beside(images=30)
     assert one.images == "the same 30"
