@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from rich.logging import RichHandler
 from rich.markup import escape
+from torch import nn
 
 from rspipe.commands.options import StageOptions, StudyRun, fastest_for_workers, run_to_do, run_to_read
 from rspipe.commands.tables import SCREEN_ROWS, print_headline
 from rspipe.commands.terminal import SafeFormatter, Terminal
 from rspipe.data.files import check_pictures
 from rspipe.data.sources import load_dataset
-from rspipe.data.splits import Split
+from rspipe.data.splits import Dataset, Split
 from rspipe.ensembles.spec import EnsembleSpec
 from rspipe.errors import DataError, ModelError
 from rspipe.execution.connection import connect
 from rspipe.execution.resources import Cluster, Resources
+from rspipe.networks.answers import answers_as_before, answers_of
 from rspipe.networks.architectures import build_network, check_input, code_in
 from rspipe.networks.deployment import check_precision, deploy
 from rspipe.networks.modes import check_samples_are_apart
@@ -44,6 +46,7 @@ from rspipe.stages.train import train_models
 from rspipe.stages.weigh import weigh_ensembles
 from rspipe.storage.classifiers import trained_network
 from rspipe.storage.environment import environment
+from rspipe.storage.files import checksum
 from rspipe.storage.locks import exclusive
 from rspipe.storage.opening import open_store
 from rspipe.storage.paths import StorePath
@@ -155,25 +158,14 @@ class Session:
         return known_models(self.store, self.study) != known
 
     def train(self) -> None:
-        """Train every base classifier that is known.
-
-        Raises:
-            ModelError: Two checkpoints of one label have the same parameters.
-        """
+        """Train every base classifier that is known."""
         specs = known_models(self.store, self.study)
-        loaded: dict[tuple[str, float, str], str] = {}
         for record in train_models(self.store, specs, cluster=self.cluster, on_progress=self.terminal.show):
             if record.status != "finished":
                 self.warn(f"{record.id} {record.status} and is left out: {record.message}")
             elif record.collapsed:
                 self.warn(f"{record.id} predicts a single class on the validation split")
             if record.source == "checkpoint":
-                same = loaded.setdefault((record.label, record.train_sigma, record.checksum), record.id)
-                if same != record.id:
-                    raise ModelError(
-                        f"{same} and {record.id} have the same parameters, as if one network were two seeds; remove "
-                        "one of their entries"
-                    )
                 self.terminal.say(f"{record.id}: clean accuracy {record.clean_accuracy:.3f}")
                 if record.message:
                     self.warn(f"{record.id}: {record.message}")
@@ -274,7 +266,8 @@ def _check_data(study: StudyConfig) -> None:
 
     Raises:
         DataError: They are missing or too few.
-        ModelError: A network is not made for them, or a checkpoint is of another network.
+        ModelError: A network is not made for them, or cannot be loaded once it is trained; a checkpoint is of another
+            network, or two of one label have the same parameters.
     """
     data = load_dataset(study.data)
     trained = [group for group in study.groups if not isinstance(group, CheckpointGroup)]
@@ -297,12 +290,14 @@ def _check_data(study: StudyConfig) -> None:
     for architecture in {group.architecture for group in trained}:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
+        _check_can_be_loaded(network, data, architecture=architecture)
         if study.certify.precision != "float32":
             # Before it is trained for hours: some operations have no bfloat16 form.
             deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
     for learner in (*study.model_specs, *study.search_specs):
         if not isinstance(learner, LoadedModelSpec):
             check_surveys(learner.method, learner.training.epochs, data)
+    loaded: dict[tuple[str, float, str], str] = {}
     for spec in study.model_specs:
         # The file of a finished run may be gone.
         if isinstance(spec, LoadedModelSpec) and Path(spec.checkpoint.file).is_file():
@@ -310,6 +305,23 @@ def _check_data(study: StudyConfig) -> None:
             network = published_network(spec, data)
             check_samples_are_apart(network)
             check_precision(network, study.certify.precision)
+            own = spec.label, spec.train_sigma, checksum(network.state_dict())
+            if (same := loaded.setdefault(own, spec.id)) != spec.id:
+                raise ModelError(
+                    f"{same} and {spec.id} have the same parameters, as if one network were two seeds; remove one of "
+                    "their entries"
+                )
+
+
+def _check_can_be_loaded(network: nn.Module, data: Dataset, *, architecture: str) -> None:
+    """Raise ModelError where the parameters and buffers of a network do not make it again."""
+    other = build_network(architecture, classes=data.classes, seed=1)
+    other.load_state_dict(network.state_dict())
+    if not answers_as_before(other, data.sample_shape, answers_of(network, data.sample_shape)):
+        raise ModelError(
+            f"architecture {architecture!r} draws values that are neither parameters nor buffers, so that a trained "
+            "one cannot be loaded; register them as buffers"
+        )
 
 
 def _in_bfloat16(study: StudyConfig) -> Iterator[tuple[str, str]]:

@@ -48,9 +48,12 @@ def answers_as_before(network: nn.Module, shape: tuple[int, ...], answers: Answe
 
 
 def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> list[Tensor]:
-    """Return logits [input, class], so many times; the inputs have an even spread of values, the same everywhere."""
+    """Return logits [input, class], so many times.
+
+    The inputs have an even spread of values from -2 to 3, as noise makes them, the same on every machine.
+    """
     multiples = torch.arange(1, _INPUTS * math.prod(shape) + 1, dtype=torch.float64) * _GOLDEN
-    inputs = (multiples % 1).to(torch.float32).view(_INPUTS, *shape).to(device := device_of(network) or CPU)
+    inputs = (multiples % 1 * 5 - 2).to(torch.float32).view(_INPUTS, *shape).to(device := device_of(network) or CPU)
     # A network that draws at random goes on with its training as if it had not been asked.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), tensor_float_off(), evaluating(network):
         found = [logits_of(network(inputs.clone())) for _ in range(times)]

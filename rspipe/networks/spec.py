@@ -53,6 +53,10 @@ def _usable(normalization: CheckpointNormalization) -> CheckpointNormalization:
     return normalization
 
 
+NO_FILE = "0" * 64
+"""Stands for the SHA-256 of a file that is missing, so that it is not missing, too."""
+
+
 class Checkpoint(Spec):
     """A network that was trained elsewhere, for `rspipe.load_checkpoint`. Its content is its identity."""
 

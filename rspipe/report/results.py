@@ -245,7 +245,9 @@ class Results:
     @cached_property
     def images_meant(self) -> str:
         """The images that intervals and verdicts are about, in words."""
-        alone = {c.sigma: self.population(c.example.size) is not None for c in self.certified}
+        alone: dict[float, bool] = {}
+        for one in self.certified:
+            alone[one.sigma] = alone.get(one.sigma, False) or self.population(one.example.size) is not None
         if len({*alone.values()}) < 2:
             return "these test images alone" if any(alone.values()) else "other test images"
         those = ", ".join(f"{sigma:g}" for sigma, one in sorted(alone.items()) if one)

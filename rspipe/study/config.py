@@ -13,6 +13,7 @@ from rspipe.data.spec import DataSpec, DigitsData
 from rspipe.ensembles.members import Member
 from rspipe.ensembles.spec import EnsembleSpec, WeighSpec, ensemble_name
 from rspipe.errors import nearest
+from rspipe.networks.spec import NO_FILE
 from rspipe.search.space import Parameters, applied
 from rspipe.search.spec import SearchSpec, without_trials
 from rspipe.smoothing.cascades import check_cascade_rule
@@ -213,7 +214,7 @@ class StudyConfig(Spec):
                     )
                 elif isinstance(group, CheckpointGroup):
                     content = group.checkpoint.sha256, group.checkpoint.denoiser_sha256, group.checkpoint.parameters
-                    if content in files:
+                    if content in files and group.checkpoint.sha256 != NO_FILE:
                         yield PydanticCustomError(
                             "checkpoint_twice",
                             "'{label}' at sigma {sigma} names the checkpoint '{file}' twice, as if it were two seeds; "

@@ -14,7 +14,7 @@ from rspipe.errors import StudyError, nearest, nearest_name, one_line
 from rspipe.networks.architectures import ARCHITECTURES, PROGRAMS, allow_code_in
 from rspipe.networks.checkpoints import file_digest
 from rspipe.networks.precision import Precision, fastest_precision
-from rspipe.networks.spec import Architecture, of_study_file
+from rspipe.networks.spec import NO_FILE, Architecture, of_study_file
 from rspipe.study.bounds import check_bounds, parsed_toml
 from rspipe.study.config import SHARED, StudyConfig
 from rspipe.study.mistakes import listed, mistakes_in, renamed, unknown_keys, with_nearest_names
@@ -94,7 +94,7 @@ def _with_digests(config: dict[str, Any], folder: Path) -> list[str]:
         if not isinstance(checkpoint, dict):
             continue
         place = f"models[{index}].checkpoint"
-        complete = {**checkpoint, "sha256": _NO_FILE}
+        complete = {**checkpoint, "sha256": NO_FILE}
         if not isinstance(checkpoint.get("file"), str) or not checkpoint["file"]:
             mistakes.append(f"{place}.file is missing; name the checkpoint")
             complete["file"] = ""
@@ -109,10 +109,6 @@ def _with_digests(config: dict[str, Any], folder: Path) -> list[str]:
                 mistakes.append(str(error))
         entry["checkpoint"] = complete
     return mistakes
-
-
-_NO_FILE = "0" * 64
-"""Stands for the SHA-256 of a file that is missing, so that it is not missing, too."""
 
 
 def _with_digest(checkpoint: dict[str, Any], folder: Path, *, file: str, sha256: str, place: str) -> tuple[str, str]:

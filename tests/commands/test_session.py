@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 import tyro
 
 from rspipe.commands import options, session
@@ -16,7 +17,7 @@ from rspipe.commands.terminal import Terminal
 from rspipe.data.sources import load_dataset
 from rspipe.errors import ModelError, StoreError
 from rspipe.execution.resources import Resources
-from rspipe.networks.architectures import CODE_FOLDERS
+from rspipe.networks.architectures import CODE_FOLDERS, build_network
 from rspipe.networks.precision import SLOW, Precision
 from rspipe.stages.train import train_one
 from rspipe.storage.opening import open_store
@@ -177,3 +178,57 @@ def test_own_code_that_has_changed_is_refused_before_anything_is_trained(
     ):
         pass
     monkeypatch.delitem(sys.modules, "nets_of_a_session")
+
+
+def test_a_network_that_its_parameters_do_not_make_again_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TINY.read_text(encoding="utf-8").replace('"digits_cnn"', '"nets_that_draw:build"')
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    code = """
+import torch
+from torch import nn
+
+class Projected(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(64, 64) / 8, persistent=False)
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1) @ self.projection)
+
+def build(classes):
+    return Projected(classes)
+"""
+    (tmp_path / "nets_that_draw.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv(CODE_FOLDERS, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    run = run_to_do(StageOptions(study=tmp_path / "study.toml", run_dir=str(tmp_path / "run"), allow_code=True))
+    with (
+        pytest.raises(ModelError, match=r"draws values that are neither parameters nor buffers, .*; register them as"),
+        open_run(run, Terminal(), ray_address=None, resources=Resources()),
+    ):
+        pass
+    monkeypatch.delitem(sys.modules, "nets_that_draw")
+
+
+def test_one_network_in_two_files_is_no_two_seeds(tmp_path: Path) -> None:
+    network = build_network("digits_cnn", classes=10, seed=0)
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "b.pt")
+    entry = """
+[[models]]
+label = "a"
+sigma = 0.25
+seeds = {}
+checkpoint = {{ file = "{}.pt", normalization = "none" }}
+"""
+    text = "name = 'two'\narchitecture = 'digits_cnn'\n" + entry.format(0, "a") + entry.format(1, "b")
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    run = run_to_do(StageOptions(study=tmp_path / "study.toml", run_dir=str(tmp_path / "run")))
+    with (
+        pytest.raises(ModelError, match=r"a-\S+ and a-\S+ have the same parameters, as if one network were two seeds"),
+        open_run(run, Terminal(), ray_address=None, resources=Resources()),
+    ):
+        pass

@@ -35,6 +35,15 @@ def test_another_seed_another_layer_and_another_number_of_classes_are_found() ->
     assert not answers_as_before(nn.Sequential(same, nn.Hardtanh(-0.01, 0.01)), SHAPE, answers)
 
 
+def test_what_changes_outside_of_the_range_of_pixels_alone_is_found() -> None:
+    class Clamping(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clamp(0, 1))  # type: ignore[no-any-return]
+
+    network = build_network("digits_cnn", classes=10, seed=0)
+    assert not answers_as_before(Clamping(*network), SHAPE, answers_of(network, SHAPE))
+
+
 def test_roundings_are_no_change() -> None:
     network = build_network("digits_mlp", classes=10, seed=0)
     answers = answers_of(network, SHAPE)

@@ -154,3 +154,7 @@ def test_the_first_images_of_a_test_set_are_no_sample_of_it(made):
     half = replace(begun, images_to_certify=60)
     half = replace(half, certified=tuple(c.on(c.example[:20]) if c.sigma == 0.5 else c for c in half.certified))
     assert half.images_meant == "other test images (at σ = 0.5 on these alone)"
+    # One classifier of the level is enough: all are compared on its images.
+    first, *others = half.certified
+    one = replace(half, certified=(first.on(first.example[:20]), *(c for c in others if c.sigma == first.sigma)))
+    assert one.images_meant == "these test images alone"

@@ -266,6 +266,12 @@ def test_the_clean_accuracy_that_was_published_finds_the_wrong_normalization(fol
         load_published_model(shifted, DATA)
 
 
+def test_two_missing_files_are_not_the_same_one(folder: Path) -> None:
+    with pytest.raises(StudyError, match="2 mistakes") as caught:
+        study(folder, "models.1.checkpoint.file='no.pt'", "models.2.checkpoint.file='none.pt'")
+    assert "twice" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
