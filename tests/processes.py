@@ -102,8 +102,12 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 
 def run(script: str, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run a pipeline to its end."""
-    return finish(start(script, *words, environment=environment))
+    """Run a pipeline to its end; again where it could start no Ray of its own, as happens on a busy machine."""
+    for _ in range(ATTEMPTS):
+        status, output = finish(start(script, *words, environment=environment))
+        if "cannot start a Ray on this machine" not in output:
+            break
+    return status, output
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", *, seconds: float = PATIENCE) -> None:

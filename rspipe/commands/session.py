@@ -291,9 +291,8 @@ def _check_data(study: StudyConfig) -> None:
         network = build_network(architecture, classes=data.classes, seed=0)
         check_input(network, data.sample_shape, architecture=architecture, classes=data.classes)
         _check_can_be_loaded(network, data, architecture=architecture)
-        if study.certify.precision != "float32":
-            # Before it is trained for hours: some operations have no bfloat16 form.
-            deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
+        # Before it is trained for hours: some operations have no bfloat16 form, some networks no float32 one.
+        deploy(network, precision=study.certify.precision)(torch.zeros(2, *data.sample_shape))
     for learner in (*study.model_specs, *study.search_specs):
         if not isinstance(learner, LoadedModelSpec):
             check_surveys(learner.method, learner.training.epochs, data)

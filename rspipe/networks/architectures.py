@@ -249,7 +249,7 @@ def _logits_alone(network: nn.Module, inputs: object, output: object, *, name: s
 def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str, classes: int) -> None:
     """Raise ModelError unless a network maps images to one logit per class; the network stays as it is.
 
-    It is tried in eval mode, with two black images, on its own device; where it is not in float32, also in that.
+    It is tried in eval mode, with two black images, on its own device; where it is in half precision, also in float32.
 
     Args:
         network: Any.
@@ -269,7 +269,7 @@ def check_input(network: nn.Module, shape: tuple[int, ...], *, architecture: str
     try:
         with torch.no_grad():
             output: object = (tried := copied(network).eval())(black)
-            if any(one.is_floating_point() and one.dtype != torch.float32 for one in tried.parameters()):
+            if any(one.dtype in (torch.float16, torch.bfloat16) for one in tried.parameters()):
                 # As it is deployed.
                 tried.float()(black)
     except (torch.OutOfMemoryError, RspipeError):

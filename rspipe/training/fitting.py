@@ -276,7 +276,7 @@ def _judged(
     if not finite or not math.isfinite(entry["loss"]):
         message = f"loss or parameters became NaN or infinite in epoch {epoch}; lower lr or lbd, or defer lambda"
         return entry, "diverged", message
-    if epoch % math.ceil(epochs / _CURVE_POINTS) and epoch != epochs:
+    if epoch % max(1, epochs // _CURVE_POINTS) and epoch != epochs:
         return entry, "finished", ""
     entry = entry | validation_metrics(network, split, sigma=spec.train_sigma, seed=spec.seed)
     since = collapsed_since([*history[:-1], entry], epochs=epochs)
@@ -303,8 +303,9 @@ def fit(
     The result depends on the spec, the data, the device and the software alone: training that goes on from a state
     ends with the same parameters, bit for bit on a CPU, as training that was never interrupted.
 
-    At most thirty times the network is validated (`validation_metrics`), apart from `seconds`; a network that knows a
-    single class for a fifth of all epochs, ten at least, has collapsed, and its training ends.
+    Thirty times or some more, after each epoch where there are fewer than sixty, the network is validated
+    (`validation_metrics`), apart from `seconds`; a network that knows a single class for a fifth of all epochs, ten at
+    least, has collapsed, and its training ends.
 
     Args:
         spec: The model to train.

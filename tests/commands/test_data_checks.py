@@ -41,10 +41,11 @@ seeds = [0]
 ENTRY = """
 [[models]]
 label = "published"
-checkpoint = { file = "a.pt", normalization = "none" }
 sigma = 0.5
+seeds = {}
+checkpoint = {{ file = "{}.pt", normalization = "none" }}
 """
-LOADED = f"{ENTRY}seeds = [0]\n{ENTRY}seeds = [1]\n"
+LOADED = ENTRY.format(0, "a") + ENTRY.format(1, "b")
 ENSEMBLE = """
 [[ensembles]]
 members = "published x2"
@@ -59,13 +60,14 @@ def picture(level: int) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five pictures of each of two classes to train on, and three to test with; a checkpoint for them."""
+    """Five pictures of each of two classes to train on, and three to test with; two checkpoints for them."""
     for part, count in (("train", 5), ("test", 3)):
         for label in ("a", "b"):
             (tmp_path / part / label).mkdir(parents=True)
             for number in range(count):
                 (tmp_path / part / label / f"{number}.png").write_bytes(picture(40 * number))
-    torch.save(build_network("digits_cnn", classes=2, seed=0).state_dict(), tmp_path / "a.pt")
+    for seed, name in enumerate("ab"):
+        torch.save(build_network("digits_cnn", classes=2, seed=seed).state_dict(), tmp_path / f"{name}.pt")
     return tmp_path
 
 

@@ -312,7 +312,7 @@ def test_a_model_that_returns_nan_is_left_out_and_the_others_are_certified(
     kept = store.parameters(good.id)
     (store.run_dir.local_part / "models").unlink()
     store.save_model(good, kept)
-    broken = replace(other, checksum=checksum(parameters))
+    broken = replace(other, checksum=checksum(parameters), answers=None)
     store.save_model(broken, parameters)
     certify_classifiers(store, study, [broken, good], [], cluster=one_actor, on_progress=silent)
     assert {name for name, _ in rows(store)} == {good.id}
@@ -352,7 +352,7 @@ def test_a_model_that_returns_nan_is_left_out_and_the_others_are_weighed(
     # One number of the last layer: the other classes keep their scores.
     parameters = {name: value.clone() for name, value in store.parameters(third.id).items()}
     list(parameters.values())[-1].view(-1)[0] = torch.nan
-    store.save_model(replace(third, checksum=checksum(parameters)), parameters)
+    store.save_model(replace(third, checksum=checksum(parameters), answers=None), parameters)
     ensembles = study.ensemble_specs(specs)
     (weighed,) = weigh_ensembles(store, study, ensembles, alone=specs, cluster=one_actor, on_progress=silent)
     assert weighed.members == tuple(model.id for model in trained[1])

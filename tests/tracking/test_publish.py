@@ -797,7 +797,10 @@ def test_the_printed_address_opens_the_classifiers_by_acr_and_their_curves_over_
         page.on("request", lambda request: request.url.startswith(inside) or outside.append(request.url))
         page.goto(address)
         page.get_by_text(f"{len(names)} matching runs").wait_for()
-        shown = page.locator(".ag-row a").filter(has_text="σ").all_inner_texts()
+        links = page.locator(".ag-row a").filter(has_text="σ")
+        # Their number is there before they are.
+        links.nth(len(names) - 1).wait_for()
+        shown = links.all_inner_texts()
         assert [name.strip() for name in shown] == names
         headings = {text.strip() for text in page.locator(".ag-header-cell").all_inner_texts()}
         assert {"acr", "acr_low", "acr_high", "CA/0.00"} <= headings
