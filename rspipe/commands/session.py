@@ -134,13 +134,13 @@ class Session:
         Raises:
             ModelError: A model's architecture is no longer the one that was trained.
         """
-        records = (self.store.trained_model(spec.id) for spec in known_models(self.store, self.study))
-        finished = [record for record in records if record is not None and record.status == "finished"]
+        own = [spec for spec in known_models(self.store, self.study) if code_in(spec.architecture)]
+        records = ((spec.architecture, self.store.trained_model(spec.id)) for spec in own)
+        finished = {of: record.id for of, record in records if record is not None and record.status == "finished"}
         # One of each: the parameters do not matter.
-        for architecture, model in {str(record.spec["architecture"]): record.id for record in finished}.items():
-            if code_in(architecture):
-                classes = load_dataset(self.study.data).classes
-                trained_network(self.store, model, classes=classes, device=torch.device("cpu"))
+        for model in finished.values():
+            classes = load_dataset(self.study.data).classes
+            trained_network(self.store, model, classes=classes, device=torch.device("cpu"))
 
     def search(self) -> bool:
         """Search hyper-parameters; return whether winners have joined the study's models."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rspipe.networks.modes import device_of, evaluating
-from rspipe.networks.outputs import logits_of
+from rspipe.networks.outputs import close_logits, largest_logit, logits_of
 from rspipe.networks.precision import tensor_float_off
 
-CPU = torch.device("cpu")
+_CPU = torch.device("cpu")
 _INPUTS, _LOGITS, _GOLDEN = 2, 10, (math.sqrt(5) - 1) / 2
 _HALVES = (torch.float16, torch.bfloat16)
 _ROUNDINGS = 1e-3
@@ -34,7 +34,7 @@ def answers_of(network: nn.Module, shape: tuple[int, ...]) -> Answers | None:
     if first.dtype in _HALVES:
         return None
     first, again = first.float(), again.float()
-    if not bool(first.isfinite().all()) or not _close(first, again):
+    if not bool(first.isfinite().all()) or not _same(again, first):
         return None
     return tuple(map(tuple, first.tolist()))
 
@@ -44,7 +44,7 @@ def answers_as_before(network: nn.Module, shape: tuple[int, ...], answers: Answe
     if answers is None:
         return True
     before, (now,) = torch.tensor(answers), _logits(network, shape)
-    return now.shape == before.shape and _close(before, now.float())
+    return _same(now.float(), before)
 
 
 def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> list[Tensor]:
@@ -53,12 +53,12 @@ def _logits(network: nn.Module, shape: tuple[int, ...], *, times: int = 1) -> li
     The inputs have an even spread of values from -2 to 3, as noise makes them, the same on every machine.
     """
     multiples = torch.arange(1, _INPUTS * math.prod(shape) + 1, dtype=torch.float64) * _GOLDEN
-    inputs = (multiples % 1 * 5 - 2).to(torch.float32).view(_INPUTS, *shape).to(device := device_of(network) or CPU)
+    inputs = (multiples % 1 * 5 - 2).to(torch.float32).view(_INPUTS, *shape).to(device := device_of(network) or _CPU)
     # A network that draws at random goes on with its training as if it had not been asked.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), tensor_float_off(), evaluating(network):
         found = [logits_of(network(inputs.clone())) for _ in range(times)]
     return [logits[:, :_LOGITS].cpu() for logits in found]
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=0.0, atol=_ROUNDINGS * float(a.abs().max()) + 1e-6)
+def _same(logits: Tensor, before: Tensor) -> bool:
+    return close_logits(logits, before, _ROUNDINGS * largest_logit(before) + 1e-6)

@@ -25,7 +25,7 @@ from rspipe.networks.modes import (
     of_other_dtype,
     out_of_memory,
 )
-from rspipe.networks.outputs import logits_of
+from rspipe.networks.outputs import close_logits, largest_logit, logits_of
 from rspipe.networks.precision import SLOW, AnyPrecision, Precision, fastest_precision, tensor_float_off
 
 _log = logging.getLogger(__name__)
@@ -293,22 +293,14 @@ def check_batches(classifier: Callable[[Tensor], Any], inputs: Tensor) -> None:
         if out_of_memory(error):
             raise
         return
-    most = _MIXED * _largest(whole) + 1e-6
+    most = _MIXED * largest_logit(whole) + 1e-6
     if not whole.shape == again.shape == beside.shape:
         return
-    if _close(whole, again, most / 10) and not _close(beside[:half], whole[:half], most):
+    if close_logits(whole, again, most / 10) and not close_logits(beside[:half], whole[:half], most):
         raise ModelError(
             "a sample's class depends on the samples beside it (as if batches were normalized by themselves), and "
             "nothing can be certified; give the network in eval mode, a program as it was exported or scripted in it"
         )
-
-
-def _largest(logits: Tensor) -> float:
-    return float(logits.abs().nan_to_num(0.0, 0.0, 0.0).max()) if logits.numel() else 0.0
-
-
-def _close(a: Tensor, b: Tensor, most: float) -> bool:
-    return torch.allclose(a, b, rtol=0.0, atol=most, equal_nan=True)
 
 
 def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
@@ -320,8 +312,7 @@ def _agrees(body: nn.Module, few: Tensor, exact: Tensor) -> bool:
         if out_of_memory(error):
             raise
         return False
-    most = _ROUNDINGS * _largest(exact) + 1e-6
-    return got.shape == exact.shape and _close(got, exact, most)
+    return close_logits(got, exact, _ROUNDINGS * largest_logit(exact) + 1e-6)
 
 
 class _Cast(nn.Module):

@@ -36,6 +36,16 @@ def logits_of(output: Any, *, name: str = "the base classifier") -> Tensor:
     raise ModelError(f"{name} returned {_described(output)}; return the logits [batch, class] alone, as one tensor")
 
 
+def largest_logit(logits: Tensor) -> float:
+    """Return the largest absolute value of logits; NaN and infinity count as 0."""
+    return float(logits.abs().nan_to_num(0.0, 0.0, 0.0).max()) if logits.numel() else 0.0
+
+
+def close_logits(a: Tensor, b: Tensor, most: float) -> bool:
+    """Return whether logits of two passes have one shape and differ by so much at most."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=most, equal_nan=True)
+
+
 def _described(output: Any) -> str:
     kind = type(output).__name__
     if isinstance(output, dict):

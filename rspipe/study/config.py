@@ -224,15 +224,20 @@ class StudyConfig(Spec):
                     files.add(content)
                 others.update(group.seeds)
 
-    def _unknown(self) -> Iterator[ValueError]:
-        """Yield references to models that the study does not have."""
-        trained: dict[tuple[str, float], set[int]] = {}
+    def _seeds(self) -> dict[tuple[str, float], list[int]]:
+        """Return the seeds of models by label and noise level."""
+        seeds: dict[tuple[str, float], list[int]] = {}
         for group in self.groups:
             for sigma in group.sigma:
-                trained.setdefault((group.label, sigma), set()).update(group.seeds)
+                seeds.setdefault((group.label, sigma), []).extend(group.seeds)
+        return seeds
+
+    def _unknown(self) -> Iterator[ValueError]:
+        """Yield references to models that the study does not have."""
+        seeds = self._seeds()
         yield from refusals(
             *(
-                partial(check_members, ensemble, trained, place=f"ensembles[{index}]")
+                partial(check_members, ensemble, seeds, place=f"ensembles[{index}]")
                 for index, ensemble in enumerate(self.ensembles)
             )
         )
@@ -253,13 +258,12 @@ class StudyConfig(Spec):
             for seed in group.seeds
         )
 
-    def _certified_at(self) -> dict[float, set[str]]:
-        """Return the names of models and ensembles by noise level."""
+    def _certified_at(self, ensembles: Iterable[EnsembleSpec]) -> dict[float, set[str]]:
+        """Return the names of models, and of ensembles, by noise level."""
         at: dict[float, set[str]] = {}
-        for group in self.groups:
-            for sigma in group.sigma:
-                at.setdefault(sigma, set()).add(group.label)
-        for spec in self._named_ensembles():
+        for label, sigma in self._seeds():
+            at.setdefault(sigma, set()).add(label)
+        for spec in ensembles:
             at.setdefault(spec.sigma, set()).add(_name(spec))
         return at
 
@@ -271,8 +275,9 @@ class StudyConfig(Spec):
             check_cascade_rule(self.certify.rule)
         except ValueError as error:
             yield PydanticCustomError("cascade_rule", "cascades: {error}", {"error": str(error)})
-        at = self._certified_at()
-        combined = {_name(spec) for spec in self._named_ensembles() if spec.weights in COMBINATIONS}
+        ensembles = self._named_ensembles()
+        at = self._certified_at(ensembles)
+        combined = {_name(spec) for spec in ensembles if spec.weights in COMBINATIONS}
         names = set[str]()
         for index, cascade in enumerate(self.cascades):
             try:
@@ -304,18 +309,14 @@ class StudyConfig(Spec):
         """Yield why no cascade comes of an entry: its labels have no seed in common."""
         if cascade.choose is not None:
             return
-        seeds: dict[tuple[float, str], list[int]] = {}
-        for group in self.groups:
-            for sigma in group.sigma:
-                seeds.setdefault((sigma, group.label), []).extend(group.seeds)
-        levels = cascade.levels(self.sigmas)
+        seeds, levels = self._seeds(), cascade.levels(self.sigmas)
         # An entry that is no label is an ensemble, of which there is one.
-        at = [dict.fromkeys(seeds.get(level, [None]), "") for level in levels]
+        at = [dict.fromkeys(seeds.get((entry, sigma), [None]), "") for sigma, entry in levels]
         if not [*seeded_levels(at)]:
             those = "; ".join(
-                f"{entry} at sigma {sigma:g} has seeds {', '.join(map(str, seeds[sigma, entry]))}"
+                f"{entry} at sigma {sigma:g} has seeds {', '.join(map(str, seeds[entry, sigma]))}"
                 for sigma, entry in levels
-                if (sigma, entry) in seeds
+                if (entry, sigma) in seeds
             )
             yield PydanticCustomError(
                 "cascade_seeds",
@@ -331,7 +332,7 @@ class StudyConfig(Spec):
         if not references:
             # Forming hundreds of ensembles takes time that a study without references need not spend.
             return
-        at = self._certified_at()
+        at = self._certified_at(self._named_ensembles())
         for cascade in self.cascades:
             # Which levels are chosen is not known yet.
             first = self.sigmas if cascade.choose else [max(sigma for sigma, _ in cascade.levels(self.sigmas))]
