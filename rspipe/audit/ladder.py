@@ -6,17 +6,13 @@ rungs lie further apart than the digits of the radii, they tell alpha and n.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr
 
 from rspipe.arrays import BoolArray, FloatArray, IntArray
-from rspipe.audit.log import Precision
+from rspipe.audit.log import Precision, Rounding
 from rspipe.smoothing.certificates import certified_radius, clopper_pearson_lower, radius_cap
-
-Rounding = Literal["nearest", "down", "up"]
-
 
 SIGMAS = (0.25, 0.5, 1.0, 0.12, 0.125, 0.75, 0.1, 0.2, 0.3, 1.5, 2.0)
 """Noise levels that are tried where none is known, the usual ones first."""

@@ -109,6 +109,9 @@ class CertificationLog:
         return np.array([_seconds(text) for text in self.time_text], dtype=np.float64)
 
 
+Rounding = Literal["nearest", "down", "up"]
+
+
 @dataclass(frozen=True)
 class Precision:
     """How radii are written: with a number of decimals, or of significant digits."""
@@ -122,6 +125,17 @@ class Precision:
             return np.full(radius.shape, 10.0**-self.digits)
         magnitude = np.floor(np.log10(np.maximum(radius, 1e-12)))
         return np.asarray(10.0 ** (magnitude + 1 - self.digits), dtype=np.float64)
+
+    def write(self, radius: FloatArray, rounding: Rounding) -> FloatArray:
+        """Return [row] radii as they are written; what was written like this stays as it is."""
+        step = self.step(radius)
+        # Decimal digits are not exact in binary: what is a whole number of steps must not become one less.
+        wholes = {
+            "nearest": np.rint(radius / step),
+            "down": np.floor(radius / step + 1e-6),
+            "up": np.ceil(radius / step - 1e-6),
+        }
+        return np.round(wholes[rounding] * step, 15)
 
 
 def read_log(path: Path) -> CertificationLog:

@@ -9,7 +9,7 @@ import numpy as np
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.audit.audit import Audit, audit_log
 from rspipe.audit.ladder import nearest_successes
-from rspipe.audit.log import CertificationLog, log_content, parse_radii
+from rspipe.audit.log import CertificationLog, Precision, Rounding, log_content, parse_radii
 from rspipe.audit.radii import Known
 from rspipe.audit.rows import TEST_SETS
 from rspipe.errors import LogError
@@ -45,6 +45,10 @@ class LoggedCertificates:
     """Of two classes or more, by the number of samples whose radius is nearest to the logged one; None without n."""
     problems: int
     """Number of problems that an audit finds in the log."""
+    precision: Precision
+    """Of the radii, as logged."""
+    rounding: Rounding
+    """Of the radii: by whichever their ladder fits; rspipe's own are rounded down."""
 
     @property
     def credits(self) -> FloatArray:
@@ -103,6 +107,9 @@ def logged_certificates(log: CertificationLog, *, sigma: float | None = None) ->
         alpha=None if ladder is None else ladder.alpha,
         counts=_implied_counts(audit, name=PurePath(log.name).name),
         problems=audit.problems,
+        precision=audit.precision,
+        # Who names a rule is rspipe.
+        rounding=ladder.rounding if ladder else "down" if log.rule != "fixed" else "nearest",
     )
 
 

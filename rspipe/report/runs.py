@@ -97,8 +97,12 @@ class Terms:
     by_rule: bool
     """Whether rule and n are the same everywhere; else each image has what `common_samples` says."""
 
+    def as_logged(self, one: LoggedCertificates) -> bool:
+        """Return whether the radii of a log are taken as it has them."""
+        return self.by_rule and one.alpha in (None, self.alpha)
+
     def credits(self, one: Certified, samples: Mapping[int, int]) -> FloatArray:
-        """Return the credited radii [image] of a classifier on these terms; those of a log as it has them.
+        """Return the credited radii [image] of a classifier on these terms; those of a log `as_logged`.
 
         Args:
             one: The classifier.
@@ -106,7 +110,7 @@ class Terms:
         """
         if isinstance(one, CertifiedClassifier):
             return one.credited_radius
-        if self.by_rule and isinstance(one, LoggedCertificates) and one.alpha in (None, self.alpha):
+        if isinstance(one, LoggedCertificates) and self.as_logged(one):
             return one.credits
         counts = counts_of(one)
         assert self.alpha is not None
@@ -267,9 +271,18 @@ def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name],
     """Return both sides of a pair on the terms, with the samples that both have."""
     both = [run.certified[name] for run, name in (first, second)]
     samples = {} if terms.by_rule else common_samples([*both[0], *both[1]], terms)
+    logs = [one for one in chain(*both) if isinstance(one, LoggedCertificates) and terms.as_logged(one)]
+    writings = {(one.precision, one.rounding) for one in logs}
+
+    def credited(one: Certified) -> FloatArray:
+        credits_ = terms.credits(one, samples)
+        # What the digits of a log leave out would be a difference of the same network from itself.
+        for precision, rounding in sorted(writings, key=lambda writing: -writing[0].digits):
+            credits_ = precision.write(credits_, rounding)
+        return credits_
 
     def group(side: tuple[Certified, ...], run: CertifiedRun, name: Name) -> Group:
-        rows = [(one.example, terms.credits(one, samples)) for one in side]
+        rows = [(one.example, credited(one)) for one in side]
         # A log may be of an ensemble; as of one model, nothing is judged of its procedure.
         # Cascades and ensembles may share models, which is not looked into here.
         alone = [one for one in side if not isinstance(one, CertifiedClassifier)]

@@ -216,6 +216,21 @@ def test_digits_are_told_from_the_radii_as_written(texts, precision):
     assert radius_precision(texts) == precision
 
 
+@pytest.mark.parametrize("form", ["{:.2f}", "{:.6f}", "{:.3g}", "{:.7g}"])
+@pytest.mark.parametrize("rounding", ["nearest", "down", "up"])
+def test_what_was_written_stays_as_it_is(form, rounding):
+    precision = Precision(int(form[3]), "decimals" if form.endswith("f}") else "significant digits")
+    written = np.array([float(form.format(radius)) for radius in np.geomspace(0.011, 3.2, 5000)])
+    assert np.abs(precision.write(written, rounding) - written).max() < 1e-14
+
+
+def test_radii_are_written_nearest_down_or_up():
+    radius, precision = np.array([0.0, 0.12449, 0.12451, 0.99999]), Precision(3, "decimals")
+    thousandths = {"nearest": [0, 124, 125, 1000], "down": [0, 124, 124, 999], "up": [0, 125, 125, 1000]}
+    for rounding, expected in thousandths.items():
+        assert precision.write(radius, rounding).tolist() == [whole / 1000 for whole in expected]
+
+
 def test_neighbours_of_three_digits_lie_a_step_apart():
     radius = np.array([0.953, 1.91, 4.69e-05, 0.0123])
     step = Precision(3, "significant digits").step(radius)
