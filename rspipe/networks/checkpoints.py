@@ -186,9 +186,14 @@ def _accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size:
 
 def _right(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
     """Return [image] whether a network's class is the label."""
+
+    def predictions(batch: Tensor) -> Tensor:
+        # Of one image alone, many networks squeeze the batch away.
+        several = batch if len(batch) > 1 else torch.cat([batch, batch])
+        return logits_of(network(several)).argmax(1)[: len(batch)]
+
     with evaluating(network):
-        predictions = torch.cat([logits_of(network(batch)).argmax(1) for batch in torch.split(images, batch_size)])
-    return predictions == labels
+        return torch.cat([predictions(batch) for batch in torch.split(images, batch_size)]) == labels
 
 
 _DOUBT = 3.0

@@ -603,6 +603,18 @@ def test_the_published_accuracy_is_confirmed(fitted: nn.Module, digits: tuple[Te
     assert check_clean_accuracy(fitted, *digits, expected=expected, tolerance=0) == expected
 
 
+def test_a_network_that_squeezes_its_output_is_judged_on_a_last_image_alone_too(
+    fitted: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    class Squeezing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return fitted(x).squeeze()  # type: ignore[no-any-return]
+
+    images, labels = digits[0][:101], digits[1][:101]
+    measured = check_clean_accuracy(Squeezing(), images, labels, expected=0.95, tolerance=0.05)
+    assert measured == accuracy(fitted, (images, labels))
+
+
 @pytest.mark.parametrize("wrong", ["none", "centre", ((0.1,), (2.0,))])
 def test_a_wrong_normalization_is_caught_and_the_right_one_is_named(
     fitted: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path, wrong: Any
