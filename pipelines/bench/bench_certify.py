@@ -4,6 +4,7 @@ Every figure is a ratio taken in one run on one machine; rates of different runs
 """
 
 import io
+import logging
 import multiprocessing
 import os
 import resource
@@ -64,6 +65,8 @@ PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16"
 SLOW_WORK = 1e9
 """Multiply-adds that show how slow bfloat16 is where there are no instructions for it."""
 CONSOLE = Console(width=180)
+# That bfloat16 is the slower one here stands in the first line, and need not be said of every network.
+logging.getLogger("rspipe.networks").setLevel(logging.ERROR)
 Part = Literal["memory", "noise", "forward", "ensembles", "ray"]
 
 
