@@ -5,6 +5,7 @@ The counts are made up, and no Ray is needed: cascades follow from what certific
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipelines import check_run
 from rspipe.errors import StudyError
 from rspipe.report.results import Results
 from rspipe.report.runs import agreed_terms, compare_runs
-from rspipe.report.sections.cascades import cascade_sentences, changes_against
+from rspipe.report.sections.cascades import cascade_sentences, change_table, changes_against
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
@@ -215,6 +216,14 @@ def test_cascades_are_compared_by_their_own_certificates_alone(run: Run) -> None
     assert not agreed_terms([left], rederive=True, n=500).by_rule
 
 
+CHANGES = ("cascade", "less", "of", "accuracy", "CA(0.25)", "CA(0.5)")
+
+
+def share(classifiers: Any, radius: float) -> float:
+    """Return certified accuracy in percent, averaged over classifiers."""
+    return 100 * float(np.mean([np.mean(one.correct & (one.radius >= radius)) for one in classifiers]))
+
+
 def test_the_report_shows_both_levels_beside_a_cascade(run: Run) -> None:
     store, results, _ = run
     _, files = write_report(store, results)
@@ -259,9 +268,6 @@ def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_t
     assert all(alone)
     gained, lost, radius = changes_against(own, [one for one in alone if one is not None])
 
-    def share(classifiers: Any, r: float) -> float:
-        return 100 * float(np.mean([np.mean(one.correct & (one.radius >= r)) for one in classifiers]))
-
     assert gained == pytest.approx(share(own, 0) - share(alone, 0))
     losses = [share(alone, r) - share(own, r) for r in np.linspace(0.25, 2.0, 20_001)]
     assert lost == pytest.approx(max(0.0, *losses))
@@ -269,6 +275,30 @@ def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_t
     sentence = next(text for text in cascade_sentences(results) if text.startswith("gaussian over 0.5, 0.25"))
     assert "against σ = 0.5 alone" in sentence
     assert "from radius 0.25 on (these models, on these images)." in sentence
+
+
+def test_the_change_at_every_radius_is_that_of_the_same_models_and_judged_for_procedures_where_there_are_seeds(
+    run: Run,
+) -> None:
+    _, results, _ = run
+    rows = [dict(zip(CHANGES, row, strict=True)) for row in change_table(results).rows]
+    names = [tuple(row[name].text for name in ("cascade", "less", "of")) for row in rows]
+    scopes, levels = ("these procedures", "these models"), ("σ = 0.5 alone", "σ = 0.25 alone")
+    assert names == [
+        *product(["gaussian over 0.5, 0.25"], levels, scopes),
+        *product(["other at 0.5, gaussian at 0.25"], levels, scopes[1:]),
+        *product(["gaussian over 0.5, 0.25, two-sided"], levels, scopes),
+    ]
+    for name, cascades in results.cascades_at(0.5).items():
+        own = [one.classifier for one in cascades]
+        for position, level in enumerate(levels):
+            alone = [results.certificates(one.record.classifiers[position]) for one in cascades]
+            found = [row for row, (of, less, _) in zip(rows, names, strict=True) if (of, less) == (name, level)]
+            for radius, column in zip((0.0, 0.25, 0.5), CHANGES[3:], strict=True):
+                expected = share(own, radius) - share(alone, radius)
+                assert [100 * row[column].value for row in found] == pytest.approx([expected] * len(found))
+    # Differences of one sign in both seeds, far beyond chance.
+    assert {row["accuracy"].tone for row in rows[:2]} == {"good"}
 
 
 def test_what_is_stored_is_proven_without_rspipe_and_nothing_more(

@@ -1,17 +1,21 @@
 """Section: cascades over noise levels, beside the levels that they are made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from rspipe.records import Interval
+from rspipe.report.differences import compare
 from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours
 from rspipe.report.names import short_name
 from rspipe.report.results import Results, cascades_label
 from rspipe.report.section import Section
 from rspipe.report.sections.accuracy import draw_curve, radius_panel
-from rspipe.report.tables import Cell, Table, number, number_cell, percent_cell, sigma_cell
+from rspipe.report.standings import Entry
+from rspipe.report.tables import Cell, Table, change_cell, number, number_cell, percent_cell, sigma_cell
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.derivation import CertifiedClassifier, on_common_images
 from rspipe.smoothing.metrics import certified_accuracy
@@ -63,6 +67,49 @@ def cascade_table(results: Results) -> Table:
                 yield row(cascades_label(cascades), sigma, [one.classifier for one in cascades]) | own
                 for text, classifiers in _levels(results, cascades):
                     yield row(text, classifiers[0].sigma, classifiers) | none
+
+    return Table.of(rows())
+
+
+def _beside_levels(results: Results) -> Iterator[tuple[Entry, Entry, float]]:
+    """Yield each kind of cascade beside each of its levels alone, with the noise of that level.
+
+    One row each per seed: those of a seed are made of the same models, or of some of them.
+    """
+    for sigma in results.sigmas:
+        for cascades in results.cascades_at(sigma).values():
+            group, record = results.cascade_group(cascades), cascades[0].record
+            for position, level in enumerate(record.sigmas):
+                alone = [results.certificates(one.record.classifiers[position]) for one in cascades]
+                both = on_common_images([[one.classifier for one in cascades], [one for one in alone if one]])
+                shared = replace(group, examples=both[0][0].example)
+                own, single = (Entry(short_name(record.name), "cascade", tuple(side), shared) for side in both)
+                yield own, single, level
+
+
+def change_table(results: Results) -> Table:
+    """Return how far the certified accuracy of each cascade is above that of each of its levels alone, at every radius.
+
+    Each interval is by itself. A row is of these procedures, where seeds are judged, and one of these models.
+    """
+    radii = sorted({0.0, *results.study.radii})
+
+    def rows() -> Iterator[dict[str, Cell]]:
+        for own, level, sigma in _beside_levels(results):
+            population = results.population(own.group.examples.size)
+            changes = {
+                f"CA({radius:g})" if radius else "accuracy": one.difference
+                for radius in radii
+                if (one := compare(own.reaching(radius), level.reaching(radius), sigma=sigma, population=population))
+            }
+            scopes: dict[str, Mapping[str, Interval | None]] = {
+                "these procedures": {name: change.procedures for name, change in changes.items()},
+                "these models": {name: change.models for name, change in changes.items()},
+            }
+            for scope, judged in scopes.items():
+                if any(judged.values()):
+                    head = {"cascade": Cell(own.name), "less": Cell(f"σ = {sigma:g} alone"), "of": Cell(scope)}
+                    yield head | {name: change_cell(change) for name, change in judged.items()}
 
     return Table.of(rows())
 
@@ -125,6 +172,7 @@ def section(results: Results) -> Section | None:
     figures = {f"cascade-{position}": cascade_figure(results, cascades) for position, cascades in enumerate(every)}
     content = {
         "table_of_cascades": cascade_table(results),
+        "table_of_changes": change_table(results),
         "sentences": [*cascade_sentences(results)],
         "planned": results.study.certify.rule.name == "planned",
         "two_sided": any(group.two_sided for group in results.study.cascades),
