@@ -274,7 +274,11 @@ def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_t
     assert lost == pytest.approx(max(0.0, share(alone, radius) - share(own, radius)))
     sentence = next(text for text in cascade_sentences(results) if text.startswith("gaussian over 0.5, 0.25"))
     assert "against σ = 0.5 alone" in sentence
-    assert "from radius 0.25 on (these models, on these images)." in sentence
+    assert f"{lost:.1f} points (at {radius:.4g}) at any (these models, on these images)." in sentence
+    _, at_radii, where = changes_against(own, [one for one in alone if one is not None], radii=[0.0, 0.25, 0.5])
+    assert at_radii == pytest.approx(max(0.0, *(share(alone, r) - share(own, r) for r in (0.25, 0.5))))
+    assert at_radii <= lost
+    assert where in (0.25, 0.5)
 
 
 def test_the_change_at_every_radius_is_that_of_the_same_models_and_judged_for_procedures_where_there_are_seeds(

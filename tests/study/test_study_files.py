@@ -37,7 +37,7 @@ SIZES = {
     "mnist_search": (1, 0),
     "mnist_sensitivity": (1, 0),
     "cifar10_recipes": (5, 0),
-    "cifar10_laptop": (9, 6),
+    "cifar10_laptop": (9, 36),
     "mnist_cascade": (9, 0),
 }
 

@@ -121,25 +121,38 @@ def cascade_sentences(results: Results) -> Iterator[str]:
     for sigma in results.sigmas:
         for name, cascades in results.cascades_at(sigma).items():
             _, first = next(iter(_levels(results, cascades)))
-            gained, lost, radius = changes_against([one.classifier for one in cascades], first)
-            loses = f"loses at most {number(lost, digits=1)} points, at radius {number(radius)}, of"
+            own = [one.classifier for one in cascades]
+            gained, lost, radius = changes_against(own, first)
+            _, at_radii, where = changes_against(own, first, radii=results.study.radii)
+            losing = f"loses nothing of certified accuracy from radius {_LARGE:g} on"
+            if lost:
+                losing = (
+                    f"loses {_at_most(at_radii, where)} of certified accuracy at the radii of the table from "
+                    f"{_LARGE:g} on, {_at_most(lost, radius)} at any"
+                )
             yield (
                 f"{short_name(name)}: changes clean accuracy by {number(gained, digits=1, signed=True)} points against "
-                f"σ = {sigma:g} alone, and {loses if lost else 'loses nothing of'} certified accuracy from radius "
-                f"{_LARGE:g} on (these models, on these images)."
+                f"σ = {sigma:g} alone, and {losing} (these models, on these images)."
             )
 
 
+def _at_most(lost: float, radius: float) -> str:
+    return f"at most {number(lost, digits=1)} points (at {radius:.4g})" if lost else "nothing"
+
+
 def changes_against(
-    cascades: Sequence[CertifiedClassifier], alone: Sequence[CertifiedClassifier]
+    cascades: Sequence[CertifiedClassifier],
+    alone: Sequence[CertifiedClassifier],
+    *,
+    radii: Sequence[float] | None = None,
 ) -> tuple[float, float, float]:
     """Return points of clean accuracy that cascades gain, the most that they lose from radius .25 on, and where.
 
-    On the images that all have.
+    On the images that all have; at any radius, or at some alone.
     """
     cascades, alone = on_common_images([cascades, alone])
-    every = np.concatenate([one.radius for one in (*cascades, *alone)])
     # Certified accuracy is constant between the radii of images.
+    every = np.concatenate([one.radius for one in (*cascades, *alone)]) if radii is None else np.array(radii)
     at = np.array([0.0, _LARGE, *np.unique(every[every > _LARGE])])
     own, single = (
         np.mean([certified_accuracy(c.radius, c.correct, at) for c in classifiers], axis=0)
