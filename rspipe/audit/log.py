@@ -111,6 +111,9 @@ class CertificationLog:
 
 Rounding = Literal["nearest", "down", "up"]
 
+_MOST_DIGITS = 9
+"""That floating-point numbers can be rounded to without doubt; further ones are far below what any count changes."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -127,13 +130,13 @@ class Precision:
         return np.asarray(10.0 ** (magnitude + 1 - self.digits), dtype=np.float64)
 
     def write(self, radius: FloatArray, rounding: Rounding) -> FloatArray:
-        """Return [row] radii as they are written; what was written like this stays as it is."""
-        step = self.step(radius)
+        """Return [row] radii as they are written, of nine digits at most; such ones stay as they are."""
+        step = Precision(min(self.digits, _MOST_DIGITS), self.kind).step(radius)
         # Decimal digits are not exact in binary: what is a whole number of steps must not become one less.
         wholes = {
             "nearest": np.rint(radius / step),
-            "down": np.floor(radius / step + 1e-6),
-            "up": np.ceil(radius / step - 1e-6),
+            "down": np.floor(radius / step + 1e-5),
+            "up": np.ceil(radius / step - 1e-5),
         }
         return np.round(wholes[rounding] * step, 15)
 

@@ -9,7 +9,15 @@ import numpy as np
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.audit.audit import Audit, audit_log
 from rspipe.audit.ladder import nearest_successes
-from rspipe.audit.log import CertificationLog, Precision, Rounding, log_content, parse_radii
+from rspipe.audit.log import (
+    LEVEL_COLUMNS,
+    RULE_COLUMN,
+    CertificationLog,
+    Precision,
+    Rounding,
+    log_content,
+    parse_radii,
+)
 from rspipe.audit.radii import Known
 from rspipe.audit.rows import TEST_SETS
 from rspipe.errors import LogError
@@ -108,8 +116,8 @@ def logged_certificates(log: CertificationLog, *, sigma: float | None = None) ->
         counts=_implied_counts(audit, name=PurePath(log.name).name),
         problems=audit.problems,
         precision=audit.precision,
-        # Who names a rule is rspipe.
-        rounding=ladder.rounding if ladder else "down" if log.rule != "fixed" else "nearest",
+        # Who names levels or a rule is rspipe.
+        rounding=ladder.rounding if ladder else "down" if {LEVEL_COLUMNS[0], RULE_COLUMN} & {*log.extra} else "nearest",
     )
 
 

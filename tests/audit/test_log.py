@@ -216,7 +216,7 @@ def test_digits_are_told_from_the_radii_as_written(texts, precision):
     assert radius_precision(texts) == precision
 
 
-@pytest.mark.parametrize("form", ["{:.2f}", "{:.6f}", "{:.3g}", "{:.7g}"])
+@pytest.mark.parametrize("form", ["{:.2f}", "{:.6f}", "{:.9f}", "{:.3g}", "{:.9g}"])
 @pytest.mark.parametrize("rounding", ["nearest", "down", "up"])
 def test_what_was_written_stays_as_it_is(form, rounding):
     precision = Precision(int(form[3]), "decimals" if form.endswith("f}") else "significant digits")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines import check_run
+from rspipe.audit.log import certification_log
 from rspipe.errors import StudyError
 from rspipe.report.results import Results
 from rspipe.report.runs import agreed_terms, compare_runs
@@ -20,6 +21,7 @@ from rspipe.report.sections.cascades import cascade_sentences, change_table, cha
 from rspipe.report.sections.claims import judge_claims
 from rspipe.smoothing.cascades import cascade
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.sampling import FixedRule
 from rspipe.stages import weigh
 from rspipe.stages.choose import choose_cascades
 from rspipe.stages.passes import Work
@@ -27,6 +29,7 @@ from rspipe.stages.report import (
     finished_candidates,
     read_results,
     read_run,
+    read_run_or_log,
     write_cascades,
     write_derived,
     write_report,
@@ -216,6 +219,17 @@ def test_cascades_are_compared_by_their_own_certificates_alone(run: Run) -> None
     assert not agreed_terms([left], rederive=True, n=500).by_rule
 
 
+def test_a_cascade_does_not_differ_from_its_own_log_by_what_the_digits_leave_out(run: Run, tmp_path: Path) -> None:
+    store, results, _ = run
+    (cascade_,) = results.cascades_at(0.5)["other at 0.5, gaussian at 0.25"]
+    path = tmp_path / "sigma_0.5.tsv"
+    path.write_text(certification_log(cascade_, FixedRule()))
+    runs = [read_run(store.run_dir).only([cascade_.record.name]), read_run_or_log(str(path))]
+    (compared,) = compare_runs(runs, agreed_terms(runs))
+    assert (compared.difference.models.low, compared.difference.models.high) == (0.0, 0.0)
+    assert compared.first_acr == pytest.approx(cascade_.classifier.credited_radius.mean(), abs=1e-6)
+
+
 CHANGES = ("cascade", "less", "of", "accuracy", "CA(0.25)", "CA(0.5)")
 
 
@@ -279,6 +293,7 @@ def test_the_most_that_a_cascade_loses_is_over_all_radii_and_not_only_those_of_t
     assert at_radii == pytest.approx(max(0.0, *(share(alone, r) - share(own, r) for r in (0.25, 0.5))))
     assert at_radii <= lost
     assert where in (0.25, 0.5)
+    assert changes_against(own, own, radii=[0.0]) == (0.0, 0.0, 0.0)
 
 
 def test_the_change_at_every_radius_is_that_of_the_same_models_and_judged_for_procedures_where_there_are_seeds(
@@ -303,6 +318,15 @@ def test_the_change_at_every_radius_is_that_of_the_same_models_and_judged_for_pr
                 assert [100 * row[column].value for row in found] == pytest.approx([expected] * len(found))
     # Differences of one sign in both seeds, far beyond chance.
     assert {row["accuracy"].tone for row in rows[:2]} == {"good"}
+
+
+def test_no_change_is_judged_beyond_what_the_samples_can_prove(run: Run) -> None:
+    _, results, _ = run
+    far = replace(results, study=results.study.model_copy(update={"radii": (0.0, 0.5, 1.5)}))
+    table = change_table(far)
+    assert table.columns[-2:] == ("CA(0.5)", "CA(1.5)")
+    assert {row[-1].text for row in table.rows} == {"–"}
+    assert "–" not in {row[-2].text for row in table.rows}
 
 
 def test_what_is_stored_is_proven_without_rspipe_and_nothing_more(

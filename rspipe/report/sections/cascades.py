@@ -1,13 +1,14 @@
 """Section: cascades over noise levels, beside the levels that they are made of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rspipe.records import Interval
+from rspipe.records import Cascade, Interval
 from rspipe.report.differences import compare
 from rspipe.report.figures import STYLE, draw_legend, drawn, label_colours
 from rspipe.report.names import short_name
@@ -17,6 +18,7 @@ from rspipe.report.sections.accuracy import draw_curve, radius_panel
 from rspipe.report.standings import Entry
 from rspipe.report.tables import Cell, Table, change_cell, number, number_cell, percent_cell, sigma_cell
 from rspipe.smoothing.cascades import CertifiedCascade
+from rspipe.smoothing.certificates import radius_cap
 from rspipe.smoothing.derivation import CertifiedClassifier, on_common_images
 from rspipe.smoothing.metrics import certified_accuracy
 
@@ -71,8 +73,8 @@ def cascade_table(results: Results) -> Table:
     return Table.of(rows())
 
 
-def _beside_levels(results: Results) -> Iterator[tuple[Entry, Entry, float]]:
-    """Yield each kind of cascade beside each of its levels alone, with the noise of that level.
+def _beside_levels(results: Results) -> Iterator[tuple[Entry, Entry, Cascade, float]]:
+    """Yield each kind of cascade beside each of its levels alone, with a record of it and the noise of that level.
 
     One row each per seed: those of a seed are made of the same models, or of some of them.
     """
@@ -84,29 +86,29 @@ def _beside_levels(results: Results) -> Iterator[tuple[Entry, Entry, float]]:
                 both = on_common_images([[one.classifier for one in cascades], [one for one in alone if one]])
                 shared = replace(group, examples=both[0][0].example)
                 own, single = (Entry(short_name(record.name), "cascade", tuple(side), shared) for side in both)
-                yield own, single, level
+                yield own, single, record, level
 
 
 def change_table(results: Results) -> Table:
     """Return how far the certified accuracy of each cascade is above that of each of its levels alone, at every radius.
 
-    Each interval is by itself. A row is of these procedures, where seeds are judged, and one of these models.
+    Each interval is by itself. A row is of these procedures, where seeds are judged, and one of these models. A dash
+    stands beyond what n samples can prove, where neither has any and nothing is open.
     """
-    radii = sorted({0.0, *results.study.radii})
+    certify = results.study.certify
 
     def rows() -> Iterator[dict[str, Cell]]:
-        for own, level, sigma in _beside_levels(results):
+        for own, level, record, sigma in _beside_levels(results):
             population = results.population(own.group.examples.size)
-            changes = {
-                f"CA({radius:g})" if radius else "accuracy": one.difference
-                for radius in radii
-                if (one := compare(own.reaching(radius), level.reaching(radius), sigma=sigma, population=population))
-            }
-            scopes: dict[str, Mapping[str, Interval | None]] = {
-                "these procedures": {name: change.procedures for name, change in changes.items()},
-                "these models": {name: change.models for name, change in changes.items()},
-            }
-            for scope, judged in scopes.items():
+            largest = radius_cap(sigma=max(record.sigmas), n=certify.n, alpha=certify.alpha)
+            procedures, models = dict[str, Interval | None](), dict[str, Interval | None]()
+            for radius in sorted({0.0, *results.study.radii}):
+                name = f"CA({radius:g})" if radius else "accuracy"
+                sides = own.reaching(radius), level.reaching(radius)
+                one = compare(*sides, sigma=sigma, population=population) if radius <= largest else None
+                procedures[name] = None if one is None else one.difference.procedures
+                models[name] = None if one is None else one.difference.models
+            for scope, judged in (("these procedures", procedures), ("these models", models)):
                 if any(judged.values()):
                     head = {"cascade": Cell(own.name), "less": Cell(f"σ = {sigma:g} alone"), "of": Cell(scope)}
                     yield head | {name: change_cell(change) for name, change in judged.items()}
@@ -152,15 +154,16 @@ def changes_against(
     """
     cascades, alone = on_common_images([cascades, alone])
     # Certified accuracy is constant between the radii of images.
-    every = np.concatenate([one.radius for one in (*cascades, *alone)]) if radii is None else np.array(radii)
-    at = np.array([0.0, _LARGE, *np.unique(every[every > _LARGE])])
+    every = [_LARGE, *chain.from_iterable(one.radius for one in (*cascades, *alone))] if radii is None else radii
+    at = np.array([0.0, *sorted({radius for radius in every if radius >= _LARGE})])
     own, single = (
         np.mean([certified_accuracy(c.radius, c.correct, at) for c in classifiers], axis=0)
         for classifiers in (cascades, alone)
     )
     change = 100 * (own - single)
-    worst = 1 + int(change[1:].argmin())
-    return float(change[0]), max(0.0, -float(change[worst])), float(at[worst])
+    losses = dict(zip(at[1:].tolist(), (-change[1:]).tolist(), strict=True))
+    worst = max(losses, key=lambda radius: losses[radius], default=0.0)
+    return float(change[0]), max(0.0, losses.get(worst, 0.0)), worst
 
 
 def cascade_figure(results: Results, cascades: Sequence[CertifiedCascade]) -> Figure:
