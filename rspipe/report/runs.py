@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rspipe.arrays import FloatArray, IntArray
+from rspipe.audit.log import Precision
 from rspipe.data.spec import DataSpec
 from rspipe.errors import MismatchError, nearest
 from rspipe.report.differences import Comparison, Group, compare, with_holm
@@ -272,13 +273,13 @@ def _groups(first: tuple[CertifiedRun, Name], second: tuple[CertifiedRun, Name],
     both = [run.certified[name] for run, name in (first, second)]
     samples = {} if terms.by_rule else common_samples([*both[0], *both[1]], terms)
     logs = [one for one in chain(*both) if isinstance(one, LoggedCertificates) and terms.as_logged(one)]
-    writings = {(-one.precision.digits, one.precision.kind, one.rounding): one for one in logs}
+    writings = {(-one.precision.digits, one.precision.kind, one.rounding) for one in logs}
 
     def credited(one: Certified) -> FloatArray:
         credits_ = terms.credits(one, samples)
         # What the digits of a log leave out would be a difference of the same network from itself.
-        for _, log in sorted(writings.items(), key=lambda writing: writing[0]):
-            credits_ = log.precision.write(credits_, log.rounding)
+        for digits, kind, rounding in sorted(writings):
+            credits_ = Precision(-digits, kind).write(credits_, rounding)
         return credits_
 
     def group(side: tuple[Certified, ...], run: CertifiedRun, name: Name) -> Group:

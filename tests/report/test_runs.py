@@ -327,13 +327,17 @@ C, D = counts(0.8, seed=5, examples=MANY), counts(0.9, seed=6, examples=MANY)
 ROUNDED = 1e-6
 
 
+def rounded_down(radius):
+    return np.floor(radius / ROUNDED) * ROUNDED
+
+
 def test_a_log_is_compared_with_a_run_image_by_image(tmp_path):
     runs = [run("one", m=[C], other=[D]), logged(tmp_path, D)]
     compared = compare_runs(runs, agreed_terms(runs))
     assert [one.first_label for one in compared] == ["sigma_0.50.tsv: log"] * 2
     against_c, against_d = compared
     assert against_c.first_acr == pytest.approx(credit(D).mean(), abs=ROUNDED)
-    assert against_c.second_acr == pytest.approx(credit(C).mean(), abs=ROUNDED)
+    assert against_c.second_acr == pytest.approx(rounded_down(credit(C)).mean(), abs=1e-12)
     assert against_c.difference.models.estimate == pytest.approx(credit(D).mean() - credit(C).mean(), abs=ROUNDED)
     assert abs(against_d.difference.models.estimate) <= ROUNDED
     assert against_c.images == 300
@@ -365,7 +369,7 @@ def test_a_log_of_some_images_is_compared_on_those_when_asked(tmp_path):
         compare_runs(runs, agreed_terms(runs))
     (compared,) = compare_runs(runs, agreed_terms(runs, rederive=True), common_images=True)
     assert compared.images == 200
-    assert compared.second_acr == pytest.approx(credit(C)[:200].mean(), abs=ROUNDED)
+    assert compared.second_acr == pytest.approx(rounded_down(credit(C)[:200]).mean(), abs=1e-12)
 
 
 def test_a_log_of_other_images_is_noticed_by_its_labels(tmp_path):

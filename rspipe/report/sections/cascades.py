@@ -186,12 +186,12 @@ def section(results: Results) -> Section | None:
         return None
     every = [cascades for sigma in results.sigmas for cascades in results.cascades_at(sigma).values()]
     figures = {f"cascade-{position}": cascade_figure(results, cascades) for position, cascades in enumerate(every)}
+    sentences = [*cascade_sentences(results)]
     content = {
         "table_of_cascades": cascade_table(results),
         "table_of_changes": change_table(results),
-        "sentences": [*cascade_sentences(results)],
+        "sentences": sentences,
         "planned": results.study.certify.rule.name == "planned",
         "two_sided": any(group.two_sided for group in results.study.cascades),
     }
-    finding = next(cascade_sentences(results), "")
-    return Section("cascades", content, drawn(figures), finding=finding)
+    return Section("cascades", content, drawn(figures), finding=next(iter(sentences), ""))
