@@ -170,7 +170,7 @@ class _Estimate:
         self.targets, rule = targets, spec.rule
         if rule.name == "decide":
             decisions = rule.looks(sigma=source.sigma, n=spec.n, alpha=spec.alpha)
-            self.marks = decisions[0].t
+            self.marks = decisions[0].t.copy()
             # [look, radius], of which every classifier has proven and given up some.
             self._accept, self._give_up = (
                 np.stack([getattr(d, at) for d in decisions], 1) for at in ("accept", "give_up")

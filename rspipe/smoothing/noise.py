@@ -206,7 +206,7 @@ def default_batch(x: Tensor, *, block_size: int) -> int:
     on_cpu = x.device.type == "cpu"
     of_one = x[0].numel() if on_cpu and x.ndim == 3 and len(x) else x.numel()
     largest = max(1, min((_CPU_PIXELS if on_cpu else _GPU_NUMBERS) // max(1, of_one), block_size))
-    return max(size for size in range(1, largest + 1) if block_size % size == 0)
+    return next(size for size in range(largest, 0, -1) if block_size % size == 0)
 
 
 def _with_float_noise(x: Tensor, noise: Noise, stream: Stream, *, sigma: float, n: int, size: int) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -110,9 +111,13 @@ class DecideRule:
         )
 
     def looks(self, *, sigma: float, n: int, alpha: float) -> tuple[DecisionLooks, ...]:
-        """Return the looks of every radius, all at the same numbers of samples."""
+        """Return the looks of every radius, all at the same numbers of samples; nobody may write to them."""
         given = {name: getattr(self, name) for name in ("early_share", "first", "growth", "step", "futility")}
-        return tuple(decision_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
+        return tuple(_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
+
+
+# Every image of a pass asks for the same ones.
+_looks = lru_cache(maxsize=64, typed=True)(decision_looks)
 
 
 def _types(rule: Any) -> Iterator[tuple[bool, str]]:
