@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln
 from scipy.stats import beta, binom, binomtest
 from torch import Tensor, nn
 
@@ -126,7 +127,9 @@ def test_the_exact_probability_that_a_bound_misses_the_truth_is_at_most_alpha(n:
     jumps = np.concatenate([lower, upper])
     grid = np.concatenate([np.linspace(1e-4, 1 - 1e-4, 300), jumps - 1e-9, jumps + 1e-9])
     truth = np.clip(grid, 1e-12, 1 - 1e-12)[:, None]
-    pmf = binom.pmf(k, n, truth)
+    # A tenth of the time of binom.pmf.
+    log_choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    pmf = np.exp(log_choose + k * np.log(truth) + (n - k) * np.log1p(-truth))
     assert (pmf * (lower > truth)).sum(1).max() <= alpha * (1 + 1e-6)
     assert (pmf * (upper < truth)).sum(1).max() <= alpha * (1 + 1e-6)
     # One-sided means that alpha is spent whole: next to a jump the miss probability is alpha itself.
@@ -424,7 +427,7 @@ def test_the_certified_radius_comes_close_to_the_true_distance_from_below() -> N
 def test_certificates_are_false_at_most_as_often_as_alpha_says(distance: float, sigma: float) -> None:
     """At distance 0 both classes are equal: there a class chosen from the estimation samples fails twice as often."""
     classifier, x = at_distance(distance)
-    alpha, runs = 0.1, 1500
+    alpha, runs = 0.1, 800
     false = 0
     for seed in range(runs):
         result = certify(classifier, x, sigma=sigma, n0=10, n=100, alpha=alpha, seed=seed)
@@ -435,7 +438,7 @@ def test_certificates_are_false_at_most_as_often_as_alpha_says(distance: float, 
 
 def test_noise_of_many_examples_is_as_good_as_of_many_seeds() -> None:
     classifier, x = at_distance(0.1)
-    n, examples = 50, 1000
+    n, examples = 50, 500
     n_a = [int(certify(classifier, x, sigma=0.5, n0=1, n=n, example=e).estimation[1]) for e in range(examples)]
     low, high = acceptable(n * examples, PHI.cdf(0.2))
     assert low <= sum(n_a) <= high
