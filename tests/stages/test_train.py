@@ -44,11 +44,13 @@ from rspipe.training.spec import ModelSpec
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 CPU = torch.device("cpu")
+# Leaves 177 images to train on, two steps an epoch or more, and few to validate on.
+FEW_IMAGES = "data={name='digits', validation=20, calibration=200, test=1400}"
 
 
 @pytest.fixture(scope="module")
 def study() -> StudyConfig:
-    return load_study(TINY)
+    return load_study(TINY, overrides=[FEW_IMAGES])
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +202,7 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_bits_and_reports_again_h
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
-    (search,) = load_study(TINY, overrides=["search.0.trial_epochs=4"]).search_specs
+    (search,) = load_study(TINY, overrides=[FEW_IMAGES, "search.0.trial_epochs=4"]).search_specs
     # Epochs of some methods cost more than others.
     monkeypatch.setattr(type(search.method), "passes_in", lambda method, epoch: method.passes_per_image * (1 + epoch))
     parameters, store = trial_parameters(search)[1], Store(tmp_path)
@@ -249,7 +251,7 @@ def test_a_trial_that_goes_on_in_tune_tells_the_board_what_its_checkpoint_held(
     in_tune: InTune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
-    (search,) = load_study(TINY, overrides=["search.0.trial_epochs=4"]).search_specs
+    (search,) = load_study(TINY, overrides=[FEW_IMAGES, "search.0.trial_epochs=4"]).search_specs
     parameters, store = trial_parameters(search)[1], Store(tmp_path)
     write_record(store.run_dir / "study.json", {})
     with pytest.raises(CutOffError):

@@ -199,7 +199,7 @@ def test_how_many_copies_are_kept_is_binomial() -> None:
 def digits(images: int = 60) -> Dataset:
     whole = load_dataset(DigitsData())
     few = Split(whole.train.images[:images], whole.train.labels[:images], whole.train.index[:images])
-    return Dataset("digits", 10, "none", few, whole.validation, whole.calibration, whole.test)
+    return Dataset("digits", 10, "none", few, whole.validation.evenly_spaced(20), whole.calibration, whole.test)
 
 
 def spec(method: Any, **training: Any) -> ModelSpec:
