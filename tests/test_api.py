@@ -72,6 +72,31 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 
+TRAINED_AND_CERTIFIED = """
+from rspipe.data.sources import load_dataset
+from rspipe.data.spec import DigitsData
+from rspipe.execution.worker import set_deterministic
+from rspipe.networks.deployment import deploy
+from rspipe.smoothing.certify import certify
+from rspipe.training.fitting import fit
+from rspipe.training.methods.smoothadv import SmoothAdv
+from rspipe.training.spec import ModelSpec, TrainingSpec
+
+set_deterministic()
+data = load_dataset(DigitsData())
+spec = ModelSpec(
+    label="model",
+    data=DigitsData(),
+    architecture="digits_cnn",
+    method=SmoothAdv(name="smoothadv", T=1, m=2, eps=0.25),
+    training=TrainingSpec(epochs=1, batch_size=256, lr=0.01, grad_clip=1.0),
+    train_sigma=0.25,
+    seed=0,
+)
+network = deploy(fit(spec, data).network)
+certify(network, data.test.images[0], sigma=0.25, n0=10, n=100)
+"""
+
 
 def modules_without_ray() -> list[str]:
     """Return all modules but those of the wings that need Ray or MLflow, and the one that builds on Ray's classes."""
@@ -150,12 +175,25 @@ def test_importing_the_package_alone_imports_nothing_heavy() -> None:
     )
 
 
-def test_the_wings_below_the_stages_are_imported_without_ray_mlflow_and_cvxpy() -> None:
-    modules = modules_without_ray()
-    assert {"rspipe", "rspipe.ensembles.weights", "rspipe.training.methods.macer", "rspipe.training.fitting"} <= set(
-        modules
-    )
-    run(
-        f"from importlib import import_module\nfor m in {modules!r}: import_module(m)",
-        blocked=("ray", "mlflow", "cvxpy"),
-    )
+@pytest.fixture(scope="module")
+def brought_in() -> list[set[str]]:
+    """Modules of a Python without Ray, MLflow and cvxpy: with all wings, and once it has trained too."""
+    wings = f"from importlib import import_module\nfor m in {modules_without_ray()!r}: import_module(m)"
+    find = "from rspipe.networks.architectures import ARCHITECTURES, find_architecture"
+    all_found, told = "list(map(find_architecture, ARCHITECTURES))", "print(*sys.modules)"
+    code = "\n".join([wings, find, all_found, told, TRAINED_AND_CERTIFIED, told])
+    done = run(code, blocked=("ray", "mlflow", "cvxpy"))
+    return [set(line.split()) for line in done.splitlines()]
+
+
+def test_the_wings_below_the_stages_are_imported_without_ray_mlflow_and_cvxpy(brought_in: list[set[str]]) -> None:
+    modules = {"rspipe", "rspipe.ensembles.weights", "rspipe.training.methods.macer", "rspipe.training.fitting"}
+    assert modules <= set(modules_without_ray()) <= brought_in[0]
+
+
+def test_torchvision_is_imported_only_where_it_is_used(brought_in: list[set[str]]) -> None:
+    assert "torchvision" not in brought_in[0]
+
+
+def test_neither_training_nor_certification_brings_in_the_compiler(brought_in: list[set[str]]) -> None:
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & brought_in[1]

@@ -1,40 +1,10 @@
-"""The optimizer: torch's own steps, without torch's compiler."""
-
-import subprocess
-import sys
+"""The optimizer: torch's own steps."""
 
 import pytest
 import torch
 from torch import nn
 
 from rspipe.training.sgd import SGD
-
-TRAINED_AND_CERTIFIED = """
-import sys
-from rspipe.data.sources import load_dataset
-from rspipe.data.spec import DigitsData
-from rspipe.execution.worker import set_deterministic
-from rspipe.networks.deployment import deploy
-from rspipe.smoothing.certify import certify
-from rspipe.training.fitting import fit
-from rspipe.training.methods.smoothadv import SmoothAdv
-from rspipe.training.spec import ModelSpec, TrainingSpec
-
-set_deterministic()
-data = load_dataset(DigitsData())
-spec = ModelSpec(
-    label="model",
-    data=DigitsData(),
-    architecture="digits_cnn",
-    method=SmoothAdv(name="smoothadv", T=1, m=2, eps=0.25),
-    training=TrainingSpec(epochs=1, batch_size=256, lr=0.01, grad_clip=1.0),
-    train_sigma=0.25,
-    seed=0,
-)
-network = deploy(fit(spec, data).network)
-certify(network, data.test.images[0], sigma=0.25, n0=10, n=100)
-print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
-"""
 
 
 def network() -> nn.Module:
@@ -69,8 +39,3 @@ def test_steps_are_those_of_torchs_optimizer_bit_for_bit_also_where_they_go_on(
     # What was gone on from is as it was.
     for one, other in zip(before.momenta, kept, strict=True):
         assert other is None if one is None else torch.equal(one, other)
-
-
-def test_neither_training_nor_certification_brings_in_the_compiler() -> None:
-    words = [sys.executable, "-c", TRAINED_AND_CERTIFIED]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"
