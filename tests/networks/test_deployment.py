@@ -321,7 +321,7 @@ def test_deploying_leaves_the_network_as_it_was(precision: Precision) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_deployed_network_survives_pickling(precision: Precision) -> None:
     images = torch.rand(4, 3, 32, 32)
-    classifier = deploy(build_network("cifar_resnet20", classes=10, seed=0), precision=precision)
+    classifier = deploy(build_network("cifar_resnet8", classes=10, seed=0), precision=precision)
     assert torch.equal(pickle.loads(pickle.dumps(classifier))(images), classifier(images))  # noqa: S301
 
 

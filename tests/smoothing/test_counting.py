@@ -121,10 +121,14 @@ def voting(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     return vote
 
 
+@cache
+def counts_alone(classifier: Classifier, noise: Noise, stream: Stream, n: int) -> tuple[int, ...]:
+    return tuple(class_counts(voting(classifier), X, noise, stream, sigma=SIGMA, n=n).tolist())
+
+
 def alone(classifier: Classifier, spec: CertifySpec, stream: Stream, n: int) -> list[int]:
     """Counts of a classifier alone, by the sampler of the library's own CERTIFY."""
-    noise = Noise(spec.seed, 7, spec.block_size, spec.batch_size)
-    return class_counts(voting(classifier), X, noise, stream, sigma=SIGMA, n=n).tolist()
+    return [*counts_alone(classifier, Noise(spec.seed, 7, spec.block_size, spec.batch_size), stream, n)]
 
 
 COUNTED = (

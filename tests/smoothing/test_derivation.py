@@ -4,6 +4,7 @@ The counts are of made-up sequences of classes, so that the first so many sample
 """
 
 from dataclasses import replace
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -66,7 +67,20 @@ def targets(rule: str, classes: IntArray) -> IntArray:
 
 def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> CountTable:
     """Counts as a pass would make them of these sequences; class 0 is selected."""
-    classes = sequences() if classes is None else classes
+    return replace(of_sequences(rule) if classes is None else counted(rule, classes), **changes)
+
+
+@cache
+def of_sequences(rule: str) -> CountTable:
+    """Counts of `sequences`, which nobody can change."""
+    table = counted(rule, sequences())
+    for value in vars(table).values():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+    return table
+
+
+def counted(rule: str, classes: IntArray) -> CountTable:
     marks = np.array([look.n for look in looks(N, ALPHA)])
     drawn = targets(rule, classes)
     used = np.arange(classes.shape[1]) < drawn[:, None]
@@ -99,7 +113,7 @@ def made(rule: str, *, classes: IntArray | None = None, **changes: Any) -> Count
         "seconds": np.ones(len(classes)),
         "noise": np.full(len(classes), "float"),
     }
-    return CountTable(**{**content, **changes})
+    return CountTable(**content)
 
 
 def lower_bound(k: int, n: int, alpha: float) -> float:
