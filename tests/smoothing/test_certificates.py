@@ -21,6 +21,7 @@ from scipy.stats import beta, binom, binomtest
 from torch import Tensor, nn
 
 from rspipe.errors import ModelError
+from rspipe.networks.deployment import Deployed, deploy
 from rspipe.smoothing.certificates import (
     ABSTAIN,
     certificates_from_bounds,
@@ -60,6 +61,12 @@ def at_distance(distance: float) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """A linear classifier and a point of class 1 at that distance from its decision boundary."""
     weight = torch.tensor([3.0, -4.0])
     return linear(weight, 5.0 * distance), torch.zeros(2)
+
+
+def deployed_at(distance: float) -> tuple[Deployed, Tensor]:
+    """The same, whose samples are tried beside others once, and not at every call."""
+    classifier, x = at_distance(distance)
+    return deploy(classifier, precision="float32"), x
 
 
 def acceptable(n: int, p: float) -> tuple[int, int]:
@@ -426,7 +433,7 @@ def test_the_certified_radius_comes_close_to_the_true_distance_from_below() -> N
 @pytest.mark.parametrize(("distance", "sigma"), [(0.0, 0.5), (0.1, 0.5), (0.5, 0.5)])
 def test_certificates_are_false_at_most_as_often_as_alpha_says(distance: float, sigma: float) -> None:
     """At distance 0 both classes are equal: there a class chosen from the estimation samples fails twice as often."""
-    classifier, x = at_distance(distance)
+    classifier, x = deployed_at(distance)
     alpha, runs = 0.1, 800
     false = 0
     for seed in range(runs):
@@ -437,7 +444,7 @@ def test_certificates_are_false_at_most_as_often_as_alpha_says(distance: float, 
 
 
 def test_noise_of_many_examples_is_as_good_as_of_many_seeds() -> None:
-    classifier, x = at_distance(0.1)
+    classifier, x = deployed_at(0.1)
     n, examples = 50, 500
     n_a = [int(certify(classifier, x, sigma=0.5, n0=1, n=n, example=e).estimation[1]) for e in range(examples)]
     low, high = acceptable(n * examples, PHI.cdf(0.2))
@@ -705,7 +712,7 @@ def test_predict_abstains_when_its_samples_tie() -> None:
 
 
 def test_predict_answers_on_the_boundary_at_most_as_often_as_alpha_says() -> None:
-    classifier, x = at_distance(0.0)
+    classifier, x = deployed_at(0.0)
     alpha, runs = 0.1, 1000
     answered = sum(predict(classifier, x, sigma=0.5, n=60, alpha=alpha, seed=s) != ABSTAIN for s in range(runs))
     assert answered <= binom.isf(FALSE_ALARM, runs, alpha)

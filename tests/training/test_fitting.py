@@ -166,10 +166,10 @@ def test_seconds_add_up_over_interruptions() -> None:
 @each_method
 def test_training_depends_on_the_spec_and_the_data_alone(method: Any) -> None:
     torch.manual_seed(0)
-    first = fit(spec(method), digits(65))
+    first = trained(method.name)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    assert same_parameters(fit(spec(method), digits(65)).network, first.network)
+    assert same_parameters(fit(spec(method), digits()).network, first.network)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -492,7 +492,7 @@ def test_a_network_with_dropout_is_trained_reproducibly_and_leaves_the_global_st
 
 @each_method
 def test_the_loss_curve_in_bfloat16_is_that_in_float32_but_for_rounding(method: Any) -> None:
-    exact, rounded = (fit(spec(method, precision=precision), digits(65)) for precision in ("float32", "bfloat16"))
+    exact, rounded = trained(method.name), fit(spec(method, precision="bfloat16"), digits())
     assert all(parameter.dtype == torch.float32 for parameter in rounded.network.parameters())
     assert not same_parameters(exact.network, rounded.network)
     curves = [[entry["loss"] for entry in done.history] for done in (exact, rounded)]
