@@ -113,11 +113,11 @@ class DecideRule:
     def looks(self, *, sigma: float, n: int, alpha: float) -> tuple[DecisionLooks, ...]:
         """Return the looks of every radius, all at the same numbers of samples; nobody may write to them."""
         given = {name: getattr(self, name) for name in ("early_share", "first", "growth", "step", "futility")}
-        return tuple(_looks(radius, sigma=sigma, n=n, alpha=alpha, **given) for radius in self.radii)
+        return tuple(_looks(radius, sigma=float(sigma), n=n, alpha=alpha, **given) for radius in self.radii)
 
 
 # Every image of a pass asks for the same ones.
-_looks = lru_cache(maxsize=64, typed=True)(decision_looks)
+_looks = lru_cache(maxsize=64)(decision_looks)
 
 
 def _types(rule: Any) -> Iterator[tuple[bool, str]]:
