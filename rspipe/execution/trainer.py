@@ -15,6 +15,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -26,6 +27,11 @@ _CONTROLLER = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """Settings that a controller reads when it starts; those of the user's environment go before."""
+
+
+def world_rank() -> int:
+    """Return the number of this worker in its group; `ray.train.get_context` imports Ray Tune, for half a second."""
+    return int(get_train_context().get_world_rank())
 
 
 class Reservation(WorkerGroupCallback):  # type: ignore[misc]

@@ -127,12 +127,14 @@ def train_one(
 
 def train_loop(config: dict[str, Any]) -> None:
     """Run on each worker of a group: take models from the board until none is left."""
-    import ray.train
+    import ray
+
+    from rspipe.execution.trainer import world_rank
 
     set_deterministic()
     keep_freed_memory()
     board, group, resources = config["board"], config["group"], config["resources"]
-    rank = ray.train.get_context().get_world_rank()
+    rank = world_rank()
     ray.get(board.join.remote(group, rank, sealed(ray.get_runtime_context().current_actor)))
     sharing = _own_group(config["together"], gpus=resources.gpus)
     try:
