@@ -50,9 +50,10 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Fixtures that start a Ray, those whose tests take longest first. Tests that need the same one share a process.
-RAYS = {"nodes": "nodes", "head": "head", "reference": "head", "own_ray": "head", "cluster": "cluster"}
-GROUPS = list(dict.fromkeys(RAYS.values()))
+# Fixtures that start a Ray, the first of which counts, and the group of their tests, which share a process. Those that
+# take longest come first; the last of three processes has the short tests of a Ray, then those that start their own.
+RAYS = {"nodes": "nodes", "own_ray": "own", "head": "head", "reference": "head", "cluster": "cluster"}
+GROUPS = ["nodes", "head", "cluster", "own"]
 # The longest of the other files: begun early, or one process would be left with it in the end.
 LONG = "tests/tracking/test_publish.py"
 

@@ -6,11 +6,11 @@ from unittest.mock import MagicMock
 
 import pytest
 import ray
-import ray.train
 import ray.tune
 
 from rspipe.data.spec import ParquetData
 from rspipe.errors import DataError, StoreError
+from rspipe.execution import trainer
 from rspipe.execution.board import Progress
 from rspipe.execution.resources import Cluster, Resources
 from rspipe.stages import train, trials
@@ -81,7 +81,7 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_train_nothing(
     monkeypatch.setattr(ray, "get", lambda future: future)
     monkeypatch.setattr(ray, "get_runtime_context", MagicMock())
     monkeypatch.setattr(ray.tune, "report", told.append)
-    monkeypatch.setattr(ray.train, "get_context", MagicMock())
+    monkeypatch.setattr(trainer, "world_rank", lambda: 0)
     shared = {"board": board, "run_dir": str(tmp_path), "resources": Resources(), "decoders": 1}
     work = trials.Work(which=0, index=0, piece=0, parameters={})
     trials.run_in_tune({"work": work}, searches=study.search_specs, **shared)

@@ -20,7 +20,7 @@ from rspipe.study.loading import load_study
 from tests.processes import REPOSITORY, TINY, finish, kill, start, wait_until
 from tests.stages.counts import expected_rows, rows
 from tests.stages.nodes import Nodes
-from tests.stages.test_full_study import assert_quiet, assert_same_results
+from tests.stages.test_full_study import assert_quiet, assert_same_results, in_this_process
 from tests.stages.waiting_pass import IMAGES
 
 KEPT = ("models/", "search/", "moments/", "weights/", "figures/", "summary.", "report.", "study.", "environment.json")
@@ -94,17 +94,14 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
 
     process = begin("full_study.py", workers=1)
     lose_node("ray::ImplicitFunc", "search/*/result.json", process)
-    # Of the winner, after the search; then the driver goes, too.
+    # Of the winner, after the search; then the driver goes, too, while images are weighed.
     wait_until(lambda: len(written(models)) == 5, process)
     assert written("search/*/result.json")
+    nodes.at_work("ray::MapWorker", process)
+    assert not written("moments/*"), "the moments were there before the driver was killed"
     killed(process)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
 
-    process = begin("weigh.py", workers=1)
-    nodes.at_work("ray::MapWorker", process)
-    assert not written("moments/*"), "the moments were there before the driver was killed"
-    process.kill()
-    finish(process)
     process = begin("full_study.py", workers=2)
     lose_node("ray::MapWorker", "moments/*", process)
     more(parts, process)
@@ -127,7 +124,7 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     assert written(parts) - before, "certification had ended before the node was lost"
     assert not (run_dir / "summary.tsv").exists()
     nodes.add()
-    assert_quiet(ended(start("report.py", str(run_dir))))
+    in_this_process("report.py", str(run_dir))
 
     assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
