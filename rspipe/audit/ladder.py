@@ -55,7 +55,16 @@ class Ladder:
         return radius_cap(sigma=self.sigma, n=self.n, alpha=self.alpha)
 
 
-def _fewest_failures(radius: FloatArray, ladder: Ladder) -> IntArray:
+@dataclass(frozen=True)
+class _Sizes:
+    """Ladders that differ in n alone, against which radii are broadcast."""
+
+    sigma: float
+    n: IntArray
+    alpha: float
+
+
+def _fewest_failures(radius: FloatArray, ladder: Ladder | _Sizes) -> IntArray:
     """Return the failures of the highest rung that is not above a radius; n + 1 where every rung is above."""
     from scipy.stats import binom
 
@@ -64,7 +73,7 @@ def _fewest_failures(radius: FloatArray, ladder: Ladder) -> IntArray:
     return np.asarray(binom.ppf(ladder.alpha, ladder.n, failure), dtype=np.int64)
 
 
-def _rung(failures: IntArray, ladder: Ladder) -> FloatArray:
+def _rung(failures: IntArray, ladder: Ladder | _Sizes) -> FloatArray:
     bound = clopper_pearson_lower(ladder.n - np.clip(failures, 0, ladder.n), ladder.n, alpha=ladder.alpha)
     return certified_radius(bound, sigma=ladder.sigma)
 
@@ -110,23 +119,33 @@ def nearest_successes(radius: FloatArray, ladder: Ladder) -> IntArray:
     return ladder.n - np.where(nearer, above, below)
 
 
-def _best_rounding(radius: FloatArray, precision: Precision, ladder: Ladder) -> Ladder:
-    """Return a ladder with the rounding that suits distinct radii best, and the log-likelihood ratio against none.
+def _in_best_rounding(radius: FloatArray, precision: Precision, ladders: Sequence[Ladder]) -> list[Ladder]:
+    """Return ladders of one sigma, each in the rounding that suits distinct radii best, with its evidence.
 
     A rung every s among numbers every u makes a number that can be written likely with u / s by chance.
     """
     step = precision.step(radius)
     ends = [end for rounding in _REACH for end in _ends(radius, step, rounding)]
-    own, *at_ends = _fewest_failures(np.stack([radius, *ends]), ladder)
-    failures = np.clip(own, 1, ladder.n)
-    below, above = _rung(np.stack([failures, failures - 1]), ladder)
-    chance = np.minimum(step / np.maximum(above - below, 1e-300), 1 - _SLIP)
-    miss = np.where(radius - step > ladder.cap, np.log(_SLIP), np.log(_SLIP / (1 - chance)))
-    ladders = []
-    for rounding, low, high in zip(_REACH, at_ends[::2], at_ends[1::2], strict=True):
-        likelihood = np.where(high < low, np.log((1 - _SLIP) / chance), miss)
-        ladders.append(replace(ladder, rounding=rounding, evidence=float(likelihood.sum())))
-    return max(ladders, key=lambda one: one.evidence)
+    best = list(ladders)
+    # All n of an alpha at once: of so few radii SciPy's calls take longer than what they compute.
+    for alpha in dict.fromkeys(one.alpha for one in ladders):
+        places = [place for place, one in enumerate(ladders) if one.alpha == alpha]
+        sizes = _Sizes(ladders[0].sigma, np.array([ladders[place].n for place in places])[:, None], alpha)
+        own, *at_ends = _fewest_failures(np.stack([radius, *ends])[:, None], sizes)
+        failures = np.clip(own, 1, sizes.n)
+        below, above = _rung(np.stack([failures, failures - 1]), sizes)
+        chance = np.minimum(step / np.maximum(above - below, 1e-300), 1 - _SLIP)
+        cap = _rung(np.zeros_like(sizes.n), sizes)
+        miss = np.where(radius - step > cap, np.log(_SLIP), np.log(_SLIP / (1 - chance)))
+        hit = np.log((1 - _SLIP) / chance)
+        # [n, rounding]
+        evidence = np.stack(
+            [np.where(high < low, hit, miss).sum(1) for low, high in zip(at_ends[::2], at_ends[1::2], strict=True)], 1
+        )
+        for place, of_roundings in zip(places, evidence, strict=True):
+            first = int(of_roundings.argmax())
+            best[place] = replace(ladders[place], rounding=list(_REACH)[first], evidence=float(of_roundings[first]))
+    return best
 
 
 def _oddness(ladder: Ladder, alpha: float, n: int) -> float:
@@ -194,7 +213,7 @@ def fit_ladders(
             # What radii beyond reach say against a noise level; they are left out of everything else.
             beyond = float(np.log(_SLIP)) * (distinct.size - possible.size)
             for few in (_FEW, _VALUES):
-                judged = [_best_rounding(possible[-few:], precision, one) for one in tried]
+                judged = _in_best_rounding(possible[-few:], precision, tried)
                 tried = sorted(judged, key=lambda one: unusual[one.n, one.alpha] - one.evidence)[:_LEFT]
             ladders += [replace(one, evidence=one.evidence + beyond - unusual[one.n, one.alpha]) for one in tried]
     return sorted(ladders, key=lambda one: -one.evidence)
