@@ -40,17 +40,27 @@ def running() -> Iterator[Any]:
         yield chromium
 
 
-@pytest.fixture(params=WIDTHS)
-def opened(request: pytest.FixtureRequest, page_file: Path, running: Any) -> Iterator[tuple[Any, list[str]]]:
-    """Open the report at a width; yield the page and what went wrong or was asked of the network."""
+@pytest.fixture(scope="module", params=WIDTHS)
+def window(request: pytest.FixtureRequest, running: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Open a window of a width, in which tests load the report: for each a new one would take longer than that."""
     context = running.new_context(viewport={"width": WIDTHS[request.param], "height": 900})
     page, troubles = context.new_page(), list[str]()
     page.on("console", lambda message: troubles.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
     page.on("request", lambda asked: asked.url.startswith("file:") or troubles.append(f"request: {asked.url}"))
-    page.goto(page_file.as_uri())
     yield page, troubles
     context.close()
+
+
+@pytest.fixture
+def opened(page_file: Path, window: tuple[Any, list[str]]) -> tuple[Any, list[str]]:
+    """Load the report at a width; return the page and what goes wrong or is asked of the network."""
+    page, troubles = window
+    page.emulate_media(color_scheme="light", media="screen")
+    page.mouse.move(0, 0)
+    troubles.clear()
+    page.goto(page_file.as_uri())
+    return page, troubles
 
 
 def _unfolded(page: Any) -> Any:
