@@ -93,7 +93,7 @@ def _linear_step(weights: FloatArray, t: FloatArray, gradient: FloatArray, *, ca
     variable of their own.
     """
     from scipy.optimize import linprog
-    from scipy.sparse import csr_array, hstack
+    from scipy.sparse import csr_array
 
     k = len(weights)
     live = t.min(1) > 0
@@ -105,11 +105,16 @@ def _linear_step(weights: FloatArray, t: FloatArray, gradient: FloatArray, *, ca
     rows = np.nonzero(needed & ~linear[:, None])
     images, place = np.unique(rows[0], return_inverse=True)
     slope = gradient[needed & linear[:, None]].sum(0) if linear.any() else np.zeros(k)
-    # Of u_i - g_ic'd <= t_ic, with d before u.
-    chosen = csr_array((np.ones(len(place)), (np.arange(len(place)), place)), shape=(len(place), len(images)))
-    matrix = hstack([csr_array(-gradient[rows]), chosen]) if len(place) else None
-    lower = [*np.maximum(-weights, -trust), *np.full(len(images), -np.inf)]
-    upper = [*np.minimum(1 - weights, trust), *np.full(len(images), cap)]
+    matrix = None
+    if len(place):
+        # Of u_i - g_ic'd <= t_ic, with d before u.
+        entries = np.column_stack([-gradient[rows], np.ones(len(place))])
+        columns = np.column_stack([np.broadcast_to(np.arange(k), (len(place), k)), k + place])
+        ends = (k + 1) * np.arange(len(place) + 1)
+        matrix = csr_array((entries.ravel(), columns.ravel(), ends), shape=(len(place), k + len(images)))
+        matrix.eliminate_zeros()
+    lower = np.concatenate([np.maximum(-weights, -trust), np.full(len(images), -np.inf)])
+    upper = np.concatenate([np.minimum(1 - weights, trust), np.full(len(images), cap)])
     program = {
         "c": np.concatenate([-slope, -np.ones(len(images))]),
         "A_ub": matrix,
