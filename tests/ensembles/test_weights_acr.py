@@ -1,5 +1,6 @@
 """Facts about the weights of largest Gaussian ACR: brute force, closed forms, stationarity, invariances."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.optimize import OptimizeResult, linprog
 
 from rspipe.arrays import FloatArray
-from rspipe.ensembles.weights import solve_weights
+from rspipe.ensembles.weights import WeightSolution, solve_weights
 from rspipe.ensembles.weights_acr import gaussian_radii, margin_ratios, solve_acr
 from rspipe.errors import SolverError
 
@@ -28,6 +29,12 @@ def problem(
     own = rng.normal(size=(images, competitors, k, n))
     root = (common + own) * rng.uniform(0.5, 1.2, k)[:, None] / np.sqrt(8 * n)
     return mean, root @ np.swapaxes(root, -1, -2)
+
+
+@cache
+def solved(seed: int, k: int) -> WeightSolution:
+    """Weights of a problem, which several tests look at."""
+    return solve_acr(*problem(seed, k), cap=CAP)
 
 
 def simplex(k: int, steps: int) -> FloatArray:
@@ -64,7 +71,7 @@ def test_the_gradient_of_the_ratios_is_that_of_finite_differences() -> None:
 @pytest.mark.parametrize(("k", "steps"), [(2, 1000), (3, 40)])
 def test_no_point_of_the_simplex_has_a_larger_acr(seed: int, k: int, steps: int) -> None:
     mean, covariance = problem(seed, k)
-    solution = solve_acr(mean, covariance, cap=CAP)
+    solution = solved(seed, k)
     scanned = max(acr(w, mean, covariance) for w in simplex(k, steps))
     assert solution.objective >= scanned * (1 - CLOSE)
     assert solution.objective == pytest.approx(acr(solution.weights, mean, covariance), rel=1e-9)
@@ -77,7 +84,7 @@ def test_no_point_of_the_simplex_has_a_larger_acr(seed: int, k: int, steps: int)
 def test_no_small_step_leads_higher(seed: int, k: int) -> None:
     """At a stationary point the objective rises by no more than gap times step, and its curvature times step^2."""
     mean, covariance = problem(seed, k)
-    solution = solve_acr(mean, covariance, cap=CAP)
+    solution = solved(seed, k)
     rng, step = np.random.default_rng(seed), 1e-4
     for target in [*np.eye(k), *rng.dirichlet(np.ones(k), 50)]:
         moved = (1 - step) * solution.weights + step * target
@@ -87,7 +94,7 @@ def test_no_small_step_leads_higher(seed: int, k: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_lie_on_the_simplex_and_beat_uniform_weights_and_those_of_the_ratio(seed: int) -> None:
     mean, covariance = problem(seed, 5)
-    solution = solve_acr(mean, covariance, cap=CAP)
+    solution = solved(seed, 5)
     assert solution.weights.min() >= 0
     assert solution.weights.sum() == pytest.approx(1, abs=1e-12)
     uniform = np.full(5, 0.2)
@@ -122,13 +129,13 @@ def test_images_beyond_the_cap_do_not_matter() -> None:
     mean, covariance = problem(1, 3)
     easy = np.concatenate([mean, np.full((200, 4, 3), 50.0)])
     more = np.concatenate([covariance, np.tile(np.eye(3), (200, 4, 1, 1))])
-    alone, beside = (solve_acr(*moments, cap=CAP) for moments in ((mean, covariance), (easy, more)))
-    assert acr(beside.weights, mean, covariance) == pytest.approx(alone.objective, rel=10 * CLOSE)
+    beside = solve_acr(easy, more, cap=CAP)
+    assert acr(beside.weights, mean, covariance) == pytest.approx(solved(1, 3).objective, rel=10 * CLOSE)
 
 
 def test_weights_follow_a_permutation_of_the_members() -> None:
     mean, covariance = problem(2, 4)
-    solution = solve_acr(mean, covariance, cap=CAP)
+    solution = solved(2, 4)
     order = [2, 0, 3, 1]
     permuted = solve_acr(mean[..., order], covariance[..., order, :][..., order], cap=CAP)
     assert permuted.objective == pytest.approx(solution.objective, rel=CLOSE)
@@ -140,14 +147,14 @@ def test_a_member_in_other_units_gets_the_weight_that_makes_up_for_it(spread: fl
     mean, covariance = problem(3, 3)
     d = np.array([1.0, spread, 1 / spread])
     solution = solve_acr(d * mean, np.outer(d, d) * covariance, cap=CAP)
-    assert solution.objective == pytest.approx(solve_acr(mean, covariance, cap=CAP).objective, rel=CLOSE)
+    assert solution.objective == pytest.approx(solved(3, 3).objective, rel=CLOSE)
 
 
 def test_a_duplicated_member_changes_nothing() -> None:
     mean, covariance = problem(4, 3)
     twice = [0, 1, 2, 2]
     doubled = solve_acr(mean[..., twice], covariance[..., twice, :][..., twice], cap=CAP)
-    assert doubled.objective == pytest.approx(solve_acr(mean, covariance, cap=CAP).objective, rel=CLOSE)
+    assert doubled.objective == pytest.approx(solved(4, 3).objective, rel=CLOSE)
 
 
 def test_exchangeable_members_have_equal_weights() -> None:
@@ -178,10 +185,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, *methods: str) -> list[str]:
 
 
 def test_where_a_linear_program_fails_another_algorithm_finds_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    mean, covariance = problem(2, 4)
-    expected = solve_acr(mean, covariance, cap=CAP)
+    expected = solved(2, 4)
     calls = failing(monkeypatch, "highs", "highs-ds")
-    solution = solve_acr(mean, covariance, cap=CAP)
+    solution = solve_acr(*problem(2, 4), cap=CAP)
     assert calls[:3] == ["highs", "highs-ds", "highs-ipm"]
     assert solution.objective == pytest.approx(expected.objective, rel=CLOSE)
     assert solution.gap <= CLOSE
