@@ -14,7 +14,6 @@ from scipy.special import ndtr
 
 from rspipe.arrays import FloatArray, IntArray
 from rspipe.smoothing import rules
-from rspipe.smoothing.certificates import clopper_pearson_lower
 
 N0, PILOT, N, ALPHA, FUTILITY = 100, 1000, 100_000, 0.001, 0.001
 EPS = (0.005, 0.01, 0.02, 0.05)
@@ -42,7 +41,7 @@ class Images:
 
 def invert(radius: FloatArray, *, sigma: float) -> FloatArray:
     """Return k / n for the counts k of n whose lower bounds are nearest to Phi(radius / sigma)."""
-    bounds = clopper_pearson_lower(np.arange(N + 1), N, alpha=ALPHA)
+    bounds = rules.lower_bounds(N, ALPHA)
     return np.searchsorted((bounds[1:] + bounds[:-1]) / 2, ndtr(radius / sigma)) / N
 
 
