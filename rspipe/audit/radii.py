@@ -207,19 +207,21 @@ def implied_ladder(
         known: What is known beforehand.
     """
     sigma = known.sigma or logged_sigma(log)
+    if without := without_ladder(log):
+        return sigma, None, [*_out_of_reach(idx, radius, sigma or math.nan), note(without)]
     alphas = tuple(dict.fromkeys((known.alpha or CUSTOMARY_ALPHA, *ALPHAS)))
     sizes = tuple(dict.fromkeys((known.n or SIZES[0], *SIZES)))
     ladders = fit_ladders(radius, precision, sigmas=(sigma,) if sigma else SIGMAS, alphas=alphas, sizes=sizes)
-    findings, without = list[Finding](), without_ladder(log)
-    if sigma and not known.sigma and not without and _misfit(ladders, radius, precision):
+    findings = list[Finding]()
+    if sigma and not known.sigma and _misfit(ladders, radius, precision):
         others = fit_ladders(radius, precision, sigmas=[one for one in SIGMAS if one != sigma])
         if _sure(others, radius, precision) and not _misfit(others, radius, precision):
             findings.append(problem(f"the name says sigma = {sigma:g}, but the radii are those of {others[0].sigma:g}"))
             ladders, sigma = others, others[0].sigma
-    if _sure(ladders, radius, precision) and not without:
+    if _sure(ladders, radius, precision):
         return ladders[0].sigma, ladders[0], findings
     findings += _out_of_reach(idx, radius, sigma or math.nan)
-    findings.append(note(without) if without else _undecided(ladders, radius, precision))
+    findings.append(_undecided(ladders, radius, precision))
     return sigma, None, findings
 
 

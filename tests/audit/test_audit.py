@@ -275,7 +275,7 @@ def test_images_without_a_certificate_stay_in_the_mean(radius):
     still = np.mean([row[1] == row[2] and id(row) not in gone for row in cells])
     assert audit.accuracy[0].accuracy.estimate == pytest.approx(still, rel=1e-12)
     for export in (cohen_log, rspipe_log):
-        assert audit_log(parse_log(export(audit).encode(), name="export")).acr.estimate == pytest.approx(
+        assert audit_log(parse_log(export(audit).encode(), name=NAME)).acr.estimate == pytest.approx(
             audit.acr.estimate, abs=1e-3
         )
 
