@@ -316,6 +316,7 @@ def test_a_study_without_ensembles_has_no_such_sections() -> None:
     assert CHAPTER not in report_chapters(made(ensembles=(), margins=(), certified=models))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_holds_the_sections_with_their_noise_levels() -> None:
     results = made()
     pages = {section.name: section_html(section) for section in report_chapters(results)[CHAPTER]}

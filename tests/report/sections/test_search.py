@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rspipe.records import SearchResult, Trial
 from rspipe.report.caveats import caveats
@@ -58,6 +59,7 @@ def sentences_of(module: Any, results: Results) -> list[str]:
     return list(section.content["sentences"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_what_a_search_cost_what_was_stopped_and_what_matters() -> None:
     trials = drawn()
     trials[3:6] = [replace(t, status="stopped", epochs=3, passes=30, objective=0.0) for t in trials[3:6]]
