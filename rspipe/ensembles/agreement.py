@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -69,6 +70,12 @@ def agreement(predicted: FloatArray, measured: FloatArray, members: Sequence[fro
     )
 
 
+@lru_cache(maxsize=8)
+def _normal_draws(number: int) -> FloatArray:
+    """Return [DRAWS, number] standard normal numbers, always the same."""
+    return np.random.default_rng(0).normal(size=(DRAWS, number))
+
+
 def _spread(x: FloatArray, noise: FloatArray) -> tuple[FloatArray, float]:
     """Return the predictions less their mean, and the sum of squares that would be left of these without noise."""
     centred = x - x.mean()
@@ -79,7 +86,7 @@ def _differ(x: FloatArray, noise: FloatArray) -> bool:
     """Return whether predictions differ by more than their noise, of this covariance, would let them: at 1 %."""
     centring = np.eye(len(x)) - 1 / len(x)
     values = np.maximum(np.linalg.eigvalsh(centring @ noise @ centring), 0.0)
-    squares = np.square(np.random.default_rng(0).normal(size=(DRAWS, len(x)))) @ values
+    squares = np.square(_normal_draws(len(x))) @ values
     centred = x - x.mean()
     return float(centred @ centred) > float(np.quantile(squares, 0.99))
 
@@ -129,6 +136,6 @@ def _beyond(off: FloatArray, errors: FloatArray) -> tuple[int, float]:
         return 0, 1.0
     count = int((np.abs(off[known]) > _BEYOND * sd[known]).sum())
     values, vectors = np.linalg.eigh(errors[np.ix_(known, known)] / np.outer(sd[known], sd[known]))
-    draws = np.random.default_rng(0).normal(size=(DRAWS, len(values))) * np.sqrt(np.maximum(values, 0.0))
+    draws = _normal_draws(len(values)) * np.sqrt(np.maximum(values, 0.0))
     counts = (np.abs(draws @ vectors.T) > _BEYOND).sum(1)
     return count, float((1 + (counts >= count).sum()) / (DRAWS + 1))

@@ -161,8 +161,8 @@ def test_an_unknown_weighting_is_refused() -> None:
 
 
 def test_members_that_are_alike_are_averaged_and_the_record_says_why() -> None:
-    solution = choose_weights("auto", calibration())
-    assert solution.weights.tolist() == [1 / 3] * 3
+    solution = choose_weights("auto", calibration(k=2))
+    assert solution.weights.tolist() == [0.5, 0.5]
     assert solution.status.startswith("uniform: best candidate esbrs_")
     assert solution.status.endswith("is within 2 standard errors")
     assert solution.objective == solution.uniform_objective
@@ -180,13 +180,13 @@ def test_a_member_that_is_clearly_weak_is_found_out() -> None:
 
 def test_auto_says_how_many_images_can_show_no_gain() -> None:
     """Margins that are positive at all 50 draws of a third of the images: their radii end at Phi^-1(50.5 / 51)."""
-    calibrated = calibration()
-    margins = np.random.default_rng(4).normal(1.0, 0.8, (60, 50, 3, 3))
+    calibrated = calibration(k=2)
+    margins = np.random.default_rng(4).normal(1.0, 0.8, (60, 50, 3, 2))
     margins[:20] = np.abs(margins[:20])
     margins[20:, 0] = -np.abs(margins[20:, 0])
     calibrated = replace(calibrated, margins=margins)
     status = choose_weights("auto", calibrated).status
-    assert calibrated.saturated(np.full(3, 1 / 3)) == pytest.approx(1 / 3)
+    assert calibrated.saturated(np.full(2, 1 / 2)) == pytest.approx(1 / 3)
     assert "; 33 % of the images end at 2.33 σ, where none can gain)" in status
 
 
