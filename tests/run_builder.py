@@ -28,8 +28,9 @@ CPU = torch.device("cpu")
 
 EVERYTHING = """
 name = "small"
+data = { name = "digits", validation = 20, test = 580 }
 architecture = "digits_cnn"
-training = { epochs = 1, batch_size = 256, lr = 0.05 }
+training = { epochs = 1, batch_size = 64, lr = 0.05 }
 
 [[models]]
 method = { name = "gaussian" }

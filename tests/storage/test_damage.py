@@ -50,7 +50,7 @@ def test_what_is_damaged_is_done_again_with_the_same_numbers(run_dir: Path) -> N
     store = Store(run_dir)
     before = [(one.id, one.prediction.tolist(), one.radius.tolist()) for one in counted(run_dir)]
     redone = [kind for kind in KINDS if not kind.startswith(("boundary", "cascades", "published", "environment"))]
-    damaged = [next(run_dir.glob(kind)) for kind in redone]
+    damaged = [min(run_dir.glob(kind)) for kind in redone]
     for path in damaged:
         flip(path, rng)
     with told() as lines:
