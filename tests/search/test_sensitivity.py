@@ -111,7 +111,7 @@ def test_inactive_hyper_parameters_count_with_the_study_files_values() -> None:
     of = search(space=space)
     cut = [
         replace(t, parameters={k: v for k, v in t.parameters.items() if k != "gamma" or t.parameters["m"] != 4})
-        for t in drawn()
+        for t in drawn(20)
     ]
     filled = [replace(t, parameters={"gamma": 2.0, **t.parameters}) for t in cut]
     assert importance(of, cut) == importance(of, filled) != {}
@@ -136,7 +136,7 @@ def test_nothing_is_said_of_too_few_trials_or_of_trials_that_are_all_alike() -> 
 
 
 def test_what_is_kept_for_those_who_ask_again_is_what_the_trials_say() -> None:
-    result, trials = sensitivity(search(), drawn()), drawn()
+    result, trials = sensitivity(search(), drawn(10)), drawn(10)
     assert result.shares == importance(search(), trials)
     assert all(
         np.array_equal(a.mean, b.mean) for a, b in zip(result.responses, responses(search(), trials), strict=True)
@@ -164,5 +164,5 @@ def test_the_best_so_far_counts_the_cost_of_every_trial_but_no_objective_of_unfi
 
 def test_where_the_images_are_does_not_matter(tmp_path: Path) -> None:
     files = ParquetData(name="parquet", title="t", folder=str(tmp_path), test="a.parquet", classes=10)
-    of_files, trials = search(data=files), drawn()
+    of_files, trials = search(data=files), drawn(10)
     assert sensitivity(of_files, trials).shares == sensitivity(search(), trials).shares
