@@ -1,6 +1,6 @@
 """The records of a run directory read back, and the reports made from them."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,14 @@ from rspipe.report.summaries import Summary, display_name, file_name
 from rspipe.report.tables import Table
 from rspipe.smoothing.cascades import CertifiedCascade, certified_cascade
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import CertificateKind, CertifiedClassifier, certified_by, derive, first_samples
+from rspipe.smoothing.derivation import (
+    CertificateKind,
+    CertifiedClassifier,
+    certified_by,
+    certified_classifier,
+    derive,
+    first_samples,
+)
 from rspipe.smoothing.sampling import tabulated_radii
 from rspipe.stages.weigh import member_margins
 from rspipe.storage.classifiers import certification_keys
@@ -84,29 +91,29 @@ def read_results(store: Store, study: StudyConfig) -> Results:
     specs = finished_ensembles(store, study)
     ensembles = [weights for spec in specs if (weights := store.ensemble_weights(spec.id)) is not None]
     keys = certification_keys(study, models, ensembles)
+    environment = recorded_environment(store.run_dir)
+    counts = store.classifier_counts(keys)
     results = Results(
         study=study,
-        environment=recorded_environment(store.run_dir),
+        environment=environment,
         models=tuple(models),
         searches=tuple(searches),
         trials=tuple(trials),
         ensembles=tuple(ensembles),
-        certified=store.certified(keys),
+        certified=tuple(map(certified_classifier, counts)),
         # Of classifiers that are no longer what was attacked, nothing is known.
         attacks=tuple(one for one in store.boundary_checks() if keys.get(one.classifier) == one.key),
         choices=cascade_choices(store, study),
         images_to_certify=store.images_to_certify(),
     )
-    return replace(results, cascades=_certified_cascades(store, results, keys)) if study.cascades else results
+    return replace(results, cascades=_certified_cascades(results, counts)) if study.cascades else results
 
 
-def _certified_cascades(store: Store, results: Results, keys: Mapping[str, str]) -> tuple[CertifiedCascade, ...]:
+def _certified_cascades(results: Results, counts: Sequence[CountTable]) -> tuple[CertifiedCascade, ...]:
     """Return the cascades all of whose levels are certified, from the counts of these."""
-    records = results.cascade_records()
-    levels = {id_ for record in records for id_ in record.classifiers}
-    counts = {one.id: one for one in store.classifier_counts({id_: keys[id_] for id_ in sorted(levels)})}
-    whole = (record for record in records if counts.keys() >= {*record.classifiers})
-    certified = (certified_cascade(record, [counts[id_] for id_ in record.classifiers]) for record in whole)
+    by_id = {one.id: one for one in counts}
+    whole = (record for record in results.cascade_records() if by_id.keys() >= {*record.classifiers})
+    certified = (certified_cascade(record, [by_id[id_] for id_ in record.classifiers]) for record in whole)
     return tuple(one for one in certified if one is not None)
 
 
