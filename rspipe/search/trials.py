@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from rspipe.arrays import FloatArray
+from rspipe.arrays import FloatArray, IntArray
 from rspipe.data.files import PixelSource, decoded_here
 from rspipe.data.splits import Dataset, Split
 from rspipe.records import Trial
@@ -100,13 +100,13 @@ def validation_credit(network: nn.Module, split: Split, search: SearchSpec) -> F
 
     All trials of a search see the same noise.
     """
-    selections, estimations = [], []
+    selections, estimations = list[IntArray](), list[IntArray]()
     for position, example in enumerate(split.index.tolist()):
         # One by one: the images of a split may be files.
         (image,) = split.batch(torch.tensor([position]))
         count = partial(class_counts, network, image, Noise(search.seed, example), sigma=search.sigma)
-        selections.append(count(Stream.SEARCH_SELECTION, n=_SELECTION_SAMPLES))
-        estimations.append(count(Stream.SEARCH_ESTIMATION, n=search.n))
+        selections.append(count(Stream.SEARCH_SELECTION, n=_SELECTION_SAMPLES, apart=bool(selections)))
+        estimations.append(count(Stream.SEARCH_ESTIMATION, n=search.n, apart=True))
     result = certify_counts(np.stack(selections), np.stack(estimations), sigma=search.sigma, alpha=search.alpha)
     return credited_radius(result.radius, result.prediction == split.labels.cpu().numpy())
 

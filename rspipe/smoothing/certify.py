@@ -185,6 +185,7 @@ def class_counts(
     *,
     sigma: float,
     n: int,
+    apart: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> IntArray:
     """Return how often each class is the base classifier's argmax (lowest index on ties) at x + N(0, sigma^2 I).
@@ -196,6 +197,7 @@ def class_counts(
         stream: What the noise is for.
         sigma: Standard deviation of the noise.
         n: Samples.
+        apart: Whether the base classifier was seen not to mix the samples of a batch; else it is looked at again.
         advance: Is told the number of samples after each batch of them.
 
     Raises:
@@ -205,7 +207,7 @@ def class_counts(
     counts: IntArray | None = None
     check_samples_are_apart(base_classifier)
     # What is deployed looks itself; in a function there may be a network in training mode.
-    apart = isinstance(base_classifier, Deployed)
+    apart = apart or isinstance(base_classifier, Deployed)
     with evaluating(base_classifier):
         for noisy, use in noisy_batches(x, noise, stream, sigma=sigma, n=n):
             if not apart and len(noisy) > 1:
