@@ -383,7 +383,7 @@ def test_a_diverged_model_is_a_failed_run_without_an_acr(read_only: tuple[Store,
     assert "acr" not in run.data.metrics
 
 
-def test_publishing_again_changes_nothing(store: Store, content: Results) -> None:
+def test_publishing_again_changes_nothing(store: Store, content: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(store, content)
     client = MlflowClient(tracking_uri(store.run_dir))
 
@@ -398,9 +398,18 @@ def test_publishing_again_changes_nothing(store: Store, content: Results) -> Non
             for run in runs(store)
         )
 
-    before = everything()
+    before, written = everything(), list[str]()
+    log_batch = MlflowClient.log_batch
+    monkeypatch.setattr(
+        MlflowClient,
+        "log_batch",
+        lambda self, run_id, *what, **named: written.append(run_id) or log_batch(self, run_id, *what, **named),
+    )
     publish(store, content)
     assert everything() == before
+    # What is up to date is not even written again.
+    parents = {run.info.run_id for run in runs(store) if "mlflow.parentRunId" not in run.data.tags}
+    assert set(written) <= parents
 
 
 def test_a_run_cut_off_while_it_was_written_is_completed_without_doubled_points(store: Store, content: Results) -> None:
