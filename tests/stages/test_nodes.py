@@ -102,10 +102,13 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     killed(process)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
 
-    process = begin("full_study.py", workers=2)
+    process = begin("weigh.py", workers=2)
     lose_node("ray::MapWorker", "moments/*", process)
-    more(parts, process)
+    ended(process)
     assert len(written("weights/*.json")) == 5
+
+    process = begin("full_study.py", workers=2)
+    more(parts, process)
     assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
     more(parts, process)
     nodes.lose_head()
