@@ -30,7 +30,7 @@ _CONTROLLER = {
 
 
 def world_rank() -> int:
-    """Return the number of this worker in its group; `ray.train.get_context` imports Ray Tune, for half a second."""
+    """Return the number of this worker in its group; `ray.train.get_context` takes half a second to import Ray Tune."""
     return int(get_train_context().get_world_rank())
 
 
