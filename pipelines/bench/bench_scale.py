@@ -35,6 +35,7 @@ from rspipe.execution.resources import Cluster, Resources
 from rspipe.records import TrainedModel
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counts import CountTable
+from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.smoothing.rules import looks
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages import certify
@@ -264,7 +265,11 @@ def measure_images(options: Options, cluster: Cluster, folder: Path) -> list[Mea
         _, certified = timed("certify", "image", size, certify_all)
         left, again = timed("find all certified", "image", size, plan)
         assert left == []
-        _, read = timed("read the certificates", "image", size, lambda store=store: store.certified(keys))
+
+        def read_all(store: Store = store) -> list[CertifiedClassifier]:
+            return [*map(certified_classifier, store.classifier_counts(keys))]
+
+        _, read = timed("read the certificates", "image", size, read_all)
         measurements += [planned, certified, again, read]
     return measurements
 

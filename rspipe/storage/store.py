@@ -51,7 +51,6 @@ from rspipe.records import (
 from rspipe.search.space import Parameters
 from rspipe.smoothing.cascades import CertifiedCascade
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import CertifiedClassifier, certified_classifier
 from rspipe.smoothing.sampling import LOOKING
 from rspipe.spec import content_id
 from rspipe.storage.counts import count_tables, needed_columns, part_name, part_table
@@ -354,14 +353,6 @@ class Store:
         # Each is a copy of everything.
         rows = rows if pc.all(wanted).as_py() else rows.filter(wanted)
         return tuple(count_tables(rows.combine_chunks(), keys, folder=self.run_dir / "certificates"))
-
-    def certified(self, keys: Mapping[str, str]) -> tuple[CertifiedClassifier, ...]:
-        """Return the certificates of every classifier of `keys` under its certification key, derived from counts.
-
-        Raises:
-            StoreError: An example has two different counts under one key.
-        """
-        return tuple(certified_classifier(counts) for counts in self.classifier_counts(keys))
 
     def save_cascade(self, cascade: CertifiedCascade, *, keys: Mapping[str, str], alpha: float) -> None:
         """Store the claims of a cascade, with the keys of the counts that they follow from, for whoever checks them."""

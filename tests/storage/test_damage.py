@@ -12,6 +12,7 @@ import pytest
 
 from rspipe.errors import DamagedError, StoreError
 from rspipe.report.sections.search import cost_sentence
+from rspipe.smoothing.derivation import certified_classifier
 from rspipe.stages.report import read_results
 from rspipe.stages.trials import open_trials
 from rspipe.storage.damage import set_damaged_aside
@@ -108,7 +109,8 @@ def counted(run_dir: Path):
     store = Store(run_dir)
     rows = store.counts(["classifier", "key"])
     assert rows is not None
-    return store.certified(dict(zip(rows["classifier"].to_pylist(), rows["key"].to_pylist(), strict=True)))
+    keys = dict(zip(rows["classifier"].to_pylist(), rows["key"].to_pylist(), strict=True))
+    return [*map(certified_classifier, store.classifier_counts(keys))]
 
 
 @pytest.mark.parametrize("pattern", ["models/*/model.json", "weights/*.json", "moments/*.npz", "search/*/trial-*.json"])

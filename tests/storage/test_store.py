@@ -20,7 +20,7 @@ from rspipe.records import SearchResult, TrainedModel, Trial
 from rspipe.smoothing.classifiers import Classifier
 from rspipe.smoothing.counting import count_image
 from rspipe.smoothing.counts import CountTable
-from rspipe.smoothing.derivation import KINDS, CertificateKind, derive
+from rspipe.smoothing.derivation import KINDS, CertificateKind, certified_classifier, derive
 from rspipe.smoothing.sampling import DecideRule, FixedRule, PlannedRule, RadiusGridRule, Rule
 from rspipe.smoothing.spec import CertifySpec
 from rspipe.stages.report import read_results
@@ -309,7 +309,7 @@ def test_the_same_counts_stored_twice_count_once(run_dir: StorePath) -> None:
     store = Store(run_dir)
     store.save_counts(counts_table(1))
     store.save_counts(pa.concat_tables([counts_table(1), counts_table(2)]))
-    (classifier,) = store.certified({"a": "k"})
+    (classifier,) = map(certified_classifier, store.classifier_counts({"a": "k"}))
     assert classifier.example.tolist() == [1, 2]
 
 
@@ -319,7 +319,7 @@ def test_different_counts_under_one_key_are_refused(tmp_path: Path) -> None:
     other = counts_table(1, estimation=np.array([[20, 980]]))
     store.save_counts(pa.concat_tables([other, counts_table(2)]))
     with pytest.raises(StoreError, match="a has two different counts for image 1"):
-        store.certified({"a": "k"})
+        store.classifier_counts({"a": "k"})
 
 
 def test_certificates_follow_from_the_counts_and_are_ordered_by_example(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_certificates_follow_from_the_counts_and_are_ordered_by_example(tmp_path
         store.save_counts(counts_table(example))
     store.save_counts(counts_table(4, key="other"))
     store.save_counts(counts_table(4, classifier="b"))
-    (classifier,) = store.certified({"a": "k"})
+    (classifier,) = map(certified_classifier, store.classifier_counts({"a": "k"}))
     assert classifier.id == "a"
     assert classifier.example.tolist() == [1, 3, 5]
     assert np.all(classifier.prediction == 1)
@@ -416,7 +416,7 @@ def test_certificates_of_stored_counts_are_those_of_the_pass(tmp_path: Path, rul
     table = store.counts()
     assert table is not None
     rows = {(row["classifier"], row["example"]): row for row in table.to_pylist()}
-    for classifier in store.certified(KEYS):
+    for classifier in map(certified_classifier, store.classifier_counts(KEYS)):
         for position, example in enumerate(classifier.example.tolist()):
             row = rows[classifier.id, example]
             for name in ("prediction", "radius", "p_a_lower", "n_a", "samples"):
