@@ -209,6 +209,8 @@ def multiply_adds(architecture: str) -> float:
 def forward(options: Options) -> None:
     """Print samples per second of the published loop and of rspipe, per architecture."""
     table = Table(title=f"Samples per second on {options.device}, one classifier")
+    # For both sides, as in a worker, and whatever part ran before.
+    keep_freed_memory()
     columns = ("network", "rspipe as", "loop, largest", "loop, best", "float32", "bfloat16", "float32 / best")
     columns += ("bfloat16 / best", "bfloat16 / largest", "share of matmul, float32", "bfloat16")
     for column in columns:

@@ -23,8 +23,9 @@ from rspipe.smoothing.noise import Noise, Stream, noise_name, noise_steps, noisy
 from rspipe.smoothing.rules import futile, looks, planned_sizes, settled, size_grid
 from rspipe.smoothing.sampling import LOOKING, Sampling
 
-# Scores of active classifiers that are computed in one piece, so that they stay in the cache.
-_SCORES = 100_000
+# Scores of active classifiers that are computed in one piece, of one batch at least: few enough to stay in the cache,
+# and so many that what is done once for a piece does not take as long as a tiny network.
+_SCORES = 400_000
 
 
 @dataclass(frozen=True)

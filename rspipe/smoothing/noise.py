@@ -28,8 +28,8 @@ _CPU_PIXELS = 400_000
 # Numbers that a batch may hold on other devices.
 _GPU_NUMBERS = 40_000_000
 
-# Numbers of noise that are drawn in one piece on a CPU where their input is tiny: a megabyte.
-_DRAWN_TOGETHER = 262_144
+# Numbers of noise that are drawn in one piece on a CPU where their input is tiny: two megabytes.
+_DRAWN_TOGETHER = 524_288
 
 
 class Stream(IntEnum):
