@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from pyarrow import fs
@@ -17,11 +20,13 @@ from rspipe.stages.report import read_run, write_derived
 from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.loading import load_study
-from tests.processes import REPOSITORY, TINY, finish, kill, start, wait_until
+from tests.processes import REPOSITORY, TINY, finish, start, wait_until
 from tests.stages.counts import expected_rows, rows
 from tests.stages.nodes import Nodes
-from tests.stages.test_full_study import assert_quiet, assert_same_results, in_this_process
+from tests.stages.test_full_study import assert_quiet, assert_same_results
 from tests.stages.waiting_pass import IMAGES
+
+Process: TypeAlias = "subprocess.Popen[str]"
 
 KEPT = ("models/", "search/", "moments/", "weights/", "figures/", "summary.", "report.", "study.", "environment.json")
 
@@ -30,29 +35,42 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_head_ends_with_the_same_numbers(
-    nodes: Nodes, request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path
+def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_with_the_numbers_of_one_in_a_folder(
+    nodes: Nodes, bucket: StorePath, request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    shutil.copy(empty_database, tmp_path)
+    study = load_study(TINY)
+    run_dir = bucket / "runs" / study.id
+    connected, _ = fs.FileSystem.from_uri(f"s3://{bucket.path}")
+    local = run_dir.local_part
+    local.parent.mkdir(parents=True)
+    shutil.copy(empty_database, local.parent)
+    homes, printed = list[Path](), list[str]()
 
-    def written(pattern: str) -> set[Path]:
-        return set(run_dir.glob(pattern))
+    def written(pattern: str) -> dict[str, int]:
+        """Return when the files whose names below the run directory match a pattern were written."""
+        folder = "/".join([run_dir.path, *pattern.split("/")[:-1][:1]])
+        below = connected.get_file_info(fs.FileSelector(folder, recursive="*/" in pattern, allow_not_found=True))
+        times = {entry.path.removeprefix(f"{run_dir.path}/"): entry.mtime_ns for entry in below if entry.is_file}
+        return {name: time for name, time in times.items() if fnmatchcase(name, pattern)}
 
-    def begin(script: str, *, workers: int) -> "subprocess.Popen[str]":
-        words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", str(workers))
-        # How long a driver looks for its head.
-        impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
+    def begin(script: str, *, workers: int, folder: Sequence[str] = ("--run-dir", str(run_dir))) -> Process:
+        words = ("--study", str(TINY), *folder, "--resources.workers", str(workers))
+        # Where a run directory goes that is not named; how long a driver looks for its head.
+        told = {"RSPIPE_RUNS": str(bucket / "runs"), "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
         # Of a driver that was killed.
         nodes.wait_until_idle()
-        return start(script, *words, "--ray-address", nodes.address, environment=impatient)
+        return start(script, *words, "--ray-address", nodes.address, environment=told)
 
-    def more(pattern: str, process: "subprocess.Popen[str]") -> None:
+    def seldom() -> None:
+        """Leave the CPUs to the study: the object store is in this process."""
+        time.sleep(0.1)
+
+    def more(pattern: str, process: Process) -> None:
         """Wait for another result."""
-        before = written(pattern)
-        wait_until(lambda: written(pattern) - before, process)
+        before = written(pattern).keys()
+        wait_until(lambda: seldom() or written(pattern).keys() - before, process)
 
-    def lose_node(worker: str, result: str, process: "subprocess.Popen[str]") -> None:
+    def lose_node(worker: str, result: str, process: Process) -> None:
         """Replace the node of a worker by another while there is no result of the stage yet."""
         lost = nodes.at_work(worker, process)
         # That the node is gone takes Ray seconds to notice, in which what is left may end the stage.
@@ -60,17 +78,20 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
         nodes.lose(lost)
         nodes.add()
 
-    def ended(process: "subprocess.Popen[str]") -> str:
+    def ended(process: Process, *, with_status: int = 0) -> str:
         """Wait for a script that goes on by itself."""
         status, output = finish(process)
-        assert status == 0, output
+        assert status == with_status, output
         assert "(raylet)" not in output, "Ray's own messages reached the terminal"
+        printed.append(output)
         return output
 
-    def killed(process: "subprocess.Popen[str]") -> str:
+    def killed(process: Process) -> str:
         process.kill()
         _, output = finish(process)
-        assert not (run_dir / "report.html").exists(), "the study had ended before its driver was killed"
+        printed.append(output)
+        assert not written("report.html"), "the study had ended before its driver was killed"
+        assert written("lock/*"), "the driver that was killed held no lock"
         return output
 
     # Where one worker does everything, what comes after its end was done by another.
@@ -85,22 +106,26 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     more(models, process)
     assert nodes.replace_worker("ray::RayTrainWorker", process), "the models were trained before a worker was killed"
     assert "going on with those that are left" in killed(process)
-    finished = {path: path.stat().st_mtime_ns for path in written(models)}
+    finished = written(models)
     assert len(finished) < 4, "the models were trained before the driver was killed"
+
+    def assert_not_made_again() -> None:
+        now = written(models)
+        assert {name: now[name] for name in finished} == finished, "a finished model was trained again"
 
     assert_quiet(ended(begin("train.py", workers=2)))
     assert len(written(models)) == 4
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    assert_not_made_again()
 
     process = begin("full_study.py", workers=1)
     lose_node("ray::ImplicitFunc", "search/*/result.json", process)
     # Of the winner, after the search; then the driver goes, too, while images are weighed.
-    wait_until(lambda: len(written(models)) == 5, process)
+    wait_until(lambda: seldom() or len(written(models)) == 5, process)
     assert written("search/*/result.json")
     nodes.at_work("ray::MapWorker", process)
     assert not written("moments/*"), "the moments were there before the driver was killed"
     killed(process)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    assert_not_made_again()
 
     process = begin("weigh.py", workers=2)
     lose_node("ray::MapWorker", "moments/*", process)
@@ -111,36 +136,55 @@ def test_a_study_that_loses_drivers_workers_and_nodes_at_every_stage_and_its_hea
     more(parts, process)
     assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
     more(parts, process)
+    homes += nodes.homes
     nodes.lose_head()
-    status, output = finish(process)
-    assert status == 2, output
-    assert re.search(
-        r"^error: the Ray head at [\d.:]+ is lost; the same command goes on from here", output, re.MULTILINE
-    )
+    lost_head = r"^error: the Ray head at [\d.:]+ is lost; the same command goes on from here"
+    assert re.search(lost_head, ended(process, with_status=2), re.MULTILINE)
     nodes.start()
-    process = begin("certify.py", workers=2)
+    process = begin("full_study.py", workers=2, folder=())
     lost = nodes.at_work("ray::MapWorker", process)
     more(parts, process)
-    before = written(parts)
+    before = written(parts).keys()
     nodes.lose(lost)
-    assert "going on with the" in ended(process)
-    assert written(parts) - before, "certification had ended before the node was lost"
-    assert not (run_dir / "summary.tsv").exists()
+    output = ended(process)
+    assert "going on with the" in output
+    assert written(parts).keys() - before, "certification had ended before the node was lost"
     nodes.add()
-    in_this_process("report.py", str(run_dir))
+    homes += nodes.homes
+    assert f"{run_dir}/report.html" in output
+    assert "MLflow at" not in output
+    assert_not_made_again()
 
-    assert "(raylet)" in (run_dir / "ray.log").read_text(encoding="utf-8")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished model was trained again"
+    fetched = tmp_path / "fetched"
+    fs.copy_files(run_dir.path, str(fetched), source_filesystem=connected)
     # The other process runs it meanwhile.
     reference, _ = request.getfixturevalue("reference")
-    assert_same_results(run_dir, reference)
-    study, store = load_study(TINY), Store(run_dir)
+    assert_same_results(fetched, reference)
+    assert {name for name in files(reference) if name.startswith(KEPT)} - files(fetched) == set()
+    assert not written("lock/*")
+    assert not [name for name in files(fetched) if b"a-secret-key" in (fetched / name).read_bytes()]
+    assert not [output for output in printed if "a-secret-key" in output]
+
+    # Where the driver ran there are logs, scratch and MLflow's files; where workers ran there is nothing.
+    assert "(raylet)" in (local / "ray.log").read_text(encoding="utf-8")
+    assert {name for name in files(local) if not name.startswith(".ray/")} == {"ray.log"}
+    assert {path.name for path in local.parent.iterdir()} == {study.id, "mlflow.db", "mlartifacts"}
+    assert [path.name for path in local.parents[1].iterdir()] == ["runs"]
+    assert any(name.endswith("/weights.pt") for name in files(local.parent / "mlartifacts"))
+    assert not [path for path in local.parent.rglob("*") if path.is_file() and b"a-secret-key" in path.read_bytes()]
+    assert [name for home in homes for name in files(home)] == []
+
+    store = Store(run_dir)
     model = store.existing_model(study.model_specs[0].id)
     core = expected_rows(store, study, load_dataset(study.data), [model], [Classifier(model.id, (0,), (1.0,))])
     stored = rows(store)
     assert len(core) == study.certify.images
     for key, expected in core.items():
         assert {name: stored[key][name] for name in expected} == expected, key
+    ours, theirs = read_run(str(run_dir)), read_run(reference)
+    assert [*ours.certified] == [*theirs.certified]
+    table, folder = write_derived(store, study, kind="two_sided", alpha=0.01, n=1000)
+    assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10
 
 
 def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(nodes: Nodes, tmp_path: Path) -> None:
@@ -162,61 +206,3 @@ def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(nodes: No
     nodes.lose(joined)
     assert status == 0, output
     assert sorted(output.split("\n")[:-1]) == sorted(f"visited {example}" for example in range(IMAGES))
-
-
-def test_a_study_killed_and_resumed_in_a_bucket_has_the_numbers_of_one_in_a_folder(
-    nodes: Nodes, bucket: StorePath, reference: tuple[Path, str], tmp_path: Path
-) -> None:
-    study = load_study(TINY)
-    run_dir = bucket / "runs" / study.id
-    connected, _ = fs.FileSystem.from_uri(f"s3://{bucket.path}")
-    # Half of its search and most of its models are there.
-    for folder in ("models", "search"):
-        shutil.copytree(reference[0] / folder, tmp_path / "begun" / folder)
-    (search,) = (tmp_path / "begun" / "search").iterdir()
-    for name in ("result.json", "trial-2.json", "trial-3.json"):
-        (search / name).unlink()
-    missing = [spec.id for spec in study.model_specs if spec.label in ("macer", "smoothadv")]
-    missing += [path.name for path in (reference[0] / "models").glob("advmacer_tuned-*")]
-    assert len(missing) == 3
-    for name in missing:
-        shutil.rmtree(tmp_path / "begun" / "models" / name)
-    fs.copy_files(str(tmp_path / "begun"), run_dir.path, destination_filesystem=connected)
-    words = ("--study", str(TINY), "--ray-address", nodes.address, "--resources.workers", "1")
-    records = [run_dir / "models" / name / "model.json" for name in missing]
-
-    def trained() -> int:
-        time.sleep(0.3)
-        return sum(path.is_file() for path in records)
-
-    process = start("full_study.py", *words, "--run-dir", str(run_dir))
-    wait_until(trained, process)
-    kill(process)
-    assert not (run_dir / "summary.tsv").is_file(), "the study had ended before the driver was killed"
-    assert list((run_dir / "lock").glob("*")), "the driver that was killed held no lock"
-    status, output = finish(start("full_study.py", *words, environment={"RSPIPE_RUNS": str(bucket / "runs")}))
-    assert status == 0, output
-    assert f"{run_dir}/report.html" in output
-    assert "MLflow at" not in output
-
-    fetched = tmp_path / "fetched"
-    fs.copy_files(run_dir.path, str(fetched), source_filesystem=connected)
-    assert_same_results(fetched, reference[0])
-    assert {name for name in files(reference[0]) if name.startswith(KEPT)} - files(fetched) == set()
-    assert not any((run_dir / "lock").glob("*"))
-    assert not [name for name in files(fetched) if b"a-secret-key" in (fetched / name).read_bytes()]
-    assert "a-secret-key" not in output
-
-    # Where the driver ran there are logs, scratch and MLflow's files; where workers ran there is nothing.
-    local = run_dir.local_part
-    assert {name for name in files(local) if not name.startswith(".ray/")} == {"ray.log"}
-    assert {path.name for path in local.parent.iterdir()} == {study.id, "mlflow.db", "mlartifacts"}
-    assert [path.name for path in local.parents[1].iterdir()] == ["runs"]
-    assert any(name.endswith("/weights.pt") for name in files(local.parent / "mlartifacts"))
-    assert not [path for path in local.parent.rglob("*") if path.is_file() and b"a-secret-key" in path.read_bytes()]
-    assert [name for home in nodes.homes for name in files(home)] == []
-
-    ours, theirs = read_run(str(run_dir)), read_run(reference[0])
-    assert [*ours.certified] == [*theirs.certified]
-    table, folder = write_derived(Store(run_dir), study, kind="two_sided", alpha=0.01, n=1000)
-    assert len(table.rows) == len(list(folder.glob("*.tsv"))) == 10
