@@ -19,7 +19,7 @@ PIPELINES = REPOSITORY / "pipelines"
 TINY = Path(__file__).parent / "tiny.toml"
 # Seconds until something is taken to hang: no figure, since the machine may be busy with other things.
 PATIENCE = 900.0
-ATTEMPTS = 5
+ATTEMPTS = 8
 RAY = str(Path(sys.executable).with_name("ray"))
 
 # Of a head, its nodes and its drivers.

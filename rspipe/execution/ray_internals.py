@@ -9,14 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 # Elsewhere than on Linux Ray keeps to 127.0.0.1 by default; this asks for it here.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-
-_START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def own_ray() -> Iterator[None]:
     before, enabled = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
-        with without_servers(), patient_start():
+        with without_servers():
             yield
     finally:
         os.environ.pop(_CLUSTERS)
@@ -140,23 +137,6 @@ def without_servers() -> Iterator[None]:
         yield
     finally:
         Node.start_api_server, Node.start_monitor = before
-
-
-@contextmanager
-def patient_start() -> Iterator[None]:
-    """Let a Ray that is started meanwhile have five minutes for it: Ray gives up after half a minute.
-
-    A node is there once the agents beside it have imported what they need: ten seconds of CPU, more than half a minute
-    where others compute or Python lies on a slow disk, and again at the next try.
-    """
-    from ray._private import services
-
-    before = services.wait_for_node
-    services.wait_for_node = partial(before, timeout=_START_SECONDS)
-    try:
-        yield
-    finally:
-        services.wait_for_node = before
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from rspipe.execution.ray_internals import messages_to, patient_start
+from rspipe.execution.ray_internals import messages_to
 from rspipe.execution.resources import Cluster
 
 
@@ -46,39 +46,3 @@ def test_what_ray_reports_of_dead_workers_goes_to_the_log_alone(
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_node_that_takes_longer_than_ray_gives_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import services, state
-
-    class Seconds:
-        """Of a machine on which a look takes twenty of them."""
-
-        now = 0.0
-
-        @classmethod
-        def time(cls) -> float:
-            cls.now += 20
-            return cls.now
-
-        @staticmethod
-        def sleep(_: float) -> None:
-            pass
-
-    class Found:
-        """That knows of the node after two minutes."""
-
-        def _initialize_global_state(self, _: object) -> None:
-            pass
-
-        def node_table(self) -> list[dict[str, str]]:
-            return [{"ObjectStoreSocketName": "ours" if Seconds.now > 120 else "another"}]
-
-    monkeypatch.setattr(services, "time", Seconds)
-    monkeypatch.setattr(state, "GlobalState", Found)
-    with pytest.raises(TimeoutError):
-        services.wait_for_node("127.0.0.1:9", "ours")
-    Seconds.now = 0.0
-    with patient_start():
-        services.wait_for_node("127.0.0.1:9", "ours")
-    assert 120 < Seconds.now < 300

@@ -10,7 +10,7 @@ from pathlib import Path
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from rspipe.execution.ray_internals import patient_start, without_servers
+from rspipe.execution.ray_internals import without_servers
 from tests.processes import PATIENCE, descendants, kill_one, repeated, wait_until
 
 WORKERS = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::MapWorker")
@@ -65,7 +65,7 @@ class Nodes:
         own = {**os.environ, **self._environment, "HOME": str(home), "TMPDIR": str(home / "tmp")}
         # The head looks after the others every three seconds by default, and five times before it believes in a loss.
         settings = {} if self.head else {"_system_config": {"health_check_period_ms": 300}}
-        with chdir(home), without_servers(), patient_start():
+        with chdir(home), without_servers():
             node = repeated(
                 lambda: self._cluster.add_node(
                     wait=False, num_cpus=cpus, include_dashboard=False, env_vars=own, **settings
