@@ -62,8 +62,9 @@ def stages(study: StudyConfig, store: Store) -> dict[str, Stage]:
 @pytest.fixture
 def take(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Return a function with which others take every CPU, and keep it for longer than anybody waits here."""
-    for name, seconds in {"_FREED_SECONDS": 3.0, "_SILENT_SECONDS": 1.0, "_NODE_POLL_SECONDS": 0.2}.items():
-        monkeypatch.setattr(resources, name, seconds)
+    seconds = {"_FREED_SECONDS": 3.0, "_SETTLED_SECONDS": 1.0, "_SILENT_SECONDS": 1.0, "_NODE_POLL_SECONDS": 0.2}
+    for name, value in seconds.items():
+        monkeypatch.setattr(resources, name, value)
     holder, held = ray.remote(num_cpus=2)(Holder), list[Any]()
 
     def take() -> None:
