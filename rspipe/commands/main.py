@@ -100,7 +100,8 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
 
         # Before the imports below, which take seconds.
         terminal = Terminal()
-        # The last collection, of all that torch, Ray and MLflow have made, takes seconds and is of no use.
+        # What modules hold is no garbage; to look for some during the imports, and again in the end, takes seconds.
+        gc.disable()
         atexit.register(gc.freeze)
         try:
             if not {"--help", "-h"} & {*(sys.argv[1:] if words is None else words)}:
@@ -109,6 +110,8 @@ def run(command: str, words: Sequence[str] | None = None, *, prog: str | None = 
                 import tyro
 
                 module = import_module(f"rspipe.commands.{_module(command)}")
+            gc.freeze()
+            gc.enable()
             options = tyro.cli(module.Options, prog=prog, description=module.__doc__, args=words)
             module.main(options, terminal)
         finally:
