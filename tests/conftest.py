@@ -1,7 +1,10 @@
 """Fixtures shared by all tests, the Rays among them; which tests need a Ray; how tests are dealt to processes."""
 
+import gc
 import os
 
+# Until all is imported: what modules hold is no garbage, and to look for some among it takes seconds.
+gc.disable()
 # Before anything imports ray or mlflow.
 os.environ.update(
     {
@@ -18,7 +21,6 @@ for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ML
     os.environ.pop(name, None)
 
 import fcntl
-import gc
 import http.client
 import logging
 import shutil
@@ -95,6 +97,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xdist_group(group))
                 break
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but of what is there already."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
