@@ -6,14 +6,16 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ from rspipe.data.sources import load_dataset
 from rspipe.data.splits import Dataset
 from rspipe.ensembles.choice import choose_weights
 from rspipe.ensembles.moments import image_margins
-from rspipe.errors import DataError, ModelError, StoreError, WorkersLostError
+from rspipe.errors import BrokenModelError, DataError, ModelError, StoreError, WorkersLostError
 from rspipe.execution.board import Progress
 from rspipe.execution.hanging import Deadlines
 from rspipe.execution.resources import Cluster, Resources
@@ -126,70 +128,129 @@ def silent(progress: Progress) -> None:
     del progress
 
 
-@pytest.mark.parametrize(("workers", "rule"), [(1, "decide"), (2, "radius_grid"), (3, "planned")])
-def test_counts_of_a_pool_are_those_of_the_core_for_any_number_of_actors(
-    workers: int,
-    rule: str,
-    cluster: Cluster,
-    data: Dataset,
-    store: Store,
-    trained: tuple[Path, list[TrainedModel]],
-) -> None:
-    study, models = ruled(rule), trained[1]
+def classifiers_of(models: list[TrainedModel]) -> tuple[list[EnsembleWeights], tuple[Classifier, ...]]:
+    """Return two ensembles of two models, and all four classifiers."""
     mme = replace(ensemble(models, (0.5, 0.5)), id="mme", method="mme")
-    certify_classifiers(
-        store, study, models, [ensemble(models), mme], cluster=with_workers(cluster, workers), on_progress=silent
-    )
-    classifiers = (
-        Classifier(models[0].id, (0,), (1.0,)),
-        Classifier(models[1].id, (1,), (1.0,)),
-        Classifier("both", (0, 1), (0.3, 0.7), "probabilities"),
-        Classifier("mme", (0, 1), (0.5, 0.5), "probabilities", "mme"),
-    )
+    alone = [Classifier(model.id, (member,), (1.0,)) for member, model in enumerate(models)]
+    both = Classifier("both", (0, 1), (0.3, 0.7), "probabilities")
+    return [ensemble(models), mme], (*alone, both, Classifier("mme", (0, 1), (0.5, 0.5), "probabilities", "mme"))
+
+
+def assert_counted_as_by_the_core(
+    store: Store, study: StudyConfig, data: Dataset, models: list[TrainedModel], seen: list[Progress]
+) -> None:
+    """Compare the counts of a pool with those of the core, radii with those that are derived; read the progress."""
+    ensembles, classifiers = classifiers_of(models)
     expected = expected_rows(store, study, data, models, classifiers)
     counted = rows(store)
     assert counted.keys() == expected.keys()
     for key, wanted in expected.items():
         assert {name: counted[key][name] for name in wanted} == wanted, key
-        assert counted[key]["rule"] == rule
-    counts = store.classifier_counts(certification_keys(study, models, [ensemble(models), mme]), complete=True)
-    for one in counts:
+        assert counted[key]["rule"] == study.certify.rule.name
+    for one in store.classifier_counts(certification_keys(study, models, ensembles), complete=True):
         certificates = derive(one)
         for position, example in enumerate(one.example.tolist()):
             assert counted[one.id, example]["radius"] == certificates.radius[position]
             assert counted[one.id, example]["prediction"] == certificates.prediction[position]
+    assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
+    assert seen[-1].done == IMAGES
+    # Images, and not samples: those that finish first may need others than those that are still to come.
+    assert re.fullmatch(r"[\d,.]+/min", seen[-1].detail)
 
 
-def test_a_classifier_has_the_same_counts_alone_as_among_others(
-    one_actor: Cluster, study: StudyConfig, store: Store, tmp_path: Path, trained: tuple[Path, list[TrainedModel]]
+@pytest.fixture(scope="module")
+def certified(
+    cluster: Cluster,
+    study: StudyConfig,
+    data: Dataset,
+    trained: tuple[Path, list[TrainedModel]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Store:
+    """A run directory of a pool of one, as rule fixed counts all four classifiers. Nobody changes it."""
+    store, models = store_of(tmp_path_factory.mktemp("certified") / "run", trained[0]), trained[1]
+    seen: list[Progress] = []
+    one_actor = with_workers(cluster, 1)
+    certify_classifiers(store, study, models, classifiers_of(models)[0], cluster=one_actor, on_progress=seen.append)
+    assert_counted_as_by_the_core(store, study, data, models, seen)
+    return store
+
+
+def test_counts_of_a_pool_are_those_of_the_core(certified: Store) -> None:
+    assert {row["rule"] for row in rows(certified).values()} == {"fixed"}
+
+
+def test_counts_of_every_other_rule_are_those_of_the_core_on_a_pool_of_three(
+    cluster: Cluster, data: Dataset, trained: tuple[Path, list[TrainedModel]], tmp_path: Path
 ) -> None:
-    models = trained[1]
-    certify_classifiers(store, study, models, [ensemble(models)], cluster=one_actor, on_progress=silent)
-    alone = store_of(tmp_path / "alone", trained[0])
-    certify_classifiers(alone, study, models[1:], [], cluster=one_actor, on_progress=silent)
-    among = rows(store)
-    assert rows(alone) == {key: row for key, row in among.items() if key[0] == models[1].id}
+    # A pool starts for longer than it counts: the rules share one, as the noise levels of a study do.
+    studies = [ruled("decide"), ruled("planned"), ruled("radius_grid", "certify.n=10000")]
+    models, given = trained[1], list[tuple[Store, Sequence[Work], Callable[[pa.Table], None]]]()
+
+    def later(store: Store, works: Sequence[Work], *, on_block: Callable[[pa.Table], None], **_: object) -> None:
+        given.append((store, works, on_block))
+
+    def at_once() -> None:
+        def on_block(rows: pa.Table) -> None:
+            for which, (_, _, on_rows) in enumerate(given):
+                own = rows.filter(pc.equal(rows["work"], which))
+                if own.num_rows:
+                    on_rows(own)
+
+        works = [work for _, (work,), _ in given]
+        visit(given[0][0], works, classes=10, cluster=with_workers(cluster, 3), on_block=on_block)
+
+    runs = [(store_of(tmp_path / study.certify.rule.name, trained[0]), study, list[Progress]()) for study in studies]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certify, "visit", later)
+        for store, study, seen in runs:
+            ensembles = classifiers_of(models)[0]
+            certify_classifiers(store, study, models, ensembles, cluster=cluster, on_progress=seen.append)
+    at_once()
+    for store, study, seen in runs:
+        assert_counted_as_by_the_core(store, study, data, models, seen)
 
 
-def test_what_is_certified_is_not_visited_again_and_what_is_missing_is_added(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+def test_one_alone_that_a_full_disk_cuts_short_is_completed_with_the_counts_it_has_among_others(
+    one_actor: Cluster,
+    study: StudyConfig,
+    store: Store,
+    certified: Store,
+    trained: tuple[Path, list[TrainedModel]],
 ) -> None:
-    models, left = trained[1], list[float]()
+    models, written, calls = trained[1], os.fsync, list[int]()
+    folder = store.run_dir.local_part / "certificates"
 
-    def run() -> None:
+    def full(file: int) -> None:
+        calls.append(file)
+        # The number of images, a part, another.
+        if len(calls) == 3:
+            # Half of a part fits.
+            os.ftruncate(file, 4)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(file)
+
+    def run() -> float:
         seen: list[Progress] = []
-        certify_classifiers(store, study, models[:1], [], cluster=one_actor, on_progress=seen.append)
-        left.append(seen[0].total - seen[0].done)
+        certify_classifiers(store, study, models[1:], [], cluster=one_actor, on_progress=seen.append)
+        return seen[0].total - seen[0].done
 
-    run()
-    lost = (store.run_dir / "certificates").glob("part-*.parquet")[0]
-    kept = rows(store)
-    lost.unlink()
-    missing = len(kept) - len(rows(store))
-    run()
-    run()
-    assert left == [IMAGES, missing, 0]
-    assert rows(store) == kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(
+            StoreError, match=r"could not be written: .*No space left on device \(on .*\); free space .* resume"
+        ):
+            run()
+    assert not [path for path in folder.iterdir() if path.suffix != ".parquet"]
+    alone, among = rows(store), rows(certified)
+    assert 0 < len(alone) < IMAGES
+    assert alone == {key: among[key] for key in alone}
+    assert {name for name, _ in alone} == {models[1].id}
+    parts = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    # What is there is not counted again.
+    assert run() == IMAGES - len(alone)
+    assert run() == 0
+    assert rows(store) == {key: row for key, row in among.items() if key[0] == models[1].id}
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
 
 def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
@@ -220,80 +281,65 @@ def test_keys_depend_on_what_determines_counts_and_on_nothing_else(
     assert {name for name in here if here[name] != retrained[name]} == {models[0].id, "both"}
 
 
-def test_every_weighting_is_solved_from_one_pass_and_certified_as_an_average(
-    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
+def test_moments_of_both_averages_are_those_of_the_core_from_one_pass_and_every_weighting_is_solved_from_them(
+    cluster: Cluster, store: Store, data: Dataset, trained: tuple[Path, list[TrainedModel]]
 ) -> None:
-    weights = ["uniform", "esbrs_acr", "sween", "auto", "mme"]
-    members = "['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
-    study = ruled("fixed", f"ensembles=[{{members={members}, weights={weights}}}]")
+    weights = ["uniform", "esbrs_ratio", "esbrs_paper", "esbrs_acr", "sween", "auto", "mme"]
+    members = "members=['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
+    ensembles = f"[{{{members}, weights={weights}}}, {{{members}, weights='uniform', average='logits'}}]"
+    study = ruled("fixed", f"ensembles={ensembles}")
     specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
-    records = weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
-    assert [record.method for record in records] == weights
-    assert len((store.run_dir / "moments").glob("*.npz")) == 1
-    by_method = {record.method: record for record in records}
-    (margins,) = member_margins(store, study, specs)
-    counted = margins.of(records[0].members)
-    for method, record in by_method.items():
-        assert record.members == tuple(model.id for model in reversed(trained[1]))
-        expected = choose_weights(method, counted)  # type: ignore[arg-type]
-        assert (record.weights, record.status) == (tuple(expected.weights), expected.status)
-    assert by_method["esbrs_acr"].status == "local optimum"
-    assert by_method["sween"].gap <= 1e-4
-    assert "standard error" in by_method["auto"].status
-    combinations = [classifier_of(record)[0].combination for record in records]
-    assert combinations == ["average"] * 4 + ["mme"]
+    assert [spec.average for spec in specs] == ["probabilities"] * len(weights) + ["logits"]
+    told: list[Progress] = []
+    records = weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 2), on_progress=told.append)
+    assert (told[-1].done, told[-1].total) == (IMAGES, IMAGES)
+    assert [record.method for record in records] == [*weights, "uniform"]
+    (path,) = (store.run_dir.local_part / "moments").glob("logits-*.npz")
+    (kept,) = (store.run_dir.local_part / "moments").glob("probabilities-*.npz")
 
-
-def test_moments_of_a_pool_of_two_are_those_of_the_core(
-    cluster: Cluster, study: StudyConfig, data: Dataset, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    specs = [spec for spec in study.ensemble_specs(study.model_specs) if spec.label == "gaussian x2"]
-    records = weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 2), on_progress=silent)
-    assert [record.method for record in records] == ["uniform", "esbrs_ratio", "esbrs_paper"]
-    (path,) = (store.run_dir.local_part / "moments").glob("*.npz")
-    arrays = store.moments(path.stem)
-    assert arrays is not None
-    members = sorted(model.id for model in trained[1])
-    networks = [load_network(store, member, classes=10, device=torch.device("cpu")) for member in members]
+    networks = [
+        load_network(store, member, classes=10, device=torch.device("cpu"))
+        for member in sorted(model.id for model in trained[1])
+    ]
     split = data.calibration.evenly_spaced(IMAGES)
-    assert arrays["example"].tolist() == split.index.tolist()
+    arrays = {average: store.moments(file.stem) for average, file in (("logits", path), ("probabilities", kept))}
     for position, (image, label, example) in enumerate(
         zip(split.images, split.labels.tolist(), split.index.tolist(), strict=True)
     ):
-        counted = image_margins(
-            networks, image, label, Noise(0, example), averages=("probabilities",), sigma=0.25, draws=50
-        )["probabilities"]
-        assert np.array_equal(arrays["mean"][position], counted.moments.mean)
-        assert np.array_equal(arrays["covariance"][position], counted.moments.covariance)
-        assert np.array_equal(arrays["label_probability"][position], counted.label_probability)
-        assert np.array_equal(arrays["margins"][position], counted.margins)
-    for record in records:
+        counted = image_margins(networks, image, label, Noise(0, example), averages=tuple(arrays), sigma=0.25, draws=50)
+        for average, stored in arrays.items():
+            assert stored is not None
+            assert stored["example"].tolist() == split.index.tolist()
+            of_average = counted[average]
+            assert np.array_equal(stored["mean"][position], of_average.moments.mean)
+            assert np.array_equal(stored["covariance"][position], of_average.moments.covariance)
+            assert np.array_equal(stored["label_probability"][position], of_average.label_probability)
+            assert np.array_equal(stored["margins"][position], of_average.margins)
+
+    margins = {one.average: one for one in member_margins(store, study, specs)}
+    # Differences of probabilities are below 1, of logits here above.
+    means = {average: abs(one.calibration.mean).max() for average, one in margins.items()}
+    assert means["probabilities"] < 1 < means["logits"]
+    by_method = {record.method: record for record in records[:-1]}
+    for method, record in by_method.items():
+        assert record.members == tuple(model.id for model in reversed(trained[1]))
         assert sum(record.weights) == pytest.approx(1)
         assert min(record.weights) >= 0
-        assert record.gap < 1e-4
+        expected = choose_weights(method, margins["probabilities"].of(record.members))  # type: ignore[arg-type]
+        assert (record.weights, record.status) == (tuple(expected.weights), expected.status)
+    for method in ("uniform", "esbrs_ratio", "esbrs_paper", "sween"):
+        assert by_method[method].gap <= 1e-4, method
+    assert by_method["esbrs_acr"].status == "local optimum"
+    assert "standard error" in by_method["auto"].status
+    combinations = [classifier_of(record)[0].combination for record in records]
+    assert combinations == ["average"] * 6 + ["mme", "average"]
 
-
-def test_averages_of_probabilities_and_of_logits_are_weighed_from_one_pass_over_the_images(
-    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    members = "weights='uniform', members=['gaussian-s0.25-seed1', 'gaussian-s0.25-seed0']"
-    study = ruled("fixed", f"ensembles=[{{{members}}}, {{{members}, average='logits'}}]")
-    specs = study.ensemble_specs([one for one in study.model_specs if one.label == "gaussian"])
-    assert [spec.average for spec in specs] == ["probabilities", "logits"]
-    told: list[Progress] = []
-    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=told.append)
-    assert (told[-1].done, told[-1].total) == (IMAGES, IMAGES)
-    by_average = {margins.average: margins.calibration.mean for margins in member_margins(store, study, specs)}
-    # Differences of probabilities are below 1, of logits here above.
-    assert abs(by_average["probabilities"]).max() < 1 < abs(by_average["logits"]).max()
-    # One that is lacking is found without the other.
-    (path,) = (store.run_dir.local_part / "moments").glob("logits-*.npz")
-    (kept,) = (store.run_dir.local_part / "moments").glob("probabilities-*.npz")
+    # One average that is lacking is found without the other.
     lost, seen = path.read_bytes(), kept.stat().st_mtime_ns
     path.unlink()
-    for record in (store.run_dir / "weights").glob("*.json"):
-        record.unlink()
-    weigh_ensembles(store, study, specs, cluster=one_actor, on_progress=silent)
+    for weighed in (store.run_dir / "weights").glob("*.json"):
+        weighed.unlink()
+    weigh_ensembles(store, study, specs, cluster=with_workers(cluster, 1), on_progress=silent)
     with np.load(io.BytesIO(lost)) as before, np.load(path) as after:
         assert before.files == after.files
         assert all(np.array_equal(before[name], after[name]) for name in before.files)
@@ -306,6 +352,7 @@ def test_a_model_that_returns_nan_is_left_out_and_the_others_are_certified(
     store: Store,
     trained: tuple[Path, list[TrainedModel]],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good, other = trained[1][:2]
     parameters = {name: value * torch.nan for name, value in store.parameters(other.id).items()}
@@ -325,6 +372,7 @@ def test_a_model_that_returns_nan_is_left_out_and_the_others_are_certified(
     # What is known to fail is not tried again, and alone it ends the study.
     failed = store.existing_model(broken.id)
     certify_classifiers(store, study, [failed, good], [], cluster=one_actor, on_progress=refuse)
+    monkeypatch.setattr(certify, "visit", Mock(side_effect=BrokenModelError(f"{broken.id}: {failed.message}")))
     with pytest.raises(ModelError, match=r"NaN or \+inf as a logit"):
         certify_classifiers(store, study, [broken], [], cluster=one_actor, on_progress=silent)
 
@@ -364,19 +412,6 @@ def test_a_model_that_returns_nan_is_left_out_and_the_others_are_weighed(
     assert margins.members == tuple(sorted(model.id for model in trained[1]))
 
 
-def test_weights_that_are_not_the_recorded_ones_end_certification_with_a_remedy(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    models = trained[1]
-    strange = models[0]
-    parameters = store.parameters(models[1].id)
-    (store.run_dir.local_part / "models").unlink()
-    store.save_model(strange, parameters)
-    with pytest.raises(StoreError, match=r"weights\.pt: damaged .*not the parameters .* run the study again"):
-        certify_classifiers(store, study, [strange], [], cluster=one_actor, on_progress=silent)
-    assert store.counts() is None
-
-
 @pytest.mark.usefixtures("uncollected")
 def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_the_error_is_kept(
     one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
@@ -389,27 +424,52 @@ def test_workers_that_do_not_see_the_run_directory_say_so_and_are_gone_although_
     wait_for_cpus(one_actor)
 
 
+@pytest.fixture
+def actor(
+    study: StudyConfig, data: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[TrainedModel], pa.Table]:
+    """Return a function that counts an image by an actor's code in this process, for a driver that knows a model."""
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(current_actor=None))
+    monkeypatch.setattr("ray.get", lambda value: value)
+    for name in ("set_deterministic", "keep_freed_memory"):
+        monkeypatch.setattr(sampling, name, lambda **_: None)
+    silent = SimpleNamespace(remote=lambda *_: True)
+    ((image,), (label,), (example,)) = (getattr(data.test, name)[:1] for name in ("images", "labels", "index"))
+
+    def count(model: TrainedModel) -> pa.Table:
+        counted = CountPass(0.25, (model.id,), (Classifier(model.id, (0,), (1.0,)),), ("key",), study.certify, 10)
+        worker = sampling.Sampler(
+            str(store.run_dir),
+            passes=[counted],
+            checksums={model.id: model.checksum},
+            classes=10,
+            roster=SimpleNamespace(join=silent),
+            deadlines=SimpleNamespace(begin=silent, finish=silent),
+            resources=Resources(gpus_per_worker=0),
+        )
+        block = {"work": 0, "example": int(example), "label": int(label), "image": image.numpy()}
+        return worker({name: np.array([value]) for name, value in block.items()})
+
+    return count
+
+
+def test_weights_that_are_not_the_recorded_ones_are_not_counted_and_there_is_a_remedy(
+    actor: Callable[[TrainedModel], pa.Table], store: Store, trained: tuple[Path, list[TrainedModel]]
+) -> None:
+    models = trained[1]
+    assert actor(models[0]).num_rows == 1
+    parameters = store.parameters(models[1].id)
+    (store.run_dir.local_part / "models").unlink()
+    store.save_model(models[0], parameters)
+    with pytest.raises(StoreError, match=r"weights\.pt: damaged .*not the parameters .* run the study again"):
+        actor(models[0])
+
+
 def test_a_worker_that_finds_another_training_of_a_model_counts_nothing(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
+    actor: Callable[[TrainedModel], pa.Table], trained: tuple[Path, list[TrainedModel]]
 ) -> None:
-    models = [replace(model, checksum="the driver's") for model in trained[1][:1]]
-    # Of the driver alone.
-    store.existing_model = lambda _: models[0]  # type: ignore[method-assign]
     with pytest.raises(StoreError, match=r"on .* is of another training .* the run directory there is not the driver"):
-        certify_classifiers(store, study, models, [], cluster=one_actor, on_progress=silent)
-    assert store.counts() is None
-
-
-def test_the_progress_tells_images_and_their_rate_and_leaves_samples_to_the_report(
-    one_actor: Cluster, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    seen: list[Progress] = []
-    study = ruled("radius_grid", "certify.n=10000")
-    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=seen.append)
-    assert (seen[0].done, seen[0].total, seen[0].detail) == (0, IMAGES, "")
-    assert seen[-1].done == IMAGES
-    # Those that finish first need other samples than those that are still to come.
-    assert re.fullmatch(r"[\d,.]+/min", seen[-1].detail)
+        actor(replace(trained[1][0], checksum="the driver's"))
 
 
 def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_drawn(
@@ -423,35 +483,6 @@ def test_images_outside_of_the_unit_interval_are_refused_before_anything_is_draw
     with pytest.raises(DataError, match=r"image \d+ has values from 0 to 255, outside \[0, 1\]; scale the images"):
         certify_classifiers(store, study, trained[1][:1], [], cluster=nowhere, on_progress=silent)
     assert store.counts() is None
-
-
-def test_a_full_disk_ends_certification_with_a_line_and_the_next_run_goes_on(
-    one_actor: Cluster, study: StudyConfig, store: Store, trained: tuple[Path, list[TrainedModel]]
-) -> None:
-    written = os.fsync
-    calls: list[int] = []
-
-    def full(file: int) -> None:
-        calls.append(file)
-        # The number of images, a part, another.
-        if len(calls) == 3:
-            # Half of a part fits.
-            os.ftruncate(file, 4)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written(file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        with pytest.raises(
-            StoreError, match=r"could not be written: .*No space left on device \(on .*\); free space .* resume"
-        ):
-            certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
-    kept = rows(store)
-    assert 0 < len(kept) < IMAGES
-    assert not [path for path in (store.run_dir.local_part / "certificates").iterdir() if path.suffix != ".parquet"]
-    certify_classifiers(store, study, trained[1][:1], [], cluster=one_actor, on_progress=silent)
-    assert len(rows(store)) == IMAGES
-    assert {key: row for key, row in rows(store).items() if key in kept} == kept
 
 
 def test_an_image_that_hangs_is_named_with_models_sigma_and_node_and_its_worker_is_replaced(
