@@ -57,8 +57,8 @@ class Nodes:
         """The nodes that compute."""
         return list(self._cluster.worker_nodes)
 
-    def add(self, *, cpus: int = 1) -> Node:
-        """Start a node and wait until it has joined."""
+    def add(self, *, cpus: int = 1, gpus: int = 0) -> Node:
+        """Start a node and wait until it has joined; Ray is told of its GPUs, which the machine may not have."""
         home = self._folder / f"node-{self._started}-{len(self.homes)}"
         (home / "tmp").mkdir(parents=True)
         self.homes.append(home)
@@ -68,7 +68,7 @@ class Nodes:
         with chdir(home), without_servers():
             node = repeated(
                 lambda: self._cluster.add_node(
-                    wait=False, num_cpus=cpus, include_dashboard=False, env_vars=own, **settings
+                    wait=False, num_cpus=cpus, num_gpus=gpus, include_dashboard=False, env_vars=own, **settings
                 ),
                 Exception,
             )

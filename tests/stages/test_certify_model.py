@@ -1,6 +1,7 @@
 """Checkpoints and pictures, one command: a run like any other, with the counts that one call gives."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster, e
         state = build_network("digits_mlp", classes=classes, seed=seed).state_dict()
         torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "connect", lambda **_: _connected(cluster))
+    one_worker = replace(cluster, resources=replace(cluster.resources, workers=1))
+    monkeypatch.setattr(session, "connect", lambda **_: _connected(one_worker))
     # To draw them takes most of the time of a report.
     monkeypatch.setattr(Section, "pictures", {})
     return tmp_path

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import platform
 import re
 import runpy
 import signal
@@ -189,7 +188,7 @@ def test_a_run_directory_of_another_study_is_refused(
 def test_a_killed_study_without_a_cluster_goes_on_and_an_unreachable_mlflow_is_one_warning(
     own_ray: None, reference: tuple[Path, str], copied: Copied
 ) -> None:
-    run_dir = copied(without=("certificates", "weights", "report.html", "summary.tsv"))
+    run_dir = copied(without=("certificates", "report.html", "summary.tsv"))
     words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
     process = start("full_study.py", *words)
     wait_until(lambda: any(run_dir.glob("certificates/part-*.parquet")), process)
@@ -201,23 +200,6 @@ def test_a_killed_study_without_a_cluster_goes_on_and_an_unreachable_mlflow_is_o
     assert output.count("cannot be written") == 1
     assert_same_results(run_dir, reference[0])
     assert (run_dir / "report.html").is_file()
-
-
-@pytest.mark.parametrize(("script", "lost"), [("train.py", "models"), ("certify.py", "certificates")])
-def test_a_gpu_that_torch_does_not_see_ends_a_stage_with_node_and_reason(
-    own_ray: None, copied: Copied, script: str, lost: str
-) -> None:
-    run_dir = copied(without=(lost,))
-    # This Ray is told of a GPU that the machine has not.
-    told = {"RAY_OVERRIDE_RESOURCES": '{"GPU": 1}', "CUDA_VISIBLE_DEVICES": "0"}
-    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.cpus", "1")
-    status, output = run(script, *words, environment=told)
-    assert status == 2, output
-    assert "1 worker with 1 CPU and 1 GPU each" in output
-    (line,) = [one for one in output.splitlines() if "reserved a GPU" in one]
-    assert line.startswith(f"error: a worker on node {platform.node()} reserved a GPU, but ")
-    assert line.endswith("--resources.gpus-per-worker 0, or --resources.allow-cpu for such nodes alone")
-    assert not any(run_dir.glob(f"{lost}/*"))
 
 
 def in_this_process(script: str, *words: str) -> None:

@@ -1,6 +1,7 @@
 """Studies on a cluster whose nodes come and go: the numbers are those of an undisturbed run."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from rspipe.study.loading import load_study
 from tests.processes import REPOSITORY, TINY, finish, start, wait_until
 from tests.stages.counts import expected_rows, rows
 from tests.stages.nodes import Nodes
-from tests.stages.test_full_study import assert_quiet, assert_same_results
+from tests.stages.test_full_study import Copied, assert_quiet, assert_same_results, in_this_process
 from tests.stages.waiting_pass import IMAGES
 
 Process: TypeAlias = "subprocess.Popen[str]"
@@ -36,7 +37,12 @@ def files(folder: Path) -> set[str]:
 
 
 def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_with_the_numbers_of_one_in_a_folder(
-    nodes: Nodes, bucket: StorePath, request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path
+    nodes: Nodes,
+    bucket: StorePath,
+    request: pytest.FixtureRequest,
+    empty_database: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     study = load_study(TINY)
     run_dir = bucket / "runs" / study.id
@@ -48,10 +54,16 @@ def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_
 
     def written(pattern: str) -> dict[str, int]:
         """Return when the files whose names below the run directory match a pattern were written."""
-        folder = "/".join([run_dir.path, *pattern.split("/")[:-1][:1]])
-        below = connected.get_file_info(fs.FileSelector(folder, recursive="*/" in pattern, allow_not_found=True))
-        times = {entry.path.removeprefix(f"{run_dir.path}/"): entry.mtime_ns for entry in below if entry.is_file}
-        return {name: time for name, time in times.items() if fnmatchcase(name, pattern)}
+        folder, slash, _ = pattern.partition("/")
+        selector = fs.FileSelector(
+            f"{run_dir.path}/{folder}" if slash else run_dir.path, recursive="*/" in pattern, allow_not_found=True
+        )
+        written_at = {
+            entry.path.removeprefix(f"{run_dir.path}/"): entry.mtime_ns
+            for entry in connected.get_file_info(selector)
+            if entry.is_file
+        }
+        return {name: at for name, at in written_at.items() if fnmatchcase(name, pattern)}
 
     def begin(script: str, *, workers: int, folder: Sequence[str] = ("--run-dir", str(run_dir))) -> Process:
         words = ("--study", str(TINY), *folder, "--resources.workers", str(workers))
@@ -63,7 +75,7 @@ def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_
 
     def seldom() -> None:
         """Leave the CPUs to the study: the object store is in this process."""
-        time.sleep(0.1)
+        time.sleep(0.3)
 
     def more(pattern: str, process: Process) -> None:
         """Wait for another result."""
@@ -113,12 +125,9 @@ def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_
         now = written(models)
         assert {name: now[name] for name in finished} == finished, "a finished model was trained again"
 
-    assert_quiet(ended(begin("train.py", workers=2)))
-    assert len(written(models)) == 4
-    assert_not_made_again()
-
     process = begin("full_study.py", workers=1)
     lose_node("ray::ImplicitFunc", "search/*/result.json", process)
+    assert len(written(models)) == 4
     # Of the winner, after the search; then the driver goes, too, while images are weighed.
     wait_until(lambda: seldom() or len(written(models)) == 5, process)
     assert written("search/*/result.json")
@@ -129,10 +138,10 @@ def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_
 
     process = begin("weigh.py", workers=2)
     lose_node("ray::MapWorker", "moments/*", process)
-    ended(process)
+    assert_quiet(ended(process))
     assert len(written("weights/*.json")) == 5
 
-    process = begin("full_study.py", workers=2)
+    process = begin("full_study.py", workers=2, folder=())
     more(parts, process)
     assert nodes.kill_worker("ray::MapWorker"), "the images were certified before a worker was killed"
     more(parts, process)
@@ -141,19 +150,23 @@ def test_a_study_in_a_bucket_that_loses_drivers_workers_nodes_and_its_head_ends_
     lost_head = r"^error: the Ray head at [\d.:]+ is lost; the same command goes on from here"
     assert re.search(lost_head, ended(process, with_status=2), re.MULTILINE)
     nodes.start()
-    process = begin("full_study.py", workers=2, folder=())
+    process = begin("certify.py", workers=2)
     lost = nodes.at_work("ray::MapWorker", process)
     more(parts, process)
     before = written(parts).keys()
     nodes.lose(lost)
-    output = ended(process)
-    assert "going on with the" in output
+    assert "going on with the" in ended(process)
     assert written(parts).keys() - before, "certification had ended before the node was lost"
+    assert not written("summary.tsv")
     nodes.add()
     homes += nodes.homes
-    assert f"{run_dir}/report.html" in output
-    assert "MLflow at" not in output
     assert_not_made_again()
+
+    capsys.readouterr()
+    in_this_process("report.py", str(run_dir))
+    printed.append(capsys.readouterr().out)
+    assert f"{run_dir}/report.html" in printed[-1]
+    assert "MLflow at" not in printed[-1]
 
     fetched = tmp_path / "fetched"
     fs.copy_files(run_dir.path, str(fetched), source_filesystem=connected)
@@ -206,3 +219,21 @@ def test_a_node_that_joins_during_a_pass_over_images_gets_some_of_them(nodes: No
     nodes.lose(joined)
     assert status == 0, output
     assert sorted(output.split("\n")[:-1]) == sorted(f"visited {example}" for example in range(IMAGES))
+
+
+def test_a_gpu_that_torch_does_not_see_ends_a_stage_with_node_and_reason(
+    nodes: Nodes, copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    blind, run_dir = nodes.add(gpus=1), copied(without=("certificates",))
+    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--ray-address", nodes.address)
+    for script, lost in (("certify.py", "certificates"), ("train.py", "models")):
+        shutil.rmtree(run_dir / lost, ignore_errors=True)
+        status, output = finish(start(script, *words))
+        assert status == 2, output
+        assert "1 worker with 1 CPU and 1 GPU each" in output
+        (line,) = [one for one in output.splitlines() if "reserved a GPU" in one]
+        assert line.startswith(f"error: a worker on node {platform.node()} reserved a GPU, but ")
+        assert line.endswith("--resources.gpus-per-worker 0, or --resources.allow-cpu for such nodes alone")
+        assert not any(run_dir.glob(f"{lost}/*"))
+    nodes.lose(blind)
