@@ -5,7 +5,10 @@ import io
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from pipelines import check_run
+from rspipe.report.section import Section
 from rspipe.stages.report import read_results, write_report
 from rspipe.storage.bundle import bundle
 from rspipe.storage.files import write_record
@@ -14,7 +17,11 @@ from rspipe.storage.store import Store
 from tests.damages import small_run
 
 
-def test_a_bundle_is_checked_by_its_sums_and_proven_by_check_run(tmp_path: Path) -> None:
+def test_a_bundle_is_checked_by_its_sums_and_proven_by_check_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To draw them takes most of the time of a report.
+    monkeypatch.setattr(Section, "pictures", {})
     store = Store(small_run(tmp_path))
     write_record(store.run_dir / "environment-0.json", {"commit": "another"})
     (store.run_dir / "study.json.damaged").write_text("")

@@ -32,6 +32,7 @@ from rspipe.storage.paths import StorePath
 from rspipe.storage.store import Store
 from rspipe.study.config import StudyConfig
 from rspipe.study.loading import load_study
+from tests.processes import PATIENCE
 from tests.results_builder import ensemble, stored_model
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
@@ -106,7 +107,7 @@ def test_a_run_directory_opens_again_for_its_own_study_and_keeps_its_first_envir
 def _hold(run_dir: StorePath, opened: object, release: object) -> None:
     with open_store(run_dir, load_study(TINY), source="", environment={}):
         opened.set()  # type: ignore[attr-defined]
-        release.wait(30)  # type: ignore[attr-defined]
+        release.wait(PATIENCE)  # type: ignore[attr-defined]
 
 
 def test_certificates_of_another_test_part_are_not_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +132,7 @@ def test_a_second_process_on_a_run_directory_is_refused_and_a_killed_one_leaves_
     holder = context.Process(target=_hold, args=(run_dir, opened, release))
     holder.start()
     try:
-        assert opened.wait(30)
+        assert opened.wait(PATIENCE)
         with (
             pytest.raises(StoreError, match=r"in use by (another )?process.*; wait for it or end it"),
             open_store(run_dir, study, source="", environment={}),
