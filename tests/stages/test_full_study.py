@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -131,6 +132,20 @@ def test_a_study_on_a_terminal_asked_to_end_says_how_it_goes_on(
     assert "ETA" in text
     assert "interrupted; the same command goes on from here" in text
     assert "Traceback" not in text
+
+
+def test_training_alone_ends_with_the_models_that_were_missing(
+    head: Head, reference: tuple[Path, str], copied: Copied
+) -> None:
+    run_dir = copied()
+    shutil.rmtree(run_dir / "models" / max(path.parent.name for path in run_dir.glob("models/gaussian-*/model.json")))
+    words = ("--study", str(TINY), "--run-dir", str(run_dir), "--resources.workers", "1")
+    status, output = run("train.py", *words, environment=on(head))
+    assert status == 0, output
+    assert_quiet(output)
+    assert "train: 4/5 models" in output
+    assert "train: 5/5 models" in output
+    assert_same_results(run_dir, reference[0])
 
 
 def one_line(script: str, words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

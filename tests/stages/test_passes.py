@@ -162,21 +162,25 @@ def assert_counted_as_by_the_core(
 def certified(
     cluster: Cluster,
     study: StudyConfig,
-    data: Dataset,
     trained: tuple[Path, list[TrainedModel]],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Store:
-    """A run directory of a pool of one, as rule fixed counts all four classifiers. Nobody changes it."""
+) -> tuple[Store, list[Progress]]:
+    """A run directory as a pool of one counts all four classifiers by rule fixed, not to be changed; its progress."""
     store, models = store_of(tmp_path_factory.mktemp("certified") / "run", trained[0]), trained[1]
     seen: list[Progress] = []
     one_actor = with_workers(cluster, 1)
     certify_classifiers(store, study, models, classifiers_of(models)[0], cluster=one_actor, on_progress=seen.append)
-    assert_counted_as_by_the_core(store, study, data, models, seen)
-    return store
+    return store, seen
 
 
-def test_counts_of_a_pool_are_those_of_the_core(certified: Store) -> None:
-    assert {row["rule"] for row in rows(certified).values()} == {"fixed"}
+def test_counts_of_a_pool_are_those_of_the_core(
+    certified: tuple[Store, list[Progress]],
+    study: StudyConfig,
+    data: Dataset,
+    trained: tuple[Path, list[TrainedModel]],
+) -> None:
+    store, seen = certified
+    assert_counted_as_by_the_core(store, study, data, trained[1], seen)
 
 
 def test_counts_of_every_other_rule_are_those_of_the_core_on_a_pool_of_three(
@@ -184,28 +188,26 @@ def test_counts_of_every_other_rule_are_those_of_the_core_on_a_pool_of_three(
 ) -> None:
     # A pool starts for longer than it counts: the rules share one, as the noise levels of a study do.
     studies = [ruled("decide"), ruled("planned"), ruled("radius_grid", "certify.n=10000")]
-    models, given = trained[1], list[tuple[Store, Sequence[Work], Callable[[pa.Table], None]]]()
-
-    def later(store: Store, works: Sequence[Work], *, on_block: Callable[[pa.Table], None], **_: object) -> None:
-        given.append((store, works, on_block))
-
-    def at_once() -> None:
-        def on_block(rows: pa.Table) -> None:
-            for which, (_, _, on_rows) in enumerate(given):
-                own = rows.filter(pc.equal(rows["work"], which))
-                if own.num_rows:
-                    on_rows(own)
-
-        works = [work for _, (work,), _ in given]
-        visit(given[0][0], works, classes=10, cluster=with_workers(cluster, 3), on_block=on_block)
-
     runs = [(store_of(tmp_path / study.certify.rule.name, trained[0]), study, list[Progress]()) for study in studies]
+    models, works, takers = trained[1], list[Work](), list[Callable[[pa.Table], None]]()
+
+    def later(_: Store, of_rule: Sequence[Work], *, on_block: Callable[[pa.Table], None], **__: object) -> None:
+        works.extend(of_rule)
+        takers.append(on_block)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certify, "visit", later)
         for store, study, seen in runs:
             ensembles = classifiers_of(models)[0]
             certify_classifiers(store, study, models, ensembles, cluster=cluster, on_progress=seen.append)
-    at_once()
+    assert len(works) == len(takers) == len(runs)
+
+    def hand_out(block: pa.Table) -> None:
+        for which, take in enumerate(takers):
+            if (own := block.filter(pc.equal(block["work"], which))).num_rows:
+                take(own)
+
+    visit(runs[0][0], works, classes=10, cluster=with_workers(cluster, 3), on_block=hand_out)
     for store, study, seen in runs:
         assert_counted_as_by_the_core(store, study, data, models, seen)
 
@@ -214,7 +216,7 @@ def test_one_alone_that_a_full_disk_cuts_short_is_completed_with_the_counts_it_h
     one_actor: Cluster,
     study: StudyConfig,
     store: Store,
-    certified: Store,
+    certified: tuple[Store, list[Progress]],
     trained: tuple[Path, list[TrainedModel]],
 ) -> None:
     models, written, calls = trained[1], os.fsync, list[int]()
@@ -241,7 +243,7 @@ def test_one_alone_that_a_full_disk_cuts_short_is_completed_with_the_counts_it_h
         ):
             run()
     assert not [path for path in folder.iterdir() if path.suffix != ".parquet"]
-    alone, among = rows(store), rows(certified)
+    alone, among = rows(store), rows(certified[0])
     assert 0 < len(alone) < IMAGES
     assert alone == {key: among[key] for key in alone}
     assert {name for name, _ in alone} == {models[1].id}
