@@ -52,12 +52,11 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Fixtures that start a Ray, the first of which counts, and the group of their tests, which share a process. Those that
-# take longest come first; the last of three processes has the short tests of a Ray, then those that start their own.
+# Fixtures that start a Ray, the first of which counts, and the group of their tests, which share a process.
 RAYS = {"nodes": "nodes", "own_ray": "own", "head": "head", "reference": "head", "cluster": "cluster"}
-GROUPS = ["nodes", "head", "cluster", "own"]
-# The longest of the other files: begun early, or one process would be left with it in the end.
-LONG = "tests/tracking/test_publish.py"
+# In which groups and files are dealt out; each of three processes begins with two of them. The nodes take longest, and
+# what comes with them is short; the longest of the files without a Ray is begun early, too.
+ORDER = ["nodes", "head", "cluster", "tests/test_api.py", "own", "tests/tracking/test_publish.py"]
 
 
 class HeavyFirst(LoadScopeScheduling):
@@ -81,12 +80,16 @@ def group_of(item: pytest.Item | None) -> str | None:
     return None if mark is None else str(mark.args[0])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a Ray, and put the longest groups first, so that all processes are busy to the end."""
+    """Mark the tests that need a Ray, and put the longest groups first, so that all processes are busy to the end.
+
+    Before xdist's own hook, which writes the groups that it finds by then behind the names of tests.
+    """
 
     def rank(item: pytest.Item) -> int:
-        group = group_of(item)
-        return len(GROUPS) + (not item.nodeid.startswith(LONG)) if group is None else GROUPS.index(group)
+        unit = group_of(item) or item.nodeid.partition("::")[0]
+        return ORDER.index(unit) if unit in ORDER else len(ORDER)
 
     for item in items:
         parameters = getattr(item, "callspec", None)
